@@ -1,0 +1,87 @@
+"""Everything that asteady raises on purpose.
+
+    AsteadyError
+    ├── InvalidRequestError (ValueError)    an argument of a request is not allowed
+    │   └── PromptTooLongError              more tokens than the model's context holds
+    ├── SettingsError (ValueError)          a setting, from an argument or a variable, is not allowed
+    ├── CacheMissError (LookupError)        cache="only", and the answer is not in the cache
+    ├── QueueFullError                      `max_pending` requests are already waiting
+    ├── SessionError (RuntimeError)         the session is in the wrong state for this call
+    │   ├── SessionNotOpenError
+    │   └── SessionClosedError
+    ├── ModelError                          the model cannot do what is asked of it
+    │   ├── ModelNotFoundError              no such file, package or reference
+    │   ├── ModelFormatError                the file is no complete, readable GGUF, or not the expected one
+    │   └── ModelCapabilityError            wrong kind of model: cannot embed, has no chat template, ...
+    ├── EngineError                         llama.cpp failed while computing
+    └── StoreError                          the cache database cannot be used
+        └── StoreVersionError               it was written by a newer asteady
+
+Every class takes one argument, the message, so that an exception can be copied: each caller that
+waited for a failed computation gets an exception object of its own, with the original as its
+``__cause__``.
+"""
+
+
+class AsteadyError(Exception):
+    """Root of everything that asteady raises on purpose."""
+
+
+class InvalidRequestError(AsteadyError, ValueError):
+    """An argument of a request is not allowed; the message names it, its value and what is."""
+
+
+class PromptTooLongError(InvalidRequestError):
+    """The prompt has more tokens than the model's context has room for."""
+
+
+class SettingsError(AsteadyError, ValueError):
+    """A setting is not allowed; the message names it, its value and what is."""
+
+
+class CacheMissError(AsteadyError, LookupError):
+    """The call said ``cache="only"`` and the answer is not in the cache."""
+
+
+class QueueFullError(AsteadyError):
+    """As many requests as `max_pending` allows are already waiting for a worker."""
+
+
+class SessionError(AsteadyError, RuntimeError):
+    """The session is in the wrong state for this call."""
+
+
+class SessionNotOpenError(SessionError):
+    """The session has not been opened yet."""
+
+
+class SessionClosedError(SessionError):
+    """The session was closed, before the call or while it waited."""
+
+
+class ModelError(AsteadyError):
+    """The model cannot be had, or cannot do what is asked of it."""
+
+
+class ModelNotFoundError(ModelError):
+    """The model reference leads to no file."""
+
+
+class ModelFormatError(ModelError):
+    """The file is not a complete GGUF that llama.cpp can read, or not the one it should be."""
+
+
+class ModelCapabilityError(ModelError):
+    """The model is of the wrong kind for this request."""
+
+
+class EngineError(AsteadyError):
+    """llama.cpp failed while it computed an answer."""
+
+
+class StoreError(AsteadyError):
+    """The cache database cannot be used."""
+
+
+class StoreVersionError(StoreError):
+    """The cache database was written by a newer version of asteady."""

@@ -1,0 +1,168 @@
+"""Settings: an argument beats an ``ASTEADY_*`` variable, which beats the default.
+
+For people who move over from SteadyText, each variable is also read with the prefix
+``STEADYTEXT_`` where the ``ASTEADY_`` one is not set.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import attrs
+
+from asteady._errors import SettingsError
+
+CachePolicy: TypeAlias = Literal["tide", "lru", "lfu"]
+
+PREFIXES = ("ASTEADY_", "STEADYTEXT_")
+MEBIBYTE = 1024 * 1024
+
+
+def _refused(name: str, value: object, allowed: str) -> SettingsError:
+    return SettingsError(f"{name}={value!r} is not allowed: {allowed}")
+
+
+def _whole(low: int, high: int) -> Callable[[str, object], int]:
+    def read(name: str, value: object) -> int:
+        allowed = f"a whole number from {low} to {high}"
+        if isinstance(value, str):
+            try:
+                value = int(value.strip())
+            except ValueError:
+                raise _refused(name, value, allowed) from None
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise _refused(name, value, allowed)
+        return value
+
+    return read
+
+
+def _megabytes(name: str, value: object) -> float:
+    allowed = "a number of megabytes above 0, such as 50.0"
+    if isinstance(value, str):
+        try:
+            value = float(value.strip())
+        except ValueError:
+            raise _refused(name, value, allowed) from None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _refused(name, value, allowed)
+    if not (math.isfinite(value) and 0 < value <= 2**24):
+        raise _refused(name, value, allowed)
+    return float(value)
+
+
+def _switch(name: str, value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        word = value.strip().lower()
+        if word in ("1", "true", "yes", "on"):
+            return True
+        if word in ("", "0", "false", "no", "off"):
+            return False
+    raise _refused(name, value, "1 or 0 (also true, false, yes, no, on, off)")
+
+
+def _policy(name: str, value: object) -> CachePolicy:
+    for known in ("tide", "lru", "lfu"):
+        if value == known:
+            return known  # type: ignore[return-value]  # mypy widens the loop variable to str
+    raise _refused(name, value, "tide, lru or lfu")
+
+
+def _directory(name: str, value: object) -> Path:
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise _refused(name, value, "the path of a directory")
+    path = Path(os.fspath(value)).expanduser()  # type: ignore[arg-type]  # bytes fail in Path
+    if path.exists() and not path.is_dir():
+        raise _refused(name, str(path), "the path of a directory, and this is a file")
+    return path.absolute()
+
+
+def _model(name: str, value: object) -> str:
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, str) or not value.strip():
+        raise _refused(name, value, '"builtin", or the path of a .gguf file')
+    return value
+
+
+def _default_cache_dir() -> Path:
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("asteady", appauthor=False)) / "caches"
+
+
+def default_workers() -> int:
+    """One worker per core that this process may use, at most 4."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:  # pragma: no cover  # other systems than Linux
+        cores = os.cpu_count() or 1
+    return max(1, min(4, cores))
+
+
+def _field(read: Callable[[str, object], Any], default: Any = attrs.NOTHING, **more: Any) -> Any:
+    return attrs.field(default=default, metadata={"read": read}, **more)
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """How a session is set up. Construct it with no arguments to get the defaults.
+
+    `Settings.from_environment(**arguments)` reads the environment for whatever is not given.
+    A megabyte is 1,048,576 bytes.
+
+    Raises:
+        SettingsError: a value is not allowed; the message names the setting (or the variable),
+            the value and what is allowed.
+    """
+
+    generation_cache_capacity: int = _field(_whole(1, 10**9), 256)
+    generation_cache_max_size_mb: float = _field(_megabytes, 50.0)
+    embedding_cache_capacity: int = _field(_whole(1, 10**9), 512)
+    embedding_cache_max_size_mb: float = _field(_megabytes, 100.0)
+    memory_max_size_mb: float = _field(_megabytes, 64.0)
+    cache_policy: CachePolicy = _field(_policy, "tide")
+    disable_cache: bool = _field(_switch, False)
+    cache_dir: Path = _field(_directory, attrs.Factory(_default_cache_dir))
+    generation_model: str = _field(_model, "builtin")
+    embedding_model: str = _field(_model, "builtin")
+    workers: int = _field(_whole(1, 256), attrs.Factory(default_workers))
+    threads: int = _field(_whole(1, 256), 1)
+    batch_width: int = _field(_whole(1, 64), 8)
+    max_pending: int = _field(_whole(1, 10**9), 1024)
+
+    def __attrs_post_init__(self) -> None:
+        for field in attrs.fields(Settings):
+            read = field.metadata["read"]
+            object.__setattr__(self, field.name, read(field.name, getattr(self, field.name)))
+
+    @classmethod
+    def from_environment(
+        cls, *, environ: Mapping[str, str] | None = None, **arguments: Any
+    ) -> Settings:
+        """Settings from `arguments`, else the environment, else the defaults.
+
+        An argument of None counts as not given. `environ` replaces ``os.environ``.
+        """
+        if environ is None:
+            environ = os.environ
+        known = {field.name: field for field in attrs.fields(cls)}
+        for name in arguments:
+            if name not in known:
+                raise SettingsError(
+                    f"there is no setting {name!r}; the settings are: {', '.join(known)}"
+                )
+        values = {name: value for name, value in arguments.items() if value is not None}
+        for name, field in known.items():
+            for prefix in PREFIXES:
+                variable = prefix + name.upper()
+                if name not in values and environ.get(variable, "") != "":
+                    # Read under the variable's own name, so that an error names the variable.
+                    values[name] = field.metadata["read"](variable, environ[variable])
+        return cls(**values)
