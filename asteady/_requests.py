@@ -7,10 +7,11 @@ records, with the same fingerprint, have equal keys.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 import attrs
 
@@ -36,6 +37,52 @@ DEFAULT_MAX_NEW_TOKENS = 512
 
 # Written into every key. Raise it when the meaning of a field changes.
 _KEY_VERSION = 1
+
+
+class GenerateOptions(TypedDict, total=False):
+    """The options of `Session.generate`, `complete`, `stream` and `is_cached`."""
+
+    messages: Sequence[Mapping[str, str]] | None
+    """Instead of a prompt: ``[{"role": "user", "content": "Hello"}]``."""
+    raw: bool
+    """Give the prompt to the model as it is, without its chat template."""
+    seed: int
+    """0 to 4294967294; decides among likely tokens when the temperature is above 0."""
+    max_new_tokens: int
+    """Stop after so many tokens (finish_reason "length"); the context may end sooner."""
+    temperature: float
+    """0 takes the most likely token each time; above, tokens are drawn."""
+    top_k: int
+    """Draw from the k most likely tokens; 0 from all."""
+    top_p: float
+    """Draw from the most likely tokens that together have this probability; 1 from all."""
+    min_p: float
+    """Drop tokens less likely than this share of the most likely one's probability."""
+    typical_p: float
+    """Locally typical sampling (Meister et al. 2022); 1 is off."""
+    repeat_penalty: float
+    """Divide the logits of tokens seen in the last 64 by this; 1 is off."""
+    presence_penalty: float
+    """Subtract this from the logits of tokens seen in the last 64."""
+    frequency_penalty: float
+    """Subtract this, times how often they were seen in the last 64, from tokens' logits."""
+    logit_bias: Mapping[int, float] | None
+    """Add to the logits of these token ids."""
+    stop: str | Sequence[str] | None
+    """End before the first of these strings; it is not part of the text."""
+    logprobs: int | None
+    """Record each token's log probability, and that of so many alternatives."""
+
+
+class EmbedOptions(TypedDict, total=False):
+    """The options of `Session.embed`."""
+
+    truncate: bool
+    """Cut text that is longer than the model's context instead of raising PromptTooLongError."""
+    dimensions: int | None
+    """Keep only the first so many components, normalised again (Matryoshka models)."""
+    mode: EmbedMode | None
+    """Put the model's prefix for a query or a document before the text."""
 
 
 def _refuse(name: str, value: object, allowed: str) -> InvalidRequestError:
@@ -125,6 +172,20 @@ def _biases(value: object) -> tuple[tuple[int, float], ...]:
             for token, bias in value.items()
         )
     )
+
+
+def check_options(call: str, options: Mapping[str, object], known: Iterable[str]) -> None:
+    """Refuse option names that `call` does not have, with the nearest one that it has.
+
+    Raises:
+        InvalidRequestError: an option is unknown.
+    """
+    names = sorted(known)
+    for name in options:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(names)}"
+            raise InvalidRequestError(f"{call}() has no option {name!r}; {hint}")
 
 
 @attrs.frozen(kw_only=True)

@@ -1,0 +1,115 @@
+"""Module-level functions over one default session per event loop.
+
+The session is opened at the first call, with settings from the environment, and closed by
+`aclose`, or when ``asyncio.run`` ends. Programs with a life cycle of their own (a web app's
+lifespan) had better open a `Session` themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Unpack
+
+from asteady._answering import CacheMode
+from asteady._requests import Completion, EmbedOptions, GenerateOptions
+from asteady._session import Session
+from asteady._stream import Stream
+
+if TYPE_CHECKING:
+    from asteady._flight import Flight
+    from asteady._requests import Vector
+
+_sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Session] = (
+    weakref.WeakKeyDictionary()
+)
+_opening: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+async def default_session() -> Session:
+    """The running loop's default session, opened if it is not open yet.
+
+    Concurrent first calls open one session. A session that was closed is replaced.
+    """
+    loop = asyncio.get_running_loop()
+    session = _sessions.get(loop)
+    if session is not None and session.is_open:
+        return session
+    lock = _opening.setdefault(loop, asyncio.Lock())
+    async with lock:
+        session = _sessions.get(loop)
+        if session is None or not session.is_open:
+            session = Session(_owned_by_loop=True)
+            await session.open()
+            _sessions[loop] = session
+    return session
+
+
+async def generate(
+    prompt: str | None = None,
+    *,
+    model: str | None = None,
+    cache: CacheMode = "use",
+    **options: Unpack[GenerateOptions],
+) -> str:
+    """`Session.generate` of the running loop's default session."""
+    session = await default_session()
+    return await session.generate(prompt, model=model, cache=cache, **options)
+
+
+async def complete(
+    prompt: str | None = None,
+    *,
+    model: str | None = None,
+    cache: CacheMode = "use",
+    **options: Unpack[GenerateOptions],
+) -> Completion:
+    """`Session.complete` of the running loop's default session."""
+    session = await default_session()
+    return await session.complete(prompt, model=model, cache=cache, **options)
+
+
+def stream(
+    prompt: str | None = None,
+    *,
+    model: str | None = None,
+    cache: CacheMode = "use",
+    **options: Unpack[GenerateOptions],
+) -> Stream:
+    """`Session.stream` of the running loop's default session, which opens with the stream."""
+
+    async def start() -> Completion | Flight[Completion]:
+        session = await default_session()
+        return await session.stream(prompt, model=model, cache=cache, **options).start()
+
+    return Stream(start)
+
+
+async def embed(
+    text: str | Sequence[str],
+    *,
+    model: str | None = None,
+    cache: CacheMode = "use",
+    **options: Unpack[EmbedOptions],
+) -> Vector:
+    """`Session.embed` of the running loop's default session."""
+    session = await default_session()
+    return await session.embed(text, model=model, cache=cache, **options)
+
+
+async def is_cached(
+    prompt: str | None = None, *, model: str | None = None, **options: Unpack[GenerateOptions]
+) -> bool:
+    """`Session.is_cached` of the running loop's default session."""
+    session = await default_session()
+    return await session.is_cached(prompt, model=model, **options)
+
+
+async def aclose() -> None:
+    """Close the running loop's default session, if it has one; the next call opens another."""
+    session = _sessions.pop(asyncio.get_running_loop(), None)
+    if session is not None:
+        await session.aclose()

@@ -1,0 +1,112 @@
+"""The models of a session: each identified once, loaded once, and given a pool of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Literal, Protocol, TypeAlias, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from asteady._flight import Flight, Flights
+from asteady._settings import Settings
+from asteady.engine._pool import Pool, PoolStatistics
+from asteady.engine._protocol import Engine
+
+T = TypeVar("T")
+
+Kind: TypeAlias = Literal["generation", "embedding"]
+
+
+class EngineSource(Protocol):
+    """Where engines come from. Both methods block and run in worker threads."""
+
+    def fingerprint(self, kind: Kind, reference: str) -> str:
+        """What `load` would give its engine as fingerprint, without loading the weights.
+
+        Raises:
+            ModelError: there is no such model, or its file cannot be used.
+        """
+        ...
+
+    def load(self, kind: Kind, reference: str) -> Engine:
+        """Load the model; raises as `fingerprint` does."""
+        ...
+
+
+class GivenEngine:
+    """A source that has one engine, whatever the reference: for tests."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def fingerprint(self, kind: Kind, reference: str) -> str:
+        return self._engine.fingerprint
+
+    def load(self, kind: Kind, reference: str) -> Engine:
+        return self._engine
+
+
+class Engines:
+    """Lives as long as its session, which calls `aclose` after its flights have ended.
+
+    `fingerprints` holds those already known, by (kind, reference), for callers that would rather
+    not await.
+    """
+
+    def __init__(self, source: EngineSource, settings: Settings, flights: Flights) -> None:
+        self._source = source
+        self._settings = settings
+        self._flights = flights
+        self._pools: dict[tuple[Kind, str], Pool] = {}
+        self.fingerprints: dict[tuple[Kind, str], str] = {}
+
+    async def fingerprint(self, kind: Kind, reference: str) -> str:
+        """The fingerprint of a model; found once, then remembered. Failures are not remembered."""
+        known = self.fingerprints.get((kind, reference))
+        if known is not None:
+            return known
+
+        async def identify(flight: Flight[str]) -> str:
+            # Shielded: a thread cannot be stopped, and its result is good for the next caller.
+            with anyio.CancelScope(shield=True):
+                found = await anyio.to_thread.run_sync(self._source.fingerprint, kind, reference)
+            self.fingerprints[kind, reference] = found
+            return found
+
+        return await self._once(("identify", kind, reference), identify)
+
+    async def pool(self, kind: Kind, reference: str) -> Pool:
+        """The pool of a model, loaded at the first call. A failed load is tried again."""
+        pool = self._pools.get((kind, reference))
+        if pool is not None:
+            return pool
+
+        async def load(flight: Flight[Pool]) -> Pool:
+            with anyio.CancelScope(shield=True):
+                engine = await anyio.to_thread.run_sync(self._source.load, kind, reference)
+            loaded = Pool(
+                engine, workers=self._settings.workers, max_pending=self._settings.max_pending
+            )
+            self._pools[kind, reference] = loaded
+            return loaded
+
+        return await self._once(("load", kind, reference), load)
+
+    def statistics(self) -> dict[str, PoolStatistics]:
+        return {f"{kind}:{name}": pool.statistics() for (kind, name), pool in self._pools.items()}
+
+    async def aclose(self) -> None:
+        """Stop all workers and free the models."""
+        pools, self._pools = self._pools, {}
+        async with anyio.create_task_group() as group:
+            for pool in pools.values():
+                group.start_soon(pool.aclose)
+
+    async def _once(self, key: Hashable, compute: Callable[[Flight[T]], Awaitable[T]]) -> T:
+        flight, started = self._flights.join(key, compute)
+        if started:
+            # The session itself waits too: a load that was begun is finished even if its callers
+            # leave, or the next caller would load the same weights beside it.
+            flight.waiters += 1
+        return await flight.wait()

@@ -1,0 +1,435 @@
+"""The session: its lifetime, and what it is asked for."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Unpack, overload
+
+import anyio
+import attrs
+
+from asteady._answering import Answering, CacheMode
+from asteady._concurrency import map_concurrently
+from asteady._engines import Engines, EngineSource, GivenEngine, Kind, LlamaSource
+from asteady._errors import (
+    InvalidRequestError,
+    SessionClosedError,
+    SessionError,
+    SessionNotOpenError,
+    SettingsError,
+)
+from asteady._flight import Flight, Flights
+from asteady._lifetime import OwnedTasks, State
+from asteady._requests import (
+    Completion,
+    Embedding,
+    EmbedOptions,
+    EmbedRequest,
+    GenerateOptions,
+    GenerateRequest,
+    check_options,
+)
+from asteady._settings import Settings
+from asteady._stream import Stream
+from asteady.cache._manager import CacheManager
+from asteady.engine._pool import PoolStatistics
+
+if TYPE_CHECKING:
+    from asteady._requests import Vector
+    from asteady.engine._protocol import Engine
+
+logger = logging.getLogger("asteady")
+
+# Time limits of the steps of closing, in seconds: a step that takes longer is left behind, logged.
+_FLIGHTS_END_S = 10.0
+_POOLS_END_S = 30.0
+_CACHE_ENDS_S = 30.0
+
+# How many texts of one embed call are under way at once: enough to keep every worker busy.
+_EMBED_WINDOW = 64
+
+_GENERATE_OPTIONS = frozenset(GenerateOptions.__annotations__) | {"model", "cache"}
+_EMBED_OPTIONS = frozenset(EmbedOptions.__annotations__) | {"model", "cache"}
+
+
+@attrs.frozen(kw_only=True)
+class SessionStatistics:
+    """What a session is doing now. `pools` is by model, as "generation:builtin"."""
+
+    state: str
+    flights: int
+    pools: dict[str, PoolStatistics]
+
+
+class Session:
+    """Generates and embeds; owns the models, the workers, the flights and the cache.
+
+    Open it with ``async with``, or with `open` and `aclose`, also from two different tasks (an
+    ASGI lifespan, a fixture). It belongs to the event loop that opened it, and opens only once.
+    Models are loaded when they are first needed, or by `load`.
+
+    Args:
+        settings: all settings; without it they come from the arguments, then from the
+            ``ASTEADY_*`` variables, then from the defaults.
+        engine: serves every request in place of llama.cpp, for tests.
+        arguments: single settings, named as the fields of `Settings`.
+
+    Raises:
+        SettingsError: a setting is not allowed.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        engine: Engine | None = None,
+        **arguments: Any,
+    ) -> None:
+        if settings is not None and arguments:
+            raise SettingsError(
+                f"give either settings=... or {', '.join(arguments)}, not both; "
+                "attrs.evolve(settings, ...) changes single ones"
+            )
+        self.settings = settings or Settings.from_environment(**arguments)
+        self.cache = CacheManager(self.settings)
+        self._state = State.UNOPENED
+        self._tasks: OwnedTasks | None = None
+        source: EngineSource = LlamaSource(self.settings) if engine is None else GivenEngine(engine)
+        self._flights = Flights(self._spawn)
+        self._engines = Engines(source, self.settings, self._flights)
+        self._generation: Answering[Completion] = Answering(
+            "generation", self.cache.generation, self._engines, self._flights
+        )
+        self._embedding: Answering[Embedding] = Answering(
+            "embedding", self.cache.embedding, self._engines, self._flights
+        )
+        # Bound once: the way of a warm hit is paid in tens of nanoseconds.
+        self._recall_completion = self.cache.generation.recall
+        self._recall_embedding = self.cache.embedding.recall
+
+    # -- lifetime ------------------------------------------------------------------------------
+
+    async def open(self) -> Session:
+        """Open the cache and be ready for requests. Loads no model yet.
+
+        Raises:
+            SessionError: the session was opened before.
+            StoreError: the cache's directory or database cannot be used.
+        """
+        if self._state is not State.UNOPENED:
+            raise SessionError(
+                f"the session is {self._state.value}, and opens only once; construct a new one"
+            )
+        self._state = State.OPEN
+        self._tasks = OwnedTasks(self._teardown)
+        try:
+            await self._tasks.start()
+            await self.cache.open()
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    async def aclose(self) -> None:
+        """Stop taking requests, end the flights, join the workers, flush and close the cache.
+
+        Callers that still wait get `SessionClosedError`. Each step has a time limit. Closing
+        twice is allowed. Cancelling does not cut it short.
+        """
+        if self._state is State.UNOPENED:
+            self._state = State.CLOSED
+        if self._tasks is not None:
+            await self._tasks.stop()
+
+    @property
+    def is_open(self) -> bool:
+        return self._state is State.OPEN
+
+    async def __aenter__(self) -> Session:
+        return await self.open()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        if getattr(self, "_state", None) is State.OPEN:
+            warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)
+
+    def __repr__(self) -> str:
+        models = ", ".join(self._engines.statistics()) or "no model loaded"
+        return f"<Session {self._state.value}: {len(self._flights)} flights, {models}>"
+
+    async def load(self, *kinds: Kind) -> None:
+        """Load the models now rather than at the first request; both, or those of `kinds`.
+
+        Raises:
+            ModelError: a model cannot be had.
+        """
+        self._check_open()
+        for kind in kinds or ("generation", "embedding"):
+            if kind not in ("generation", "embedding"):
+                raise InvalidRequestError(f'{kind!r} is not allowed: "generation" or "embedding"')
+            await self._engines.pool(kind, self._model(kind, None))
+
+    def statistics(self) -> SessionStatistics:
+        """What the session is doing now; see `cache` for the statistics of the caches."""
+        return SessionStatistics(
+            state=self._state.value, flights=len(self._flights), pools=self._engines.statistics()
+        )
+
+    # -- generation ----------------------------------------------------------------------------
+
+    async def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        model: str | None = None,
+        cache: CacheMode = "use",
+        **options: Unpack[GenerateOptions],
+    ) -> str:
+        """Generate text from a prompt, or from ``messages=[{"role": ..., "content": ...}]``.
+
+        The same request gets the same text, byte for byte. Equal requests at the same time are
+        computed once; a request that was answered before is answered from the cache.
+
+        Args:
+            prompt: what the user says; it goes through the model's chat template if it has one.
+            model: "builtin" or the path of a ``.gguf`` file; default: the session's.
+            cache: "use" the cache; "refresh" computes and stores anew; "bypass" neither reads nor
+                writes it, and does not share a computation; "only" never computes.
+            options: seed=42, max_new_tokens=512, temperature=0.0, stop=None and the others of
+                `GenerateOptions`.
+
+        Cancelling stops waiting; the computation stops too when nobody else waits for it.
+
+        Raises:
+            InvalidRequestError: an argument is not allowed.
+            PromptTooLongError: the prompt has more tokens than the model's context.
+            CacheMissError: ``cache="only"``, and the answer is not in the cache.
+            QueueFullError: `max_pending` requests are already waiting for a worker.
+            ModelError: the model cannot be had or cannot do this.
+            SessionError: the session is not open, or was closed meanwhile.
+        """
+        if cache == "use":
+            # Types are part of the alias: 1, 1.0 and True are equal as numbers.
+            alias = (prompt, model, *options, *options.values(), *map(type, options.values()))
+            try:
+                answer = self._recall_completion(alias)
+            except TypeError:  # a list among the options: not hashable, so not an alias
+                alias = None
+            else:
+                if answer is not None:
+                    return answer.text
+            return (await self._complete(prompt, model, cache, options, alias)).text
+        return (await self._complete(prompt, model, cache, options, None)).text
+
+    async def complete(
+        self,
+        prompt: str | None = None,
+        *,
+        model: str | None = None,
+        cache: CacheMode = "use",
+        **options: Unpack[GenerateOptions],
+    ) -> Completion:
+        """As `generate`, with the whole record: text, chunks, finish reason, counts, logprobs."""
+        return await self._complete(prompt, model, cache, options, None)
+
+    def stream(
+        self,
+        prompt: str | None = None,
+        *,
+        model: str | None = None,
+        cache: CacheMode = "use",
+        **options: Unpack[GenerateOptions],
+    ) -> Stream:
+        """As `generate`, in chunks as they are computed; see `Stream`.
+
+        Errors are raised when the stream is opened or read.
+        """
+
+        async def start() -> Completion | Flight[Completion]:
+            request = self._generate_request("stream", prompt, options)
+            return await self._generation.join(
+                request, model=self._model("generation", model), mode=cache
+            )
+
+        return Stream(start)
+
+    async def is_cached(
+        self,
+        prompt: str | None = None,
+        *,
+        model: str | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> bool:
+        """Whether `generate` with these arguments would be answered from the cache.
+
+        Exact; computes nothing, and leaves frecency and statistics alone.
+        """
+        request = self._generate_request("is_cached", prompt, options)
+        return await self._generation.contains(request, model=self._model("generation", model))
+
+    # -- embedding -----------------------------------------------------------------------------
+
+    @overload
+    async def embed(
+        self,
+        text: str,
+        *,
+        model: str | None = None,
+        cache: CacheMode = "use",
+        **options: Unpack[EmbedOptions],
+    ) -> Vector: ...
+
+    @overload
+    async def embed(
+        self,
+        text: Sequence[str],
+        *,
+        model: str | None = None,
+        cache: CacheMode = "use",
+        **options: Unpack[EmbedOptions],
+    ) -> Vector: ...
+
+    async def embed(
+        self,
+        text: str | Sequence[str],
+        *,
+        model: str | None = None,
+        cache: CacheMode = "use",
+        **options: Unpack[EmbedOptions],
+    ) -> Vector:
+        """Embed one text, or several.
+
+        Returns a read-only float32 array: of shape (dimensions,) for a text, (number of texts,
+        dimensions) for a sequence of them, each row with L2 norm 1. Each text is cached and
+        coalesced on its own.
+
+        Args:
+            text: the text, or a sequence of at least one.
+            model: "builtin" or the path of a ``.gguf`` file; default: the session's.
+            cache: as in `generate`.
+            options: truncate=False, dimensions=None, mode=None; see `EmbedOptions`.
+
+        Cancelling stops waiting; a computation stops too when nobody else waits for it.
+
+        Raises:
+            PromptTooLongError: more tokens than the model's context, and truncate is False.
+            SessionError, InvalidRequestError, CacheMissError, QueueFullError, ModelError: as in
+                `generate`.
+        """
+        if isinstance(text, str):
+            return (await self.embedding(text, model=model, cache=cache, **options)).vector
+        if not isinstance(text, Iterable):
+            raise InvalidRequestError(f"text={text!r} is not allowed: a str, or a sequence of them")
+        texts = list(text)
+        if not texts:
+            raise InvalidRequestError("text=[] is not allowed: at least one text is needed")
+
+        async def one(item: str) -> Vector:
+            return (await self.embedding(item, model=model, cache=cache, **options)).vector
+
+        vectors = await map_concurrently(one, texts, limit=_EMBED_WINDOW, name="text")
+        import numpy as np
+
+        matrix = np.stack(vectors)
+        matrix.flags.writeable = False
+        return matrix
+
+    async def embedding(
+        self,
+        text: str,
+        *,
+        model: str | None = None,
+        cache: CacheMode = "use",
+        **options: Unpack[EmbedOptions],
+    ) -> Embedding:
+        """As `embed` of one text, with the whole record: vector, token count, model, cost."""
+        alias: tuple[object, ...] | None = None
+        if cache == "use":
+            alias = (text, model, *options, *options.values(), *map(type, options.values()))
+            answer = self._recall_embedding(alias)
+            if answer is not None:
+                return answer
+        self._check_open()
+        check_options("embed", options, _EMBED_OPTIONS)
+        return await self._embedding.answer(
+            EmbedRequest.of(text, **options),
+            model=self._model("embedding", model),
+            mode=cache,
+            alias=alias,
+        )
+
+    # -- within --------------------------------------------------------------------------------
+
+    def _generate_request(
+        self, call: str, prompt: str | None, options: GenerateOptions
+    ) -> GenerateRequest:
+        self._check_open()
+        check_options(call, options, _GENERATE_OPTIONS)
+        return GenerateRequest.of(prompt, **options)
+
+    async def _complete(
+        self,
+        prompt: str | None,
+        model: str | None,
+        cache: CacheMode,
+        options: GenerateOptions,
+        alias: tuple[object, ...] | None,
+    ) -> Completion:
+        return await self._generation.answer(
+            self._generate_request("generate", prompt, options),
+            model=self._model("generation", model),
+            mode=cache,
+            alias=alias,
+        )
+
+    def _model(self, kind: Kind, model: str | None) -> str:
+        if model is None:
+            settings = self.settings
+            return settings.generation_model if kind == "generation" else settings.embedding_model
+        if not isinstance(model, str) or not model:
+            raise InvalidRequestError(
+                f'model={model!r} is not allowed: "builtin" or the path of a .gguf file'
+            )
+        return model
+
+    def _check_open(self) -> None:
+        if self._state is State.UNOPENED:
+            raise SessionNotOpenError(
+                "the session is not open yet: use `async with Session() as session`, or await"
+                " session.open()"
+            )
+        if self._state is not State.OPEN:
+            raise SessionClosedError("the session is closed; open a new one")
+
+    def _spawn(self, fn: Any) -> None:
+        assert self._tasks is not None, "no flight starts before the session is open"
+        self._tasks.spawn(fn)
+
+    async def _teardown(self) -> None:
+        assert self._tasks is not None
+        if self._tasks.interrupted:
+            logger.debug("the event loop ended with the session open; closing it now")
+        self._state = State.CLOSING
+        await self._flights.close(_FLIGHTS_END_S)
+        for name, limit_s, step in (
+            ("workers", _POOLS_END_S, self._engines.aclose),
+            ("cache", _CACHE_ENDS_S, self.cache.aclose),
+        ):
+            with anyio.move_on_after(limit_s) as scope:
+                try:
+                    await step()
+                except Exception:
+                    logger.exception("closing the %s failed", name)
+            if scope.cancelled_caught:
+                logger.error("closing the %s took more than %g s; left behind", name, limit_s)
+        self._state = State.CLOSED

