@@ -1,0 +1,429 @@
+"""One cache: a memory tier before a store, and the counters of both."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Hashable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Generic, Protocol, TypeVar
+
+import attrs
+
+from asteady._errors import StoreError
+from asteady._requests import Key
+from asteady.cache._frecency import Budget
+from asteady.cache._locks import Locks
+from asteady.cache._memory import Held, Memory
+from asteady.cache._store import (
+    ORDERS,
+    Clear,
+    Delete,
+    Entry,
+    Operation,
+    Order,
+    Outcome,
+    OversizedError,
+    Put,
+    Store,
+    Touch,
+)
+
+log = logging.getLogger("asteady")
+
+
+class Answer(Protocol):
+    """What a cache remembers: a frozen record that knows what it cost."""
+
+    @property
+    def cost_s(self) -> float: ...
+
+    @property
+    def cached(self) -> bool: ...
+
+
+A = TypeVar("A", bound=Answer)
+
+# How often a cache in use looks whether another process removed something, and in how many looks
+# touches are written once: both within a second.
+TICK_S = 0.5
+TICKS_PER_FLUSH = 2
+RECENT = 1000
+
+_ASLEEP: dict[Any, Any] = {}
+
+
+@attrs.define
+class Counters:
+    """Since this process opened the cache; each call is counted once: hit, miss or coalesced."""
+
+    hits: int = 0
+    misses: int = 0
+    coalesced: int = 0
+    coalesced_across_processes: int = 0
+    evictions: int = 0
+    oversized: int = 0
+    damaged: int = 0
+    errors: int = 0
+    saved_s: float = 0.0
+
+
+class Cache(Generic[A]):
+    """Remembers answers of one kind. Lives from `open` to `aclose`, on one event loop.
+
+    Its manager opens and closes it. A failing store never fails a lookup or a `put`: it is a miss,
+    or not stored, logged, and counted under `errors`.
+    """
+
+    def __init__(self, kind: str, memory: Memory[A], budget: Budget) -> None:
+        self.kind = kind
+        self.counters = Counters()
+        self._memory = memory
+        self._budget = budget
+        self._store: Store[A]
+        self._locks: Locks | None = None
+        # The hot path looks here: the memory tier, or nothing while nobody looks after it.
+        self._aliases: dict[Hashable, Held[A]] = _ASLEEP
+        self._keys: dict[Key, Held[A]] = _ASLEEP
+        self._dirty: list[Held[A]] = []
+        self._used = asyncio.Event()
+        self._removals = -1
+        self._reads: dict[Key, int] = {}
+        self._spoiled: set[Key] = set()
+        self._misses_at: deque[int] = deque(maxlen=RECENT)
+        self._told = Counters()
+        self._keeper: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        counters = self.counters
+        return (
+            f"<Cache {self.kind}: {len(self._memory)} in memory, "
+            f"{counters.hits} hits, {counters.misses} misses>"
+        )
+
+    async def open(self, store: Store[A], locks: Locks | None) -> None:
+        """Open the store; see `CacheManager.open`."""
+        await store.open()
+        self._store = store
+        self._locks = locks
+        self._keeper = asyncio.create_task(self._keep(), name=f"asteady {self.kind} cache keeper")
+
+    async def aclose(self) -> None:
+        """Write what is to be told, and close the store. Idempotent."""
+        self._aliases = self._keys = _ASLEEP
+        keeper, self._keeper = self._keeper, None
+        if keeper is None:
+            return
+        keeper.cancel()
+        self._flush()
+        await self._store.aclose()
+
+    # -- lookups ----------------------------------------------------------------------------------
+
+    def recall(self, alias: Hashable) -> A | None:
+        """The answer that is in memory under the caller's own arguments; counts a hit, or nothing.
+
+        Raises:
+            TypeError: the alias cannot be hashed.
+        """
+        held = self._aliases.get(alias)
+        if held is None:
+            return None
+        self.counters.hits += 1
+        held.used = True
+        held.touches += 1
+        if held.touches == 1:
+            self._note(held)
+        return held.answer
+
+    def recall_key(self, key: Key) -> A | None:
+        """The answer that is in memory under this key; counts a hit, or nothing."""
+        held = self._keys.get(key)
+        return None if held is None else self._hit(held)
+
+    async def get(self, key: Key, *, alias: Hashable = None) -> A | None:
+        """The answer from memory or the store; counts a hit or a miss.
+
+        A damaged value is removed and is a miss; so is a store that fails. Cancelling stops
+        waiting.
+        """
+        held = self._keys.get(key)
+        if held is not None:
+            if alias is not None:
+                self._memory.alias(alias, held)
+            return self._hit(held)
+        self._reads[key] = self._reads.get(key, 0) + 1
+        try:
+            reading = await self._store.read(key)
+        except StoreError as exc:
+            self._failed("read", exc)
+            self._missed()
+            return None
+        finally:
+            spoiled = key in self._spoiled
+            self._reads[key] -= 1
+            if not self._reads[key]:
+                del self._reads[key]
+                self._spoiled.discard(key)
+        self._seen(reading.removals)
+        answer = reading.answer
+        if answer is None:
+            if reading.damaged:
+                self.counters.damaged += 1
+                self._store.submit(Delete(key, if_damaged=True))
+            self._missed()
+            return None
+        held = None
+        if not spoiled:
+            held = self._memory.add(key, answer, answer.cost_s)
+            if held is not None and alias is not None:
+                self._memory.alias(alias, held)
+        # What memory does not take is told to the store all the same.
+        return self._hit(held or Held(key, answer, answer.cost_s, 0))
+
+    async def contains(self, key: Key) -> bool:
+        """Whether `get` would find an answer now; counts and touches nothing.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        return await self._store.contains(key)
+
+    def remember_alias(self, alias: Hashable, key: Key) -> None:
+        """Let `recall` find this key's answer by this alias too, if it is in memory."""
+        held = self._keys.get(key)
+        if held is not None:
+            self._memory.alias(alias, held)
+
+    # -- changes ----------------------------------------------------------------------------------
+
+    async def put(self, key: Key, answer: A, *, alias: Hashable = None) -> bool:
+        """Store an answer; True once the commit that holds it is done. Never raises.
+
+        False if it is larger than the whole budget, or the store failed. Cancelling stops waiting;
+        the answer is stored all the same.
+        """
+        aliases = () if alias is None else (alias,)
+        try:
+            return bool(await self._store.submit(Put(key, answer, answer.cost_s, aliases)))
+        except OversizedError as exc:
+            self.counters.oversized += 1
+            log.info("an answer is not kept in the %s cache: %s", self.kind, exc)
+        except Exception as exc:
+            self._failed("write", exc)
+        return False
+
+    async def delete(self, key: Key) -> bool:
+        """Remove an entry, from every process's view within a second; False if it was not there.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        return bool(await self._store.submit(Delete(key)))
+
+    async def clear(self) -> int:
+        """Remove everything, from every process's view within a second; returns how many.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        return int(await self._store.submit(Clear()))
+
+    async def keys(self) -> list[Key]:
+        """The keys of all entries, sorted.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        return await self._store.keys()
+
+    async def entries(self, limit: int = 100, order_by: Order = "priority") -> list[Entry]:
+        """The first entries in this order, largest or latest first; without their answers.
+
+        `limit` of -1 means all of them.
+
+        Raises:
+            ValueError: there is no such order.
+            StoreError: the store cannot be read.
+        """
+        if order_by not in ORDERS:
+            raise ValueError(f"order_by={order_by!r} is not allowed: one of {', '.join(ORDERS)}")
+        return await self._store.entries(limit, order_by)
+
+    # -- computing --------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def computing(self, key: Key) -> AsyncIterator[bool]:
+        """Keep other processes from computing this key meanwhile.
+
+        Yields True when another process had it: its answer may be in the store now. Trouble with
+        the lock raises nothing; two processes may then compute the same.
+        """
+        if self._locks is None:
+            yield False
+            return
+        async with self._locks.computing(key) as waited:
+            if waited:
+                self.counters.coalesced_across_processes += 1
+            yield waited
+
+    def count_coalesced(self, n: int = 1) -> None:
+        """Count calls that got the answer of a computation in progress."""
+        self.counters.coalesced += n
+
+    # -- statistics -------------------------------------------------------------------------------
+
+    async def statistics(self) -> dict[str, Any]:
+        """See `CacheManager.get_cache_stats`."""
+        counters = self.counters
+        try:
+            totals = await self._store.totals()
+        except StoreError as exc:
+            self._failed("read", exc)
+            totals = {}
+        lookups = counters.hits + counters.misses
+        recent = min(lookups, RECENT)
+        recent_misses = sum(1 for at in self._misses_at if at > lookups - recent)
+        saved_s = counters.saved_s + self._pending_saved_s()
+        told = self._told
+        return {
+            "size": totals.get("entries", 0),
+            "capacity": self._budget.max_entries,
+            "hits": counters.hits,
+            "misses": counters.misses,
+            "coalesced": counters.coalesced,
+            "coalesced_across_processes": counters.coalesced_across_processes,
+            "evictions": counters.evictions,
+            "total_size_bytes": totals.get("size_bytes", 0),
+            "max_size_bytes": self._budget.max_bytes,
+            "hit_rate": counters.hits / lookups if lookups else 0.0,
+            "recent_hit_rate": 1.0 - recent_misses / recent if recent else 0.0,
+            "errors": counters.errors,
+            "oversized": counters.oversized,
+            "damaged": counters.damaged,
+            "seconds_saved": saved_s,
+            "memory_size": len(self._memory),
+            "memory_size_bytes": self._memory.size_bytes,
+            "policy": totals.get("policy", ""),
+            "phi": totals.get("phi", 0.0),
+            "tide_level": totals.get("level", 0.0),
+            "ghosts": totals.get("ghosts_once", 0) + totals.get("ghosts_more", 0),
+            "all_hits": totals.get("hits", 0) + counters.hits - told.hits,
+            "all_misses": totals.get("misses", 0) + counters.misses - told.misses,
+            "all_coalesced": totals.get("coalesced", 0) + counters.coalesced - told.coalesced,
+            "all_evictions": totals.get("evictions", 0),
+            "all_seconds_saved": totals.get("saved_s", 0.0) + saved_s - told.saved_s,
+        }
+
+    def _pending_saved_s(self) -> float:
+        return sum(held.touches * held.cost_s for held in self._dirty)
+
+    # -- within -----------------------------------------------------------------------------------
+
+    def _hit(self, held: Held[A]) -> A:
+        self.counters.hits += 1
+        held.used = True
+        held.touches += 1
+        if held.touches == 1:
+            self._note(held)
+        return held.answer
+
+    def _note(self, held: Held[A]) -> None:
+        self._dirty.append(held)
+        if len(self._dirty) == 1:
+            self._used.set()
+
+    def _missed(self) -> None:
+        counters = self.counters
+        counters.misses += 1
+        self._misses_at.append(counters.hits + counters.misses)
+        self._used.set()
+
+    def _failed(self, what: str, error: Exception) -> None:
+        self.counters.errors += 1
+        log.warning("a %s of the %s cache failed: %s", what, self.kind, error)
+
+    def committed(self, operations: Sequence[Operation[A]], outcome: Outcome) -> None:
+        """What the store has done, told before any caller is answered."""
+        memory = self._memory
+        for op, result in zip(operations, outcome.results, strict=True):
+            if isinstance(op, Put) and result is True and op.key in outcome.stored:
+                answer = op.answer
+                if not answer.cached:
+                    answer = attrs.evolve(answer, cached=True)  # type: ignore[misc]  # a protocol
+                held = memory.add(op.key, answer, op.cost_s)
+                if held is not None:
+                    for alias in op.aliases:
+                        memory.alias(alias, held)
+            elif isinstance(op, Clear):
+                memory.clear()
+        for key in outcome.gone:
+            memory.discard(key)
+            if key in self._reads:
+                # It was read before it went, and the reader has not been told yet.
+                self._spoiled.add(key)
+        self.counters.evictions += outcome.evictions
+        if self._seen(outcome.before):
+            self._removals = outcome.removals
+
+    def _seen(self, removals: int) -> bool:
+        """Compare with what was last seen; False if another process removed something since."""
+        if removals > self._removals and self._removals >= 0 and len(self._memory):
+            self._aliases = self._keys = _ASLEEP
+            self._used.set()
+            return False
+        self._removals = max(removals, self._removals)
+        self._wake()
+        return True
+
+    def _wake(self) -> None:
+        if self._keeper is not None and self._keys is _ASLEEP:
+            self._aliases, self._keys = self._memory.by_alias, self._memory.by_key
+            self._used.set()
+
+    async def _keep(self) -> None:
+        """While the cache is in use, flush touches and look for what other processes removed.
+
+        Nobody looks while it is not; then the memory tier is asleep, and the first lookup goes to
+        the store, which tells whether it is still right.
+        """
+        ticks = 0
+        while True:
+            await self._used.wait()
+            while self._used.is_set():
+                self._used.clear()
+                await asyncio.sleep(TICK_S)
+                ticks += 1
+                if ticks % TICKS_PER_FLUSH == 0:
+                    self._flush()
+                elif self._dirty:
+                    self._used.set()
+                await self._look()
+            self._flush()
+            self._aliases = self._keys = _ASLEEP
+
+    async def _look(self) -> None:
+        try:
+            removals = await self._store.removals()
+            if removals > self._removals:
+                removals, gone = await self._store.missing(list(self._memory.by_key))
+                for key in gone:
+                    self._memory.discard(key)
+                self._removals = max(removals, self._removals)
+            self._wake()
+        except StoreError as exc:
+            self._failed("read", exc)
+
+    def _flush(self) -> None:
+        dirty, self._dirty = self._dirty, []
+        now, told = self.counters, self._told
+        now.saved_s += sum(held.touches * held.cost_s for held in dirty)
+        touches = [(held.key, held.touches) for held in dirty]
+        for held in dirty:
+            held.touches = 0
+        names = ("hits", "misses", "coalesced", "saved_s")
+        counts = {name: getattr(now, name) - getattr(told, name) for name in names}
+        if touches or any(counts.values()):
+            self._told = attrs.evolve(now)
+            self._store.submit(Touch(touches, counts))

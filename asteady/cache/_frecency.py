@@ -1,0 +1,331 @@
+"""Which entry goes when the cache is full: pure policies over rows. No I/O, no clock.
+
+A `Policy` gives each row a priority; `remember`, `touch`, `forget` and `shrink` apply it to a
+`Ledger`, which is a table of rows that can name its lowest. The store's ledger is SQLite, and the
+benchmark replays access traces through the very same one.
+
+Tide, the default, reads: recency is a rising tide (`State.level`), frequency lifts an entry above
+it, and an entry is worth what it would cost to compute again per share of the scarcer budget.
+Ghosts, which are rows of evicted entries without their answer, teach it how much a newcomer is
+worth (`State.phi`). It was chosen by simulation over public traces (docs/performance.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+import attrs
+
+from asteady._requests import Key
+
+GHOSTS_PER_ENTRY = 3
+PHI_START = 0.5
+PHI_LOW, PHI_HIGH = 0.1, 4.0
+# A returning ghost proves that its entry went too early: three touches more, at half weight.
+GHOST_TOUCHES = 3
+# What costs nothing to compute would never gain by being used often.
+COST_FLOOR_S = 1e-6
+# LFU breaks ties by recency; the clock must stay below one touch for 2**40 operations.
+LFU_TICK = 2.0**-40
+
+
+@attrs.frozen
+class Budget:
+    """How much a cache may hold. Both limits hold after every commit."""
+
+    max_entries: int
+    max_bytes: int
+
+    def share(self, size_bytes: int) -> float:
+        """The part of the scarcer budget that an entry of this size takes, from 0 to 1."""
+        return max(size_bytes / self.max_bytes, 1.0 / self.max_entries)
+
+
+@attrs.define(eq=False)
+class Row:
+    """One entry as its policy sees it, or the ghost of one that was evicted (not `live`).
+
+    `turn` is the state's turn at eviction. `slot` (where the answer is kept) and the two times (in
+    seconds since the epoch) are the store's; no policy looks at them.
+    """
+
+    key: Key
+    size_bytes: int
+    cost_s: float
+    touches: int = 0
+    priority: float = 0.0
+    turn: float = 0.0
+    live: bool = False
+    slot: int = 0
+    created_s: float = 0.0
+    used_s: float = 0.0
+
+
+@attrs.define
+class State:
+    """What a policy knows about the whole cache. `turn` counts turnovers of the budget."""
+
+    entries: int = 0
+    size_bytes: int = 0
+    level: float = 0.0
+    phi: float = PHI_START
+    turn: float = 0.0
+    ghosts_once: int = 0
+    ghosts_more: int = 0
+
+    @property
+    def ghosts(self) -> int:
+        return self.ghosts_once + self.ghosts_more
+
+    def full(self, budget: Budget) -> int:
+        """Entries at full budget: as many as fit, judged by the size of those that are there."""
+        if self.size_bytes <= 0:
+            return budget.max_entries
+        fit = self.entries * budget.max_bytes / self.size_bytes
+        return max(1, round(min(fit, budget.max_entries)))
+
+
+class Ledger(Protocol):
+    """A table of rows. A row that was found may be changed, and counts once it is saved."""
+
+    def find(self, key: Key) -> Row | None: ...
+
+    def save(self, row: Row) -> None: ...
+
+    def remove(self, row: Row) -> None: ...
+
+    def lowest(self) -> Row | None:
+        """The live row with the lowest priority, ties by key."""
+        ...
+
+    def oldest_ghost(self) -> Row | None:
+        """The ghost that was evicted longest ago, ties by key."""
+        ...
+
+
+class Policy(Protocol):
+    """Sets `row.priority`; the rows of lowest priority go first."""
+
+    name: str
+    ghosts_per_entry: int
+
+    def insert(self, state: State, row: Row, budget: Budget) -> None:
+        """A key that is not remembered at all."""
+        ...
+
+    def welcome(self, state: State, row: Row, budget: Budget) -> None:
+        """A key whose ghost is remembered has been computed again."""
+        ...
+
+    def learn(self, state: State, row: Row, budget: Budget) -> None:
+        """Called with a returning ghost before room is made for it."""
+        ...
+
+    def touch(self, state: State, row: Row, budget: Budget, touches: int) -> None: ...
+
+    def evict(self, state: State, row: Row, budget: Budget) -> None: ...
+
+
+class Tide:
+    """Frecency; see the module's docstring. `value` is v, `state.level` L, `state.phi` phi."""
+
+    name = "tide"
+    ghosts_per_entry = GHOSTS_PER_ENTRY
+
+    @staticmethod
+    def value(row: Row, budget: Budget) -> float:
+        return max(row.cost_s, COST_FLOOR_S) / budget.share(row.size_bytes)
+
+    def insert(self, state: State, row: Row, budget: Budget) -> None:
+        row.touches = 1
+        row.priority = state.level + state.phi * self.value(row, budget)
+
+    def learn(self, state: State, row: Row, budget: Budget) -> None:
+        # Only a ghost that returns within one turnover would have been there had it been worth
+        # more. Counts include the one that returns, so neither is zero for its own kind.
+        if state.turn - row.turn >= 1.0:
+            return
+        if row.touches == 1:
+            weight = max(1.0, state.ghosts_more / max(1, state.ghosts_once))
+        else:
+            weight = -max(1.0, state.ghosts_once / max(1, state.ghosts_more))
+        phi = state.phi * 2.0 ** (weight / state.full(budget))
+        state.phi = min(PHI_HIGH, max(PHI_LOW, phi))
+
+    def welcome(self, state: State, row: Row, budget: Budget) -> None:
+        row.touches += GHOST_TOUCHES
+        row.priority = state.level + row.touches * self.value(row, budget) / 2
+
+    def touch(self, state: State, row: Row, budget: Budget, touches: int) -> None:
+        row.touches += touches
+        row.priority = state.level + row.touches * self.value(row, budget)
+
+    def evict(self, state: State, row: Row, budget: Budget) -> None:
+        state.level = max(state.level, row.priority)
+
+
+class Lru:
+    """The entry goes that was used longest ago. `state.level` counts uses."""
+
+    name = "lru"
+    ghosts_per_entry = 0
+
+    def insert(self, state: State, row: Row, budget: Budget) -> None:
+        self.touch(state, row, budget, 1)
+
+    def learn(self, state: State, row: Row, budget: Budget) -> None:
+        pass
+
+    welcome = insert
+
+    def touch(self, state: State, row: Row, budget: Budget, touches: int) -> None:
+        row.touches += touches
+        state.level += 1.0
+        row.priority = state.level
+
+    def evict(self, state: State, row: Row, budget: Budget) -> None:
+        pass
+
+
+class Lfu(Lru):
+    """The entry goes that was used least often; among equals, longest ago."""
+
+    name = "lfu"
+
+    def touch(self, state: State, row: Row, budget: Budget, touches: int) -> None:
+        row.touches += touches
+        state.level += 1.0
+        row.priority = row.touches + state.level * LFU_TICK
+
+
+POLICIES: dict[str, Policy] = {policy.name: policy for policy in (Tide(), Lru(), Lfu())}
+
+
+def remember(
+    policy: Policy,
+    ledger: Ledger,
+    state: State,
+    budget: Budget,
+    key: Key,
+    size_bytes: int,
+    cost_s: float,
+) -> tuple[Row, list[Row]]:
+    """Put an entry in, and make exactly the room that it needs.
+
+    Returns its row and the rows that were evicted for it, which are ghosts now.
+
+    Raises:
+        ValueError: it is larger than the whole budget, or its cost is no finite number.
+    """
+    if size_bytes > budget.max_bytes:
+        raise ValueError(f"{size_bytes} bytes are more than the budget of {budget.max_bytes}")
+    if not (math.isfinite(cost_s) and cost_s >= 0):
+        raise ValueError(f"cost_s={cost_s!r} is not a finite number of seconds")
+    row = ledger.find(key)
+    place: Callable[[State, Row, Budget], None]
+    if row is None:
+        row, place = Row(key, size_bytes, cost_s), policy.insert
+    elif row.live:
+        place = _touch_once(policy)
+        _uncount(state, row)
+        # Not a candidate while room is made for its new size.
+        row.live = False
+    else:
+        place = policy.welcome
+        policy.learn(state, row, budget)
+        row.slot = 0  # its answer is gone, and the slot may be another's by now
+        # A ghost no longer: making room must not drop it as the oldest one.
+        _uncount_ghost(state, row)
+        ledger.remove(row)
+    row.size_bytes, row.cost_s = size_bytes, cost_s
+    evicted = _make_room(policy, ledger, state, budget, size_bytes, entries=1)
+    place(state, row, budget)
+    row.live = True
+    state.entries += 1
+    state.size_bytes += size_bytes
+    ledger.save(row)
+    return row, evicted
+
+
+def touch(
+    policy: Policy, ledger: Ledger, state: State, budget: Budget, key: Key, touches: int
+) -> bool:
+    """Count this many uses of an entry; False if it is not there (any more)."""
+    row = ledger.find(key)
+    if row is None or not row.live:
+        return False
+    policy.touch(state, row, budget, touches)
+    ledger.save(row)
+    return True
+
+
+def forget(ledger: Ledger, state: State, key: Key) -> Row | None:
+    """Remove an entry and leave no ghost; returns its row, or None if it was not there."""
+    row = ledger.find(key)
+    if row is None or not row.live:
+        return None
+    _uncount(state, row)
+    ledger.remove(row)
+    return row
+
+
+def shrink(policy: Policy, ledger: Ledger, state: State, budget: Budget) -> list[Row]:
+    """Evict until both budgets hold; for a cache that is opened with smaller ones."""
+    return _make_room(policy, ledger, state, budget, 0, entries=0)
+
+
+def _touch_once(policy: Policy) -> Callable[[State, Row, Budget], None]:
+    return lambda state, row, budget: policy.touch(state, row, budget, 1)
+
+
+def _make_room(
+    policy: Policy, ledger: Ledger, state: State, budget: Budget, size_bytes: int, *, entries: int
+) -> list[Row]:
+    evicted: list[Row] = []
+    keep_ghosts = policy.ghosts_per_entry * state.full(budget)
+    while (
+        state.entries + entries > budget.max_entries
+        or state.size_bytes + size_bytes > budget.max_bytes
+    ):
+        row = ledger.lowest()
+        if row is None:  # the totals say more than the rows; the store counts anew when it opens
+            break
+        policy.evict(state, row, budget)
+        _uncount(state, row)
+        row.live = False
+        row.turn = state.turn
+        state.turn += budget.share(row.size_bytes)
+        evicted.append(row)
+        if keep_ghosts:
+            _count_ghost(state, row)
+            ledger.save(row)
+        else:
+            ledger.remove(row)
+    while state.ghosts > keep_ghosts:
+        ghost = ledger.oldest_ghost()
+        if ghost is None:
+            break
+        _uncount_ghost(state, ghost)
+        ledger.remove(ghost)
+    return evicted
+
+
+def _uncount(state: State, row: Row) -> None:
+    state.entries -= 1
+    state.size_bytes -= row.size_bytes
+
+
+def _count_ghost(state: State, row: Row) -> None:
+    if row.touches == 1:
+        state.ghosts_once += 1
+    else:
+        state.ghosts_more += 1
+
+
+def _uncount_ghost(state: State, row: Row) -> None:
+    if row.touches == 1:
+        state.ghosts_once -= 1
+    else:
+        state.ghosts_more -= 1

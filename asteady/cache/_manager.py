@@ -1,0 +1,116 @@
+"""The two caches of a session: completions and embeddings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from asteady._requests import Completion, Embedding
+from asteady._settings import MEBIBYTE, Settings
+from asteady.cache._cache import Cache
+from asteady.cache._codec import Codec, CompletionCodec, EmbeddingCodec
+from asteady.cache._frecency import POLICIES, Budget
+from asteady.cache._locks import Locks
+from asteady.cache._memory import Memory
+from asteady.cache._store import NullStore, Store
+
+A = TypeVar("A", Completion, Embedding)
+
+
+class CacheManager:
+    """Owns both caches. Lives from `open` to `aclose`, on one event loop; a session does both."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        generation = Budget(
+            settings.generation_cache_capacity,
+            max(1, int(settings.generation_cache_max_size_mb * MEBIBYTE)),
+        )
+        embedding = Budget(
+            settings.embedding_cache_capacity,
+            max(1, int(settings.embedding_cache_max_size_mb * MEBIBYTE)),
+        )
+        # One setting bounds the memory of both; they share it as they share the disk.
+        memory_bytes = settings.memory_max_size_mb * MEBIBYTE
+        share = min(1.0, memory_bytes / (generation.max_bytes + embedding.max_bytes))
+        self._budgets = {"generation": generation, "embedding": embedding}
+        self.generation: Cache[Completion] = Cache(
+            "generation",
+            Memory(generation.max_entries, int(generation.max_bytes * share)),
+            generation,
+        )
+        self.embedding: Cache[Embedding] = Cache(
+            "embedding",
+            Memory(embedding.max_entries, int(embedding.max_bytes * share)),
+            embedding,
+        )
+
+    def __repr__(self) -> str:
+        return f"<CacheManager {self.generation!r}, {self.embedding!r}>"
+
+    @property
+    def directory(self) -> Path:
+        """Where the databases are."""
+        return self._settings.cache_dir
+
+    async def open(self) -> None:
+        """Open or make the databases, in a directory only its owner can read.
+
+        A damaged one is set aside under another name and begun anew. Cancelling leaves nothing
+        open.
+
+        Raises:
+            StoreError: a database cannot be opened, or is another application's.
+            StoreVersionError: it was written by a newer version of asteady.
+        """
+        locks = None
+        if not self._settings.disable_cache:
+            locks = Locks(self._settings.cache_dir / "locks")
+        try:
+            await self.generation.open(self._make_store(self.generation, CompletionCodec()), locks)
+            await self.embedding.open(self._make_store(self.embedding, EmbeddingCodec()), locks)
+        except BaseException:
+            await self.aclose()
+            raise
+
+    def _make_store(self, cache: Cache[A], codec: Codec[A]) -> Store[A]:
+        if self._settings.disable_cache:
+            return NullStore()
+        # SQLite takes some milliseconds to import; a disabled cache does without.
+        from asteady.cache._sqlite import SqliteStore
+        from asteady.cache._transaction import Tables
+
+        tables = Tables(POLICIES[self._settings.cache_policy], self._budgets[cache.kind], codec)
+        path = self._settings.cache_dir / f"{cache.kind}_cache.db"
+        return SqliteStore(path, tables, cache.committed)
+
+    async def aclose(self) -> None:
+        """Write the touches that are to be told, and close. Idempotent.
+
+        Cancelling stops waiting; the threads end all the same, after the commit under way.
+        """
+        try:
+            await self.generation.aclose()
+        finally:
+            await self.embedding.aclose()
+
+    async def get_cache_stats(self) -> dict[str, dict[str, Any]]:
+        """What is in the caches and how they did, under "generation" and "embedding".
+
+        `size` and `total_size_bytes` are common to all processes; `hits`, `misses`, `coalesced`,
+        `evictions` and `seconds_saved` are this one's, and the same names with `all_` before them
+        are summed over all processes and runs.
+        """
+        return {
+            "generation": await self.generation.statistics(),
+            "embedding": await self.embedding.statistics(),
+        }
+
+    async def clear_all_caches(self) -> None:
+        """Remove every entry of both caches.
+
+        Raises:
+            StoreError: a database cannot be written.
+        """
+        await self.generation.clear()
+        await self.embedding.clear()

@@ -1,0 +1,203 @@
+"""The database: its tables, its versions, and how a file is opened, made, or set aside.
+
+Everything here blocks and runs on a connection's own thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from asteady._errors import StoreError, StoreVersionError
+
+log = logging.getLogger("asteady")
+
+# "AsCa" in ASCII: `file` and SQLite's own tools can tell what this is.
+APPLICATION_ID = 0x41734361
+VERSION = 1
+# A write waits this long inside SQLite for another process's; the writer then tries again.
+BUSY_TIMEOUT_S = 5.0
+# Damage as SQLite reports it: SQLITE_CORRUPT and SQLITE_NOTADB, whatever the extended part.
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+SIDE_FILES = ("-wal", "-shm", "-journal")
+
+TABLES = """
+CREATE TABLE cache (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    policy TEXT NOT NULL,
+    entries INTEGER NOT NULL DEFAULT 0,
+    size_bytes INTEGER NOT NULL DEFAULT 0,
+    level REAL NOT NULL DEFAULT 0.0,
+    phi REAL NOT NULL,
+    turn REAL NOT NULL DEFAULT 0.0,
+    ghosts_once INTEGER NOT NULL DEFAULT 0,
+    ghosts_more INTEGER NOT NULL DEFAULT 0,
+    slots INTEGER NOT NULL DEFAULT 0,
+    removals INTEGER NOT NULL DEFAULT 0,
+    evictions INTEGER NOT NULL DEFAULT 0,
+    hits INTEGER NOT NULL DEFAULT 0,
+    misses INTEGER NOT NULL DEFAULT 0,
+    coalesced INTEGER NOT NULL DEFAULT 0,
+    saved_s REAL NOT NULL DEFAULT 0.0
+) STRICT;
+CREATE TABLE entry (
+    key TEXT PRIMARY KEY,
+    size_bytes INTEGER NOT NULL,
+    cost_s REAL NOT NULL,
+    touches INTEGER NOT NULL,
+    priority REAL NOT NULL,
+    turn REAL NOT NULL,
+    live INTEGER NOT NULL,
+    slot INTEGER NOT NULL,
+    created_s REAL NOT NULL,
+    used_s REAL NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX entry_by_priority ON entry (priority) WHERE live = 1;
+CREATE INDEX ghost_by_turn ON entry (turn) WHERE live = 0;
+CREATE TABLE answer (
+    slot INTEGER PRIMARY KEY,
+    crc INTEGER NOT NULL,
+    {columns}
+) STRICT;
+"""
+
+# Statements that bring a database from the version in the key to the next one.
+MIGRATIONS: dict[int, tuple[str, ...]] = {}
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether SQLite says that the file itself is damaged, or no database."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in _DAMAGED
+
+
+def is_busy(error: BaseException) -> bool:
+    """Whether another connection was in the way."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection with our settings; the database exists already."""
+    connection = sqlite3.connect(
+        path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+    )
+    try:
+        # In WAL mode a commit survives the death of the process at any level; NORMAL syncs at
+        # checkpoints, so that a power failure may lose the last commits but damages nothing.
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA temp_store = MEMORY")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def open_database(
+    path: Path, columns: Sequence[tuple[str, str]], policy: str, phi: float
+) -> sqlite3.Connection:
+    """Open the cache at `path` for writing; make it, migrate it, or set a damaged one aside.
+
+    Raises:
+        StoreVersionError: it was written by a newer version.
+        StoreError: it is another application's, or cannot be opened.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            return _open(path, columns, policy, phi)
+        except sqlite3.DatabaseError as exc:
+            if not is_damage(exc):
+                raise
+            set_aside(path, exc)
+            return _open(path, columns, policy, phi)
+    except (sqlite3.Error, OSError) as exc:
+        raise StoreError(f"the cache database {path} cannot be opened: {exc}") from exc
+
+
+def set_aside(path: Path, reason: object) -> Path:
+    """Rename a damaged database, together with the files beside it; nothing is deleted."""
+    stem = f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
+    name, number = stem, 1
+    while (path.parent / name).exists():
+        number += 1
+        name = f"{stem}-{number}"
+    for suffix in ("", *SIDE_FILES):
+        # A journal that stayed behind would be played into the new database.
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(f"{path}{suffix}", path.parent / f"{name}{suffix}")
+    log.error("the cache database %s is damaged (%s); it is kept as %s", path, reason, name)
+    return path.parent / name
+
+
+def _open(
+    path: Path, columns: Sequence[tuple[str, str]], policy: str, phi: float
+) -> sqlite3.Connection:
+    # SQLite gives its -wal and -shm the permissions of the database.
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    connection = connect(path)
+    try:
+        _prepare(connection, path, columns, policy, phi)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(
+    connection: sqlite3.Connection,
+    path: Path,
+    columns: Sequence[tuple[str, str]],
+    policy: str,
+    phi: float,
+) -> None:
+    _check(connection, path)
+    # Can be set only while the file is empty; the writer gives pages back in small pieces.
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        # Looked at again inside the transaction: another process may have been faster.
+        version = _check(connection, path)
+        if version == 0:
+            described = ",\n    ".join(f"{name} {kind}" for name, kind in columns)
+            for statement in TABLES.format(columns=described).split(";\n"):
+                connection.execute(statement)
+            connection.execute(
+                "INSERT INTO cache (id, policy, phi) VALUES (1, ?, ?)", (policy, phi)
+            )
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        while 0 < version < VERSION:
+            for statement in MIGRATIONS[version]:
+                connection.execute(statement)
+            version += 1
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> int:
+    """The version of the database, 0 for an empty one."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if tables == 0:
+        return 0
+    if application != APPLICATION_ID:
+        raise StoreError(f"{path} is the database of another application; choose another cache_dir")
+    if version > VERSION:
+        raise StoreVersionError(
+            f"the cache database {path} has version {version}, and this asteady knows up to "
+            f"{VERSION}; upgrade asteady or choose another cache_dir"
+        )
+    # Reads what every commit will read, so that damage there is found now.
+    connection.execute("SELECT * FROM cache").fetchone()
+    return int(version)

@@ -1,0 +1,200 @@
+"""The store in SQLite: one writer that commits in groups, one connection for reading.
+
+Guarantees:
+
+- An operation's future resolves after the commit that holds it. Everything that is submitted while
+  a commit is under way goes into the next one.
+- Only the writer task uses the write connection, and a transaction is one call on its thread, so
+  none is interleaved with another or cut by a cancellation.
+- The loop is told of a commit (`committed`) before any of its callers is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+
+from asteady._errors import StoreError
+from asteady._requests import Key
+from asteady.cache._door import Door
+from asteady.cache._schema import connect, is_busy, open_database
+from asteady.cache._store import Committed, Entry, Operation, Order, Outcome, Reading
+from asteady.cache._transaction import Tables
+
+log = logging.getLogger("asteady")
+A = TypeVar("A")
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# Beyond SQLite's own waiting: so long a caller's answer is held back while another process writes.
+BUSY_PATIENCE_S = 30.0
+BUSY_PAUSE_S = 0.01
+
+
+class SqliteStore(Generic[A]):
+    """A `Store` in one database file. Lives from `open` to `aclose`, on one event loop."""
+
+    def __init__(self, path: Path, tables: Tables[A], committed: Committed) -> None:
+        self._path = path
+        self._tables = tables
+        self._committed = committed
+        self._pending: list[tuple[Operation[A], asyncio.Future[Any]]] = []
+        self._news = asyncio.Event()
+        self._closing = False
+        self._write: Door | None = None
+        self._read: Door | None = None
+        self._writer: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Open the database, or make it.
+
+        Raises:
+            StoreError: it cannot be opened, or is another application's.
+            StoreVersionError: it was written by a newer version.
+        """
+        await self._open_doors()
+        self._writer = asyncio.create_task(self._write_groups(), name="asteady cache writer")
+
+    async def aclose(self) -> None:
+        """Commit what was submitted, then close. Idempotent."""
+        self._closing = True
+        self._news.set()
+        writer = self._writer
+        if writer is not None:
+            await asyncio.shield(writer)
+
+    def submit(self, operation: Operation[A]) -> asyncio.Future[Any]:
+        future = asyncio.get_running_loop().create_future()
+        if self._closing or self._writer is None or self._writer.done():
+            _fail(future, StoreError(f"the cache database {self._path} is closed"))
+        else:
+            self._pending.append((operation, future))
+            self._news.set()
+        return future
+
+    async def read(self, key: Key) -> Reading[A]:
+        return await self._reading(self._tables.read, key)
+
+    async def contains(self, key: Key) -> bool:
+        return await self._reading(self._tables.contains, key)
+
+    async def keys(self) -> list[Key]:
+        return await self._reading(self._tables.keys)
+
+    async def entries(self, limit: int, order_by: Order) -> list[Entry]:
+        return await self._reading(self._tables.entries, limit, order_by)
+
+    async def missing(self, keys: Sequence[Key]) -> tuple[int, list[Key]]:
+        return await self._reading(self._tables.missing, keys)
+
+    async def removals(self) -> int:
+        return await self._reading(self._tables.removals)
+
+    async def totals(self) -> dict[str, Any]:
+        return await self._reading(self._tables.totals)
+
+    async def _reading(
+        self, fn: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        door = self._read
+        if door is None:
+            raise StoreError(f"the cache database {self._path} is closed")
+        try:
+            return await door.run(fn, *args, **kwargs)
+        except sqlite3.Error as exc:
+            raise StoreError(f"the cache database {self._path} cannot be read: {exc}") from exc
+
+    async def _open_doors(self) -> None:
+        tables = self._tables
+        self._write = await Door.open(
+            partial(
+                open_database,
+                self._path,
+                tables.codec.columns,
+                tables.policy.name,
+                phi=0.5,
+            )
+        )
+        try:
+            await self._write.run(tables.settle)
+            self._read = await Door.open(partial(connect, self._path))
+        except BaseException as exc:
+            self._abandon()
+            if isinstance(exc, sqlite3.Error):
+                raise StoreError(f"the cache database {self._path} cannot be used: {exc}") from exc
+            raise
+
+    def _abandon(self) -> None:
+        for door in (self._write, self._read):
+            if door is not None:
+                door.abandon()
+        self._write = self._read = None
+
+    async def _write_groups(self) -> None:
+        try:
+            while True:
+                await self._news.wait()
+                self._news.clear()
+                # Callers that the last commit answered may have something for this one.
+                await asyncio.sleep(0)
+                group, self._pending = self._pending, []
+                if group:
+                    await self._commit(group)
+                    self._news.set()
+                elif self._closing:
+                    break
+            for door in (self._read, self._write):
+                if door is not None:
+                    await door.aclose()
+        finally:
+            # Also when the loop is being torn down around us: no thread stays behind.
+            self._abandon()
+            for _, future in self._pending:
+                _fail(future, StoreError(f"the cache database {self._path} was closed"))
+
+    async def _commit(self, group: list[tuple[Operation[A], asyncio.Future[Any]]]) -> None:
+        operations = [operation for operation, _ in group]
+        try:
+            outcome = await self._transact(operations)
+        except Exception as exc:
+            error = StoreError(f"the cache database {self._path} cannot be written: {exc}")
+            error.__cause__ = exc
+            for _, future in group:
+                _fail(future, error)
+            return
+        except BaseException:
+            for _, future in group:
+                future.cancel()
+            raise
+        self._committed(operations, outcome)
+        for (_, future), result in zip(group, outcome.results, strict=True):
+            if future.done():  # its caller has gone
+                continue
+            if isinstance(result, Exception):
+                _fail(future, result)
+            else:
+                future.set_result(result)
+
+    async def _transact(self, operations: Sequence[Operation[A]]) -> Outcome:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + BUSY_PATIENCE_S
+        while True:
+            assert self._write is not None
+            try:
+                return await self._write.run(self._tables.commit, operations)
+            except sqlite3.Error as exc:
+                if not is_busy(exc) or loop.time() > deadline:
+                    raise
+            await asyncio.sleep(BUSY_PAUSE_S)
+
+
+def _fail(future: asyncio.Future[Any], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+        # Seen: a caller that is cancelled in this very moment will not look, and need not.
+        future.exception()

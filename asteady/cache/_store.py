@@ -1,0 +1,171 @@
+"""The store's seam: what a cache asks of whatever remembers beyond this process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
+
+import attrs
+
+from asteady._requests import Key
+
+A = TypeVar("A")
+
+Order: TypeAlias = Literal["priority", "cost", "size", "touches", "last_used"]
+ORDERS: tuple[Order, ...] = ("priority", "cost", "size", "touches", "last_used")
+
+
+@attrs.frozen(kw_only=True)
+class Entry:
+    """What is known of one entry, without its answer.
+
+    `size_bytes` is what the entry takes of the byte budget (docs/design.md says how it is counted);
+    times are in seconds since the epoch; `last_used_s` may lag by a second.
+    """
+
+    key: Key
+    size_bytes: int
+    cost_s: float
+    touches: int
+    priority: float
+    created_s: float
+    last_used_s: float
+    model: str
+
+
+@attrs.frozen
+class Put(Generic[A]):
+    """Store an answer. Result: whether it is in the store after this commit."""
+
+    key: Key
+    answer: A
+    cost_s: float
+    aliases: tuple[Any, ...] = ()
+
+
+@attrs.frozen
+class Delete:
+    """Remove an entry. Result: whether it was there."""
+
+    key: Key
+    if_damaged: bool = False
+    """Only when it still cannot be read: another process may have stored it anew."""
+
+
+@attrs.frozen
+class Clear:
+    """Remove everything, ghosts included. Result: how many entries there were."""
+
+
+@attrs.frozen
+class Touch:
+    """Uses of entries since the last one, and what else was counted meanwhile. Result: None."""
+
+    touches: Sequence[tuple[Key, int]]
+    counts: dict[str, float]
+
+
+Operation: TypeAlias = Put[A] | Delete | Clear | Touch
+
+
+@attrs.define
+class Outcome:
+    """What one commit did.
+
+    `removals` counts, over all processes and for ever, entries that went. `before` is its value
+    when the transaction began: another process removed something if it is not what was last seen.
+    """
+
+    results: list[Any]
+    gone: set[Key]
+    stored: set[Key]
+    evictions: int
+    before: int
+    removals: int
+
+
+@attrs.frozen
+class Reading(Generic[A]):
+    """A point read: the answer if it is there and sound. A damaged one is to be deleted."""
+
+    answer: A | None
+    damaged: bool
+    removals: int
+
+
+class OversizedError(ValueError):
+    """An entry larger than the whole budget. Never leaves the cache."""
+
+
+class Store(Protocol[A]):
+    """Remembers answers beyond this process. One event loop uses it; see `SqliteStore`."""
+
+    async def open(self) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+    def submit(self, operation: Operation[A]) -> asyncio.Future[Any]:
+        """Queue an operation for the next commit; the future resolves when it is committed.
+
+        Cancelling the future does not take the operation back.
+        """
+        ...
+
+    async def read(self, key: Key) -> Reading[A]: ...
+
+    async def contains(self, key: Key) -> bool: ...
+
+    async def keys(self) -> list[Key]: ...
+
+    async def entries(self, limit: int, order_by: Order) -> list[Entry]: ...
+
+    async def missing(self, keys: Sequence[Key]) -> tuple[int, list[Key]]:
+        """The count of removals, and which of these keys are not in the store."""
+        ...
+
+    async def removals(self) -> int: ...
+
+    async def totals(self) -> dict[str, Any]:
+        """The row of counters and of the policy's state."""
+        ...
+
+
+Committed: TypeAlias = Callable[[Sequence[Any], Outcome], None]
+"""Called on the loop after each commit, before any caller is answered: (operations, outcome)."""
+
+
+class NullStore(Generic[A]):
+    """Remembers nothing; stands in for the store when the cache is disabled."""
+
+    async def open(self) -> None:
+        pass
+
+    async def aclose(self) -> None:
+        pass
+
+    def submit(self, operation: Operation[A]) -> asyncio.Future[Any]:
+        future = asyncio.get_running_loop().create_future()
+        future.set_result(0 if isinstance(operation, Clear) else False)
+        return future
+
+    async def read(self, key: Key) -> Reading[A]:
+        return Reading(None, False, 0)
+
+    async def contains(self, key: Key) -> bool:
+        return False
+
+    async def keys(self) -> list[Key]:
+        return []
+
+    async def entries(self, limit: int, order_by: Order) -> list[Entry]:
+        return []
+
+    async def missing(self, keys: Sequence[Key]) -> tuple[int, list[Key]]:
+        return 0, list(keys)
+
+    async def removals(self) -> int:
+        return 0
+
+    async def totals(self) -> dict[str, Any]:
+        return {}

@@ -1,0 +1,292 @@
+"""What happens to the database in one group commit, and in one read: plain blocking functions.
+
+Each runs as one hop on a connection's thread. They know SQL, the policy and the codec, and nothing
+of asyncio.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+import attrs
+
+from asteady._requests import Key
+from asteady.cache._codec import Codec, DamagedError, Values, checksum, payload_bytes, read_back
+from asteady.cache._frecency import Budget, Policy, Row, State, forget, remember, shrink, touch
+from asteady.cache._ledger import SqlLedger
+from asteady.cache._store import (
+    Clear,
+    Delete,
+    Entry,
+    Operation,
+    Order,
+    Outcome,
+    OversizedError,
+    Put,
+    Reading,
+    Touch,
+)
+
+log = logging.getLogger("asteady")
+A = TypeVar("A")
+
+# What an entry takes besides its key and its values: its row, its place in the index, its share of
+# the ghosts and of pages that are not quite full. Measured, see docs/performance.md.
+ROW_BYTES = 512
+
+_STATE = (
+    "SELECT entries, size_bytes, level, phi, turn, ghosts_once, ghosts_more,"
+    " slots, removals, evictions FROM cache"
+)
+_SAVE_STATE = (
+    "UPDATE cache SET entries = ?, size_bytes = ?, level = ?, phi = ?, turn = ?,"
+    " ghosts_once = ?, ghosts_more = ?, slots = ?, removals = ?, evictions = ?"
+)
+_COUNTS = ("hits", "misses", "coalesced", "saved_s")
+_ADD_COUNTS = "UPDATE cache SET " + ", ".join(f"{name} = {name} + ?" for name in _COUNTS)
+_ORDER: dict[Order, str] = {
+    "priority": "priority DESC",
+    "cost": "cost_s DESC",
+    "size": "size_bytes DESC",
+    "touches": "touches DESC",
+    "last_used": "used_s DESC",
+}
+
+
+def entry_bytes(key: Key, values: Sequence[Any]) -> int:
+    """What an entry takes of the byte budget."""
+    return ROW_BYTES + len(key.encode()) + payload_bytes(values)
+
+
+@attrs.define
+class Tables(Generic[A]):
+    """How the cache's tables are used: policy, budget, codec. No state of its own."""
+
+    policy: Policy
+    budget: Budget
+    codec: Codec[A]
+    clock: Callable[[], float] = time.time
+
+    def read(self, connection: sqlite3.Connection, key: Key) -> Reading[A]:
+        names = ", ".join(f"answer.{name}" for name, _ in self.codec.columns)
+        # One row, always: the counter of removals, and the answer if there is one.
+        found = connection.execute(
+            f"SELECT removals, entry.cost_s, answer.crc, {names} FROM cache"
+            " LEFT JOIN entry ON entry.key = ? AND entry.live = 1"
+            " LEFT JOIN answer ON answer.slot = entry.slot",
+            (key,),
+        ).fetchone()
+        removals, cost_s, crc, *values = found
+        if cost_s is None:
+            return Reading(None, False, removals)
+        try:
+            return Reading(read_back(self.codec, key, cost_s, crc, values), False, removals)
+        except DamagedError as exc:
+            log.error("a value in the %s cache is damaged: %s", self.codec.kind, exc)
+            return Reading(None, True, removals)
+
+    def contains(self, connection: sqlite3.Connection, key: Key) -> bool:
+        sql = "SELECT 1 FROM entry WHERE key = ? AND live = 1"
+        return connection.execute(sql, (key,)).fetchone() is not None
+
+    def keys(self, connection: sqlite3.Connection) -> list[Key]:
+        sql = "SELECT key FROM entry WHERE live = 1 ORDER BY key"
+        return [key for (key,) in connection.execute(sql)]
+
+    def entries(self, connection: sqlite3.Connection, limit: int, order_by: Order) -> list[Entry]:
+        rows = connection.execute(
+            "SELECT key, size_bytes, cost_s, touches, priority, created_s, used_s,"
+            " coalesce(model, '') FROM entry LEFT JOIN answer USING (slot) WHERE live = 1"
+            f" ORDER BY {_ORDER[order_by]}, key LIMIT ?",
+            (limit,),
+        )
+        names = [field.name for field in attrs.fields(Entry)]
+        return [Entry(**dict(zip(names, row, strict=True))) for row in rows]
+
+    def missing(self, connection: sqlite3.Connection, keys: Sequence[Key]) -> tuple[int, list[Key]]:
+        # The counter first: what is removed after it shows in the next look at it.
+        removals = self.removals(connection)
+        sql = "SELECT 1 FROM entry WHERE key = ? AND live = 1"
+        gone = [key for key in keys if connection.execute(sql, (key,)).fetchone() is None]
+        return removals, gone
+
+    def removals(self, connection: sqlite3.Connection) -> int:
+        return int(connection.execute("SELECT removals FROM cache").fetchone()[0])
+
+    def totals(self, connection: sqlite3.Connection) -> dict[str, Any]:
+        cursor = connection.execute("SELECT * FROM cache")
+        names = [column[0] for column in cursor.description]
+        return dict(zip(names, cursor.fetchone(), strict=True))
+
+    def settle(self, connection: sqlite3.Connection) -> Outcome:
+        """For a database just opened: take over its policy's rows and hold the budgets."""
+        return self._transact(connection, [])
+
+    def commit(self, connection: sqlite3.Connection, operations: Sequence[Operation[A]]) -> Outcome:
+        """Do all of these in one transaction, in their order.
+
+        An operation that cannot be done fails alone: its exception is its result.
+
+        Raises:
+            sqlite3.Error: nothing was done.
+        """
+        # Encoded before the lock is taken.
+        ready = [self._encode(op) if isinstance(op, Put) else op for op in operations]
+        return self._transact(connection, ready)
+
+    def _encode(self, put: Put[A]) -> tuple[Put[A], Values, int] | Exception:
+        try:
+            values = self.codec.encode(put.answer)
+            return put, values, entry_bytes(put.key, values)
+        except Exception as exc:
+            return exc
+
+    def _transact(self, connection: sqlite3.Connection, ready: Sequence[Any]) -> Outcome:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            commit = _Commit(self, connection)
+            results = [commit.do(op) for op in ready]
+            if not ready:
+                commit.settle()
+            commit.finish()
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        return Outcome(
+            results, commit.gone, commit.stored, commit.evicted, commit.before, commit.removals
+        )
+
+
+class _Commit(Generic[A]):
+    """One transaction in the making."""
+
+    def __init__(self, tables: Tables[A], connection: sqlite3.Connection) -> None:
+        self.tables = tables
+        self.connection = connection
+        self.now_s = tables.clock()
+        self.ledger = SqlLedger(connection)
+        *state, self.slots, self.removals, self.evictions = connection.execute(_STATE).fetchone()
+        self.state = State(*state)
+        self.before = self.removals
+        self.evicted = 0
+        self.gone: set[Key] = set()
+        self.stored: set[Key] = set()
+        # Written at the end, so that an answer that comes and goes in one commit costs nothing,
+        # and a newcomer takes the place of what went: pages stay as full as they were.
+        self.answers: dict[int, tuple[Any, ...]] = {}
+        self.free: list[int] = []
+
+    def do(self, op: Any) -> Any:
+        match op:
+            case Exception():
+                return op
+            case Touch():
+                return self.touch(op)
+            case Delete():
+                return self.delete(op)
+            case Clear():
+                return self.clear()
+        return self.put(*op)
+
+    def put(self, put: Put[A], values: Values, size_bytes: int) -> bool | Exception:
+        tables = self.tables
+        if size_bytes > tables.budget.max_bytes:
+            return OversizedError(
+                f"{size_bytes} bytes are more than the whole budget of {tables.budget.max_bytes}"
+            )
+        row, evicted = remember(
+            tables.policy, self.ledger, self.state, tables.budget, put.key, size_bytes, put.cost_s
+        )
+        self.dropped(evicted)
+        if not row.slot:
+            row.created_s = self.now_s
+            if self.free:
+                row.slot = self.free.pop()
+            else:
+                self.slots += 1
+                row.slot = self.slots
+        row.used_s = self.now_s
+        crc = checksum(put.key, put.cost_s, values)
+        self.answers[row.slot] = (row.slot, crc, *values)
+        self.stored.add(put.key)
+        self.gone.discard(put.key)
+        return True
+
+    def dropped(self, rows: list[Row]) -> None:
+        self.evicted += len(rows)
+        for row in rows:
+            self.vacate(row)
+
+    def vacate(self, row: Row) -> None:
+        self.removals += 1
+        self.gone.add(row.key)
+        self.stored.discard(row.key)
+        self.answers.pop(row.slot, None)
+        self.free.append(row.slot)
+
+    def touch(self, op: Touch) -> None:
+        tables = self.tables
+        for key, touches in op.touches:
+            if touch(tables.policy, self.ledger, self.state, tables.budget, key, touches):
+                row = self.ledger.find(key)
+                assert row is not None
+                row.used_s = self.now_s
+        self.connection.execute(_ADD_COUNTS, [op.counts.get(name, 0) for name in _COUNTS])
+
+    def delete(self, op: Delete) -> bool:
+        if op.if_damaged and not self.damaged(op.key):
+            return False
+        row = forget(self.ledger, self.state, op.key)
+        if row is None:
+            return False
+        self.vacate(row)
+        return True
+
+    def damaged(self, key: Key) -> bool:
+        row = self.ledger.find(key)
+        if row is None or not row.live or row.slot in self.answers:
+            return False
+        return self.tables.read(self.connection, key).damaged
+
+    def clear(self) -> int:
+        self.ledger.flush()
+        live = self.tables.keys(self.connection)
+        self.gone.update(live)
+        self.stored.clear()
+        self.answers.clear()
+        self.free.clear()
+        # A fresh ledger and state; the level stays, since it means nothing without rows.
+        self.connection.execute("DELETE FROM entry")
+        self.connection.execute("DELETE FROM answer")
+        self.ledger = SqlLedger(self.connection)
+        self.state = State(phi=self.state.phi)
+        self.slots = 0
+        # Also when nothing was there: whoever cleared wants to be seen.
+        self.removals += len(live) + 1
+        return len(live)
+
+    def settle(self) -> None:
+        tables = self.tables
+        self.dropped(shrink(tables.policy, self.ledger, self.state, tables.budget))
+
+    def finish(self) -> None:
+        self.ledger.flush()
+        connection, codec = self.connection, self.tables.codec
+        if self.free:
+            connection.executemany(
+                "DELETE FROM answer WHERE slot = ?", [(slot,) for slot in self.free]
+            )
+        if self.answers:
+            marks = ", ".join("?" * (2 + len(codec.columns)))
+            connection.executemany(
+                f"INSERT OR REPLACE INTO answer VALUES ({marks})", self.answers.values()
+            )
+        state = attrs.astuple(self.state)
+        self.evictions += self.evicted
+        connection.execute(_SAVE_STATE, (*state, self.slots, self.removals, self.evictions))
