@@ -1,0 +1,186 @@
+"""`LlamaEngine`: a GGUF model loaded once, whose workers share the weights.
+
+Import this module only when an engine starts: it loads llama.cpp.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import llama_cpp
+
+from asteady._errors import (
+    EngineError,
+    InvalidRequestError,
+    ModelCapabilityError,
+    ModelFormatError,
+    PromptTooLongError,
+)
+from asteady._requests import EmbedRequest, GenerateRequest
+from asteady.engine._fingerprint import EngineOptions, fingerprint_of
+from asteady.engine._llama_embed import EmbedJob, EmbedWorker
+from asteady.engine._llama_lib import complaints, start_backend
+from asteady.engine._llama_prompt import Prompter
+from asteady.engine._llama_vocab import Vocab
+from asteady.engine._llama_worker import GenerateJob, GenerateWorker
+from asteady.engine._models import ModelFile
+from asteady.engine._prefixes import with_prefix
+from asteady.engine._protocol import Job, Request, Worker
+
+_log = logging.getLogger("asteady")
+
+# Used when a model's metadata does not say what it was trained on.
+_CONTEXT_TOKENS_UNKNOWN = 512
+
+
+class LlamaEngine:
+    """An `Engine` over one loaded model. Make one with `load`; close it after its workers."""
+
+    def __init__(
+        self, model_file: ModelFile, options: EngineOptions, native: Any, fingerprint: str
+    ) -> None:
+        header = model_file.header
+        self._file = model_file
+        self._options = options
+        self._native = native
+        self._fingerprint = fingerprint
+        self._vocab = Vocab(native)
+        self._prompter = Prompter(native, self._vocab)
+        trained = header.context_length or _CONTEXT_TOKENS_UNKNOWN
+        self.context_tokens = min(trained, options.context_tokens)
+        self.dimensions: int = llama_cpp.llama_model_n_embd_out(native)
+
+    @classmethod
+    def load(cls, model_file: ModelFile, options: EngineOptions, cache_dir: Path) -> LlamaEngine:
+        """Load the weights. Blocks, for as long as reading the file takes.
+
+        Raises:
+            ModelFormatError: llama.cpp cannot load the file; the message has its reason.
+            ModelCapabilityError: a kind of model that asteady does not serve.
+        """
+        began = perf_counter()
+        fingerprint = fingerprint_of(model_file, options, cache_dir)
+        start_backend()
+        parameters = llama_cpp.llama_model_default_params()
+        parameters.n_gpu_layers = 0
+        # Without extra buffers weights stay as they are in the file. Repacked ones compute other
+        # sums, and a build that announces AMX crashes with them.
+        parameters.use_extra_bufts = options.repack
+        with complaints() as reasons:
+            native = llama_cpp.llama_model_load_from_file(str(model_file.path).encode(), parameters)
+        if not native:
+            reason = reasons[0] if reasons else "no reason given"
+            raise ModelFormatError(f"llama.cpp cannot load {model_file.path}: {reason}")
+        if model_file.header.kind == "generation" and llama_cpp.llama_model_has_encoder(native):
+            llama_cpp.llama_model_free(native)
+            raise ModelCapabilityError(
+                f"{model_file.path} translates with an encoder and a decoder "
+                f"({model_file.header.architecture}); only decoder models can generate"
+            )
+        _log.info("loaded %s in %.2f s", model_file.path, perf_counter() - began)
+        return cls(model_file, options, native, fingerprint)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._native is None else f"width={self.width}"
+        return f"<LlamaEngine {self.model} {self.kind} {state}>"
+
+    @property
+    def kind(self) -> str:
+        """ "generation" or "embedding"."""
+        return self._file.header.kind
+
+    @property
+    def model(self) -> str:
+        return self._file.reference
+
+    @property
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+    @property
+    def width(self) -> int:
+        return self._options.width if self.kind == "generation" else 1
+
+    def prepare(self, request: Request) -> Job:
+        if isinstance(request, GenerateRequest):
+            if self.kind == "embedding":
+                raise ModelCapabilityError(
+                    f"the model {self.model!r} embeds and cannot generate; set generation_model "
+                    'to "builtin" or the path of a generation model'
+                )
+            return self._prepare_generate(request)
+        if self.kind == "generation":
+            raise ModelCapabilityError(
+                f"the model {self.model!r} generates and cannot embed; set embedding_model to "
+                '"builtin", "minilm" or the path of an embedding model'
+            )
+        return self._prepare_embed(request)
+
+    def _prepare_generate(self, request: GenerateRequest) -> GenerateJob:
+        for token, _ in request.logit_bias:
+            if token >= self._vocab.size:
+                raise InvalidRequestError(
+                    f"logit_bias token {token} is not allowed: the model's tokens are 0 to "
+                    f"{self._vocab.size - 1}"
+                )
+        tokens = self._prompter.tokens(request)
+        room = self.context_tokens - len(tokens)
+        if room < 1:
+            raise PromptTooLongError(
+                f"the prompt has {len(tokens)} tokens, and a context of {self.context_tokens} "
+                f"leaves room for at most {self.context_tokens - 1}: shorten it, or use a model "
+                "with a longer context"
+            )
+        return GenerateJob(
+            request=request, tokens=tuple(tokens), limit=min(request.max_new_tokens, room)
+        )
+
+    def _prepare_embed(self, request: EmbedRequest) -> EmbedJob:
+        if request.dimensions is not None and request.dimensions > self.dimensions:
+            raise InvalidRequestError(
+                f"dimensions={request.dimensions} is not allowed: the model's vectors have "
+                f"{self.dimensions}"
+            )
+        text = with_prefix(self._file.header.name, request.mode, request.text)
+        tokens = self._vocab.tokenize(text, special=False, add_special=True)
+        if not tokens:
+            raise InvalidRequestError("text='' is not allowed: the model makes no token of it")
+        truncated = len(tokens) > self.context_tokens
+        if truncated:
+            if not request.truncate:
+                raise PromptTooLongError(
+                    f"the text has {len(tokens)} tokens, and the model's context holds "
+                    f"{self.context_tokens}: shorten it, or pass truncate=True"
+                )
+            tokens = self._vocab.cut(tokens, self.context_tokens)
+        return EmbedJob(request=request, tokens=tuple(tokens), truncated=truncated)
+
+    def open_worker(self) -> Worker:
+        if self._native is None:
+            raise EngineError(f"the engine for {self.model} is closed")
+        if self.kind == "embedding":
+            return EmbedWorker(
+                self._native,
+                context_tokens=self.context_tokens,
+                threads=self._options.threads,
+                causal=self._file.header.causal and self._file.header.pooling == "last",
+                model_name=self.model,
+                fingerprint=self.fingerprint,
+            )
+        return GenerateWorker(
+            self._native,
+            self._vocab,
+            context_tokens=self.context_tokens,
+            threads=self._options.threads,
+            width=self.width,
+            model_name=self.model,
+            fingerprint=self.fingerprint,
+        )
+
+    def close(self) -> None:
+        if self._native is not None:
+            llama_cpp.llama_model_free(self._native)
+            self._native = None

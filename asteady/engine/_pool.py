@@ -1,0 +1,487 @@
+"""The bounded pool: requests in, first come first served; worker threads compute; answers out.
+
+The loop's thread and the worker threads share one lock, held for microseconds and never across a
+call into the engine (except `Worker.interrupt`, which returns at once). Who waits and who runs is
+decided under it, in `_assign`: the oldest waiting job goes to the worker with the fewest. Workers
+reach the loop only through `_Outbox`, so a slow loop delays no worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import functools
+import logging
+import os
+import threading
+import time
+import weakref
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeAlias
+
+import attrs
+
+from asteady._errors import AsteadyError, EngineError, QueueFullError, SessionClosedError
+from asteady.engine._protocol import (
+    Answer,
+    AnswerEvent,
+    ChunkEvent,
+    Engine,
+    ErrorEvent,
+    Event,
+    Job,
+    Request,
+    SlotId,
+    Worker,
+)
+
+_log = logging.getLogger("asteady")
+
+Emit: TypeAlias = Callable[[str], None]
+
+# Long enough for a decode step of a large model; after that the interpreter exits regardless.
+_EXIT_JOIN_S = 5.0
+
+
+@attrs.frozen(kw_only=True)
+class PoolStatistics:
+    """What a pool was doing at one moment, and what it has done so far.
+
+    `running` jobs have a slot of a worker, `pending` ones wait for one; `cancelled` counts jobs
+    whose caller left, `failed` those that the engine failed on, `refused` those that never entered
+    the queue (it was full, or the request did not fit the model), `restarted` workers that were
+    closed and replaced after a failure.
+    """
+
+    workers: int
+    width: int
+    max_pending: int
+    busy: int
+    running: int
+    pending: int
+    started: int
+    finished: int
+    cancelled: int
+    failed: int
+    refused: int
+    restarted: int
+
+
+class _Outbox:
+    """Events on their way from worker threads to one event loop, gathered into few wake-ups."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._events: deque[tuple[_Task, Event]] = deque()
+        self._woken = False
+
+    def post(self, events: Iterable[tuple[_Task, Event]]) -> bool:
+        """From a worker thread; False when the loop is closed."""
+        self._events.extend(events)
+        # Order matters: append, then look at the flag; `_drain` lowers it, then takes. So an event
+        # is either taken by a drain that is due, or makes another one due.
+        if self._woken:
+            return True
+        self._woken = True
+        try:
+            self.loop.call_soon_threadsafe(self._drain)
+        except RuntimeError:
+            self._events.clear()
+            return False
+        return True
+
+    def _drain(self) -> None:
+        self._woken = False
+        while self._events:
+            task, event = self._events.popleft()
+            task.deliver(event)
+
+
+class _Task:
+    """One `run`, from the moment its job is ready until its slot is free again."""
+
+    def __init__(self, job: Job, outbox: _Outbox, emit: Emit | None) -> None:
+        self.job = job
+        self.outbox = outbox
+        self.future: asyncio.Future[Answer] = outbox.loop.create_future()
+        self._emit = emit
+        # Guarded by the pool's lock.
+        self.lane: _Lane | None = None
+        self.slot: SlotId | None = None
+        self.abandoned = False
+        self.done = False
+
+    def deliver(self, event: Event) -> None:
+        """On the loop's thread; nothing reaches a caller that has left."""
+        if self.future.done():
+            return
+        if isinstance(event, AnswerEvent):
+            self.future.set_result(event.answer)
+        elif isinstance(event, ErrorEvent):
+            self.future.set_exception(event.error)
+        elif self._emit is not None:
+            try:
+                self._emit(event.text)
+            except Exception as exc:
+                self.future.set_exception(exc)
+
+
+class _Lane:
+    """A worker thread's place in the pool; everything in it is guarded by the pool's lock."""
+
+    def __init__(self, index: int, lock: threading.Lock) -> None:
+        self.index = index
+        self.wake = threading.Condition(lock)
+        self.thread: threading.Thread | None = None
+        self.worker: Worker | None = None
+        self.load = 0  # jobs that have a slot, or are about to get theirs
+        self.inbox: list[_Task] = []
+        self.entering: _Task | None = None  # out of the inbox, and not yet in a slot
+        self.tasks: dict[SlotId, _Task] = {}
+        self.left: list[_Task] = []  # admitted, and nobody waits for them any more
+
+
+class Pool:
+    """Worker threads over one engine, and the queue before them.
+
+    Threads start when they are first needed. Whoever made the pool closes it with `aclose`, which
+    closes the engine too. Only tasks that outlive their callers (a session's flights) should await
+    `run`. Not usable in a forked child.
+    """
+
+    def __init__(self, engine: Engine, workers: int, max_pending: int) -> None:
+        self._engine = engine
+        self._max_pending = max_pending
+        self._width = engine.width
+        self._lock = threading.Lock()
+        self._lanes = [_Lane(index, self._lock) for index in range(workers)]
+        self._queue: OrderedDict[_Task, None] = OrderedDict()
+        self._preparing = 0
+        self._helper = ThreadPoolExecutor(1, thread_name_prefix="asteady-prepare")
+        self._outbox: _Outbox | None = None
+        self._closing = False
+        self._closed: asyncio.Future[None] | None = None
+        self._pid = os.getpid()
+        self._started = self._finished = self._cancelled = 0
+        self._failed = self._refused = self._restarted = 0
+        _pools.add(self)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closing else "open"
+        numbers = self.statistics()
+        return (
+            f"<Pool {state} workers={numbers.workers} width={numbers.width} "
+            f"running={numbers.running} pending={numbers.pending}>"
+        )
+
+    def statistics(self) -> PoolStatistics:
+        with self._lock:
+            return PoolStatistics(
+                workers=len(self._lanes),
+                width=self._width,
+                max_pending=self._max_pending,
+                busy=sum(lane.load > 0 for lane in self._lanes),
+                running=sum(lane.load for lane in self._lanes),
+                pending=self._preparing + len(self._queue),
+                started=self._started,
+                finished=self._finished,
+                cancelled=self._cancelled,
+                failed=self._failed,
+                refused=self._refused,
+                restarted=self._restarted,
+            )
+
+    async def run(self, request: Request, emit: Emit | None = None) -> Answer:
+        """Compute an answer; `emit` gets its chunks on the loop's thread, in order.
+
+        Cancelling takes a waiting job out of the queue at once; a running one is interrupted, and
+        its worker is free within a step.
+
+        Raises:
+            QueueFullError: every slot is taken and `max_pending` requests are waiting.
+            EngineError: the engine failed, or this process was forked from the one with the pool.
+            SessionClosedError: the pool was closed, before the call or meanwhile.
+            AsteadyError: whatever `Engine.prepare` says of the request.
+        """
+        self._enter()
+        loop = asyncio.get_running_loop()
+        try:
+            job = await loop.run_in_executor(self._helper, self._engine.prepare, request)
+        except asyncio.CancelledError:
+            with self._lock:
+                self._preparing -= 1
+                self._cancelled += 1
+            raise
+        except BaseException as exc:
+            with self._lock:
+                self._preparing -= 1
+                self._refused += 1
+            if isinstance(exc, AsteadyError):
+                raise
+            raise EngineError(f"the engine failed to prepare a request: {exc!r}") from exc
+        if self._outbox is None or self._outbox.loop is not loop:
+            self._outbox = _Outbox(loop)
+        task = _Task(job, self._outbox, emit)
+        try:
+            with self._lock:
+                self._preparing -= 1
+                if self._closing:
+                    raise _closed_error()
+                self._queue[task] = None
+                self._assign()
+            return await task.future
+        except BaseException:
+            self._abandon(task)
+            raise
+
+    def _enter(self) -> None:
+        if os.getpid() != self._pid:
+            raise EngineError(
+                "this process was forked after the pool was made, and threads do not survive a "
+                "fork: open a session in the child process instead"
+            )
+        with self._lock:
+            if self._closing:
+                raise _closed_error()
+            running = sum(lane.load for lane in self._lanes)
+            present = self._preparing + len(self._queue) + running
+            slots = len(self._lanes) * self._width
+            if present >= slots + self._max_pending:
+                self._refused += 1
+                raise QueueFullError(
+                    f"{present - running} requests are waiting (max_pending={self._max_pending}) "
+                    f"for {slots} slots: send fewer at once, or raise max_pending"
+                )
+            self._preparing += 1
+
+    def _assign(self) -> None:
+        """Give waiting jobs to workers, oldest first, fewest first. Under the lock."""
+        while self._queue and not self._closing:
+            lane = min(self._lanes, key=lambda lane: lane.load)
+            if lane.load >= self._width:
+                return
+            if lane.thread is None:
+                lane.thread = threading.Thread(
+                    target=self._serve, args=(lane,), name=f"asteady-worker-{lane.index}"
+                )
+                lane.thread.daemon = True
+                lane.thread.start()
+            task, _ = self._queue.popitem(last=False)
+            task.lane = lane
+            lane.load += 1
+            lane.inbox.append(task)
+            lane.wake.notify()
+
+    def _abandon(self, task: _Task) -> None:
+        """The caller has left; a no-op when the task is done."""
+        with self._lock:
+            if task.done or task.abandoned:
+                return
+            task.abandoned = True
+            lane = task.lane
+            if lane is None:
+                if task in self._queue:
+                    del self._queue[task]
+                    self._cancelled += 1
+            elif task in lane.inbox:
+                lane.inbox.remove(task)
+                self._leave(task, lane)
+            else:
+                lane.left.append(task)
+                if task.slot is not None and lane.worker is not None:
+                    lane.worker.interrupt(task.slot)
+
+    def _leave(self, task: _Task, lane: _Lane, *, failed: bool = False) -> None:
+        """The task's slot is free. Under the lock."""
+        task.done = True
+        lane.load -= 1
+        if task.abandoned:
+            self._cancelled += 1
+        elif failed:
+            self._failed += 1
+        else:
+            self._finished += 1
+        self._assign()
+
+    # What follows runs in the worker threads.
+
+    def _serve(self, lane: _Lane) -> None:
+        while True:
+            with self._lock:
+                while not (lane.inbox or lane.left or lane.tasks or self._closing):
+                    lane.wake.wait()
+                if self._closing:
+                    break
+                left, lane.left = lane.left, []
+            try:
+                self._release(lane, left)
+                self._admit(lane)
+                if lane.tasks and lane.worker is not None:
+                    self._distribute(lane, lane.worker.step())
+            # A worker's failure, whatever it is, must not cost the pool a thread.
+            except BaseException as exc:
+                self._replace(lane, exc)
+        self._empty(lane, _closed_error)
+
+    def _release(self, lane: _Lane, left: list[_Task]) -> None:
+        for task in left:
+            if task.done:
+                continue
+            assert lane.worker is not None
+            assert task.slot is not None
+            lane.worker.release(task.slot)
+            with self._lock:
+                del lane.tasks[task.slot]
+                self._leave(task, lane)
+
+    def _admit(self, lane: _Lane) -> None:
+        while True:
+            with self._lock:
+                if not lane.inbox or self._closing:
+                    return
+                task = lane.entering = lane.inbox.pop(0)
+            if lane.worker is None:
+                worker = self._engine.open_worker()
+                with self._lock:
+                    lane.worker = worker
+            slot = lane.worker.admit(task.job)
+            with self._lock:
+                lane.entering = None
+                lane.tasks[slot] = task
+                task.slot = slot
+                self._started += 1
+                if task.outbox.loop.is_closed() and not task.abandoned:
+                    task.abandoned = True
+                    lane.left.append(task)
+                if task.abandoned or self._closing:
+                    lane.worker.interrupt(slot)
+
+    def _distribute(self, lane: _Lane, events: list[Event]) -> None:
+        if not events:
+            return
+        posts: dict[_Outbox, list[tuple[_Task, Event]]] = {}
+        with self._lock:
+            for event in events:
+                task = lane.tasks[event.slot]
+                if not isinstance(event, ChunkEvent):
+                    del lane.tasks[event.slot]
+                    failed = isinstance(event, ErrorEvent)
+                    if isinstance(event, ErrorEvent):
+                        event = ErrorEvent(event.slot, _engine_error(event.error))
+                    self._leave(task, lane, failed=failed)
+                posts.setdefault(task.outbox, []).append((task, event))
+        for outbox, posted in posts.items():
+            if not outbox.post(posted):
+                with self._lock:
+                    for task in lane.tasks.values():
+                        if task.outbox is outbox and not task.abandoned:
+                            task.abandoned = True
+                            lane.left.append(task)
+
+    def _replace(self, lane: _Lane, exc: BaseException) -> None:
+        """The worker failed: its jobs fail, and the next job gets a new worker."""
+        with self._lock:
+            self._restarted += 1
+        jobs = self._empty(lane, lambda: _engine_error(exc))
+        _log.error(
+            "worker %d failed on %d jobs and is replaced: %r", lane.index, jobs, exc, exc_info=exc
+        )
+
+    def _empty(self, lane: _Lane, error: Callable[[], Exception]) -> int:
+        """Close the worker and end all its jobs with an error; how many there were."""
+        with self._lock:
+            tasks = [*lane.tasks.values(), *lane.inbox]
+            if lane.entering is not None:
+                tasks.append(lane.entering)
+            lane.tasks, lane.inbox, lane.entering = {}, [], None
+            worker, lane.worker = lane.worker, None
+        if worker is not None:
+            try:
+                worker.close()
+            except Exception:
+                _log.exception("a worker could not be closed")
+        with self._lock:
+            for task in tasks:
+                self._leave(task, lane, failed=True)
+        for task in tasks:
+            task.outbox.post([(task, ErrorEvent(-1, error()))])
+        return len(tasks)
+
+    # Closing.
+
+    def _begin_close(self) -> list[threading.Thread]:
+        with self._lock:
+            self._closing = True
+            queued = list(self._queue)
+            self._queue.clear()
+            self._cancelled += len(queued)
+            for task in queued:
+                task.done = True
+                task.outbox.post([(task, ErrorEvent(-1, _closed_error()))])
+            for lane in self._lanes:
+                if lane.worker is not None:
+                    for slot in lane.tasks:
+                        lane.worker.interrupt(slot)
+                lane.wake.notify()
+            return [lane.thread for lane in self._lanes if lane.thread is not None]
+
+    def _join(self, threads: list[threading.Thread], timeout_s: float) -> bool:
+        end = time.monotonic() + timeout_s
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        return not any(thread.is_alive() for thread in threads)
+
+    async def aclose(self, timeout_s: float = 10.0) -> None:
+        """Refuse new requests, interrupt the running ones, join the threads, close the engine.
+
+        Whatever waits or runs raises `SessionClosedError`. When the threads do not end within
+        `timeout_s` seconds (a very long step), a warning is logged and the engine stays loaded,
+        as they still use it. Cancelling stops waiting; the closing goes on in a thread. Idempotent.
+        """
+        if os.getpid() != self._pid:
+            return
+        if self._closed is None:
+            threads = self._begin_close()
+            loop = asyncio.get_running_loop()
+            self._closed = loop.run_in_executor(
+                self._helper, functools.partial(self._finish_close, threads, timeout_s)
+            )
+            self._helper.shutdown(wait=False)
+        await asyncio.shield(self._closed)
+
+    def _finish_close(self, threads: list[threading.Thread], timeout_s: float) -> None:
+        if self._join(threads, timeout_s):
+            self._engine.close()
+        else:
+            _log.warning("a worker did not stop within %.1f s; its model stays loaded", timeout_s)
+        _pools.discard(self)
+
+
+def _closed_error() -> SessionClosedError:
+    return SessionClosedError("the session was closed, so nothing more is computed")
+
+
+def _engine_error(exc: BaseException) -> AsteadyError:
+    """As an error of ours, a new one for each job."""
+    if isinstance(exc, AsteadyError):
+        copy = type(exc)(*exc.args)
+    else:
+        copy = EngineError(f"the engine failed: {exc!r}")
+    copy.__cause__ = exc
+    return copy
+
+
+_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+
+
+def _at_exit() -> None:
+    """Stop native code before the interpreter goes: a thread that comes back from llama.cpp into
+    a dead interpreter can end the process with a crash."""
+    for pool in list(_pools):
+        if pool._pid == os.getpid() and not pool._closing:
+            pool._join(pool._begin_close(), _EXIT_JOIN_S)
+
+
+atexit.register(_at_exit)
