@@ -1,0 +1,43 @@
+"""Rebuild the built-in models from nothing.
+
+    python -m asteady.models.training.build --seed 1 --work-dir build/models
+
+Works as a module or as a path, whether or not asteady itself is installed. An interrupted build
+goes on from its last checkpoint when it is started again with the same arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    __package__ = "training"
+    importlib.import_module(__package__)
+
+MODELS = Path(__file__).resolve().parents[1]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--work-dir", type=Path, default=Path("build") / "models")
+    parser.add_argument("--out", type=Path, default=MODELS, help="folder for the GGUF files")
+    parser.add_argument("--only", choices=["generation", "embedding"])
+    parser.add_argument("--steps", type=int, default=5000, help="of the generation model")
+    parser.add_argument("--pairs", type=int, default=600_000, help="of the generation corpus")
+    parser.add_argument("--threads", type=int, default=2)
+    chosen = parser.parse_args(arguments)
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    if chosen.only != "embedding":
+        from .generation import Plan, build
+
+        plan = Plan(chosen.seed, chosen.steps, chosen.pairs, threads=chosen.threads)
+        build(chosen.work_dir / "generation", plan, chosen.out / "generate.gguf")
+
+
+if __name__ == "__main__":
+    main()

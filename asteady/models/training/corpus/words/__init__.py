@@ -1,0 +1,1 @@
+"""Words: lists, and the little grammar that sentences made of them need."""
