@@ -116,11 +116,10 @@ class Answering(Generic[A]):
                 )
         if mode == "bypass":
             return await self._compute(flight, request, model)
-        async with self._cache.computing(key) as another_process_did:
-            if another_process_did and mode == "use":
-                found = await self._cache.peek(key)
-                if found is not None:
-                    return _replay(flight, found)
+        async with self._cache.computing(key):
+            # Another process may have stored it since we looked, whether we waited for it or not.
+            if mode == "use" and (found := await self._cache.look_again(key)) is not None:
+                return _replay(flight, found)
             answer = await self._compute(flight, request, model)
             await self._cache.put(key, answer, alias=alias)
         return answer

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Unpack
 
 from asteady._answering import CacheMode
+from asteady._errors import SessionError
 from asteady._requests import Completion, EmbedOptions, GenerateOptions
 from asteady._session import Session
 from asteady._stream import Stream
@@ -29,6 +30,16 @@ _opening: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
 )
 
 
+def _session_of(loop: asyncio.AbstractEventLoop) -> Session:
+    """The loop's session, perhaps not open yet; a closed one is replaced."""
+    session = _sessions.get(loop)
+    if session is None or session.is_closed:
+        # What the session keeps must not keep the loop alive: the loop is the key.
+        session = Session(_opener=default_session)
+        _sessions[loop] = session
+    return session
+
+
 async def default_session() -> Session:
     """The running loop's default session, opened if it is not open yet.
 
@@ -38,14 +49,26 @@ async def default_session() -> Session:
     session = _sessions.get(loop)
     if session is not None and session.is_open:
         return session
-    lock = _opening.setdefault(loop, asyncio.Lock())
-    async with lock:
-        session = _sessions.get(loop)
-        if session is None or not session.is_open:
-            session = Session(_owned_by_loop=True)
+    async with _opening.setdefault(loop, asyncio.Lock()):
+        session = _session_of(loop)
+        if not session.is_open:
             await session.open()
-            _sessions[loop] = session
     return session
+
+
+def get_cache_manager() -> CacheManager:
+    """The cache of the running loop's default session; its first use opens the session.
+
+    Raises:
+        SessionError: no event loop is running.
+    """
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        raise SessionError(
+            "get_cache_manager() needs a running event loop: call it in an async function"
+        ) from None
+    return _session_of(loop).cache
 
 
 async def generate(
@@ -83,7 +106,7 @@ def stream(
 
     async def start() -> Completion | Flight[Completion]:
         session = await default_session()
-        return await session.stream(prompt, model=model, cache=cache, **options).start()
+        return await session._join(prompt, model, cache, options)
 
     return Stream(start)
 

@@ -10,6 +10,8 @@ import anyio.to_thread
 
 from asteady._flight import Flight, Flights
 from asteady._settings import Settings
+from asteady.engine._fingerprint import EngineOptions, fingerprint_of
+from asteady.engine._models import resolve_model
 from asteady.engine._pool import Pool, PoolStatistics
 from asteady.engine._protocol import Engine
 
@@ -32,6 +34,25 @@ class EngineSource(Protocol):
     def load(self, kind: Kind, reference: str) -> Engine:
         """Load the model; raises as `fingerprint` does."""
         ...
+
+
+class LlamaSource:
+    """GGUF models in llama.cpp, set up as the settings say."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._cache_dir = settings.cache_dir
+        self._options = EngineOptions(threads=settings.threads)
+
+    def fingerprint(self, kind: Kind, reference: str) -> str:
+        file = resolve_model(reference, kind=kind, cache_dir=self._cache_dir)
+        return fingerprint_of(file, self._options, self._cache_dir)
+
+    def load(self, kind: Kind, reference: str) -> Engine:
+        file = resolve_model(reference, kind=kind, cache_dir=self._cache_dir)
+        # Only here: importing llama.cpp costs 0.2 s, and remembered answers do without.
+        from asteady.engine._llama import LlamaEngine
+
+        return LlamaEngine.load(file, self._options, self._cache_dir)
 
 
 class GivenEngine:

@@ -11,8 +11,8 @@
     │   └── SessionClosedError
     ├── ModelError                          the model cannot do what is asked of it
     │   ├── ModelNotFoundError              no such file, package or reference
-    │   ├── ModelFormatError                the file is no complete, readable GGUF, or not the expected one
-    │   └── ModelCapabilityError            wrong kind of model: cannot embed, has no chat template, ...
+    │   ├── ModelFormatError                the file is no complete GGUF, or not the expected one
+    │   └── ModelCapabilityError            the wrong kind: cannot embed, has no chat template, ...
     ├── EngineError                         llama.cpp failed while computing
     └── StoreError                          the cache database cannot be used
         └── StoreVersionError               it was written by a newer asteady

@@ -33,27 +33,30 @@ class OwnedTasks:
     every task at its end), in which case `interrupted` is True.
     """
 
-    def __init__(self, teardown: Callable[[], Awaitable[None]]) -> None:
-        self._teardown = teardown
+    def __init__(self) -> None:
+        self.state = State.UNOPENED
+        self.interrupted = False
         self._stop = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._group: TaskGroup | None = None
         self._context: contextvars.Context | None = None
-        self.interrupted = False
 
-    async def start(self) -> None:
+    async def start(self, teardown: Callable[[], Awaitable[None]]) -> None:
         """Start the owner's task, in a copy of the caller's context."""
-        loop = asyncio.get_running_loop()
-        ready: asyncio.Future[None] = loop.create_future()
+        self.state = State.OPEN
+        self._loop = asyncio.get_running_loop()
+        ready: asyncio.Future[None] = self._loop.create_future()
         self._context = contextvars.copy_context()
-        self._task = loop.create_task(
-            self._own(ready), name="asteady-session", context=self._context
+        self._task = self._loop.create_task(
+            self._own(ready, teardown), name="asteady-session", context=self._context
         )
         await ready
 
     def spawn(self, fn: Callable[[], Awaitable[None]], /) -> None:
         """Run ``fn()`` in a task of the group, in the owner's context, not the caller's."""
-        assert self._group is not None and self._context is not None, "start() comes first"
+        assert self._group is not None, "start() comes first"
+        assert self._context is not None
         self._context.copy().run(self._group.start_soon, fn)
 
     async def stop(self) -> None:
@@ -62,6 +65,8 @@ class OwnedTasks:
         Cancelling does not cut it short: it is raised again at the end. The teardown has time
         limits of its own.
         """
+        if self.state is State.UNOPENED:
+            self.state = State.CLOSED
         self._stop.set()
         task, cancelled = self._task, None
         with anyio.CancelScope(shield=True):
@@ -75,12 +80,19 @@ class OwnedTasks:
         if task is not None and not task.cancelled():
             task.result()
 
-    def abandon(self) -> None:
-        """For a loop that is gone: let the task be collected without a word from asyncio."""
-        if self._task is not None:
+    def stop_soon(self) -> None:
+        """`stop`, from anywhere, without waiting; whatever the loop no longer does is left."""
+        if self._loop is None or self._task is None:
+            return
+        try:
+            self._loop.call_soon_threadsafe(self._stop.set)
+        except RuntimeError:
+            # The loop is closed: the task will never end, and asyncio need not complain of it.
             self._task._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio's own
 
-    async def _own(self, ready: asyncio.Future[None]) -> None:
+    async def _own(
+        self, ready: asyncio.Future[None], teardown: Callable[[], Awaitable[None]]
+    ) -> None:
         async with anyio.create_task_group() as group:
             self._group = group
             if not ready.cancelled():
@@ -89,6 +101,8 @@ class OwnedTasks:
                 await self._stop.wait()
             except asyncio.CancelledError:
                 self.interrupted = True
+            self.state = State.CLOSING
             with anyio.CancelScope(shield=True):
-                await self._teardown()
+                await teardown()
+            self.state = State.CLOSED
             group.cancel_scope.cancel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
@@ -35,6 +36,7 @@ from asteady._requests import (
 from asteady._settings import Settings
 from asteady._stream import Stream
 from asteady.cache._manager import CacheManager
+from asteady.cache._unopened import Opener
 from asteady.engine._pool import PoolStatistics
 
 if TYPE_CHECKING:
@@ -86,6 +88,7 @@ class Session:
         settings: Settings | None = None,
         *,
         engine: Engine | None = None,
+        _opener: Opener | None = None,
         **arguments: Any,
     ) -> None:
         if settings is not None and arguments:
@@ -94,11 +97,12 @@ class Session:
                 "attrs.evolve(settings, ...) changes single ones"
             )
         self.settings = settings or Settings.from_environment(**arguments)
-        self.cache = CacheManager(self.settings)
-        self._state = State.UNOPENED
-        self._tasks: OwnedTasks | None = None
+        self.cache = CacheManager(self.settings, opener=_opener)
+        self._tasks = OwnedTasks()
+        # A session that is opened on demand is closed with its loop, and nobody is warned of it.
+        self._closes_with_loop = _opener is not None
         source: EngineSource = LlamaSource(self.settings) if engine is None else GivenEngine(engine)
-        self._flights = Flights(self._spawn)
+        self._flights = Flights(self._tasks.spawn)
         self._engines = Engines(source, self.settings, self._flights)
         self._generation: Answering[Completion] = Answering(
             "generation", self.cache.generation, self._engines, self._flights
@@ -119,14 +123,16 @@ class Session:
             SessionError: the session was opened before.
             StoreError: the cache's directory or database cannot be used.
         """
-        if self._state is not State.UNOPENED:
+        if self._tasks.state is not State.UNOPENED:
             raise SessionError(
-                f"the session is {self._state.value}, and opens only once; construct a new one"
+                f"the session is {self._tasks.state.value}, and opens only once; construct a new"
+                " one"
             )
-        self._state = State.OPEN
-        self._tasks = OwnedTasks(self._teardown)
+        # The task that closes everything does not hold the session itself, so that one that is
+        # dropped without being closed is collected, warns, and is closed after all.
+        close = partial(_close, self._flights, self._engines, self.cache)
         try:
-            await self._tasks.start()
+            await self._tasks.start(close)
             await self.cache.open()
         except BaseException:
             await self.aclose()
@@ -139,14 +145,15 @@ class Session:
         Callers that still wait get `SessionClosedError`. Each step has a time limit. Closing
         twice is allowed. Cancelling does not cut it short.
         """
-        if self._state is State.UNOPENED:
-            self._state = State.CLOSED
-        if self._tasks is not None:
-            await self._tasks.stop()
+        await self._tasks.stop()
 
     @property
     def is_open(self) -> bool:
-        return self._state is State.OPEN
+        return self._tasks.state is State.OPEN
+
+    @property
+    def is_closed(self) -> bool:
+        return self._tasks.state is State.CLOSED
 
     async def __aenter__(self) -> Session:
         return await self.open()
@@ -160,12 +167,21 @@ class Session:
         await self.aclose()
 
     def __del__(self) -> None:
-        if getattr(self, "_state", None) is State.OPEN:
-            warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)
+        tasks = getattr(self, "_tasks", None)
+        if tasks is None or self._closes_with_loop:
+            return
+        if tasks.state is State.OPEN or tasks.interrupted:
+            tasks.stop_soon()
+            warnings.warn(
+                f"{self!r} was never closed; use `async with`, or await aclose()",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
 
     def __repr__(self) -> str:
         models = ", ".join(self._engines.statistics()) or "no model loaded"
-        return f"<Session {self._state.value}: {len(self._flights)} flights, {models}>"
+        return f"<Session {self._tasks.state.value}: {len(self._flights)} flights, {models}>"
 
     async def load(self, *kinds: Kind) -> None:
         """Load the models now rather than at the first request; both, or those of `kinds`.
@@ -182,7 +198,9 @@ class Session:
     def statistics(self) -> SessionStatistics:
         """What the session is doing now; see `cache` for the statistics of the caches."""
         return SessionStatistics(
-            state=self._state.value, flights=len(self._flights), pools=self._engines.statistics()
+            state=self._tasks.state.value,
+            flights=len(self._flights),
+            pools=self._engines.statistics(),
         )
 
     # -- generation ----------------------------------------------------------------------------
@@ -255,13 +273,7 @@ class Session:
         Errors are raised when the stream is opened or read.
         """
 
-        async def start() -> Completion | Flight[Completion]:
-            request = self._generate_request("stream", prompt, options)
-            return await self._generation.join(
-                request, model=self._model("generation", model), mode=cache
-            )
-
-        return Stream(start)
+        return Stream(lambda: self._join(prompt, model, cache, options))
 
     async def is_cached(
         self,
@@ -370,6 +382,15 @@ class Session:
 
     # -- within --------------------------------------------------------------------------------
 
+    async def _join(
+        self, prompt: str | None, model: str | None, cache: CacheMode, options: GenerateOptions
+    ) -> Completion | Flight[Completion]:
+        return await self._generation.join(
+            self._generate_request("stream", prompt, options),
+            model=self._model("generation", model),
+            mode=cache,
+        )
+
     def _generate_request(
         self, call: str, prompt: str | None, options: GenerateOptions
     ) -> GenerateRequest:
@@ -403,33 +424,26 @@ class Session:
         return model
 
     def _check_open(self) -> None:
-        if self._state is State.UNOPENED:
+        if self._tasks.state is State.OPEN:
+            return
+        if self._tasks.state is State.UNOPENED:
             raise SessionNotOpenError(
                 "the session is not open yet: use `async with Session() as session`, or await"
                 " session.open()"
             )
-        if self._state is not State.OPEN:
-            raise SessionClosedError("the session is closed; open a new one")
+        raise SessionClosedError("the session is closed; open a new one")
 
-    def _spawn(self, fn: Any) -> None:
-        assert self._tasks is not None, "no flight starts before the session is open"
-        self._tasks.spawn(fn)
 
-    async def _teardown(self) -> None:
-        assert self._tasks is not None
-        if self._tasks.interrupted:
-            logger.debug("the event loop ended with the session open; closing it now")
-        self._state = State.CLOSING
-        await self._flights.close(_FLIGHTS_END_S)
-        for name, limit_s, step in (
-            ("workers", _POOLS_END_S, self._engines.aclose),
-            ("cache", _CACHE_ENDS_S, self.cache.aclose),
-        ):
-            with anyio.move_on_after(limit_s) as scope:
-                try:
-                    await step()
-                except Exception:
-                    logger.exception("closing the %s failed", name)
-            if scope.cancelled_caught:
-                logger.error("closing the %s took more than %g s; left behind", name, limit_s)
-        self._state = State.CLOSED
+async def _close(flights: Flights, engines: Engines, cache: CacheManager) -> None:
+    await flights.close(_FLIGHTS_END_S)
+    for name, limit_s, step in (
+        ("workers", _POOLS_END_S, engines.aclose),
+        ("cache", _CACHE_ENDS_S, cache.aclose),
+    ):
+        with anyio.move_on_after(limit_s) as scope:
+            try:
+                await step()
+            except Exception:
+                logger.exception("closing the %s failed", name)
+        if scope.cancelled_caught:
+            logger.error("closing the %s took more than %g s; left behind", name, limit_s)

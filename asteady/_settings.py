@@ -122,6 +122,7 @@ class Settings:
             the value and what is allowed.
     """
 
+    # ruff: noqa: RUF009  # _field is attrs.field with a reader
     generation_cache_capacity: int = _field(_whole(1, 10**9), 256)
     generation_cache_max_size_mb: float = _field(_megabytes, 50.0)
     embedding_cache_capacity: int = _field(_whole(1, 10**9), 512)

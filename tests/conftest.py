@@ -1,8 +1,47 @@
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import pytest
+
+from asteady._settings import PREFIXES
+
+if TYPE_CHECKING:
+    from asteady import Session
+    from asteady.testing import FakeEngine
 
 
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def _own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No test reads the user's variables or writes to the user's cache."""
+    import os
+
+    for name in list(os.environ):
+        if name.startswith(PREFIXES):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("ASTEADY_CACHE_DIR", str(tmp_path / "caches"))
+    yield
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    from asteady.testing import FakeEngine
+
+    return FakeEngine()
+
+
+@pytest.fixture
+async def session(engine: FakeEngine) -> AsyncIterator[Session]:
+    """A session on a fake engine; everything else in it is real."""
+    from asteady import Session
+
+    async with Session(engine=engine, workers=2) as session:
+        yield session
+    engine.resume()

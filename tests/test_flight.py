@@ -41,9 +41,9 @@ async def flights() -> AsyncIterator[Flights]:
     async def teardown() -> None:
         await flights.close(5)
 
-    owned = OwnedTasks(teardown)
+    owned = OwnedTasks()
     flights = Flights(owned.spawn)
-    await owned.start()
+    await owned.start(teardown)
     yield flights
     await owned.stop()
 
@@ -266,8 +266,8 @@ def test_owned_tasks_close_when_asyncio_run_ends() -> None:
         events.append("torn down")
 
     async def main() -> OwnedTasks:
-        owned = OwnedTasks(teardown)
-        await owned.start()
+        owned = OwnedTasks()
+        await owned.start(teardown)
         owned.spawn(anyio.sleep_forever)
         await anyio.wait_all_tasks_blocked()
         return owned
@@ -284,8 +284,8 @@ async def test_stopping_is_not_cut_short_by_cancellation() -> None:
     async def teardown() -> None:
         await go_on.wait()
 
-    owned = OwnedTasks(teardown)
-    await owned.start()
+    owned = OwnedTasks()
+    await owned.start(teardown)
     stopping = asyncio.create_task(owned.stop())
     await anyio.wait_all_tasks_blocked()
     stopping.cancel()

@@ -29,6 +29,7 @@ from asteady.cache._store import (
     Store,
     Touch,
 )
+from asteady.cache._unopened import Opener, UnopenedStore
 
 log = logging.getLogger("asteady")
 
@@ -76,12 +77,14 @@ class Cache(Generic[A]):
     or not stored, logged, and counted under `errors`.
     """
 
-    def __init__(self, kind: str, memory: Memory[A], budget: Budget) -> None:
+    def __init__(
+        self, kind: str, memory: Memory[A], budget: Budget, opener: Opener | None = None
+    ) -> None:
         self.kind = kind
         self.counters = Counters()
         self._memory = memory
         self._budget = budget
-        self._store: Store[A]
+        self._store: Store[A] = UnopenedStore(lambda: self._store, opener)
         self._locks: Locks | None = None
         # The hot path looks here: the memory tier, or nothing while nobody looks after it.
         self._aliases: dict[Hashable, Held[A]] = _ASLEEP
@@ -181,6 +184,14 @@ class Cache(Generic[A]):
                 self._memory.alias(alias, held)
         # What memory does not take is told to the store all the same.
         return self._hit(held or Held(key, answer, answer.cost_s, 0))
+
+    async def look_again(self, key: Key) -> A | None:
+        """As `get`, for a call that was counted already; touches and counts nothing."""
+        try:
+            return (await self._store.read(key)).answer
+        except StoreError as exc:
+            self._failed("read", exc)
+            return None
 
     async def contains(self, key: Key) -> bool:
         """Whether `get` would find an answer now; counts and touches nothing.

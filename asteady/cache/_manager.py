@@ -13,14 +13,18 @@ from asteady.cache._frecency import POLICIES, Budget
 from asteady.cache._locks import Locks
 from asteady.cache._memory import Memory
 from asteady.cache._store import NullStore, Store
+from asteady.cache._unopened import Opener
 
 A = TypeVar("A", Completion, Embedding)
 
 
 class CacheManager:
-    """Owns both caches. Lives from `open` to `aclose`, on one event loop; a session does both."""
+    """Owns both caches. Lives from `open` to `aclose`, on one event loop; a session does both.
 
-    def __init__(self, settings: Settings) -> None:
+    Used before it is open, it calls `opener`, if there is one, or raises `SessionNotOpenError`.
+    """
+
+    def __init__(self, settings: Settings, *, opener: Opener | None = None) -> None:
         self._settings = settings
         generation = Budget(
             settings.generation_cache_capacity,
@@ -38,11 +42,13 @@ class CacheManager:
             "generation",
             Memory(generation.max_entries, int(generation.max_bytes * share)),
             generation,
+            opener,
         )
         self.embedding: Cache[Embedding] = Cache(
             "embedding",
             Memory(embedding.max_entries, int(embedding.max_bytes * share)),
             embedding,
+            opener,
         )
 
     def __repr__(self) -> str:

@@ -34,6 +34,8 @@ T = TypeVar("T")
 # Beyond SQLite's own waiting: so long a caller's answer is held back while another process writes.
 BUSY_PATIENCE_S = 30.0
 BUSY_PAUSE_S = 0.01
+# How long the writer of a loop that ends waits to be closed.
+LOOP_END_S = 2.0
 
 
 class SqliteStore(Generic[A]):
@@ -62,8 +64,7 @@ class SqliteStore(Generic[A]):
 
     async def aclose(self) -> None:
         """Commit what was submitted, then close. Idempotent."""
-        self._closing = True
-        self._news.set()
+        self._end()
         writer = self._writer
         if writer is not None:
             await asyncio.shield(writer)
@@ -137,17 +138,13 @@ class SqliteStore(Generic[A]):
 
     async def _write_groups(self) -> None:
         try:
-            while True:
-                await self._news.wait()
-                self._news.clear()
-                # Callers that the last commit answered may have something for this one.
-                await asyncio.sleep(0)
-                group, self._pending = self._pending, []
-                if group:
-                    await self._commit(group)
-                    self._news.set()
-                elif self._closing:
-                    break
+            while not (self._closing and not self._pending):
+                try:
+                    await self._next_group()
+                except asyncio.CancelledError:
+                    # Only the end of the event loop cancels this task, among all others. Whoever
+                    # opened the store is told too, and has a moment to write its last and close.
+                    asyncio.get_running_loop().call_later(LOOP_END_S, self._end)
             for door in (self._read, self._write):
                 if door is not None:
                     await door.aclose()
@@ -156,6 +153,19 @@ class SqliteStore(Generic[A]):
             self._abandon()
             for _, future in self._pending:
                 _fail(future, StoreError(f"the cache database {self._path} was closed"))
+
+    async def _next_group(self) -> None:
+        await self._news.wait()
+        self._news.clear()
+        # Callers that the last commit answered may have something for this one.
+        await asyncio.sleep(0)
+        group, self._pending = self._pending, []
+        if group:
+            await self._commit(group)
+
+    def _end(self) -> None:
+        self._closing = True
+        self._news.set()
 
     async def _commit(self, group: list[tuple[Operation[A], asyncio.Future[Any]]]) -> None:
         operations = [operation for operation, _ in group]

@@ -20,7 +20,7 @@ def stats(options: argparse.Namespace) -> int:
         print(json.dumps(caches, indent=2))
         return 0
     names = list(caches)
-    rows = [name for name in caches[names[0]]]
+    rows = list(caches[names[0]])
     width = max(len(row) for row in rows)
     print(" " * width, *(f"{name:>14}" for name in names))
     for row in rows:

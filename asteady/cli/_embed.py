@@ -8,36 +8,43 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from asteady import InvalidRequestError, Session
 from asteady.cli._input import read_standard_input
+
+if TYPE_CHECKING:
+    from asteady._requests import Vector
 
 
 def run(options: argparse.Namespace) -> int:
     texts = options.text or read_standard_input("at least one text").splitlines()
     if not texts:
         raise InvalidRequestError("standard input is empty: give at least one line of text")
-    if options.npy is not None and not Path(options.npy).absolute().parent.is_dir():
-        raise InvalidRequestError(f"--npy {options.npy}: there is no such directory")
-    return asyncio.run(_run(texts, options))
-
-
-async def _run(texts: list[str], options: argparse.Namespace) -> int:
-    async with Session(embedding_model=options.model) as session:
-        matrix = await session.embed(texts, cache=options.cache, truncate=options.truncate)
-    if options.npy is not None:
-        import numpy as np
-
-        target = Path(options.npy)
-        # Whole or not at all: a reader never finds half an array under the final name.
-        with tempfile.NamedTemporaryFile(
-            dir=target.absolute().parent, suffix=".npy", delete=False
-        ) as file:
-            np.save(file, matrix)
-        os.replace(file.name, target)
+    target = None if options.npy is None else Path(options.npy).absolute()
+    if target is not None and not target.parent.is_dir():
+        raise InvalidRequestError(f"--npy {options.npy}: there is no directory {target.parent}")
+    matrix = asyncio.run(_embed(texts, options))
+    if target is not None:
+        _save(matrix, target)
     if options.json:
         print(json.dumps([[float(x) for x in row] for row in matrix]))
-    elif options.npy is None:
+    elif target is None:
         for row in matrix:
             print(" ".join(format(float(x), ".9g") for x in row))
     return 0
+
+
+async def _embed(texts: list[str], options: argparse.Namespace) -> Vector:
+    async with Session(embedding_model=options.model) as session:
+        matrix = await session.embed(texts, cache=options.cache, truncate=options.truncate)
+    return matrix
+
+
+def _save(matrix: Vector, target: Path) -> None:
+    """Write an .npy file whole or not at all: no reader finds half an array under its name."""
+    import numpy as np
+
+    with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".npy", delete=False) as file:
+        np.save(file, matrix)
+    os.replace(file.name, target)

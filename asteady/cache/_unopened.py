@@ -1,0 +1,72 @@
+"""What stands in for a store until its cache is open."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from asteady._errors import SessionNotOpenError
+from asteady._requests import Key
+from asteady.cache._store import Entry, Operation, Order, Reading, Store
+
+A = TypeVar("A")
+
+Opener: TypeAlias = Callable[[], Awaitable[object]]
+"""Opens the cache, by opening the session that it belongs to."""
+
+
+class UnopenedStore(Generic[A]):
+    """Opens the cache at the first use, if it was told how, and passes the call on.
+
+    So the manager of a default session can be had before the session has been opened.
+
+    Raises:
+        SessionNotOpenError: by every method, without an opener.
+    """
+
+    def __init__(self, opened: Callable[[], Store[A]], opener: Opener | None) -> None:
+        self._opened = opened
+        self._opener = opener
+
+    async def open(self) -> None:
+        raise AssertionError("the cache puts its own store here when it opens")
+
+    async def aclose(self) -> None:
+        pass
+
+    def submit(self, operation: Operation[A]) -> asyncio.Future[Any]:
+        async def submitted() -> Any:
+            return await (await self._store()).submit(operation)
+
+        return asyncio.ensure_future(submitted())
+
+    async def read(self, key: Key) -> Reading[A]:
+        return await (await self._store()).read(key)
+
+    async def contains(self, key: Key) -> bool:
+        return await (await self._store()).contains(key)
+
+    async def keys(self) -> list[Key]:
+        return await (await self._store()).keys()
+
+    async def entries(self, limit: int, order_by: Order) -> list[Entry]:
+        return await (await self._store()).entries(limit, order_by)
+
+    async def missing(self, keys: Sequence[Key]) -> tuple[int, list[Key]]:
+        return await (await self._store()).missing(keys)
+
+    async def removals(self) -> int:
+        return await (await self._store()).removals()
+
+    async def totals(self) -> dict[str, Any]:
+        return await (await self._store()).totals()
+
+    async def _store(self) -> Store[A]:
+        if self._opener is None:
+            raise SessionNotOpenError(
+                "the cache is not open yet: open the session first, with `async with Session() as"
+                " session`, or await session.open()"
+            )
+        await self._opener()
+        return self._opened()

@@ -1,0 +1,110 @@
+"""Settings: an argument beats the environment, which beats the default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asteady._errors import SettingsError
+from asteady._settings import Settings, default_workers
+
+
+def test_the_defaults_are_those_of_the_caching_guide() -> None:
+    settings = Settings()
+    assert settings.generation_cache_capacity == 256
+    assert settings.generation_cache_max_size_mb == 50.0
+    assert settings.embedding_cache_capacity == 512
+    assert settings.embedding_cache_max_size_mb == 100.0
+    assert settings.disable_cache is False
+    assert settings.cache_dir.parts[-2:] == ("asteady", "caches")
+    assert settings.max_pending == 1024
+    assert settings.threads == 1
+    assert settings.workers == default_workers()
+    assert 1 <= settings.workers <= 4
+
+
+def test_an_argument_beats_the_environment_which_beats_the_default() -> None:
+    environ = {"ASTEADY_WORKERS": "3", "ASTEADY_THREADS": "2"}
+    settings = Settings.from_environment(environ=environ, threads=1, max_pending=None)
+    assert (settings.workers, settings.threads, settings.max_pending) == (3, 1, 1024)
+
+
+def test_steadytext_names_are_read_where_ours_are_not_set() -> None:
+    environ = {
+        "STEADYTEXT_GENERATION_CACHE_CAPACITY": "7",
+        "STEADYTEXT_EMBEDDING_CACHE_CAPACITY": "8",
+        "ASTEADY_EMBEDDING_CACHE_CAPACITY": "9",
+        "STEADYTEXT_DISABLE_CACHE": "1",
+    }
+    settings = Settings.from_environment(environ=environ)
+    assert settings.generation_cache_capacity == 7
+    assert settings.embedding_cache_capacity == 9
+    assert settings.disable_cache is True
+
+
+def test_an_empty_variable_counts_as_not_set() -> None:
+    assert Settings.from_environment(environ={"ASTEADY_WORKERS": ""}).workers == default_workers()
+
+
+@pytest.mark.parametrize(("word", "meaning"), [("1", True), ("Yes", True), ("off", False)])
+def test_switches_have_several_words(word: str, meaning: bool) -> None:
+    assert Settings.from_environment(environ={"ASTEADY_DISABLE_CACHE": word}).disable_cache is (
+        meaning
+    )
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "allowed"),
+    [
+        ("ASTEADY_WORKERS", "many", "a whole number from 1 to 256"),
+        ("ASTEADY_WORKERS", "0", "a whole number from 1 to 256"),
+        ("ASTEADY_GENERATION_CACHE_MAX_SIZE_MB", "-1", "a number of megabytes above 0"),
+        ("ASTEADY_GENERATION_CACHE_MAX_SIZE_MB", "lots", "a number of megabytes above 0"),
+        ("STEADYTEXT_GENERATION_CACHE_CAPACITY", "1.5", "a whole number"),
+        ("ASTEADY_DISABLE_CACHE", "maybe", "1 or 0"),
+        ("ASTEADY_CACHE_POLICY", "fifo", "tide, lru or lfu"),
+        ("ASTEADY_CACHE_DIR", __file__, "this is a file"),
+        ("ASTEADY_GENERATION_MODEL", " ", "builtin"),
+    ],
+)
+def test_a_bad_variable_is_named_with_its_value_and_what_is_allowed(
+    variable: str, value: str, allowed: str
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment(environ={variable: value})
+    message = str(caught.value)
+    assert variable in message
+    assert value in message
+    assert allowed in message
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"workers": True},
+        {"workers": 1.0},
+        {"generation_cache_max_size_mb": float("inf")},
+        {"generation_cache_max_size_mb": True},
+        {"disable_cache": 1},
+        {"cache_dir": ""},
+        {"cache_dir": 5},
+        {"generation_model": 5},
+    ],
+)
+def test_a_bad_argument_is_named(arguments: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match=next(iter(arguments))):
+        Settings(**arguments)
+
+
+def test_an_unknown_setting_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(SettingsError, match="no setting 'cache_directory'.*cache_dir"):
+        Settings.from_environment(cache_directory="x")
+
+
+def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = Settings(cache_dir=Path("here"), generation_model=Path("m.gguf"))  # type: ignore[arg-type]  # a path is taken too
+    assert settings.cache_dir == tmp_path / "here"
+    assert settings.generation_model == "m.gguf"
