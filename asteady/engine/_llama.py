@@ -47,8 +47,8 @@ class LlamaEngine:
         self._options = options
         self._native = native
         self._fingerprint = fingerprint
-        self._vocab = Vocab(native)
-        self._prompter = Prompter(native, self._vocab)
+        self.vocab = Vocab(native)
+        self._prompter = Prompter(native, self.vocab)
         trained = header.context_length or _CONTEXT_TOKENS_UNKNOWN
         self.context_tokens = min(trained, options.context_tokens)
         self.dimensions: int = llama_cpp.llama_model_n_embd_out(native)
@@ -121,10 +121,10 @@ class LlamaEngine:
 
     def _prepare_generate(self, request: GenerateRequest) -> GenerateJob:
         for token, _ in request.logit_bias:
-            if token >= self._vocab.size:
+            if token >= self.vocab.size:
                 raise InvalidRequestError(
                     f"logit_bias token {token} is not allowed: the model's tokens are 0 to "
-                    f"{self._vocab.size - 1}"
+                    f"{self.vocab.size - 1}"
                 )
         tokens = self._prompter.tokens(request)
         room = self.context_tokens - len(tokens)
@@ -145,7 +145,7 @@ class LlamaEngine:
                 f"{self.dimensions}"
             )
         text = with_prefix(self._file.header.name, request.mode, request.text)
-        tokens = self._vocab.tokenize(text, special=False, add_special=True)
+        tokens = self.vocab.tokenize(text, special=False, add_special=True)
         if not tokens:
             raise InvalidRequestError("text='' is not allowed: the model makes no token of it")
         truncated = len(tokens) > self.context_tokens
@@ -155,7 +155,7 @@ class LlamaEngine:
                     f"the text has {len(tokens)} tokens, and the model's context holds "
                     f"{self.context_tokens}: shorten it, or pass truncate=True"
                 )
-            tokens = self._vocab.cut(tokens, self.context_tokens)
+            tokens = self.vocab.cut(tokens, self.context_tokens)
         return EmbedJob(request=request, tokens=tuple(tokens), truncated=truncated)
 
     def open_worker(self) -> Worker:
@@ -172,7 +172,7 @@ class LlamaEngine:
             )
         return GenerateWorker(
             self._native,
-            self._vocab,
+            self.vocab,
             context_tokens=self.context_tokens,
             threads=self._options.threads,
             width=self.width,

@@ -19,7 +19,8 @@ from asteady._errors import EngineError
 
 _log = logging.getLogger("asteady")
 
-_LEVEL_ERROR = 3
+# From ggml.h; the table in llama_cpp._logger is of an older version.
+_LEVEL_ERROR = 4
 _libc = ctypes.CDLL(None)
 
 _load_lock = threading.Lock()

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from asteady.engine._fingerprint import EngineOptions
+from asteady.engine._llama import LlamaEngine
+from asteady.engine._models import resolve_model
+from tests.gguf_files import write_bert, write_llama
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of small random models; also serves as their cache directory."""
+    directory = tmp_path_factory.mktemp("models")
+    write_llama(directory / "gpt2.gguf")
+    write_llama(directory / "spm.gguf", vocabulary="spm")
+    write_llama(directory / "plain.gguf", template=None, add_bos=False)
+    write_llama(directory / "short.gguf", context=64)
+    write_bert(directory / "bert.gguf")
+    return directory
+
+
+def load(models: Path, name: str, options: EngineOptions | None = None) -> LlamaEngine:
+    """Load one of the small models."""
+    kind = "embedding" if "bert" in name else "generation"
+    file = resolve_model(str(models / name), kind=kind, cache_dir=models)  # type: ignore[arg-type]
+    return LlamaEngine.load(file, options or EngineOptions(), models)
+
+
+@pytest.fixture(scope="module")
+def gpt2(models: Path) -> Iterator[LlamaEngine]:
+    engine = load(models, "gpt2.gguf")
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def spm(models: Path) -> Iterator[LlamaEngine]:
+    engine = load(models, "spm.gguf")
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def plain(models: Path) -> Iterator[LlamaEngine]:
+    engine = load(models, "plain.gguf")
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def bert(models: Path) -> Iterator[LlamaEngine]:
+    engine = load(models, "bert.gguf")
+    yield engine
+    engine.close()

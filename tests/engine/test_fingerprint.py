@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import attrs
+import pytest
+
+from asteady._errors import EngineError
+from asteady.engine import _fingerprint, _llama_lib
+from asteady.engine._fingerprint import EngineOptions, build_of, fingerprint_of
+from asteady.engine._models import ModelFile, resolve_model
+from tests.engine.conftest import load
+
+
+@pytest.fixture
+def file(models: Path) -> ModelFile:
+    return resolve_model(str(models / "gpt2.gguf"), kind="generation", cache_dir=models)
+
+
+def test_a_fingerprint_is_that_of_the_loaded_engine(models: Path, file: ModelFile) -> None:
+    engine = load(models, "gpt2.gguf")
+    assert engine.fingerprint == fingerprint_of(file, EngineOptions(), models)
+    engine.close()
+
+
+def test_everything_that_can_change_an_answer_changes_the_fingerprint(
+    models: Path, file: ModelFile
+) -> None:
+    variants: Iterable[tuple[ModelFile, EngineOptions]] = [
+        (file, EngineOptions()),
+        (file, EngineOptions(context_tokens=2048)),
+        (file, EngineOptions(width=2)),
+        (file, EngineOptions(repack=True)),
+        (attrs.evolve(file, sha256="0" * 64), EngineOptions()),
+    ]
+    digests = {fingerprint_of(model, options, models) for model, options in variants}
+    assert len(digests) == 5
+
+
+def test_what_changes_no_answer_leaves_the_fingerprint(models: Path, file: ModelFile) -> None:
+    moved = attrs.evolve(file, path=Path("/elsewhere.gguf"), reference="other")
+    expected = fingerprint_of(file, EngineOptions(), models)
+    assert fingerprint_of(file, EngineOptions(threads=2), models) == expected
+    assert fingerprint_of(moved, EngineOptions(), models) == expected
+
+
+def test_another_build_or_cpu_changes_the_fingerprint(
+    models: Path, file: ModelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = fingerprint_of(file, EngineOptions(), tmp_path)
+    for place, change in enumerate([("1.0", "AVX512 = 1"), ("0.5.0", "AVX2 = 1")]):
+        monkeypatch.setattr(_llama_lib, "version_and_system", lambda change=change: change)
+        assert fingerprint_of(file, EngineOptions(), tmp_path / str(place)) != expected
+
+
+def test_a_known_build_needs_no_llama_cpp(models: Path, file: ModelFile) -> None:
+    expected = fingerprint_of(file, EngineOptions(), models)
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from asteady.engine._fingerprint import EngineOptions, fingerprint_of\n"
+        "from asteady.engine._models import resolve_model\n"
+        "import asteady.engine._pool\n"
+        "file = resolve_model(sys.argv[1], kind='generation', cache_dir=Path(sys.argv[2]))\n"
+        "print(fingerprint_of(file, EngineOptions(), Path(sys.argv[2])))\n"
+        "assert not {'llama_cpp', 'numpy', 'jinja2'} & set(sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(file.path), str(models)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == expected
+
+
+def test_the_build_names_the_libraries_and_the_cpu_features(tmp_path: Path) -> None:
+    build = build_of(tmp_path)
+    assert len(build["libraries"]) == 64
+    assert "CPU" in build["system"]
+    assert build_of(tmp_path) == build
+
+
+def test_a_changed_library_is_another_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "lib"
+    folder.mkdir()
+    (folder / "libllama.so").write_bytes(b"one")
+    (folder / "libggml-cpu.so").write_bytes(b"two")
+    (folder / "libmtmd.so").write_bytes(b"images")
+    monkeypatch.setenv("LLAMA_CPP_LIB_PATH", str(folder))
+    first = build_of(tmp_path)
+    (folder / "libmtmd.so").write_bytes(b"other images")
+    assert build_of(tmp_path) == first
+    (folder / "libggml-cpu.so").write_bytes(b"three")
+    assert build_of(tmp_path)["libraries"] != first["libraries"]
+
+
+def test_a_spoiled_memory_of_the_build_is_made_anew(tmp_path: Path) -> None:
+    build = build_of(tmp_path)
+    memory = tmp_path / "builds.json"
+    memory.write_text(json.dumps(dict.fromkeys(json.loads(memory.read_text()), 1)))
+    assert build_of(tmp_path) == build
+
+
+def test_a_missing_llama_cpp_is_an_error_with_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_fingerprint.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(EngineError, match="pip install llama-cpp-python"):
+        build_of(tmp_path)
