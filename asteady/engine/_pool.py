@@ -3,7 +3,7 @@
 The loop's thread and the worker threads share one lock, held for microseconds and never across a
 call into the engine (except `Worker.interrupt`, which returns at once). Who waits and who runs is
 decided under it, in `_assign`: the oldest waiting job goes to the worker with the fewest. Workers
-reach the loop only through `_Outbox`, so a slow loop delays no worker.
+reach the loop only through an `Outbox`, so a slow loop delays no worker.
 """
 
 from __future__ import annotations
@@ -16,30 +16,17 @@ import os
 import threading
 import time
 import weakref
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeAlias
 
 import attrs
 
 from asteady._errors import AsteadyError, EngineError, QueueFullError, SessionClosedError
-from asteady.engine._protocol import (
-    Answer,
-    AnswerEvent,
-    ChunkEvent,
-    Engine,
-    ErrorEvent,
-    Event,
-    Job,
-    Request,
-    SlotId,
-    Worker,
-)
+from asteady.engine._lane import Emit, Lane, Outbox, Task
+from asteady.engine._protocol import Answer, ChunkEvent, Engine, ErrorEvent, Event, Request
 
 _log = logging.getLogger("asteady")
-
-Emit: TypeAlias = Callable[[str], None]
 
 # Long enough for a decode step of a large model; after that the interpreter exits regardless.
 _EXIT_JOIN_S = 5.0
@@ -69,80 +56,6 @@ class PoolStatistics:
     restarted: int
 
 
-class _Outbox:
-    """Events on their way from worker threads to one event loop, gathered into few wake-ups."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self._events: deque[tuple[_Task, Event]] = deque()
-        self._woken = False
-
-    def post(self, events: Iterable[tuple[_Task, Event]]) -> bool:
-        """From a worker thread; False when the loop is closed."""
-        self._events.extend(events)
-        # Order matters: append, then look at the flag; `_drain` lowers it, then takes. So an event
-        # is either taken by a drain that is due, or makes another one due.
-        if self._woken:
-            return True
-        self._woken = True
-        try:
-            self.loop.call_soon_threadsafe(self._drain)
-        except RuntimeError:
-            self._events.clear()
-            return False
-        return True
-
-    def _drain(self) -> None:
-        self._woken = False
-        while self._events:
-            task, event = self._events.popleft()
-            task.deliver(event)
-
-
-class _Task:
-    """One `run`, from the moment its job is ready until its slot is free again."""
-
-    def __init__(self, job: Job, outbox: _Outbox, emit: Emit | None) -> None:
-        self.job = job
-        self.outbox = outbox
-        self.future: asyncio.Future[Answer] = outbox.loop.create_future()
-        self._emit = emit
-        # Guarded by the pool's lock.
-        self.lane: _Lane | None = None
-        self.slot: SlotId | None = None
-        self.abandoned = False
-        self.done = False
-
-    def deliver(self, event: Event) -> None:
-        """On the loop's thread; nothing reaches a caller that has left."""
-        if self.future.done():
-            return
-        if isinstance(event, AnswerEvent):
-            self.future.set_result(event.answer)
-        elif isinstance(event, ErrorEvent):
-            self.future.set_exception(event.error)
-        elif self._emit is not None:
-            try:
-                self._emit(event.text)
-            except Exception as exc:
-                self.future.set_exception(exc)
-
-
-class _Lane:
-    """A worker thread's place in the pool; everything in it is guarded by the pool's lock."""
-
-    def __init__(self, index: int, lock: threading.Lock) -> None:
-        self.index = index
-        self.wake = threading.Condition(lock)
-        self.thread: threading.Thread | None = None
-        self.worker: Worker | None = None
-        self.load = 0  # jobs that have a slot, or are about to get theirs
-        self.inbox: list[_Task] = []
-        self.entering: _Task | None = None  # out of the inbox, and not yet in a slot
-        self.tasks: dict[SlotId, _Task] = {}
-        self.left: list[_Task] = []  # admitted, and nobody waits for them any more
-
-
 class Pool:
     """Worker threads over one engine, and the queue before them.
 
@@ -156,11 +69,11 @@ class Pool:
         self._max_pending = max_pending
         self._width = engine.width
         self._lock = threading.Lock()
-        self._lanes = [_Lane(index, self._lock) for index in range(workers)]
-        self._queue: OrderedDict[_Task, None] = OrderedDict()
+        self._lanes = [Lane(index, self._lock) for index in range(workers)]
+        self._queue: OrderedDict[Task, None] = OrderedDict()
         self._preparing = 0
         self._helper = ThreadPoolExecutor(1, thread_name_prefix="asteady-prepare")
-        self._outbox: _Outbox | None = None
+        self._outbox: Outbox | None = None
         self._closing = False
         self._closed: asyncio.Future[None] | None = None
         self._pid = os.getpid()
@@ -222,8 +135,8 @@ class Pool:
                 raise
             raise EngineError(f"the engine failed to prepare a request: {exc!r}") from exc
         if self._outbox is None or self._outbox.loop is not loop:
-            self._outbox = _Outbox(loop)
-        task = _Task(job, self._outbox, emit)
+            self._outbox = Outbox(loop)
+        task = Task(job, self._outbox, emit)
         try:
             with self._lock:
                 self._preparing -= 1
@@ -274,7 +187,7 @@ class Pool:
             lane.inbox.append(task)
             lane.wake.notify()
 
-    def _abandon(self, task: _Task) -> None:
+    def _abandon(self, task: Task) -> None:
         """The caller has left; a no-op when the task is done."""
         with self._lock:
             if task.done or task.abandoned:
@@ -293,7 +206,7 @@ class Pool:
                 if task.slot is not None and lane.worker is not None:
                     lane.worker.interrupt(task.slot)
 
-    def _leave(self, task: _Task, lane: _Lane, *, failed: bool = False) -> None:
+    def _leave(self, task: Task, lane: Lane, *, failed: bool = False) -> None:
         """The task's slot is free. Under the lock."""
         task.done = True
         lane.load -= 1
@@ -307,7 +220,7 @@ class Pool:
 
     # What follows runs in the worker threads.
 
-    def _serve(self, lane: _Lane) -> None:
+    def _serve(self, lane: Lane) -> None:
         while True:
             with self._lock:
                 while not (lane.inbox or lane.left or lane.tasks or self._closing):
@@ -325,7 +238,7 @@ class Pool:
                 self._replace(lane, exc)
         self._empty(lane, _closed_error)
 
-    def _release(self, lane: _Lane, left: list[_Task]) -> None:
+    def _release(self, lane: Lane, left: list[Task]) -> None:
         for task in left:
             if task.done:
                 continue
@@ -336,7 +249,7 @@ class Pool:
                 del lane.tasks[task.slot]
                 self._leave(task, lane)
 
-    def _admit(self, lane: _Lane) -> None:
+    def _admit(self, lane: Lane) -> None:
         while True:
             with self._lock:
                 if not lane.inbox or self._closing:
@@ -358,10 +271,10 @@ class Pool:
                 if task.abandoned or self._closing:
                     lane.worker.interrupt(slot)
 
-    def _distribute(self, lane: _Lane, events: list[Event]) -> None:
+    def _distribute(self, lane: Lane, events: list[Event]) -> None:
         if not events:
             return
-        posts: dict[_Outbox, list[tuple[_Task, Event]]] = {}
+        posts: dict[Outbox, list[tuple[Task, Event]]] = {}
         with self._lock:
             for event in events:
                 task = lane.tasks[event.slot]
@@ -380,7 +293,7 @@ class Pool:
                             task.abandoned = True
                             lane.left.append(task)
 
-    def _replace(self, lane: _Lane, exc: BaseException) -> None:
+    def _replace(self, lane: Lane, exc: BaseException) -> None:
         """The worker failed: its jobs fail, and the next job gets a new worker."""
         with self._lock:
             self._restarted += 1
@@ -389,7 +302,7 @@ class Pool:
             "worker %d failed on %d jobs and is replaced: %r", lane.index, jobs, exc, exc_info=exc
         )
 
-    def _empty(self, lane: _Lane, error: Callable[[], Exception]) -> int:
+    def _empty(self, lane: Lane, error: Callable[[], Exception]) -> int:
         """Close the worker and end all its jobs with an error; how many there were."""
         with self._lock:
             tasks = [*lane.tasks.values(), *lane.inbox]
