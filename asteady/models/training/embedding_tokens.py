@@ -89,7 +89,7 @@ def _alphabet() -> list[str]:
     ]
     chars = {chr(point) for low, high in ranges for point in range(low, high + 1)}
     # Signs that are not in one of the ranges; the first is the minus sign.
-    chars |= set("\u2212łđħıœŋ≤≥≠≈∞√∑∏∫™★☆✓✗")
+    chars |= set("\u2212łđħ\u0131œŋ≤≥≠≈∞√∑∏∫™★☆✓✗")
     seen = {piece for char in chars for piece in words(char).split()}
     return sorted(seen)
 
