@@ -13,7 +13,6 @@ worth (`State.phi`). It was chosen by simulation over public traces (docs/perfor
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Protocol
 
 import attrs
@@ -25,6 +24,8 @@ PHI_START = 0.5
 PHI_LOW, PHI_HIGH = 0.1, 4.0
 # A returning ghost proves that its entry went too early: three touches more, at half weight.
 GHOST_TOUCHES = 3
+# Newcomers over which the mean share is taken, once there were so many.
+MEAN_OF = 4096
 # What costs nothing to compute would never gain by being used often.
 COST_FLOOR_S = 1e-6
 # LFU breaks ties by recency; the clock must stay below one touch for 2**40 operations.
@@ -74,17 +75,23 @@ class State:
     turn: float = 0.0
     ghosts_once: int = 0
     ghosts_more: int = 0
+    newcomers: int = 0
+    mean_share: float = 0.0
 
     @property
     def ghosts(self) -> int:
         return self.ghosts_once + self.ghosts_more
 
+    def meet(self, share: float) -> None:
+        """Take the share of a key that was not remembered into the mean over newcomers."""
+        self.newcomers += 1
+        self.mean_share += (share - self.mean_share) / min(self.newcomers, MEAN_OF)
+
     def full(self, budget: Budget) -> int:
-        """Entries at full budget: as many as fit, judged by the size of those that are there."""
-        if self.size_bytes <= 0:
+        """Entries at full budget: as many as fit, judged by what came, not by what stayed."""
+        if not self.newcomers:
             return budget.max_entries
-        fit = self.entries * budget.max_bytes / self.size_bytes
-        return max(1, round(min(fit, budget.max_entries)))
+        return max(1, min(budget.max_entries, round(1 / self.mean_share)))
 
 
 class Ledger(Protocol):
@@ -214,7 +221,10 @@ def remember(
 ) -> tuple[Row, list[Row]]:
     """Put an entry in, and make exactly the room that it needs.
 
-    Returns its row and the rows that were evicted for it, which are ghosts now.
+    Returns its row, and the rows of others that were evicted for it and are ghosts now. If its row
+    is not live, the entry ranks below all it would have to displace, and is a ghost itself. Where
+    letting go of one other is enough, it is taken in all the same: what was just computed may be
+    asked for again at once. (Entries of about equal size are never declined.)
 
     Raises:
         ValueError: it is larger than the whole budget, or its cost is no finite number.
@@ -224,28 +234,43 @@ def remember(
     if not (math.isfinite(cost_s) and cost_s >= 0):
         raise ValueError(f"cost_s={cost_s!r} is not a finite number of seconds")
     row = ledger.find(key)
-    place: Callable[[State, Row, Budget], None]
     if row is None:
-        row, place = Row(key, size_bytes, cost_s), policy.insert
+        state.meet(budget.share(size_bytes))
+        row = Row(key, size_bytes, cost_s)
+        policy.insert(state, row, budget)
     elif row.live:
-        place = _touch_once(policy)
         _uncount(state, row)
-        # Not a candidate while room is made for its new size.
-        row.live = False
+        row.live = False  # no candidate while room is made for its new size
+        row.size_bytes, row.cost_s = size_bytes, cost_s
+        policy.touch(state, row, budget, 1)
     else:
-        place = policy.welcome
         policy.learn(state, row, budget)
-        row.slot = 0  # its answer is gone, and the slot may be another's by now
-        # A ghost no longer: making room must not drop it as the oldest one.
         _uncount_ghost(state, row)
-        ledger.remove(row)
-    row.size_bytes, row.cost_s = size_bytes, cost_s
-    evicted = _make_room(policy, ledger, state, budget, size_bytes, entries=1)
-    place(state, row, budget)
+        ledger.remove(row)  # making room must not drop it as the oldest ghost
+        row.size_bytes, row.cost_s = size_bytes, cost_s
+        row.slot = 0  # its answer is gone, and the slot may be another's by now
+        policy.welcome(state, row, budget)
+    evicted: list[Row] = []
+    while over := _over(state, budget, row):
+        other = ledger.lowest()
+        if other is None:  # the totals say more than the rows; the store counts anew when it opens
+            break
+        last = (row.priority, row.key) < (other.priority, other.key)
+        if not last:
+            policy.evict(state, other, budget)
+        elif evicted or other.size_bytes < over:
+            policy.evict(state, row, budget)
+            _let_go(policy, ledger, state, budget, row)
+            _drop_ghosts(policy, ledger, state, budget)
+            return row, evicted
+        _uncount(state, other)
+        _let_go(policy, ledger, state, budget, other)
+        evicted.append(other)
     row.live = True
     state.entries += 1
     state.size_bytes += size_bytes
     ledger.save(row)
+    _drop_ghosts(policy, ledger, state, budget)
     return row, evicted
 
 
@@ -273,43 +298,45 @@ def forget(ledger: Ledger, state: State, key: Key) -> Row | None:
 
 def shrink(policy: Policy, ledger: Ledger, state: State, budget: Budget) -> list[Row]:
     """Evict until both budgets hold; for a cache that is opened with smaller ones."""
-    return _make_room(policy, ledger, state, budget, 0, entries=0)
-
-
-def _touch_once(policy: Policy) -> Callable[[State, Row, Budget], None]:
-    return lambda state, row, budget: policy.touch(state, row, budget, 1)
-
-
-def _make_room(
-    policy: Policy, ledger: Ledger, state: State, budget: Budget, size_bytes: int, *, entries: int
-) -> list[Row]:
     evicted: list[Row] = []
-    keep_ghosts = policy.ghosts_per_entry * state.full(budget)
-    while (
-        state.entries + entries > budget.max_entries
-        or state.size_bytes + size_bytes > budget.max_bytes
-    ):
+    while state.entries > budget.max_entries or state.size_bytes > budget.max_bytes:
         row = ledger.lowest()
-        if row is None:  # the totals say more than the rows; the store counts anew when it opens
+        if row is None:
             break
         policy.evict(state, row, budget)
         _uncount(state, row)
-        row.live = False
-        row.turn = state.turn
-        state.turn += budget.share(row.size_bytes)
+        _let_go(policy, ledger, state, budget, row)
         evicted.append(row)
-        if keep_ghosts:
-            _count_ghost(state, row)
-            ledger.save(row)
-        else:
-            ledger.remove(row)
-    while state.ghosts > keep_ghosts:
+    _drop_ghosts(policy, ledger, state, budget)
+    return evicted
+
+
+def _over(state: State, budget: Budget, row: Row) -> int:
+    """How many bytes another must have for this row to fit in its place; 0 if it fits as it is."""
+    over_bytes = state.size_bytes + row.size_bytes - budget.max_bytes
+    if over_bytes > 0:
+        return over_bytes
+    return 1 if state.entries + 1 > budget.max_entries else 0
+
+
+def _let_go(policy: Policy, ledger: Ledger, state: State, budget: Budget, row: Row) -> None:
+    row.live = False
+    row.turn = state.turn
+    state.turn += budget.share(row.size_bytes)
+    if policy.ghosts_per_entry:
+        _count_ghost(state, row)
+        ledger.save(row)
+    else:
+        ledger.remove(row)
+
+
+def _drop_ghosts(policy: Policy, ledger: Ledger, state: State, budget: Budget) -> None:
+    while state.ghosts > policy.ghosts_per_entry * state.full(budget):
         ghost = ledger.oldest_ghost()
         if ghost is None:
             break
         _uncount_ghost(state, ghost)
         ledger.remove(ghost)
-    return evicted
 
 
 def _uncount(state: State, row: Row) -> None:

@@ -40,11 +40,12 @@ ROW_BYTES = 512
 
 _STATE = (
     "SELECT entries, size_bytes, level, phi, turn, ghosts_once, ghosts_more,"
-    " slots, removals, evictions FROM cache"
+    " newcomers, mean_share, slots, removals, evictions FROM cache"
 )
 _SAVE_STATE = (
     "UPDATE cache SET entries = ?, size_bytes = ?, level = ?, phi = ?, turn = ?,"
-    " ghosts_once = ?, ghosts_more = ?, slots = ?, removals = ?, evictions = ?"
+    " ghosts_once = ?, ghosts_more = ?, newcomers = ?, mean_share = ?,"
+    " slots = ?, removals = ?, evictions = ?"
 )
 _COUNTS = ("hits", "misses", "coalesced", "saved_s")
 _ADD_COUNTS = "UPDATE cache SET " + ", ".join(f"{name} = {name} + ?" for name in _COUNTS)
@@ -204,6 +205,10 @@ class _Commit(Generic[A]):
             tables.policy, self.ledger, self.state, tables.budget, put.key, size_bytes, put.cost_s
         )
         self.dropped(evicted)
+        if not row.live:
+            if row.slot:  # it was there until it grew
+                self.vacate(row)
+            return False
         if not row.slot:
             row.created_s = self.now_s
             if self.free:
