@@ -1,6 +1,7 @@
 """Local language models as pure functions for asyncio: deterministic, cached, coalesced."""
 
 from asteady._answering import CacheMode
+from asteady._core import SessionStatistics
 from asteady._default import (
     aclose,
     complete,
@@ -35,7 +36,7 @@ from asteady._requests import (
     GenerateOptions,
     TokenLogprob,
 )
-from asteady._session import Session, SessionStatistics
+from asteady._session import Session
 from asteady._settings import Settings
 from asteady._stream import Stream
 from asteady.cache._cache import Cache

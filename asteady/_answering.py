@@ -18,7 +18,7 @@ from asteady._flight import Flight, Flights
 from asteady._requests import Completion, Embedding, EmbedRequest, GenerateRequest, Key
 from asteady.cache._cache import Cache
 
-A = TypeVar("A", Completion, Embedding)
+A = TypeVar("A", bound=Completion | Embedding)
 
 CacheMode: TypeAlias = Literal["use", "refresh", "bypass", "only"]
 

@@ -21,10 +21,9 @@ from asteady._stream import Stream
 if TYPE_CHECKING:
     from asteady._flight import Flight
     from asteady._requests import Vector
+    from asteady.cache._manager import CacheManager
 
-_sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Session] = (
-    weakref.WeakKeyDictionary()
-)
+_sessions: dict[asyncio.AbstractEventLoop, Session] = {}
 _opening: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
     weakref.WeakKeyDictionary()
 )
@@ -34,7 +33,9 @@ def _session_of(loop: asyncio.AbstractEventLoop) -> Session:
     """The loop's session, perhaps not open yet; a closed one is replaced."""
     session = _sessions.get(loop)
     if session is None or session.is_closed:
-        # What the session keeps must not keep the loop alive: the loop is the key.
+        # A session knows its loop, so an entry keeps its own key alive: closed loops go here.
+        for other in [other for other in _sessions if other.is_closed()]:
+            _sessions.pop(other).abandon()
         session = Session(_opener=default_session)
         _sessions[loop] = session
     return session

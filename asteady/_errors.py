@@ -3,7 +3,7 @@
     AsteadyError
     ├── InvalidRequestError (ValueError)    an argument of a request is not allowed
     │   └── PromptTooLongError              more tokens than the model's context holds
-    ├── SettingsError (ValueError)          a setting, from an argument or a variable, is not allowed
+    ├── SettingsError (ValueError)          a setting or its variable is not allowed
     ├── CacheMissError (LookupError)        cache="only", and the answer is not in the cache
     ├── QueueFullError                      `max_pending` requests are already waiting
     ├── SessionError (RuntimeError)         the session is in the wrong state for this call

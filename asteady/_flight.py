@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Awaitable, Callable, Hashable
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
 
@@ -31,7 +31,7 @@ A = TypeVar("A")
 class Spawn(Protocol):
     """Starts a task that the session owns."""
 
-    def __call__(self, fn: Callable[[], Awaitable[None]], /) -> None: ...
+    def __call__(self, fn: Callable[[], Coroutine[Any, Any, None]], /) -> None: ...
 
 
 class Flight(Generic[A]):
@@ -169,7 +169,7 @@ class Flights:
             del self._by_key[flight.key]
 
     def landed(self, flight: Flight[A]) -> None:
-        self._in_air.discard(flight)  # type: ignore[arg-type]  # one set for all types of answers
+        self._in_air.discard(flight)  # one set for all types of answers
         if self._empty is not None and not self._in_air:
             self._empty.set()
 

@@ -8,9 +8,11 @@ another, so the group gets a task of its own, which starts at open and ends at c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import enum
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
@@ -30,17 +32,22 @@ class OwnedTasks:
 
     `teardown` runs once, in the owner's task, shielded from cancellation, before the remaining
     tasks are cancelled: at `stop`, or when the event loop shuts down (``asyncio.run`` cancels
-    every task at its end), in which case `interrupted` is True.
+    every task at its end).
     """
 
     def __init__(self) -> None:
         self.state = State.UNOPENED
-        self.interrupted = False
+        self._stopped = False
         self._stop = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._group: TaskGroup | None = None
         self._context: contextvars.Context | None = None
+
+    @property
+    def left_open(self) -> bool:
+        """Whether it was started, and nobody has called `stop`."""
+        return self.state is not State.UNOPENED and not self._stopped
 
     async def start(self, teardown: Callable[[], Awaitable[None]]) -> None:
         """Start the owner's task, in a copy of the caller's context."""
@@ -53,11 +60,12 @@ class OwnedTasks:
         )
         await ready
 
-    def spawn(self, fn: Callable[[], Awaitable[None]], /) -> None:
+    def spawn(self, fn: Callable[[], Coroutine[Any, Any, None]], /) -> None:
         """Run ``fn()`` in a task of the group, in the owner's context, not the caller's."""
-        assert self._group is not None, "start() comes first"
+        group = self._group
+        assert group is not None, "start() comes first"
         assert self._context is not None
-        self._context.copy().run(self._group.start_soon, fn)
+        self._context.copy().run(lambda: group.start_soon(fn))
 
     async def stop(self) -> None:
         """Run the teardown and end all tasks; returns when they have ended.
@@ -67,6 +75,7 @@ class OwnedTasks:
         """
         if self.state is State.UNOPENED:
             self.state = State.CLOSED
+        self._stopped = True
         self._stop.set()
         task, cancelled = self._task, None
         with anyio.CancelScope(shield=True):
@@ -97,10 +106,9 @@ class OwnedTasks:
             self._group = group
             if not ready.cancelled():
                 ready.set_result(None)
-            try:
+            # Cancelled by nobody but the end of the event loop, which means the same as `stop`.
+            with contextlib.suppress(asyncio.CancelledError):
                 await self._stop.wait()
-            except asyncio.CancelledError:
-                self.interrupted = True
             self.state = State.CLOSING
             with anyio.CancelScope(shield=True):
                 await teardown()

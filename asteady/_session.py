@@ -1,29 +1,19 @@
-"""The session: its lifetime, and what it is asked for."""
+"""The session: what it is asked for."""
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Iterable, Sequence
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
-import anyio
-import attrs
-
-from asteady._answering import Answering, CacheMode
+from asteady._answering import CacheMode
 from asteady._concurrency import map_concurrently
-from asteady._engines import Engines, EngineSource, GivenEngine, Kind, LlamaSource
-from asteady._errors import (
-    InvalidRequestError,
-    SessionClosedError,
-    SessionError,
-    SessionNotOpenError,
-    SettingsError,
-)
-from asteady._flight import Flight, Flights
-from asteady._lifetime import OwnedTasks, State
+from asteady._core import Core, SessionStatistics
+from asteady._engines import Kind
+from asteady._errors import InvalidRequestError, SettingsError
+from asteady._flight import Flight
+from asteady._lifetime import State
 from asteady._requests import (
     Completion,
     Embedding,
@@ -35,35 +25,17 @@ from asteady._requests import (
 )
 from asteady._settings import Settings
 from asteady._stream import Stream
-from asteady.cache._manager import CacheManager
 from asteady.cache._unopened import Opener
-from asteady.engine._pool import PoolStatistics
 
 if TYPE_CHECKING:
     from asteady._requests import Vector
     from asteady.engine._protocol import Engine
-
-logger = logging.getLogger("asteady")
-
-# Time limits of the steps of closing, in seconds: a step that takes longer is left behind, logged.
-_FLIGHTS_END_S = 10.0
-_POOLS_END_S = 30.0
-_CACHE_ENDS_S = 30.0
 
 # How many texts of one embed call are under way at once: enough to keep every worker busy.
 _EMBED_WINDOW = 64
 
 _GENERATE_OPTIONS = frozenset(GenerateOptions.__annotations__) | {"model", "cache"}
 _EMBED_OPTIONS = frozenset(EmbedOptions.__annotations__) | {"model", "cache"}
-
-
-@attrs.frozen(kw_only=True)
-class SessionStatistics:
-    """What a session is doing now. `pools` is by model, as "generation:builtin"."""
-
-    state: str
-    flights: int
-    pools: dict[str, PoolStatistics]
 
 
 class Session:
@@ -97,19 +69,10 @@ class Session:
                 "attrs.evolve(settings, ...) changes single ones"
             )
         self.settings = settings or Settings.from_environment(**arguments)
-        self.cache = CacheManager(self.settings, opener=_opener)
-        self._tasks = OwnedTasks()
+        self._core = Core(self.settings, engine, _opener)
+        self.cache = self._core.cache
         # A session that is opened on demand is closed with its loop, and nobody is warned of it.
         self._closes_with_loop = _opener is not None
-        source: EngineSource = LlamaSource(self.settings) if engine is None else GivenEngine(engine)
-        self._flights = Flights(self._tasks.spawn)
-        self._engines = Engines(source, self.settings, self._flights)
-        self._generation: Answering[Completion] = Answering(
-            "generation", self.cache.generation, self._engines, self._flights
-        )
-        self._embedding: Answering[Embedding] = Answering(
-            "embedding", self.cache.embedding, self._engines, self._flights
-        )
         # Bound once: the way of a warm hit is paid in tens of nanoseconds.
         self._recall_completion = self.cache.generation.recall
         self._recall_embedding = self.cache.embedding.recall
@@ -123,20 +86,7 @@ class Session:
             SessionError: the session was opened before.
             StoreError: the cache's directory or database cannot be used.
         """
-        if self._tasks.state is not State.UNOPENED:
-            raise SessionError(
-                f"the session is {self._tasks.state.value}, and opens only once; construct a new"
-                " one"
-            )
-        # The task that closes everything does not hold the session itself, so that one that is
-        # dropped without being closed is collected, warns, and is closed after all.
-        close = partial(_close, self._flights, self._engines, self.cache)
-        try:
-            await self._tasks.start(close)
-            await self.cache.open()
-        except BaseException:
-            await self.aclose()
-            raise
+        await self._core.open()
         return self
 
     async def aclose(self) -> None:
@@ -145,15 +95,22 @@ class Session:
         Callers that still wait get `SessionClosedError`. Each step has a time limit. Closing
         twice is allowed. Cancelling does not cut it short.
         """
-        await self._tasks.stop()
+        await self._core.aclose()
+
+    def abandon(self) -> None:
+        """For a session whose loop is closed: nothing can be awaited there any more.
+
+        Its threads are daemons, and end with the process.
+        """
+        self._core.tasks.stop_soon()
 
     @property
     def is_open(self) -> bool:
-        return self._tasks.state is State.OPEN
+        return self._core.state is State.OPEN
 
     @property
     def is_closed(self) -> bool:
-        return self._tasks.state is State.CLOSED
+        return self._core.state is State.CLOSED
 
     async def __aenter__(self) -> Session:
         return await self.open()
@@ -167,11 +124,9 @@ class Session:
         await self.aclose()
 
     def __del__(self) -> None:
-        tasks = getattr(self, "_tasks", None)
-        if tasks is None or self._closes_with_loop:
-            return
-        if tasks.state is State.OPEN or tasks.interrupted:
-            tasks.stop_soon()
+        core: Core | None = getattr(self, "_core", None)
+        if core is not None and core.tasks.left_open and not self._closes_with_loop:
+            core.tasks.stop_soon()
             warnings.warn(
                 f"{self!r} was never closed; use `async with`, or await aclose()",
                 ResourceWarning,
@@ -180,8 +135,9 @@ class Session:
             )
 
     def __repr__(self) -> str:
-        models = ", ".join(self._engines.statistics()) or "no model loaded"
-        return f"<Session {self._tasks.state.value}: {len(self._flights)} flights, {models}>"
+        now = self._core.statistics()
+        models = ", ".join(now.pools) or "no model loaded"
+        return f"<Session {now.state}: {now.flights} flights, {models}>"
 
     async def load(self, *kinds: Kind) -> None:
         """Load the models now rather than at the first request; both, or those of `kinds`.
@@ -189,19 +145,15 @@ class Session:
         Raises:
             ModelError: a model cannot be had.
         """
-        self._check_open()
+        self._core.check_open()
         for kind in kinds or ("generation", "embedding"):
             if kind not in ("generation", "embedding"):
                 raise InvalidRequestError(f'{kind!r} is not allowed: "generation" or "embedding"')
-            await self._engines.pool(kind, self._model(kind, None))
+            await self._core.engines.pool(kind, self._core.model(kind, None))
 
     def statistics(self) -> SessionStatistics:
         """What the session is doing now; see `cache` for the statistics of the caches."""
-        return SessionStatistics(
-            state=self._tasks.state.value,
-            flights=len(self._flights),
-            pools=self._engines.statistics(),
-        )
+        return self._core.statistics()
 
     # -- generation ----------------------------------------------------------------------------
 
@@ -241,11 +193,10 @@ class Session:
             alias = (prompt, model, *options, *options.values(), *map(type, options.values()))
             try:
                 answer = self._recall_completion(alias)
-            except TypeError:  # a list among the options: not hashable, so not an alias
-                alias = None
-            else:
                 if answer is not None:
                     return answer.text
+            except TypeError:  # a list among the options: not hashable, so not an alias
+                return (await self._complete(prompt, model, cache, options, None)).text
             return (await self._complete(prompt, model, cache, options, alias)).text
         return (await self._complete(prompt, model, cache, options, None)).text
 
@@ -287,7 +238,9 @@ class Session:
         Exact; computes nothing, and leaves frecency and statistics alone.
         """
         request = self._generate_request("is_cached", prompt, options)
-        return await self._generation.contains(request, model=self._model("generation", model))
+        return await self._core.generation.contains(
+            request, model=self._core.model("generation", model)
+        )
 
     # -- embedding -----------------------------------------------------------------------------
 
@@ -371,11 +324,11 @@ class Session:
             answer = self._recall_embedding(alias)
             if answer is not None:
                 return answer
-        self._check_open()
+        self._core.check_open()
         check_options("embed", options, _EMBED_OPTIONS)
-        return await self._embedding.answer(
+        return await self._core.embedding.answer(
             EmbedRequest.of(text, **options),
-            model=self._model("embedding", model),
+            model=self._core.model("embedding", model),
             mode=cache,
             alias=alias,
         )
@@ -385,16 +338,16 @@ class Session:
     async def _join(
         self, prompt: str | None, model: str | None, cache: CacheMode, options: GenerateOptions
     ) -> Completion | Flight[Completion]:
-        return await self._generation.join(
+        return await self._core.generation.join(
             self._generate_request("stream", prompt, options),
-            model=self._model("generation", model),
+            model=self._core.model("generation", model),
             mode=cache,
         )
 
     def _generate_request(
         self, call: str, prompt: str | None, options: GenerateOptions
     ) -> GenerateRequest:
-        self._check_open()
+        self._core.check_open()
         check_options(call, options, _GENERATE_OPTIONS)
         return GenerateRequest.of(prompt, **options)
 
@@ -406,44 +359,9 @@ class Session:
         options: GenerateOptions,
         alias: tuple[object, ...] | None,
     ) -> Completion:
-        return await self._generation.answer(
+        return await self._core.generation.answer(
             self._generate_request("generate", prompt, options),
-            model=self._model("generation", model),
+            model=self._core.model("generation", model),
             mode=cache,
             alias=alias,
         )
-
-    def _model(self, kind: Kind, model: str | None) -> str:
-        if model is None:
-            settings = self.settings
-            return settings.generation_model if kind == "generation" else settings.embedding_model
-        if not isinstance(model, str) or not model:
-            raise InvalidRequestError(
-                f'model={model!r} is not allowed: "builtin" or the path of a .gguf file'
-            )
-        return model
-
-    def _check_open(self) -> None:
-        if self._tasks.state is State.OPEN:
-            return
-        if self._tasks.state is State.UNOPENED:
-            raise SessionNotOpenError(
-                "the session is not open yet: use `async with Session() as session`, or await"
-                " session.open()"
-            )
-        raise SessionClosedError("the session is closed; open a new one")
-
-
-async def _close(flights: Flights, engines: Engines, cache: CacheManager) -> None:
-    await flights.close(_FLIGHTS_END_S)
-    for name, limit_s, step in (
-        ("workers", _POOLS_END_S, engines.aclose),
-        ("cache", _CACHE_ENDS_S, cache.aclose),
-    ):
-        with anyio.move_on_after(limit_s) as scope:
-            try:
-                await step()
-            except Exception:
-                logger.exception("closing the %s failed", name)
-        if scope.cancelled_caught:
-            logger.error("closing the %s took more than %g s; left behind", name, limit_s)

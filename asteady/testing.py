@@ -27,6 +27,7 @@ from asteady.engine._protocol import (
     ChunkEvent,
     ErrorEvent,
     Event,
+    Job,
     Request,
     SlotId,
 )
@@ -195,7 +196,7 @@ class FakeWorker:
     def running(self) -> bool:
         return bool(self._jobs)
 
-    def admit(self, job: FakeJob) -> SlotId:
+    def admit(self, job: Job) -> SlotId:
         self._slots += 1
         self._jobs[self._slots] = _Running(job.request)
         self._engine._began(job.request)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(autouse=True)
-def _own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads the user's variables or writes to the user's cache."""
     import os
 
@@ -27,7 +27,6 @@ def _own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
         if name.startswith(PREFIXES):
             monkeypatch.delenv(name)
     monkeypatch.setenv("ASTEADY_CACHE_DIR", str(tmp_path / "caches"))
-    yield
 
 
 @pytest.fixture

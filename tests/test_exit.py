@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 
 import pytest
+
+import asteady
+from asteady import _default
 
 PROGRAMS = {
     "the default session is closed with asyncio.run": """
@@ -32,7 +36,9 @@ loop.run_until_complete(session.generate("hi", max_new_tokens=2))
     "the main task fails with computations under way": """
 async def main():
     async with asteady.Session() as session:
-        tasks = [asyncio.create_task(session.generate(f"{n}")) for n in range(20)]
+        for n in range(20):
+            task = asyncio.create_task(session.generate(f"{n}"))
+            task.add_done_callback(lambda task: task.cancelled() or task.exception())
         await asyncio.sleep(0)
         raise SystemExit(0)
 asyncio.run(main())
@@ -59,3 +65,15 @@ def test_the_interpreter_exits(program: str) -> None:
     assert "Traceback" not in done.stderr
     if "SystemExit" not in program:
         assert done.stdout == "end\n"
+
+
+def test_without_a_loop_there_is_no_cache_manager() -> None:
+    with pytest.raises(asteady.SessionError, match="running event loop"):
+        asteady.get_cache_manager()
+
+
+def test_sessions_of_closed_loops_are_let_go() -> None:
+    for _ in range(3):
+        asyncio.run(asteady.embed("hi"))
+    loops = [loop for loop in _default._sessions if loop.is_closed()]
+    assert len(loops) <= 1

@@ -37,8 +37,7 @@ def run(options: argparse.Namespace) -> int:
 
 async def _embed(texts: list[str], options: argparse.Namespace) -> Vector:
     async with Session(embedding_model=options.model) as session:
-        matrix = await session.embed(texts, cache=options.cache, truncate=options.truncate)
-    return matrix
+        return await session.embed(texts, cache=options.cache, truncate=options.truncate)
 
 
 def _save(matrix: Vector, target: Path) -> None:

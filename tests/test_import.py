@@ -1,0 +1,91 @@
+"""What importing costs, and what the package shows."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import asteady
+
+
+def modules_after(statement: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys\n{statement}\nprint(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(done.stdout.split())
+
+
+def test_importing_loads_neither_llama_cpp_nor_numpy() -> None:
+    loaded = modules_after("import asteady")
+    assert "asteady._session" in loaded
+    late = {"llama_cpp", "numpy", "aiosqlite", "sqlite3", "filelock", "jinja2", "platformdirs"}
+    assert not late & loaded
+
+
+def test_a_remembered_answer_needs_no_llama_cpp() -> None:
+    program = """
+import asyncio, asteady
+async def main():
+    async with asteady.Session() as session:
+        print("answer", await session.generate("hi", max_new_tokens=3))
+asyncio.run(main())
+print("llama_cpp" in sys.modules)
+"""
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", f"import sys\n{program}"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for _ in range(2)
+    ]
+    assert runs[0].endswith("True\n")
+    assert runs[1].endswith("False\n")
+    assert runs[0].removesuffix("True\n") == runs[1].removesuffix("False\n")
+
+
+def test_the_public_names_are_these() -> None:
+    assert sorted(asteady.__all__) == [
+        "AsteadyError",
+        "Cache",
+        "CacheManager",
+        "CacheMissError",
+        "CacheMode",
+        "Completion",
+        "EmbedOptions",
+        "Embedding",
+        "EngineError",
+        "GenerateOptions",
+        "InvalidRequestError",
+        "ModelCapabilityError",
+        "ModelError",
+        "ModelFormatError",
+        "ModelNotFoundError",
+        "PromptTooLongError",
+        "QueueFullError",
+        "Session",
+        "SessionClosedError",
+        "SessionError",
+        "SessionNotOpenError",
+        "SessionStatistics",
+        "Settings",
+        "SettingsError",
+        "StoreError",
+        "StoreVersionError",
+        "Stream",
+        "TokenLogprob",
+        "__version__",
+        "aclose",
+        "complete",
+        "embed",
+        "generate",
+        "get_cache_manager",
+        "is_cached",
+        "stream",
+    ]
+    for name in asteady.__all__:
+        assert getattr(asteady, name) is not None
