@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from .embedding_card import write_section
 from .embedding_data import Data, assemble
-from .embedding_measure import FloatArray, GgufEncoder, retrieval_rate, spearman
+from .embedding_measure import FloatArray, GgufEncoder, odd_texts, retrieval_rate, spearman
 from .embedding_model import Shape, Student, export, train
 from .embedding_sources import versions
 from .embedding_tokens import Encoder, load, save, train_vocabulary, words
@@ -115,7 +115,17 @@ def _seed_everything(seed: int) -> None:
     torch.use_deterministic_algorithms(True)
 
 
-def measure(out: Path, data: Data) -> dict[str, Any]:
+def _check_tokens(student: GgufEncoder, pieces: Sequence[str], texts: Sequence[str]) -> int:
+    """Refuse a vocabulary that llama.cpp cuts otherwise than training did."""
+    checked = [*odd_texts(random.Random(0), 500), *texts[:500]]
+    for text, expected in zip(checked, Encoder(pieces, 10**6).encode(checked), strict=True):
+        found = student.tokens(text)
+        if found != expected:
+            raise SystemExit(f"{text!r}: trained on the tokens {expected}, llama.cpp has {found}")
+    return len(checked)
+
+
+def measure(out: Path, data: Data, pieces: Sequence[str]) -> dict[str, Any]:
     """The card's figures: correlation with the teacher and retrieval, student and teacher."""
     teacher = Teacher()
     texts = sorted({text for pair in data.pairs for text in pair[1:]})
@@ -126,6 +136,7 @@ def measure(out: Path, data: Data) -> dict[str, Any]:
     summaries = [f.summary for f in data.functions]
     figures: dict[str, Any] = {}
     with GgufEncoder(out) as student:
+        figures["tokens_checked"] = _check_tokens(student, pieces, texts)
         mine, theirs = student.encode(texts), teacher.encode(texts)
         a = (mine[first] * mine[second]).sum(1)
         b = (theirs[first] * theirs[second]).sum(1)
@@ -165,7 +176,6 @@ def build(work_dir: Path, seed: int, out: Path, first_version: bool = False) -> 
 
     `first_version` trains on a part of the text, for minutes: a smaller model, to begin with.
     """
-    started = time.monotonic()
     _seed_everything(seed)
     folder = work_dir / f"embedding-{seed}{'-first' if first_version else ''}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -185,7 +195,7 @@ def build(work_dir: Path, seed: int, out: Path, first_version: bool = False) -> 
     vectors = teach(texts, work_dir / "teacher")
     basis = projection(vectors, shape.width)
     student = Student(shape, first_guess(pieces, basis))
-    loss = train(
+    loss, spent_s = train(
         student,
         tokens,
         groups,
@@ -202,7 +212,7 @@ def build(work_dir: Path, seed: int, out: Path, first_version: bool = False) -> 
         "seed": seed,
         "steps": steps,
         "batch": _BATCH,
-        "machine": f"{torch.get_num_threads()} CPU threads",
+        "threads": torch.get_num_threads(),
         "texts": len(texts),
         "groups": len(groups),
         "tokens": sum(map(len, tokens)),
@@ -218,8 +228,8 @@ def build(work_dir: Path, seed: int, out: Path, first_version: bool = False) -> 
         "norm_kept_by_projection": float(kept.mean()),
         "python": platform.python_version(),
         "sources": versions(),
-        "minutes": (time.monotonic() - started) / 60,
-        **measure(out, data),
+        "training_minutes": spent_s / 60,
+        **measure(out, data, pieces),
     }
 
 

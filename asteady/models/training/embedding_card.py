@@ -18,7 +18,7 @@ def section(figures: Mapping[str, Any]) -> str:
         for kind, value in f["by_kind"].items()
     )
     low, lower, middle, upper, high = f["teacher_cosine_quantiles"]
-    sources = ", ".join(f"{name} {version}" for name, version in f["sources"].items())
+    sources = "\n".join(f"- {name} {version}" for name, version in f["sources"].items())
     return f"""{BEGIN}
 ## Embedding model: `embed.gguf`
 
@@ -61,16 +61,21 @@ twentieth of all docstrings, an eighth of the ways of saying something (whole te
 of the words and phrases that fill them. No text of a pair was trained on. The sentences written by
 hand (`training/embedding_plain.txt`) share neither templates nor sources with the training text.
 
-**Text**: {f["texts"]:,} texts, {f["tokens"] / 1e6:.1f} M tokens: docstrings and signatures of
-Python {f["python"]} (PSF) and of {sources}; sentences that `training/embedding_topics.py` makes up
-from templates written for asteady and the word lists of wonderwords (MIT); single words and random
-word sequences over the teacher's vocabulary. Only vectors of these texts were learnt; no text is in
-the file but the vocabulary's pieces.
+**Text**: {f["texts"]:,} texts, {f["tokens"] / 1e6:.1f} M tokens: sentences that
+`training/embedding_topics.py` makes up from templates written for asteady and the word lists of
+wonderwords (MIT); single words and random word sequences over the teacher's vocabulary; docstrings
+and signatures of these:
+
+- Python {f["python"]} (PSF)
+{sources}
+
+Only vectors of these texts were learnt; no text is in the file but the vocabulary's pieces.
+llama.cpp cuts {f["tokens_checked"]:,} texts (half of them odd: scripts, accents, emoji, control
+characters, nothing at all) into the very tokens that training used.
 
 **Training**: seed {f["seed"]}, {f["steps"]:,} steps of {f["batch"]} texts, AdamW, bfloat16
-autocast on {f["machine"]}, {f["minutes"]:.0f} minutes in all (texts and teacher's vectors that an
-earlier run left in the work folder not counted); last mean loss {f["loss"]:.4f}. Rebuild:
-`nox -s models -- --seed {f["seed"]}`.
+autocast on {f["threads"]} CPU thread(s) of a busy machine, {f["training_minutes"]:.0f} minutes;
+last mean loss {f["loss"]:.4f}. Rebuild: `nox -s models -- --seed {f["seed"]}`.
 {END}"""
 
 

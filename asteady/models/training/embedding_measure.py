@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 from types import TracebackType
 
 import llama_cpp
@@ -78,6 +79,45 @@ class GgufEncoder:
 
     def encode(self, texts: Sequence[str]) -> FloatArray:
         return np.stack([self.encode_one(text) for text in texts])
+
+
+_ODD = (
+    "",
+    " ",
+    "\t tabs\nand\r\nnewlines\u00a0nbsp\u2003em",
+    "na\u00efve caf\u00e9, e\u0301 combining, \u0130stanbul, Stra\u00dfe, \ufb01 ligature, \u00bd",
+    "\u65e5\u672c\u8a9e\u30c6\u30ad\u30b9\u30c8 \u6f22\u5b57, \ud55c\uad6d\uc5b4",
+    "emoji \U0001f600 \U0001f44d\U0001f3fd \U0001f468\u200d\U0001f469\u200d\U0001f467",
+    "\u041f\u0440\u0438\u0432\u0435\u0442 \u05e9\u05dc\u05d5\u05dd \u0645\u0631\u062d\u0628\u0627",
+    "\u0928\u092e\u0938\u094d\u0924\u0947 \u0926\u0941\u0928\u093f\u092f\u093e",
+    "zero\u200bwidth \ufeffbom \ufffd a\x07c",
+    "[CLS] [MASK] <s> x=1;y_2->z[3] $^`|~<>",
+    "x" * 300,
+)
+# Blocks from which strings of random characters are drawn.
+_BLOCKS = (
+    (0x20, 0x7F),
+    (0xA0, 0x250),
+    (0x300, 0x460),
+    (0x590, 0x660),
+    (0x900, 0x960),
+    (0x1E00, 0x1F00),
+    (0x2000, 0x2070),
+    (0x20A0, 0x20C0),
+    (0x2190, 0x2300),
+    (0x3000, 0x3100),
+    (0x4E00, 0x4F00),
+    (0xAC00, 0xAD00),
+    (0xFF00, 0xFF60),
+    (0x1F300, 0x1F650),
+)
+
+
+def odd_texts(rng: Random, count: int) -> list[str]:
+    """Texts that tokenisers tend to disagree about: signs, accents, scripts, emoji, nothing."""
+    pool = [chr(point) for low, high in _BLOCKS for point in range(low, high)]
+    made = ["".join(rng.choices(pool, k=rng.randint(1, 20))) for _ in range(count - len(_ODD))]
+    return [*_ODD, *made]
 
 
 def ranks(values: FloatArray) -> npt.NDArray[np.float64]:

@@ -146,8 +146,11 @@ def train(
     checkpoint: Path,
     width: int = 320,
     rate: float = 1.5e-3,
-) -> float:
-    """Train for `steps`; resume from `checkpoint` if it is there. Returns the last mean loss."""
+) -> tuple[float, float]:
+    """Train for `steps`; resume from `checkpoint` if it is there.
+
+    Returns the last mean loss, and the seconds that training took, interruptions not counted.
+    """
     optimizer = torch.optim.AdamW(
         [
             {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": 0.01},
@@ -158,12 +161,13 @@ def train(
         fused=True,
     )
     lengths = [len(row) for row in tokens]
-    step, epoch, mean = 0, 0, 0.0
+    step, epoch, mean, spent_s = 0, 0, 0.0, 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         step, epoch, mean = state["step"], state["epoch"], state["mean"]
+        spent_s = state.get("spent_s", 0.0)
     bar = tqdm(total=steps, initial=step, desc="embedding model", mininterval=10)
     saved = time.monotonic()
     while step < steps:
@@ -189,13 +193,14 @@ def train(
             bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
             if time.monotonic() - saved > 60 or step == steps:
                 state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-                state |= {"step": step, "epoch": epoch, "mean": mean}
+                spent_s += time.monotonic() - saved
+                state |= {"step": step, "epoch": epoch, "mean": mean, "spent_s": spent_s}
                 torch.save(state, checkpoint.with_suffix(".tmp"))
                 checkpoint.with_suffix(".tmp").replace(checkpoint)
                 saved = time.monotonic()
         epoch += 1
     bar.close()
-    return mean
+    return mean, spent_s
 
 
 def export(model: Student, pieces: Sequence[str], out: Path, description: str) -> None:
