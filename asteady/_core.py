@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 import anyio
 import attrs
@@ -21,8 +22,10 @@ from asteady._requests import Completion, Embedding
 from asteady._settings import Settings
 from asteady.cache._manager import CacheManager
 from asteady.cache._unopened import Opener
-from asteady.engine._pool import PoolStatistics
-from asteady.engine._protocol import Engine
+
+if TYPE_CHECKING:
+    from asteady.engine._pool import PoolStatistics
+    from asteady.engine._protocol import Engine
 
 logger = logging.getLogger("asteady")
 

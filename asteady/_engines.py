@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Literal, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar
 
 import anyio
 import anyio.to_thread
 
 from asteady._flight import Flight, Flights
 from asteady._settings import Settings
-from asteady.engine._fingerprint import EngineOptions, fingerprint_of
-from asteady.engine._models import resolve_model
-from asteady.engine._pool import Pool, PoolStatistics
-from asteady.engine._protocol import Engine
+
+# The engine's modules are imported by the threads that need them first, off the event loop:
+# importing asteady costs no more than what every program uses.
+if TYPE_CHECKING:
+    from asteady.engine._fingerprint import EngineOptions
+    from asteady.engine._models import ModelFile
+    from asteady.engine._pool import Pool, PoolStatistics
+    from asteady.engine._protocol import Engine
 
 T = TypeVar("T")
 
@@ -40,19 +44,29 @@ class LlamaSource:
     """GGUF models in llama.cpp, set up as the settings say."""
 
     def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._cache_dir = settings.cache_dir
-        self._options = EngineOptions(threads=settings.threads)
 
     def fingerprint(self, kind: Kind, reference: str) -> str:
-        file = resolve_model(reference, kind=kind, cache_dir=self._cache_dir)
-        return fingerprint_of(file, self._options, self._cache_dir)
+        from asteady.engine._fingerprint import fingerprint_of
+
+        return fingerprint_of(self._file(kind, reference), self._options(), self._cache_dir)
 
     def load(self, kind: Kind, reference: str) -> Engine:
-        file = resolve_model(reference, kind=kind, cache_dir=self._cache_dir)
         # Only here: importing llama.cpp costs 0.2 s, and remembered answers do without.
         from asteady.engine._llama import LlamaEngine
 
-        return LlamaEngine.load(file, self._options, self._cache_dir)
+        return LlamaEngine.load(self._file(kind, reference), self._options(), self._cache_dir)
+
+    def _file(self, kind: Kind, reference: str) -> ModelFile:
+        from asteady.engine._models import resolve_model
+
+        return resolve_model(reference, kind=kind, cache_dir=self._cache_dir)
+
+    def _options(self) -> EngineOptions:
+        from asteady.engine._fingerprint import EngineOptions
+
+        return EngineOptions(threads=self._settings.threads)
 
 
 class GivenEngine:
@@ -105,14 +119,18 @@ class Engines:
 
         async def load(flight: Flight[Pool]) -> Pool:
             with anyio.CancelScope(shield=True):
-                engine = await anyio.to_thread.run_sync(self._source.load, kind, reference)
-            loaded = Pool(
-                engine, workers=self._settings.workers, max_pending=self._settings.max_pending
-            )
+                loaded = await anyio.to_thread.run_sync(self._load, kind, reference)
             self._pools[kind, reference] = loaded
             return loaded
 
         return await self._once(("load", kind, reference), load)
+
+    def _load(self, kind: Kind, reference: str) -> Pool:
+        from asteady.engine._pool import Pool
+
+        engine = self._source.load(kind, reference)
+        settings = self._settings
+        return Pool(engine, workers=settings.workers, max_pending=settings.max_pending)
 
     def statistics(self) -> dict[str, PoolStatistics]:
         return {f"{kind}:{name}": pool.statistics() for (kind, name), pool in self._pools.items()}
