@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import functools
 import logging
 import os
@@ -90,7 +91,9 @@ class Pool:
         )
 
     def statistics(self) -> PoolStatistics:
-        with self._lock:
+        # In a forked child the lock may be held for ever, by a thread that is not there.
+        own = os.getpid() == self._pid
+        with self._lock if own else contextlib.nullcontext():
             return PoolStatistics(
                 workers=len(self._lanes),
                 width=self._width,
@@ -236,7 +239,7 @@ class Pool:
             # A worker's failure, whatever it is, must not cost the pool a thread.
             except BaseException as exc:
                 self._replace(lane, exc)
-        self._empty(lane, _closed_error)
+        self._end(lane, self._empty(lane), _closed_error, failed=False)
 
     def _release(self, lane: Lane, left: list[Task]) -> None:
         for task in left:
@@ -297,13 +300,18 @@ class Pool:
         """The worker failed: its jobs fail, and the next job gets a new worker."""
         with self._lock:
             self._restarted += 1
-        jobs = self._empty(lane, lambda: _engine_error(exc))
+        tasks = self._empty(lane)
         _log.error(
-            "worker %d failed on %d jobs and is replaced: %r", lane.index, jobs, exc, exc_info=exc
+            "worker %d failed on %d jobs and is replaced: %r",
+            lane.index,
+            len(tasks),
+            exc,
+            exc_info=exc,
         )
+        self._end(lane, tasks, lambda: _engine_error(exc), failed=True)
 
-    def _empty(self, lane: Lane, error: Callable[[], Exception]) -> int:
-        """Close the worker and end all its jobs with an error; how many there were."""
+    def _empty(self, lane: Lane) -> list[Task]:
+        """Close the worker; the jobs that it had, or was about to get."""
         with self._lock:
             tasks = [*lane.tasks.values(), *lane.inbox]
             if lane.entering is not None:
@@ -315,12 +323,17 @@ class Pool:
                 worker.close()
             except Exception:
                 _log.exception("a worker could not be closed")
+        return tasks
+
+    def _end(
+        self, lane: Lane, tasks: list[Task], error: Callable[[], Exception], *, failed: bool
+    ) -> None:
         with self._lock:
             for task in tasks:
-                self._leave(task, lane, failed=True)
+                task.abandoned |= not failed
+                self._leave(task, lane, failed=failed)
         for task in tasks:
             task.outbox.post([(task, ErrorEvent(-1, error()))])
-        return len(tasks)
 
     # Closing.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import gguf
+import llama_cpp
 import numpy as np
 import pytest
 
@@ -15,7 +16,6 @@ from asteady._errors import (
     PromptTooLongError,
 )
 from asteady._requests import Embedding, EmbedRequest, GenerateRequest
-from asteady.engine import _llama_context, _llama_embed
 from asteady.engine._fingerprint import EngineOptions
 from asteady.engine._llama import LlamaEngine
 from asteady.engine._llama_embed import EmbedJob, normalised
@@ -165,7 +165,7 @@ def test_a_text_that_llama_cpp_fails_on_is_an_error(
     result: object,
     reason: str,
 ) -> None:
-    monkeypatch.setattr(_llama_embed.llama_cpp, function, lambda *_: result)
+    monkeypatch.setattr(llama_cpp, function, lambda *_: result)
     worker = bert.open_worker()
     worker.admit(bert.prepare(EmbedRequest.of("hello world")))
     (event,) = worker.step()
@@ -186,13 +186,13 @@ def test_contexts_are_made_with_the_parameters_that_answers_depend_on(
     bert: LlamaEngine, gpt2: LlamaEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    original = _llama_context.llama_cpp.llama_init_from_model
+    original = llama_cpp.llama_init_from_model
 
     def noted(model, parameters):  # type: ignore[no-untyped-def]
         seen.append((parameters.flash_attn_type, parameters.kv_unified, parameters.n_threads))
         return original(model, parameters)
 
-    monkeypatch.setattr(_llama_context.llama_cpp, "llama_init_from_model", noted)
+    monkeypatch.setattr(llama_cpp, "llama_init_from_model", noted)
     bert.open_worker().close()
     gpt2.open_worker().close()
     assert seen == [(0, False, 1), (0, False, 1)]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import attrs
 import pytest
 
 from asteady._errors import EngineError
-from asteady.engine import _fingerprint, _llama_lib
+from asteady.engine import _llama_lib
 from asteady.engine._fingerprint import EngineOptions, build_of, fingerprint_of
 from asteady.engine._models import ModelFile, resolve_model
 from tests.engine.conftest import load
@@ -111,6 +112,6 @@ def test_a_spoiled_memory_of_the_build_is_made_anew(tmp_path: Path) -> None:
 def test_a_missing_llama_cpp_is_an_error_with_a_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_fingerprint.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(EngineError, match="pip install llama-cpp-python"):
         build_of(tmp_path)

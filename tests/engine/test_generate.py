@@ -8,13 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import llama_cpp
 import pytest
 
 from asteady._errors import EngineError, ModelCapabilityError, ModelFormatError
 from asteady._requests import Completion, EmbedRequest, GenerateRequest
-from asteady.engine import _llama, _llama_worker
+from asteady.engine import _llama_worker
 from asteady.engine._fingerprint import EngineOptions
 from asteady.engine._llama import LlamaEngine
+from asteady.engine._llama_sampling import logprob_of
 from asteady.engine._models import resolve_model
 from asteady.engine._protocol import AnswerEvent, ErrorEvent
 from tests.engine.conftest import load
@@ -173,7 +175,7 @@ def test_logprobs_are_of_the_whole_distribution(gpt2: LlamaEngine) -> None:
 def test_logprobs_of_all_tokens_sum_to_one(
     gpt2: LlamaEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = _llama_worker.logprob_of
+    original = logprob_of
 
     def everything(context, place, token, count, vocab):  # type: ignore[no-untyped-def]
         return original(context, place, token, 10**6, vocab)
@@ -237,7 +239,7 @@ def test_a_file_that_llama_cpp_refuses_is_an_error_with_its_reason(tmp_path: Pat
 def test_a_model_with_an_encoder_cannot_generate(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_llama.llama_cpp, "llama_model_has_encoder", lambda _: True)
+    monkeypatch.setattr(llama_cpp, "llama_model_has_encoder", lambda _: True)
     with pytest.raises(ModelCapabilityError, match="decoder"):
         load(models, "gpt2.gguf")
 
@@ -248,7 +250,7 @@ def test_a_prompt_that_llama_cpp_fails_on_fails_alone(
     expected = generate(gpt2, "Hi", max_new_tokens=5)
     worker = gpt2.open_worker()
     with monkeypatch.context() as patch:
-        patch.setattr(_llama_worker.llama_cpp, "llama_decode", lambda *_: -1)
+        patch.setattr(llama_cpp, "llama_decode", lambda *_: -1)
         slot = worker.admit(gpt2.prepare(GenerateRequest.of("Hi")))
         (event,) = worker.step()
     assert isinstance(event, ErrorEvent)
@@ -267,7 +269,7 @@ def test_a_step_that_llama_cpp_fails_on_raises(
     worker = gpt2.open_worker()
     worker.admit(gpt2.prepare(GenerateRequest.of("Hi")))
     worker.step()
-    monkeypatch.setattr(_llama_worker.llama_cpp, "llama_decode", lambda *_: 1)
+    monkeypatch.setattr(llama_cpp, "llama_decode", lambda *_: 1)
     with pytest.raises(EngineError, match="code 1"):
         worker.step()
     worker.close()
@@ -276,7 +278,7 @@ def test_a_step_that_llama_cpp_fails_on_raises(
 def test_memory_that_llama_cpp_cannot_get_is_an_error(
     gpt2: LlamaEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_llama_worker.llama_cpp, "llama_init_from_model", lambda *_: None)
+    monkeypatch.setattr(llama_cpp, "llama_init_from_model", lambda *_: None)
     with pytest.raises(EngineError, match="context"):
         gpt2.open_worker()
 

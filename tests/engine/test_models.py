@@ -48,7 +48,7 @@ def test_a_path_may_begin_at_home(
 def test_a_digest_is_computed_once_until_the_file_changes(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = shutil.copy(models / "gpt2.gguf", tmp_path / "model.gguf")
+    path = Path(shutil.copy(models / "gpt2.gguf", tmp_path / "model.gguf"))
     reads = []
 
     def counted(path: Path) -> object:

@@ -42,7 +42,7 @@ def test_a_disk_that_takes_nothing_is_no_error(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(_remember.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     file = tmp_path / "facts.json"
     remember(file, "a", 1)
     assert recall(file, "a") is None

@@ -1,0 +1,295 @@
+"""The pool on real llama.cpp: cancellation in native code, the loop's life, the process's end."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import llama_cpp
+import pytest
+
+from asteady._requests import Completion, EmbedRequest, GenerateRequest
+from asteady.engine._fingerprint import EngineOptions
+from asteady.engine._llama import LlamaEngine
+from asteady.engine._pool import Pool
+from tests.engine.conftest import load
+from tests.engine.driving import digest, generate
+from tests.gguf_files import write_llama
+
+pytestmark = pytest.mark.anyio
+
+LONG = "a long prompt, " * 130
+
+
+@pytest.fixture(scope="module")
+def heavy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaEngine]:
+    """A model of which a piece of a prompt takes some tenths of a second."""
+    directory = tmp_path_factory.mktemp("heavy")
+    write_llama(
+        directory / "heavy.gguf",
+        layers=8,
+        width=256,
+        heads=8,
+        kv_heads=8,
+        feed_forward=1024,
+        context=2048,
+    )
+    engine = load(directory, "heavy.gguf", EngineOptions(width=2))
+    yield engine
+    engine.close()
+
+
+class Watch:
+    """Stands in for ``llama_decode`` and notes what it returned and how long it took."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.codes: list[int] = []
+        self.times_s: list[float] = []
+        self.entered = threading.Event()
+        self._original = llama_cpp.llama_decode
+        monkeypatch.setattr(llama_cpp, "llama_decode", self)
+
+    def __call__(self, *args: Any) -> int:
+        self.entered.set()
+        began = time.perf_counter()
+        code: int = self._original(*args)
+        self.times_s.append(time.perf_counter() - began)
+        self.codes.append(code)
+        return code
+
+
+async def idle(pool: Pool) -> None:
+    with anyio.fail_after(30):
+        while pool.statistics().running:
+            await anyio.lowlevel.checkpoint()
+
+
+class Lent:
+    """Keeps the pool from closing an engine that the next test uses."""
+
+    def __init__(self, engine: LlamaEngine) -> None:
+        self._engine = engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def close(self) -> None:
+        pass
+
+
+async def test_cancelling_stops_a_prompt_in_the_middle_of_a_piece(
+    heavy: LlamaEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = GenerateRequest.of(LONG, max_new_tokens=8, logprobs=3)
+    expected = generate(heavy, "Hi", max_new_tokens=8, logprobs=3)
+    watch = Watch(monkeypatch)
+    pool = Pool(Lent(heavy), 1, 10)
+    whole = await pool.run(request)
+    piece_s = watch.times_s[0]
+    assert watch.codes == [0] * (-(-whole.prompt_tokens // 512) + 7)  # type: ignore[union-attr]
+    watch.codes.clear()
+    watch.entered.clear()
+    task = asyncio.ensure_future(pool.run(request))
+    await asyncio.to_thread(watch.entered.wait, 10)
+    task.cancel()
+    began = time.perf_counter()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await idle(pool)
+    assert watch.codes == [2]
+    assert time.perf_counter() - began < max(piece_s / 2, 0.05)
+    assert digest(await pool.run(GenerateRequest.of("Hi", max_new_tokens=8, logprobs=3))) == (
+        digest(expected)
+    )
+    assert digest(await pool.run(request)) == digest(whole)
+    await pool.aclose()
+
+
+async def test_a_neighbour_of_a_cancelled_prompt_is_answered_as_ever(
+    heavy: LlamaEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = Pool(Lent(heavy), 1, 10)
+    request = GenerateRequest.of("Hi there", max_new_tokens=60, logprobs=2)
+    expected = digest(await pool.run(request))
+    chunks: asyncio.Queue[str] = asyncio.Queue()
+    neighbour = asyncio.ensure_future(pool.run(request, chunks.put_nowait))
+    await chunks.get()
+    watch = Watch(monkeypatch)
+    for _ in range(3):
+        task = asyncio.ensure_future(pool.run(GenerateRequest.of(LONG)))
+        # The newcomer's piece, or a step of the neighbour: any moment will do.
+        watch.entered.clear()
+        await asyncio.to_thread(watch.entered.wait, 10)
+        await asyncio.sleep(0.02)
+        task.cancel()
+        await asyncio.wait([task])
+    assert digest(await neighbour) == expected
+    assert 2 in watch.codes
+    await pool.aclose()
+
+
+async def test_a_cancelled_answer_ends_within_a_step(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = Pool(load(models, "gpt2.gguf"), 1, 10)
+    chunks: asyncio.Queue[str] = asyncio.Queue()
+    watch = Watch(monkeypatch)
+    task = asyncio.ensure_future(
+        pool.run(GenerateRequest.of("Hi", max_new_tokens=900), chunks.put_nowait)
+    )
+    await chunks.get()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    steps = len(watch.codes)
+    await idle(pool)
+    # The step that was running, and at most the one that had begun meanwhile.
+    assert len(watch.codes) <= steps + 2
+    assert pool.statistics().cancelled == 1
+    await pool.aclose()
+
+
+async def test_the_loop_stays_alive_while_every_worker_computes(heavy: LlamaEngine) -> None:
+    pool = Pool(Lent(heavy), 2, 10)
+    tasks = [
+        asyncio.ensure_future(pool.run(GenerateRequest.of(f"{LONG}{number}", max_new_tokens=20)))
+        for number in range(4)
+    ]
+    stalls = []
+    while not all(task.done() for task in tasks):
+        before = time.perf_counter()
+        await asyncio.sleep(0.001)
+        stalls.append(time.perf_counter() - before - 0.001)
+    await asyncio.gather(*tasks)
+    assert len(stalls) > 50
+    assert sorted(stalls)[int(len(stalls) * 0.99)] < 0.05
+    await pool.aclose()
+
+
+async def test_embedding_through_the_pool(models: Path) -> None:
+    pool = Pool(load(models, "bert.gguf", EngineOptions(width=4)), 2, 100)
+    assert pool.statistics().width == 1
+    texts = ["hello world", "the cache", "async loops"] * 20
+    answers = await asyncio.gather(*[pool.run(EmbedRequest.of(text)) for text in texts])
+    assert len({digest(answer) for answer in answers}) == 3
+    assert [digest(answer) for answer in answers] == [digest(answer) for answer in answers[:3]] * 20
+    await pool.aclose()
+
+
+async def test_cancelling_embeddings_changes_no_other(models: Path) -> None:
+    pool = Pool(load(models, "bert.gguf"), 2, 1000)
+    expected = digest(await pool.run(EmbedRequest.of("the cache")))
+    tasks = [
+        asyncio.ensure_future(pool.run(EmbedRequest.of("the cache " * 30, truncate=True)))
+        for _ in range(100)
+    ]
+    await asyncio.wait(tasks[:1])
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert digest(await pool.run(EmbedRequest.of("the cache"))) == expected
+    await idle(pool)
+    await pool.aclose()
+
+
+async def test_a_closed_pool_is_forgotten_with_its_threads(models: Path) -> None:
+    before = threading.active_count()
+    engine = load(models, "gpt2.gguf")
+    pool = Pool(engine, 2, 10)
+    answers = await asyncio.gather(
+        *[pool.run(GenerateRequest.of(str(number), max_new_tokens=5)) for number in range(4)]
+    )
+    assert all(isinstance(answer, Completion) for answer in answers)
+    await pool.aclose()
+    with anyio.fail_after(5):
+        while threading.active_count() > before:
+            await anyio.lowlevel.checkpoint()
+    ghost = weakref.ref(engine)
+    del pool, engine
+    gc.collect()
+    assert ghost() is None
+
+
+PRELUDE = """
+import asyncio, os, sys
+from pathlib import Path
+from asteady._errors import EngineError
+from asteady._requests import GenerateRequest
+from asteady.engine._pool import Pool
+from tests.engine.conftest import load
+
+pool = Pool(load(Path(sys.argv[1]), "gpt2.gguf"), 2, 10)
+request = GenerateRequest.of("Hi", max_new_tokens=5)
+"""
+
+
+def python(models: Path, code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", PRELUDE + code, str(models)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_process_may_end_while_workers_compute(models: Path) -> None:
+    done = python(
+        models,
+        """
+async def main():
+    started = asyncio.Event()
+    long = GenerateRequest.of("Hi", max_new_tokens=900)
+    global tasks
+    tasks = [asyncio.ensure_future(pool.run(long, lambda _: started.set())) for _ in range(6)]
+    await started.wait()
+    print("bye")
+    sys.stdout.flush()
+    for task in tasks:
+        task._log_destroy_pending = False
+    raise SystemExit(7)
+
+loop = asyncio.new_event_loop()
+loop.run_until_complete(main())
+""",
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (7, "bye\n", "")
+
+
+def test_a_forked_child_gets_an_error_and_ends(models: Path) -> None:
+    done = python(
+        models,
+        """
+asyncio.run(pool.run(request))
+sys.stdout.flush()
+child = os.fork()
+if child == 0:
+    try:
+        asyncio.run(pool.run(request))
+    except EngineError as exc:
+        print("child:", exc)
+    asyncio.run(pool.aclose())
+    print(pool)
+    sys.exit(3)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+print("parent:", asyncio.run(pool.run(request)).completion_tokens)
+asyncio.run(pool.aclose())
+""",
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    child, state, parent = done.stdout.splitlines()
+    assert "forked" in child
+    assert "session in the child" in child
+    assert "Pool" in state
+    assert parent == "parent: 5"
