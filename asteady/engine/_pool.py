@@ -125,18 +125,18 @@ class Pool:
         loop = asyncio.get_running_loop()
         try:
             job = await loop.run_in_executor(self._helper, self._engine.prepare, request)
-        except asyncio.CancelledError:
-            with self._lock:
-                self._preparing -= 1
-                self._cancelled += 1
-            raise
-        except BaseException as exc:
+        except Exception as exc:
             with self._lock:
                 self._preparing -= 1
                 self._refused += 1
             if isinstance(exc, AsteadyError):
                 raise
             raise EngineError(f"the engine failed to prepare a request: {exc!r}") from exc
+        except BaseException:
+            with self._lock:
+                self._preparing -= 1
+                self._cancelled += 1
+            raise
         if self._outbox is None or self._outbox.loop is not loop:
             self._outbox = Outbox(loop)
         task = Task(job, self._outbox, emit)
