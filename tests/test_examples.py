@@ -1,0 +1,61 @@
+"""The examples and the README's programs run, as a reader would run them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def snippets() -> list[tuple[str, str]]:
+    found = []
+    for page in PAGES:
+        blocks = re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)
+        found += [(f"{page.name}-{n}", block) for n, block in enumerate(blocks)]
+    return found
+
+
+def run(program: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error::RuntimeWarning", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_runs(example: Path) -> None:
+    assert run(example.read_text("utf-8")).strip()
+
+
+@pytest.mark.parametrize(("name", "program"), snippets(), ids=[name for name, _ in snippets()])
+def test_a_program_in_the_documentation_runs(name: str, program: str) -> None:
+    run(program if "import asteady" in program else f"import asteady\n{program}")
+
+
+def test_the_readme_opens_with_the_two_commands() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    commands = re.findall(r"^    (python -m pip .*)$", readme, re.M)
+    assert commands == [
+        'python -m pip install . && asteady generate "Write a haiku about caching"',
+        "python -m pip install nox && nox -s tests",
+    ]
+
+
+def test_links_in_the_documentation_lead_somewhere() -> None:
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text("utf-8")):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name} links to {target}"
