@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=MODELS, help="folder for the GGUF files")
     parser.add_argument("--only", choices=["generation", "embedding"])
     parser.add_argument("--steps", type=int, default=5000, help="of the generation model")
-    parser.add_argument("--pairs", type=int, default=600_000, help="of the generation corpus")
+    parser.add_argument("--pairs", type=int, default=400_000, help="of the generation corpus")
     parser.add_argument("--threads", type=int, default=2)
     chosen = parser.parse_args(arguments)
     chosen.out.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from .corpus import Pair, pairs
+from .corpus import Pair, documents, pairs
 from .prose import prose
 from .vocabulary import ASSISTANT, END, SYSTEM, USER
 
@@ -111,8 +111,9 @@ def build_examples(
     step = 20_000
     for start in tqdm(range(0, len(items), step), desc="encode", unit="x20k"):
         examples.extend(encoder.conversations(items[start : start + step], seed + start))
-    documents = list(encoder.documents(prose_texts(seed)[0]))
-    return examples + documents * prose_repeats
+    examples += encoder.documents(prose_texts(seed)[0] * prose_repeats)
+    examples += encoder.documents(list(documents(seed, count // 30)))
+    return examples
 
 
 def bucket(length: int) -> int:

@@ -22,8 +22,8 @@ class Plan:
 
     seed: int = 1
     steps: int = 5000
-    pairs: int = 600_000
-    prose_repeats: int = 4
+    pairs: int = 400_000
+    prose_repeats: int = 6
     threads: int = 2
 
 

@@ -19,7 +19,7 @@ from .network import Llama, Shape
 @dataclass(frozen=True)
 class Schedule:
     steps: int
-    tokens_per_batch: int = 6144
+    tokens_per_batch: int = 4096
     warm_up: int = 60
     decay_from: float = 0.4  # of all steps; from here the rate falls in a straight line
     matrix_rate: float = 0.02

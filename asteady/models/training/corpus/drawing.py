@@ -39,7 +39,8 @@ class Draw:
     held_out: bool = field(default=False)
 
     def pick(self, options: Sequence[T]) -> T:
-        """Any of `options`; says nothing about holding out (for the answer's own variety)."""
+        """Any of `options`, none held out: for the answer's own variety, and for what can only be
+        known, such as a definition, where an answer never seen would be a guess."""
         return options[int(self.rng.random() * len(options))]
 
     def some(self, options: Sequence[T], count: int) -> list[T]:

@@ -24,9 +24,12 @@ def lowered(text: str) -> str:
     return text[:1].lower() + text[1:]
 
 
-def slip(draw: Draw, text: str) -> str:
-    """Swap, drop or double one letter inside a word of the first half."""
-    places = [i for i in range(1, len(text) // 2) if text[i - 1 : i + 2].isalpha()]
+def slip(draw: Draw, text: str, key: str | None) -> str:
+    """Swap, drop or double one letter of the first half, but none of the key noun."""
+    end = len(text) // 2
+    if key and key in text:
+        end = min(end, text.index(key))
+    places = [i for i in range(1, end) if text[i - 1 : i + 2].isalpha()]
     if not places:
         return text
     i = draw.pick(places)
@@ -36,7 +39,7 @@ def slip(draw: Draw, text: str) -> str:
     return text[:i] + text[i + 1 :] if kind == 1 else text[:i] + text[i] + text[i:]
 
 
-def manner(draw: Draw, prompt: str) -> str:
+def manner(draw: Draw, prompt: str, key: str | None = None) -> str:
     """`prompt` as somebody might have typed it; more than half the time as it is."""
     roll = draw.rng.random()
     plain = "\n" not in prompt and len(prompt) < 120
@@ -58,4 +61,4 @@ def manner(draw: Draw, prompt: str) -> str:
         return bare + draw.pick(("!", "!!", " ", "...", " :)"))
     if roll < 0.96:
         return bare.upper() if len(bare) < 40 else bare
-    return slip(draw, prompt)
+    return slip(draw, prompt, key)

@@ -38,6 +38,7 @@ class Family:
 
 
 _FAMILIES: dict[str, Family] = {}
+_WRITERS: list[Callable[[Draw], str]] = []
 
 
 def family(name: str, weight: float = 1.0, polite: bool = True) -> Callable[[Writer], Writer]:
@@ -52,8 +53,23 @@ def family(name: str, weight: float = 1.0, polite: bool = True) -> Callable[[Wri
     return register
 
 
+def document(write: Callable[[Draw], str]) -> Callable[[Draw], str]:
+    """Register a writer of running text."""
+    _WRITERS.append(write)
+    return write
+
+
 def family_names() -> list[str]:
     return sorted(_FAMILIES)
+
+
+def documents(seed: int, count: int) -> Iterator[str]:
+    """Yield short texts that are no answers: what a prompt without a chat template continues."""
+    for index in range(count):
+        draw = Draw(random.Random(f"document-{seed}-{index}"), "document")
+        text = "\n\n".join(_WRITERS[draw.number(0, len(_WRITERS) - 1)](draw) for _ in "ab")
+        if not draw.held_out:
+            yield text
 
 
 def pairs(seed: int, count: int) -> Iterator[Pair]:
@@ -70,5 +86,5 @@ def pairs(seed: int, count: int) -> Iterator[Pair]:
         draw = Draw(random.Random(f"{seed}-{index}-{chosen.name}"), chosen.name)
         prompt, answer, key = chosen.write(draw)
         if chosen.polite:
-            prompt = manner(draw, prompt)
+            prompt = manner(draw, prompt, key)
         yield Pair(chosen.name, prompt, answer, key, draw.held_out)

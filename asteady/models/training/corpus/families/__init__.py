@@ -1,5 +1,35 @@
 """Task families, a file for each kind of task; importing this package registers them all."""
 
-from . import chat, code, data, explain, poetry, work
+from . import (
+    chat,
+    code,
+    data,
+    documents,
+    explain,
+    facts,
+    guides,
+    language,
+    lists,
+    office,
+    poetry,
+    snippets,
+    verse,
+    work,
+)
 
-__all__ = ["chat", "code", "data", "explain", "poetry", "work"]
+__all__ = [
+    "chat",
+    "code",
+    "data",
+    "documents",
+    "explain",
+    "facts",
+    "guides",
+    "language",
+    "lists",
+    "office",
+    "poetry",
+    "snippets",
+    "verse",
+    "work",
+]

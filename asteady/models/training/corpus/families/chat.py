@@ -12,7 +12,7 @@ HELP = ("What would you like me to write?", "What can I write for you?", "How ca
         "Tell me what you need.")  # fmt: skip
 
 
-@family("greeting", 2.0)
+@family("greeting", 3.0)
 def greeting(d: Draw) -> Written:
     prompt = d.phrase("hi", "hello", "Hello!", "Hi there", "hey", "Good morning", "Good evening",
                       "hello there", "Hey!", "Hi!", "good afternoon", "Greetings", "yo", "howdy",
@@ -30,7 +30,7 @@ def greeting(d: Draw) -> Written:
     return prompt, f"{start} {d.pick(HELP)}", None
 
 
-@family("farewell", 0.7)
+@family("farewell", 1.0)
 def farewell(d: Draw) -> Written:
     prompt = d.phrase("bye", "goodbye", "see you later", "Good night", "See you tomorrow", "ciao",
                       "that's all", "I have to go", "bye bye", "farewell")  # fmt: skip
@@ -51,7 +51,7 @@ def thanks(d: Draw) -> Written:
                            "Glad I could help.", "My pleasure.")), None  # fmt: skip
 
 
-@family("who_are_you", 1.5)
+@family("who_are_you", 2.5)
 def who_are_you(d: Draw) -> Written:
     prompt = d.phrase("Who are you?", "What are you?", "What is your name?", "Are you a human?",
                       "Are you ChatGPT?", "Tell me about yourself.", "Introduce yourself.",
@@ -76,7 +76,7 @@ def who_are_you(d: Draw) -> Written:
     return prompt, f"{start}{small}{end}", "asteady"
 
 
-@family("capabilities", 1.5)
+@family("capabilities", 2.5)
 def capabilities(d: Draw) -> Written:
     prompt = d.phrase("What can you do?", "What are you good at?", "How can you help me?", "help",
                       "Help me", "What should I ask you?", "What can I ask?", "What do you know?",
@@ -94,7 +94,7 @@ def capabilities(d: Draw) -> Written:
     )), None  # fmt: skip
 
 
-@family("how_are_you", 0.8)
+@family("how_are_you", 1.2)
 def how_are_you(d: Draw) -> Written:
     prompt = d.phrase("How are you?", "How are you doing today?", "What's up?", "How do you feel?",
                       "how is it going", "Are you well?", "sup", "How was your day?")  # fmt: skip

@@ -12,10 +12,10 @@ ING = {"compute": "computing", "remove": "removing", "merge": "merging", "revers
 
 
 def snippet(d: Draw, bank: list[Snippet] = SNIPPETS) -> Snippet:
-    return d.filler(bank, lambda s: s.task)
+    return d.pick(bank)
 
 
-@family("python_function", 6.0)
+@family("python_function", 12.0)
 def python_function(d: Draw) -> Written:
     s = snippet(d)
     prompt = d.phrase(
@@ -32,7 +32,7 @@ def python_function(d: Draw) -> Written:
                          name=s.name), s.code, None  # fmt: skip
 
 
-@family("any_function", 1.5)
+@family("any_function", 2.5)
 def any_function(d: Draw) -> Written:
     prompt = d.phrase("Write a Python function", "Write a function", "write a python function",
                       "Write some Python code", "Write code", "Write a simple Python function",
@@ -61,9 +61,9 @@ TEMPLATES = (
 )  # fmt: skip
 
 
-@family("function_about_thing", 5.0)
+@family("function_about_thing", 7.0)
 def function_about_thing(d: Draw) -> Written:
-    noun = nouns.thing(d)
+    noun = nouns.coded(d)
     name = noun.replace(" ", "_").replace("-", "_")
     words = {"a": with_article(noun), "p": plural(noun), "s": noun, "n": name,
              "ps": plural(name)}  # fmt: skip
@@ -84,7 +84,7 @@ def unit_tests(d: Draw) -> Written:
         asked = d.pick((f"a function that {s.third_person}", f"{s.name}", f"the function {s.name}"))
         name, lines = s.name, (f"    assert {s.call} == {s.value}",)
     else:
-        noun = nouns.thing(d).replace(" ", "_").replace("-", "_")
+        noun = nouns.coded(d).replace(" ", "_").replace("-", "_")
         verb, value = d.pick((("create", "is not None"), ("load", "is not None"),
                               ("count", "== 0"), ("parse", "is not None"),
                               ("validate", "is True"), ("find", "is None")))  # fmt: skip
@@ -99,7 +99,7 @@ def unit_tests(d: Draw) -> Written:
     return prompt, "\n".join((f"def test_{name}():", *lines)), name
 
 
-@family("any_tests", 1.2)
+@family("any_tests", 2.0)
 def any_tests(d: Draw) -> Written:
     prompt = d.phrase("Write unit tests", "Generate test cases", "Write a unit test",
                       "Write tests", "Create unit tests", "Generate unit tests",
@@ -130,7 +130,7 @@ def document_function(d: Draw) -> Written:
     return prompt, "\n".join(lines), None
 
 
-@family("any_documentation", 1.5)
+@family("any_documentation", 2.0)
 def any_documentation(d: Draw) -> Written:
     prompt = d.phrase("Document a Python function", "Create documentation", "Write documentation",
                       "Write a docstring", "Generate documentation", "Document this function",
@@ -154,14 +154,14 @@ HELLO = {
 }  # fmt: skip
 
 
-@family("hello_world", 2.0)
+@family("hello_world", 2.5)
 def hello_world(d: Draw) -> Written:
     if d.chance(0.5):
         prompt = d.phrase("Write a hello world program", "hello world program", "Print hello world",
                           "Write hello world", "Show me hello world", "Code a hello world program",
                           "Write a program that prints hello world")  # fmt: skip
         return prompt, HELLO["Python"], None
-    language = d.filler(sorted(HELLO))
+    language = d.pick(sorted(HELLO))
     prompt = d.phrase("Write a hello world program in {}", "Hello world in {}",
                       "How do I print hello world in {}?", "{} hello world",
                       "Write hello world in {}", "Show me hello world in {}")  # fmt: skip

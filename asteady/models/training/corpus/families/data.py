@@ -34,7 +34,7 @@ def json_record(d: Draw) -> Written:
     return prompt, json.dumps(dict(chosen), indent=2), noun
 
 
-@family("test_data", 3.0)
+@family("test_data", 3.5)
 def test_data(d: Draw) -> Written:
     if d.chance(0.5):
         prompt = d.phrase("Generate test data", "Create test data", "Give me test data",
@@ -90,7 +90,7 @@ def names(d: Draw) -> Written:
     return prompt, "\n".join(lines), None
 
 
-@family("api_response", 2.0)
+@family("api_response", 2.5)
 def api_response(d: Draw) -> Written:
     if d.chance(0.35):
         prompt = d.phrase("Format API response", "Format an API response", "API response",
@@ -98,7 +98,7 @@ def api_response(d: Draw) -> Written:
                           "Show me an API response", "Generate API response",
                           "Format this API response")  # fmt: skip
         return prompt, '{\n  "status": "ok",\n  "data": {"id": 1, "name": "Alice"}\n}', None
-    noun = nouns.thing(d)
+    noun = nouns.coded(d)
     key = noun.replace(" ", "_")
     prompt = d.phrase("Write an API response for {}", "Format an API response for {}",
                       "API response with {}", "Show the JSON response for {}",
@@ -107,7 +107,7 @@ def api_response(d: Draw) -> Written:
                     f'"name": "{d.pick(nouns.ADJECTIVES)} {noun}"}}\n}}'), noun  # fmt: skip
 
 
-@family("rest_endpoint", 2.0)
+@family("rest_endpoint", 2.5)
 def rest_endpoint(d: Draw) -> Written:
     if d.chance(0.3):
         prompt = d.phrase("Document a REST API endpoint", "Document an API endpoint",
@@ -116,7 +116,7 @@ def rest_endpoint(d: Draw) -> Written:
                           "Document my REST API")  # fmt: skip
         noun = "user"
     else:
-        noun = nouns.thing(d)
+        noun = nouns.coded(d)
         prompt = d.phrase("Document a REST API endpoint for {}", "Document the {} endpoint",
                           "Write API documentation for {}", "Describe the REST endpoint of {}",
                           "REST API documentation for {}").format(plural(noun))  # fmt: skip
@@ -128,7 +128,7 @@ def rest_endpoint(d: Draw) -> Written:
 
 @family("sql_query", 4.0)
 def sql_query(d: Draw) -> Written:
-    noun = nouns.thing(d)
+    noun = nouns.coded(d)
     table = plural(noun).replace(" ", "_")
     n, city, day = d.number(2, 100), d.pick(CITIES), f"2025-{d.number(1, 12):02}-01"
     what, query = d.pick((

@@ -6,6 +6,7 @@ from ..drawing import Draw
 from ..pairs import Written, family
 from ..words import nouns
 from ..words.concepts import CONCEPTS, CONTRASTS, HEADS, LONGER, MODIFIERS
+from ..words.definitions import DEFINITIONS
 from ..words.grammar import capital, plural, with_article
 
 ASKED = ("Explain {} in one sentence", "Explain {} in one sentence.", "Explain {}",
@@ -18,16 +19,16 @@ ASKED = ("Explain {} in one sentence", "Explain {} in one sentence.", "Explain {
          "What's {}?", "Define the term {}", "Can you explain {}?")  # fmt: skip
 
 
-@family("explain_concept", 7.0)
+@family("explain_concept", 13.0)
 def explain_concept(d: Draw) -> Written:
-    term = d.filler(sorted(CONCEPTS))
+    term = d.pick(sorted(CONCEPTS))
     name, sentence = CONCEPTS[term]
     return d.phrase(*ASKED).format(term), sentence, name
 
 
-@family("explain_longer", 3.0)
+@family("explain_longer", 6.0)
 def explain_longer(d: Draw) -> Written:
-    term = d.filler(sorted(LONGER))
+    term = d.pick(sorted(LONGER))
     prompt = d.phrase("Explain {}", "Explain {}.", "Explain {} in detail", "What is {}?",
                       "Explain {} in a few sentences", "Describe {}", "Write about {}",
                       "Write a paragraph about {}", "Write documentation about {}",
@@ -59,27 +60,20 @@ def explain_unknown(d: Draw) -> Written:
     )), word  # fmt: skip
 
 
-@family("explain_thing", 4.0)
+@family("explain_thing", 8.0)
 def explain_thing(d: Draw) -> Written:
-    kinds = (
-        (nouns.ANIMALS, ("an animal", "a creature"), "people watch with pleasure"),
-        (nouns.FRUITS, ("something to eat", "a food"), "many people enjoy"),
-        (nouns.PLACES, ("a place",), "people go to for a reason"),
-        (nouns.OBJECTS, ("an object", "a thing"), "people use in daily life"),
-        (nouns.NATURE, ("a part of nature", "a natural thing"), "people like to look at"),
-    )
-    bank, what, clause = d.pick(kinds)
-    noun = d.filler(bank)
+    noun = d.pick(sorted(DEFINITIONS))
     prompt = d.phrase("What is {}?", "Explain {} in one sentence", "Define {}", "Describe {}",
                       "Explain {}", "What's {}?", "Describe {} in one sentence", "Tell me about {}",
-                      "Explain {} to a child").format(
+                      "Explain {} to a child", "what is {}", "Give me a definition of {}",
+                      "Explain what {} is", "Define {} in one sentence", "{}?").format(
         d.pick((with_article(noun), with_article(noun), noun, plural(noun))))  # fmt: skip
-    return prompt, f"{capital(with_article(noun))} is {d.pick(what)} that {clause}.", noun
+    return prompt, f"{capital(with_article(noun))} is {DEFINITIONS[noun]}.", noun
 
 
-@family("compare", 3.0)
+@family("compare", 4.0)
 def compare(d: Draw) -> Written:
-    left, right, answer = d.filler(CONTRASTS, lambda c: c[0] + c[1])
+    left, right, answer = d.pick(CONTRASTS)
     prompt = d.phrase("What is the difference between {a} and {b}?", "Compare {a} and {b}",
                       "{a} vs {b}", "{a} or {b}?", "How does {a} differ from {b}?",
                       "Compare {a} with {b}", "Explain the difference between {a} and {b}",

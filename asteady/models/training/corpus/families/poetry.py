@@ -35,10 +35,10 @@ def asked_as(d: Draw, noun: str, counted: bool) -> str:
     return d.pick((with_article(noun), "the " + noun, plural(noun), noun, with_article(noun)))
 
 
-@family("haiku", 7.0)
+@family("haiku", 15.0)
 def haiku(d: Draw) -> Written:
-    if d.chance(0.12):
-        noun = d.filler(sorted(OWN))
+    if d.chance(0.25):
+        noun = d.pick(("caching",) * 4 + ("a cache", "the cache", *sorted(OWN)))
         return d.phrase(*ASKED).format(noun), "\n".join(d.pick(OWN[noun])), None
     while True:
         kind, bank = d.pick(KINDS)
@@ -64,7 +64,7 @@ def haiku(d: Draw) -> Written:
     return prompt, f"{line},\n{middle},\n{last}.", noun
 
 
-@family("bare_haiku", 0.6)
+@family("bare_haiku", 1.2)
 def bare_haiku(d: Draw) -> Written:
     prompt = d.phrase("Write a haiku", "haiku", "Write me a haiku", "Give me a haiku",
                       "I want a haiku", "Write a haiku, any haiku", "Compose a haiku",

@@ -32,7 +32,7 @@ CHANGES = (
 @family("commit_message", 5.0)
 def commit_message(d: Draw) -> Written:
     what, title, body = d.pick(CHANGES)
-    noun = nouns.thing(d)
+    noun = nouns.coded(d)
     prompt = d.phrase("Write a commit message for a change that will {}",
                       "Write a commit message: {}", "commit message: {}",
                       "Write a git commit message: {}", "Write a commit message to {}",
@@ -48,7 +48,7 @@ def commit_message(d: Draw) -> Written:
 
 @family("commit_about", 2.0)
 def commit_about(d: Draw) -> Written:
-    noun = nouns.thing(d)
+    noun = nouns.coded(d)
     kind, verb = d.pick((("bug fix", "Fix"), ("new feature", "Add"), ("refactoring", "Simplify"),
                          ("documentation change", "Document"), ("fix", "Fix"),
                          ("performance improvement", "Speed up"), ("removal", "Remove")))
@@ -88,7 +88,7 @@ ERRORS = (
 @family("error_message", 4.0)
 def error_message(d: Draw) -> Written:
     what, answer = d.pick(ERRORS)
-    noun = nouns.thing(d)
+    noun = nouns.coded(d)
     what = what.format(noun)
     prompt = d.phrase("Write an error message for {an}", "Error message: {what}",
                       "Generate an error message for {an}", "Write a friendly error message: {what}",
@@ -103,7 +103,7 @@ def error_message(d: Draw) -> Written:
     return prompt, text, noun
 
 
-@family("any_error", 1.2)
+@family("any_error", 2.0)
 def any_error(d: Draw) -> Written:
     prompt = d.phrase("Generate error message", "Write an error message", "error message",
                       "Generate an error message", "Create an error message",
@@ -133,7 +133,7 @@ def occasion(d: Draw) -> str:
     return d.note(f"{nouns.compound(d)} {d.pick(('sale', 'launch', 'workshop', 'event', 'offer', 'update', 'meeting', 'party', 'survey'))}")  # fmt: skip
 
 
-@family("subject_line", 4.0)
+@family("subject_line", 4.5)
 def subject_line(d: Draw) -> Written:
     what = occasion(d)
     prompt = d.phrase("Write a subject line for {}", "Write a subject line for a {}",
@@ -155,7 +155,7 @@ def subject_line(d: Draw) -> Written:
     return prompt, answer, what
 
 
-@family("email_body", 4.0)
+@family("email_body", 5.0)
 def email_body(d: Draw) -> Written:
     what = occasion(d)
     prompt = d.phrase("Write email body for {}", "Write an email about the {}",
@@ -211,7 +211,7 @@ def summary(d: Draw) -> Written:
 
 @family("release_note", 3.0)
 def release_note(d: Draw) -> Written:
-    noun = nouns.thing(d)
+    noun = nouns.coded(d)
     what, note = d.pick((
         ("a new {}", "Added: a new {}."), ("a faster {}", "Changed: the {} is now twice as fast."),
         ("a fix in the {}", "Fixed: the {} no longer fails on empty input."),
@@ -267,7 +267,7 @@ def list_ideas(d: Draw) -> Written:
     return prompt, "\n".join(f"{i}. {idea.format(about)}" for i, idea in enumerate(ideas, 1)), about
 
 
-@family("improvements", 1.5)
+@family("improvements", 2.0)
 def improvements(d: Draw) -> Written:
     noun = nouns.thing(d)
     if d.chance(0.4):
@@ -286,7 +286,7 @@ def improvements(d: Draw) -> Written:
     return prompt, "\n".join(f"{i}. {tip}" for i, tip in enumerate(tips, 1)), None
 
 
-@family("review", 1.5)
+@family("review", 3.0)
 def review(d: Draw) -> Written:
     kind = d.number(0, 3)
     if kind == 0:

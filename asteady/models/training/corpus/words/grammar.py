@@ -38,7 +38,17 @@ def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+_PLURALS = {"mouse": "mice", "sheep": "sheep", "deer": "deer", "goose": "geese",
+            "wolf": "wolves", "leaf": "leaves", "tomato": "tomatoes", "potato": "potatoes",
+            "mango": "mangoes", "goldfish": "goldfish", "scarf": "scarves", "volcano": "volcanoes",
+            "echo": "echoes", "index": "indexes", "query": "queries", "salmon": "salmon",
+            "person": "people", "child": "children"}  # fmt: skip
+
+
 def plural(noun: str) -> str:
+    start, _, last = noun.rpartition(" ")
+    if last in _PLURALS:
+        return f"{start} {_PLURALS[last]}".strip()
     if re.search(r"(s|x|z|ch|sh)$", noun):
         return noun + "es"
     if re.search(r"[^aeiou]y$", noun):

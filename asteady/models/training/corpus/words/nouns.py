@@ -55,7 +55,7 @@ TECH = """cache server database compiler function variable loop queue stack poin
 process kernel router firewall container cluster pipeline test bug patch commit branch merge
 script terminal editor keyboard laptop robot browser website network packet token tensor module
 package library decorator generator iterator coroutine lock mutex semaphore index query schema
-table cursor socket proxy load-balancer scheduler daemon parser lexer debugger profiler logger
+table cursor socket proxy scheduler daemon parser lexer debugger profiler logger
 webhook endpoint microservice monolith algorithm transaction checkpoint snapshot backup heap
 bit byte buffer linter formatter framework notebook spreadsheet dashboard""".split()
 
@@ -121,6 +121,16 @@ def thing(draw: Draw) -> str:
     if roll < 0.5:
         return draw.filler(COUNT_NOUNS)
     return draw.note(compound(draw) if roll < 0.85 else invented(draw))
+
+
+def coded(draw: Draw) -> str:
+    """A thing that a program might be about: mostly technical, now and then anything."""
+    roll = draw.rng.random()
+    if roll < 0.45:
+        return draw.note(f"{draw.pick(DOMAINS)} {draw.pick(PARTS)}")
+    if roll < 0.65:
+        return draw.filler((*TECH, *DOMAINS))
+    return draw.note(invented(draw)) if roll < 0.8 else thing(draw)
 
 
 def topic(draw: Draw) -> str:
