@@ -7,6 +7,8 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Hashable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
+from time import perf_counter
 from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
@@ -16,6 +18,7 @@ from asteady._requests import Key
 from asteady.cache._frecency import Budget
 from asteady.cache._locks import Locks
 from asteady.cache._memory import Held, Memory
+from asteady.cache._statistics import Counters, Latency, described
 from asteady.cache._store import (
     ORDERS,
     Clear,
@@ -55,21 +58,6 @@ RECENT = 1000
 _ASLEEP: dict[Any, Any] = {}
 
 
-@attrs.define
-class Counters:
-    """Since this process opened the cache; each call is counted once: hit, miss or coalesced."""
-
-    hits: int = 0
-    misses: int = 0
-    coalesced: int = 0
-    coalesced_across_processes: int = 0
-    evictions: int = 0
-    oversized: int = 0
-    damaged: int = 0
-    errors: int = 0
-    saved_s: float = 0.0
-
-
 class Cache(Generic[A]):
     """Remembers answers of one kind. Lives from `open` to `aclose`, on one event loop.
 
@@ -86,6 +74,8 @@ class Cache(Generic[A]):
         self._budget = budget
         self._store: Store[A] = UnopenedStore(lambda: self._store, opener)
         self._locks: Locks | None = None
+        self._latencies = {"read": Latency(), "write": Latency()}
+        self._complaint = ""
         # The hot path looks here: the memory tier, or nothing while nobody looks after it.
         self._aliases: dict[Hashable, Held[A]] = _ASLEEP
         self._keys: dict[Key, Held[A]] = _ASLEEP
@@ -105,11 +95,12 @@ class Cache(Generic[A]):
             f"{counters.hits} hits, {counters.misses} misses>"
         )
 
-    async def open(self, store: Store[A], locks: Locks | None) -> None:
-        """Open the store; see `CacheManager.open`."""
+    async def open(self, store: Store[A], locks: Path | None) -> None:
+        """Open the store; see `CacheManager.open`. `locks` is a directory for them."""
         await store.open()
         self._store = store
-        self._locks = locks
+        if locks is not None:
+            self._locks = Locks(locks, store.run, self._failed)
         self._keeper = asyncio.create_task(self._keep(), name=f"asteady {self.kind} cache keeper")
 
     async def aclose(self) -> None:
@@ -121,6 +112,7 @@ class Cache(Generic[A]):
         keeper.cancel()
         self._flush()
         await self._store.aclose()
+        await asyncio.wait([keeper])
 
     # -- lookups ----------------------------------------------------------------------------------
 
@@ -157,8 +149,10 @@ class Cache(Generic[A]):
                 self._memory.alias(alias, held)
             return self._hit(held)
         self._reads[key] = self._reads.get(key, 0) + 1
+        start_s = perf_counter()
         try:
             reading = await self._store.read(key)
+            self._done("read", start_s)
         except StoreError as exc:
             self._failed("read", exc)
             self._missed()
@@ -212,12 +206,17 @@ class Cache(Generic[A]):
     async def put(self, key: Key, answer: A, *, alias: Hashable = None) -> bool:
         """Store an answer; True once the commit that holds it is done. Never raises.
 
-        False if it is larger than the whole budget, or the store failed. Cancelling stops waiting;
-        the answer is stored all the same.
+        False if the store failed, or if it is larger than the whole budget, or is worth less than
+        all that would have to go for it. Cancelling stops waiting; it is stored all the same.
         """
         aliases = () if alias is None else (alias,)
+        start_s = perf_counter()
         try:
-            return bool(await self._store.submit(Put(key, answer, answer.cost_s, aliases)))
+            stored = await self._store.submit(Put(key, answer, answer.cost_s, aliases))
+            self._done("write", start_s)
+            if stored is False:
+                self.counters.declined += 1
+            return bool(stored)
         except OversizedError as exc:
             self.counters.oversized += 1
             log.info("an answer is not kept in the %s cache: %s", self.kind, exc)
@@ -287,48 +286,27 @@ class Cache(Generic[A]):
 
     async def statistics(self) -> dict[str, Any]:
         """See `CacheManager.get_cache_stats`."""
-        counters = self.counters
         try:
             totals = await self._store.totals()
         except StoreError as exc:
             self._failed("read", exc)
             totals = {}
-        lookups = counters.hits + counters.misses
-        recent = min(lookups, RECENT)
-        recent_misses = sum(1 for at in self._misses_at if at > lookups - recent)
-        saved_s = counters.saved_s + self._pending_saved_s()
-        told = self._told
+        pending_s = sum(held.touches * held.cost_s for held in self._dirty)
+        now = attrs.evolve(self.counters, saved_s=self.counters.saved_s + pending_s)
         return {
-            "size": totals.get("entries", 0),
-            "capacity": self._budget.max_entries,
-            "hits": counters.hits,
-            "misses": counters.misses,
-            "coalesced": counters.coalesced,
-            "coalesced_across_processes": counters.coalesced_across_processes,
-            "evictions": counters.evictions,
-            "total_size_bytes": totals.get("size_bytes", 0),
-            "max_size_bytes": self._budget.max_bytes,
-            "hit_rate": counters.hits / lookups if lookups else 0.0,
-            "recent_hit_rate": 1.0 - recent_misses / recent if recent else 0.0,
-            "errors": counters.errors,
-            "oversized": counters.oversized,
-            "damaged": counters.damaged,
-            "seconds_saved": saved_s,
+            **described(now, self._told, totals, self._budget),
+            "recent_hit_rate": self._recent_hit_rate(),
             "memory_size": len(self._memory),
             "memory_size_bytes": self._memory.size_bytes,
-            "policy": totals.get("policy", ""),
-            "phi": totals.get("phi", 0.0),
-            "tide_level": totals.get("level", 0.0),
-            "ghosts": totals.get("ghosts_once", 0) + totals.get("ghosts_more", 0),
-            "all_hits": totals.get("hits", 0) + counters.hits - told.hits,
-            "all_misses": totals.get("misses", 0) + counters.misses - told.misses,
-            "all_coalesced": totals.get("coalesced", 0) + counters.coalesced - told.coalesced,
-            "all_evictions": totals.get("evictions", 0),
-            "all_seconds_saved": totals.get("saved_s", 0.0) + saved_s - told.saved_s,
+            "read_latency_s": self._latencies["read"].mean_s,
+            "write_latency_s": self._latencies["write"].mean_s,
         }
 
-    def _pending_saved_s(self) -> float:
-        return sum(held.touches * held.cost_s for held in self._dirty)
+    def _recent_hit_rate(self) -> float:
+        lookups = self.counters.hits + self.counters.misses
+        recent = min(lookups, RECENT)
+        misses = sum(1 for at in self._misses_at if at > lookups - recent)
+        return 1.0 - misses / recent if recent else 0.0
 
     # -- within -----------------------------------------------------------------------------------
 
@@ -353,7 +331,19 @@ class Cache(Generic[A]):
 
     def _failed(self, what: str, error: Exception) -> None:
         self.counters.errors += 1
-        log.warning("a %s of the %s cache failed: %s", what, self.kind, error)
+        # Once until it works again: a full disk fails every write.
+        complaint = f"{what}: {error}"
+        if complaint != self._complaint:
+            self._complaint = complaint
+            log.warning("a %s of the %s cache failed: %s", what, self.kind, error)
+
+    def _done(self, what: str, start_s: float) -> None:
+        latency = self._latencies[what]
+        latency.count += 1
+        latency.total_s += perf_counter() - start_s
+        if self._complaint.startswith(what):
+            self._complaint = ""
+            log.info("%ss of the %s cache work again", what, self.kind)
 
     def committed(self, operations: Sequence[Operation[A]], outcome: Outcome) -> None:
         """What the store has done, told before any caller is answered."""

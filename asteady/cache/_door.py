@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sqlite3
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
@@ -19,6 +21,11 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_open_doors: weakref.WeakSet[Door] = weakref.WeakSet()
+# Connections that a forked child got from its parent. To close one, even by garbage collection,
+# would take the parent's files from under it.
+_parents: list[object] = []
 
 
 class Door:
@@ -30,6 +37,8 @@ class Door:
 
     def __init__(self, connection: aiosqlite.Connection) -> None:
         self._connection = connection
+        self._forked = False
+        _open_doors.add(self)
 
     @classmethod
     async def open(cls, connect: Callable[[], sqlite3.Connection]) -> Door:
@@ -60,8 +69,10 @@ class Door:
         """`fn(connection, ...)` on the thread. Cancelling stops waiting; `fn` runs all the same.
 
         Raises:
-            sqlite3.ProgrammingError: the door is closed.
+            sqlite3.ProgrammingError: the door is closed, or was opened before a fork.
         """
+        if self._forked:
+            raise sqlite3.ProgrammingError("it was opened before this process was forked")
         connection = self._connection
         try:
             return await connection._execute(fn, connection._conn, *args, **kwargs)  # type: ignore[no-any-return, no-untyped-call]  # the private door
@@ -72,12 +83,15 @@ class Door:
 
     async def aclose(self) -> None:
         """Finish what was begun, then close. Idempotent; an error while closing is no matter."""
+        if self._forked:
+            return
         with contextlib.suppress(sqlite3.Error, ValueError):
             await self._connection.close()
 
     def abandon(self) -> None:
         """Close without waiting, also without a running loop."""
-        _abandon(self._connection)
+        if not self._forked:
+            _abandon(self._connection)
 
 
 async def _connect(connection: aiosqlite.Connection) -> None:
@@ -87,3 +101,13 @@ async def _connect(connection: aiosqlite.Connection) -> None:
 def _abandon(connection: aiosqlite.Connection) -> None:
     with contextlib.suppress(Exception):
         connection.stop()
+
+
+def _forget_in_child() -> None:
+    for door in list(_open_doors):
+        door._forked = True
+        _parents.append(door._connection)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)

@@ -296,6 +296,21 @@ def forget(ledger: Ledger, state: State, key: Key) -> Row | None:
     return row
 
 
+def adopt(policy: Policy, ledger: Ledger, budget: Budget, rows: list[Row]) -> State:
+    """A new state over these live rows, ranked anew in their order; there are no others.
+
+    For rows that another policy ranked, or this one for another budget.
+    """
+    state = State()
+    for row in rows:
+        state.entries += 1
+        state.size_bytes += row.size_bytes
+        state.meet(budget.share(row.size_bytes))
+        policy.touch(state, row, budget, 0)
+        ledger.save(row)
+    return state
+
+
 def shrink(policy: Policy, ledger: Ledger, state: State, budget: Budget) -> list[Row]:
     """Evict until both budgets hold; for a cache that is opened with smaller ones."""
     evicted: list[Row] = []
@@ -331,7 +346,8 @@ def _let_go(policy: Policy, ledger: Ledger, state: State, budget: Budget, row: R
 
 
 def _drop_ghosts(policy: Policy, ledger: Ledger, state: State, budget: Budget) -> None:
-    while state.ghosts > policy.ghosts_per_entry * state.full(budget):
+    keep = policy.ghosts_per_entry * state.full(budget)
+    while state.ghosts_once + state.ghosts_more > keep:
         ghost = ledger.oldest_ghost()
         if ghost is None:
             break

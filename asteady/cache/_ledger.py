@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import math
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from asteady._requests import Key
 from asteady.cache._frecency import Row
@@ -21,9 +21,11 @@ FETCH = 64
 
 COLUMNS = "key, size_bytes, cost_s, touches, priority, turn, live, slot, created_s, used_s"
 _FIND = f"SELECT {COLUMNS} FROM entry WHERE key = ?"
+_EXPECT = f"SELECT {COLUMNS} FROM entry WHERE key IN ({', '.join('?' * FETCH)})"
 _SAVE = f"INSERT OR REPLACE INTO entry ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _REMOVE = "DELETE FROM entry WHERE key = ?"
 _LOWEST = f"SELECT {COLUMNS} FROM entry WHERE live = 1 ORDER BY priority, key LIMIT ?"
+_BY_USE = f"SELECT {COLUMNS} FROM entry WHERE live = 1 ORDER BY used_s, key"
 _GHOSTS = f"SELECT {COLUMNS} FROM entry WHERE live = 0 ORDER BY turn, key LIMIT ?"
 
 
@@ -51,6 +53,17 @@ class SqlLedger:
             row = self._rows[key] = None if values is None else row_of(values)
             return row
 
+    def expect(self, keys: Sequence[Key]) -> None:
+        """Read the rows of these keys in one go; each will be asked for."""
+        for start in range(0, len(keys), FETCH):
+            some = keys[start : start + FETCH]
+            # Always as many marks, so that the statement is compiled once.
+            marks = [*some, *[some[0]] * (FETCH - len(some))]
+            self._rows.update(dict.fromkeys(some))
+            for values in self._connection.execute(_EXPECT, marks):
+                row = row_of(values)
+                self._rows[row.key] = row
+
     def save(self, row: Row) -> None:
         self._rows[row.key] = self._changed[row.key] = row
         (self._live if row.live else self._ghosts).offer(row)
@@ -63,6 +76,10 @@ class SqlLedger:
 
     def oldest_ghost(self) -> Row | None:
         return self._ghosts.first()
+
+    def by_use(self) -> list[Row]:
+        """All live rows, the one used longest ago first."""
+        return [row_of(values) for values in self._connection.execute(_BY_USE)]
 
     def flush(self) -> None:
         """Write what has changed."""

@@ -2,7 +2,7 @@
 
 A key is hashed to one of many files, and `filelock` locks that file for this process; the system
 lets go of it when the process dies. Trouble with a lock never fails a request: then two processes
-compute the same answer, and store it twice.
+compute the same answer, and both store it.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import attrs
 
@@ -23,12 +23,20 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 log = logging.getLogger("asteady")
+T = TypeVar("T")
 
 # Two keys on one file wait for each other across processes; with some dozens of computations at a
 # time and a thousand files that is rare.
 SHARDS = 1024
+# Waiting is asking again; a computation takes milliseconds to minutes.
 PAUSE_FIRST_S = 0.002
 PAUSE_LAST_S = 0.05
+
+
+class Run(Protocol):
+    """Runs a blocking function on a thread that does one call after another, also if cancelled."""
+
+    def __call__(self, fn: Callable[[], T], /) -> Awaitable[T]: ...
 
 
 @attrs.define(eq=False)
@@ -41,64 +49,82 @@ class _Shard:
 
 
 class Locks:
-    """The locks of one cache directory. Only one event loop uses it."""
+    """The locks of one cache. One event loop uses it; nothing is to be closed."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, run: Run, failed: Callable[[str, Exception], None]) -> None:
         self._directory = directory
+        self._run = run
+        self._failed = failed
         self._held: dict[int, _Shard] = {}
-        self.failures = 0
+        self._releasing: set[asyncio.Future[None]] = set()
 
     @asynccontextmanager
     async def computing(self, key: Key) -> AsyncIterator[bool]:
-        """Hold the lock of this key; yields whether another process had it before."""
+        """Hold the lock of this key; yields whether another process had it before.
+
+        Cancelling while it waits leaves nothing locked.
+        """
         number = zlib.crc32(key.encode()) % SHARDS
+        shard = self._held.get(number)
+        if shard is None:
+            shard = self._held[number] = _Shard(self._make(number))
+            shard.users += 1
+            entering = self._enter(shard)
+        else:
+            # Computations of one process do not exclude each other: it has one flight per key.
+            shard.users += 1
+            entering = _ready(shard)
         try:
-            shard, waited = await self._enter(number)
-        except Exception as exc:
-            self.failures += 1
-            log.warning("the lock for %s is not to be had, going on without: %s", key, exc)
-            yield False
-            return
-        try:
+            try:
+                waited = await entering
+            except Exception as exc:
+                self._failed("lock", exc)
+                waited = False
+                shard.ready.set()
             yield waited
         finally:
             self._leave(number, shard)
 
-    async def _enter(self, number: int) -> tuple[_Shard, bool]:
+    def _make(self, number: int) -> BaseFileLock:
         from filelock import FileLock
 
-        shard = self._held.get(number)
-        if shard is not None:
-            # Flights of one process do not exclude each other: it has one flight per key.
-            shard.users += 1
-            try:
-                await shard.ready.wait()
-            except BaseException:
-                self._leave(number, shard)
-                raise
-            return shard, False
-        self._directory.mkdir(mode=0o700, exist_ok=True)
-        lock = FileLock(self._directory / f"{number:04}.lock", thread_local=False)
-        shard = self._held[number] = _Shard(lock, users=1)
+        return FileLock(self._directory / f"{number:04}.lock", thread_local=False)
+
+    async def _enter(self, shard: _Shard) -> bool:
+        lock = shard.lock
         waited = False
         pause_s = PAUSE_FIRST_S
-        try:
-            while not _take(lock):
-                waited = True
-                await asyncio.sleep(pause_s)
-                pause_s = min(PAUSE_LAST_S, pause_s * 1.5)
-        except BaseException:
-            self._leave(number, shard)
-            raise
+        while not await self._run(lambda: _take(lock)):
+            waited = True
+            await asyncio.sleep(pause_s)
+            pause_s = min(PAUSE_LAST_S, pause_s * 1.5)
         shard.ready.set()
-        return shard, waited
+        return waited
 
     def _leave(self, number: int, shard: _Shard) -> None:
         shard.users -= 1
-        if shard.users == 0:
-            if self._held.get(number) is shard:
-                del self._held[number]
-            shard.lock.release()
+        if shard.users:
+            if not shard.ready.is_set():
+                # Whoever was to take the lock was cancelled; the others go on without.
+                shard.ready.set()
+            return
+        del self._held[number]
+        # Behind the attempt to take it, should that still be under way.
+        releasing = asyncio.ensure_future(self._release(shard.lock))
+        self._releasing.add(releasing)
+        releasing.add_done_callback(self._releasing.discard)
+
+    async def _release(self, lock: BaseFileLock) -> None:
+        try:
+            await self._run(lock.release)
+        except Exception as exc:
+            self._failed("lock", exc)
+            lock.release(force=True)
+
+
+async def _ready(shard: _Shard) -> bool:
+    await shard.ready.wait()
+    return False
 
 
 def _take(lock: BaseFileLock) -> bool:

@@ -10,7 +10,6 @@ from asteady._settings import MEBIBYTE, Settings
 from asteady.cache._cache import Cache
 from asteady.cache._codec import Codec, CompletionCodec, EmbeddingCodec
 from asteady.cache._frecency import POLICIES, Budget
-from asteady.cache._locks import Locks
 from asteady.cache._memory import Memory
 from asteady.cache._store import NullStore, Store
 from asteady.cache._unopened import Opener
@@ -71,7 +70,7 @@ class CacheManager:
         """
         locks = None
         if not self._settings.disable_cache:
-            locks = Locks(self._settings.cache_dir / "locks")
+            locks = self._settings.cache_dir / "locks"
         try:
             await self.generation.open(self._make_store(self.generation, CompletionCodec()), locks)
             await self.embedding.open(self._make_store(self.embedding, EmbeddingCodec()), locks)

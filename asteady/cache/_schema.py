@@ -10,10 +10,12 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from asteady._errors import StoreError, StoreVersionError
+from asteady.cache._codec import Columns
+from asteady.cache._filesystem import network_filesystem
 
 log = logging.getLogger("asteady")
 
@@ -22,18 +24,22 @@ APPLICATION_ID = 0x41734361
 VERSION = 1
 # A write waits this long inside SQLite for another process's; the writer then tries again.
 BUSY_TIMEOUT_S = 5.0
+OPEN_PATIENCE_S = 10.0
 # Damage as SQLite reports it: SQLITE_CORRUPT and SQLITE_NOTADB, whatever the extended part.
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+PAGE_BYTES = 8192
 SIDE_FILES = ("-wal", "-shm", "-journal")
 
 TABLES = """
 CREATE TABLE cache (
     id INTEGER PRIMARY KEY CHECK (id = 1),
-    policy TEXT NOT NULL,
+    policy TEXT NOT NULL DEFAULT '',
+    max_entries INTEGER NOT NULL DEFAULT 0,
+    max_bytes INTEGER NOT NULL DEFAULT 0,
     entries INTEGER NOT NULL DEFAULT 0,
     size_bytes INTEGER NOT NULL DEFAULT 0,
     level REAL NOT NULL DEFAULT 0.0,
-    phi REAL NOT NULL,
+    phi REAL NOT NULL DEFAULT 0.0,
     turn REAL NOT NULL DEFAULT 0.0,
     ghosts_once INTEGER NOT NULL DEFAULT 0,
     ghosts_more INTEGER NOT NULL DEFAULT 0,
@@ -84,7 +90,7 @@ def is_busy(error: BaseException) -> bool:
     return code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
-def connect(path: Path) -> sqlite3.Connection:
+def connect(path: Path, max_bytes: int) -> sqlite3.Connection:
     """A connection with our settings; the database exists already."""
     connection = sqlite3.connect(
         path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
@@ -94,16 +100,32 @@ def connect(path: Path) -> sqlite3.Connection:
         # checkpoints, so that a power failure may lose the last commits but damages nothing.
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA temp_store = MEMORY")
+        # The log counts for the size of the cache too: an eighth of the budget, 8 MB at most.
+        log_pages = max(16, min(1024, max_bytes // 8 // PAGE_BYTES))
+        connection.execute(f"PRAGMA wal_autocheckpoint = {log_pages}")
+        connection.execute(f"PRAGMA journal_size_limit = {log_pages * PAGE_BYTES}")
     except BaseException:
         connection.close()
         raise
     return connection
 
 
+def identity(path: Path) -> tuple[int, int] | None:
+    """Which file is at this path now; None if there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def open_database(
-    path: Path, columns: Sequence[tuple[str, str]], policy: str, phi: float
+    path: Path, columns: Columns, max_bytes: int, damaged: tuple[int, int] | None = None
 ) -> sqlite3.Connection:
     """Open the cache at `path` for writing; make it, migrate it, or set a damaged one aside.
+
+    `damaged` is the identity of a file that turned out to be damaged while it was in use; if it is
+    still at `path`, it is set aside first.
 
     Raises:
         StoreVersionError: it was written by a newer version.
@@ -111,15 +133,37 @@ def open_database(
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            return _open(path, columns, policy, phi)
-        except sqlite3.DatabaseError as exc:
-            if not is_damage(exc):
-                raise
-            set_aside(path, exc)
-            return _open(path, columns, policy, phi)
+        # Two processes that find the same damage must not set each other's new database aside.
+        with _alone(path):
+            if damaged is not None and identity(path) == damaged:
+                set_aside(path, "found while reading or writing")
+            try:
+                return _open(path, columns, max_bytes)
+            except sqlite3.DatabaseError as exc:
+                if not is_damage(exc):
+                    raise
+                set_aside(path, exc)
+                return _open(path, columns, max_bytes)
     except (sqlite3.Error, OSError) as exc:
         raise StoreError(f"the cache database {path} cannot be opened: {exc}") from exc
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    directory = path.parent / "locks"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    lock = FileLock(directory / f"{path.stem}.lock", timeout=OPEN_PATIENCE_S)
+    try:
+        lock.acquire()
+    except (Timeout, OSError, NotImplementedError) as exc:
+        # SQLite's own locks still keep the database whole.
+        log.warning("opening %s without its lock: %s", path, exc)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def set_aside(path: Path, reason: object) -> Path:
@@ -137,31 +181,26 @@ def set_aside(path: Path, reason: object) -> Path:
     return path.parent / name
 
 
-def _open(
-    path: Path, columns: Sequence[tuple[str, str]], policy: str, phi: float
-) -> sqlite3.Connection:
+def _open(path: Path, columns: Columns, max_bytes: int) -> sqlite3.Connection:
     # SQLite gives its -wal and -shm the permissions of the database.
     os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-    connection = connect(path)
+    connection = connect(path, max_bytes)
     try:
-        _prepare(connection, path, columns, policy, phi)
+        _prepare(connection, path, columns)
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _prepare(
-    connection: sqlite3.Connection,
-    path: Path,
-    columns: Sequence[tuple[str, str]],
-    policy: str,
-    phi: float,
-) -> None:
+def _prepare(connection: sqlite3.Connection, path: Path, columns: Columns) -> None:
     _check(connection, path)
-    # Can be set only while the file is empty; the writer gives pages back in small pieces.
+    # Both can be set only while the file is empty. A page holds five vectors of 384 dimensions, and
+    # a group commit writes half the bytes it would with SQLite's 4096 (docs/performance.md); free
+    # pages are given back by the writer.
+    connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-    connection.execute("PRAGMA journal_mode = WAL")
+    _choose_journal(connection, path)
     connection.execute("BEGIN IMMEDIATE")
     try:
         # Looked at again inside the transaction: another process may have been faster.
@@ -170,8 +209,10 @@ def _prepare(
             described = ",\n    ".join(f"{name} {kind}" for name, kind in columns)
             for statement in TABLES.format(columns=described).split(";\n"):
                 connection.execute(statement)
+            # A database that replaces another starts with a higher count of removals than that
+            # one can have reached, so that whoever knew it looks again.
             connection.execute(
-                "INSERT INTO cache (id, policy, phi) VALUES (1, ?, ?)", (policy, phi)
+                "INSERT INTO cache (id, removals) VALUES (1, ?)", (time.time_ns() // 1000,)
             )
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         while 0 < version < VERSION:
@@ -184,6 +225,23 @@ def _prepare(
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def _choose_journal(connection: sqlite3.Connection, path: Path) -> None:
+    network = network_filesystem(path.parent)
+    wanted = "wal" if network is None else "delete"
+    (mode,) = connection.execute(f"PRAGMA journal_mode = {wanted}").fetchone()
+    if mode != "wal":
+        # Without the log only FULL keeps a power failure from damaging the database.
+        connection.execute("PRAGMA synchronous = FULL")
+        log.warning(
+            "the cache %s is on %s: it is kept with a rollback journal, which is slower; a"
+            " cache_dir on a local disk is better",
+            path,
+            f"a network file system ({network})"
+            if network
+            else "a file system without shared memory",
+        )
 
 
 def _check(connection: sqlite3.Connection, path: Path) -> int:

@@ -22,8 +22,8 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 from asteady._errors import StoreError
 from asteady._requests import Key
 from asteady.cache._door import Door
-from asteady.cache._schema import connect, is_busy, open_database
-from asteady.cache._store import Committed, Entry, Operation, Order, Outcome, Reading
+from asteady.cache._schema import connect, identity, is_busy, is_damage, open_database
+from asteady.cache._store import Clear, Committed, Entry, Operation, Order, Outcome, Reading
 from asteady.cache._transaction import Tables
 
 log = logging.getLogger("asteady")
@@ -51,6 +51,8 @@ class SqliteStore(Generic[A]):
         self._write: Door | None = None
         self._read: Door | None = None
         self._writer: asyncio.Task[None] | None = None
+        self._file: tuple[int, int] | None = None
+        self._lost: sqlite3.Error | None = None
 
     async def open(self) -> None:
         """Open the database, or make it.
@@ -94,10 +96,18 @@ class SqliteStore(Generic[A]):
         return await self._reading(self._tables.missing, keys)
 
     async def removals(self) -> int:
-        return await self._reading(self._tables.removals)
+        return await self._reading(self._look)
 
     async def totals(self) -> dict[str, Any]:
         return await self._reading(self._tables.totals)
+
+    async def run(self, fn: Callable[[], T], /) -> T:
+        return await self._reading(lambda _: fn())
+
+    def _look(self, connection: sqlite3.Connection) -> int:
+        if identity(self._path) != self._file:
+            raise _GoneError("its file was removed or replaced")
+        return self._tables.removals(connection)
 
     async def _reading(
         self, fn: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
@@ -108,27 +118,39 @@ class SqliteStore(Generic[A]):
         try:
             return await door.run(fn, *args, **kwargs)
         except sqlite3.Error as exc:
+            if _is_lost(exc) and door is self._read:
+                # The writer has the other connection, so it sees to it.
+                self._lost = exc
+                self._news.set()
             raise StoreError(f"the cache database {self._path} cannot be read: {exc}") from exc
 
-    async def _open_doors(self) -> None:
+    async def _open_doors(self, damaged: tuple[int, int] | None = None) -> None:
         tables = self._tables
+        max_bytes = tables.budget.max_bytes
         self._write = await Door.open(
-            partial(
-                open_database,
-                self._path,
-                tables.codec.columns,
-                tables.policy.name,
-                phi=0.5,
-            )
+            partial(open_database, self._path, tables.codec.columns, max_bytes, damaged)
         )
         try:
+            self._file = await self._write.run(lambda _: identity(self._path))
             await self._write.run(tables.settle)
-            self._read = await Door.open(partial(connect, self._path))
+            self._read = await Door.open(partial(connect, self._path, max_bytes))
         except BaseException as exc:
             self._abandon()
             if isinstance(exc, sqlite3.Error):
                 raise StoreError(f"the cache database {self._path} cannot be used: {exc}") from exc
             raise
+
+    async def _recover(self) -> None:
+        """Begin with a fresh database: this one is damaged, or is no longer at its path."""
+        lost, self._lost = self._lost, None
+        damaged = self._file if lost is not None and is_damage(lost) else None
+        doors = (self._read, self._write)
+        self._read = self._write = None
+        for door in doors:
+            if door is not None:
+                await door.aclose()
+        await self._open_doors(damaged)
+        self._committed([Clear()], Outcome(results=[0]))
 
     def _abandon(self) -> None:
         for door in (self._write, self._read):
@@ -160,6 +182,11 @@ class SqliteStore(Generic[A]):
         # Callers that the last commit answered may have something for this one.
         await asyncio.sleep(0)
         group, self._pending = self._pending, []
+        if self._lost is not None or self._write is None:
+            try:
+                await self._recover()
+            except StoreError as exc:
+                log.error("%s", exc)
         if group:
             await self._commit(group)
 
@@ -172,6 +199,11 @@ class SqliteStore(Generic[A]):
         try:
             outcome = await self._transact(operations)
         except Exception as exc:
+            if len(group) > 1 and not isinstance(exc, sqlite3.Error | StoreError):
+                # One of them cannot be written at all; the others shall not fail with it.
+                for one in group:
+                    await self._commit([one])
+                return
             error = StoreError(f"the cache database {self._path} cannot be written: {exc}")
             error.__cause__ = exc
             for _, future in group:
@@ -193,14 +225,28 @@ class SqliteStore(Generic[A]):
     async def _transact(self, operations: Sequence[Operation[A]]) -> Outcome:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + BUSY_PATIENCE_S
+        recovered = False
         while True:
-            assert self._write is not None
+            if self._write is None:
+                raise StoreError("it could not be opened again")
             try:
                 return await self._write.run(self._tables.commit, operations)
             except sqlite3.Error as exc:
+                if _is_lost(exc) and not recovered:
+                    self._lost, recovered = exc, True
+                    await self._recover()
+                    continue
                 if not is_busy(exc) or loop.time() > deadline:
                     raise
             await asyncio.sleep(BUSY_PAUSE_S)
+
+
+class _GoneError(sqlite3.OperationalError):
+    """The database is no longer the file at its path."""
+
+
+def _is_lost(error: sqlite3.Error) -> bool:
+    return is_damage(error) or isinstance(error, _GoneError)
 
 
 def _fail(future: asyncio.Future[Any], error: Exception) -> None:

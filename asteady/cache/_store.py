@@ -11,6 +11,7 @@ import attrs
 from asteady._requests import Key
 
 A = TypeVar("A")
+T = TypeVar("T")
 
 Order: TypeAlias = Literal["priority", "cost", "size", "touches", "last_used"]
 ORDERS: tuple[Order, ...] = ("priority", "cost", "size", "touches", "last_used")
@@ -78,11 +79,11 @@ class Outcome:
     """
 
     results: list[Any]
-    gone: set[Key]
-    stored: set[Key]
-    evictions: int
-    before: int
-    removals: int
+    gone: set[Key] = attrs.field(factory=set)
+    stored: set[Key] = attrs.field(factory=set)
+    evictions: int = 0
+    before: int = 0
+    removals: int = 0
 
 
 @attrs.frozen
@@ -99,7 +100,10 @@ class OversizedError(ValueError):
 
 
 class Store(Protocol[A]):
-    """Remembers answers beyond this process. One event loop uses it; see `SqliteStore`."""
+    """Remembers answers beyond this process. One event loop uses it; see `SqliteStore`.
+
+    Whatever reads raises `StoreError` if the store cannot be read.
+    """
 
     async def open(self) -> None: ...
 
@@ -130,6 +134,10 @@ class Store(Protocol[A]):
         """The row of counters and of the policy's state."""
         ...
 
+    async def run(self, fn: Callable[[], T], /) -> T:
+        """A quick blocking function on the thread that reads, also if cancelled."""
+        ...
+
 
 Committed: TypeAlias = Callable[[Sequence[Any], Outcome], None]
 """Called on the loop after each commit, before any caller is answered: (operations, outcome)."""
@@ -146,7 +154,7 @@ class NullStore(Generic[A]):
 
     def submit(self, operation: Operation[A]) -> asyncio.Future[Any]:
         future = asyncio.get_running_loop().create_future()
-        future.set_result(0 if isinstance(operation, Clear) else False)
+        future.set_result(0 if isinstance(operation, Clear) else None)
         return future
 
     async def read(self, key: Key) -> Reading[A]:
@@ -169,3 +177,6 @@ class NullStore(Generic[A]):
 
     async def totals(self) -> dict[str, Any]:
         return {}
+
+    async def run(self, fn: Callable[[], T], /) -> T:
+        return fn()

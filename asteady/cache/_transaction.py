@@ -16,7 +16,17 @@ import attrs
 
 from asteady._requests import Key
 from asteady.cache._codec import Codec, DamagedError, Values, checksum, payload_bytes, read_back
-from asteady.cache._frecency import Budget, Policy, Row, State, forget, remember, shrink, touch
+from asteady.cache._frecency import (
+    Budget,
+    Policy,
+    Row,
+    State,
+    adopt,
+    forget,
+    remember,
+    shrink,
+    touch,
+)
 from asteady.cache._ledger import SqlLedger
 from asteady.cache._store import (
     Clear,
@@ -37,6 +47,10 @@ A = TypeVar("A")
 # What an entry takes besides its key and its values: its row, its place in the index, its share of
 # the ghosts and of pages that are not quite full. Measured, see docs/performance.md.
 ROW_BYTES = 512
+
+# Free pages that stay in the file for the next answers, and how many more one commit gives back.
+FREE_PAGES = 16
+VACUUM_PAGES = 64
 
 _STATE = (
     "SELECT entries, size_bytes, level, phi, turn, ghosts_once, ghosts_more,"
@@ -150,6 +164,7 @@ class Tables(Generic[A]):
         connection.execute("BEGIN IMMEDIATE")
         try:
             commit = _Commit(self, connection)
+            commit.ledger.expect([key for op in ready for key in _keys_of(op)])
             results = [commit.do(op) for op in ready]
             if not ready:
                 commit.settle()
@@ -162,6 +177,17 @@ class Tables(Generic[A]):
         return Outcome(
             results, commit.gone, commit.stored, commit.evicted, commit.before, commit.removals
         )
+
+
+def _keys_of(op: Any) -> list[Key]:
+    match op:
+        case Touch():
+            return [key for key, _ in op.touches]
+        case (Put(), _, _):
+            return [op[0].key]
+        case Delete():
+            return [op.key]
+    return []
 
 
 class _Commit(Generic[A]):
@@ -178,6 +204,7 @@ class _Commit(Generic[A]):
         self.evicted = 0
         self.gone: set[Key] = set()
         self.stored: set[Key] = set()
+        self.vacuum_pages = 0
         # Written at the end, so that an answer that comes and goes in one commit costs nothing,
         # and a newcomer takes the place of what went: pages stay as full as they were.
         self.answers: dict[int, tuple[Any, ...]] = {}
@@ -266,19 +293,28 @@ class _Commit(Generic[A]):
         self.stored.clear()
         self.answers.clear()
         self.free.clear()
-        # A fresh ledger and state; the level stays, since it means nothing without rows.
         self.connection.execute("DELETE FROM entry")
         self.connection.execute("DELETE FROM answer")
         self.ledger = SqlLedger(self.connection)
         self.state = State(phi=self.state.phi)
+        self.vacuum_pages = -1
         self.slots = 0
         # Also when nothing was there: whoever cleared wants to be seen.
         self.removals += len(live) + 1
         return len(live)
 
     def settle(self) -> None:
-        tables = self.tables
-        self.dropped(shrink(tables.policy, self.ledger, self.state, tables.budget))
+        """Take over the rows of another policy or budget, and hold this budget."""
+        policy, budget = self.tables.policy, self.tables.budget
+        ours = (policy.name, budget.max_entries, budget.max_bytes)
+        theirs = self.connection.execute("SELECT policy, max_entries, max_bytes FROM cache")
+        if theirs.fetchone() != ours:
+            self.connection.execute(
+                "UPDATE cache SET policy = ?, max_entries = ?, max_bytes = ?", ours
+            )
+            self.connection.execute("DELETE FROM entry WHERE live = 0")
+            self.state = adopt(policy, self.ledger, budget, self.ledger.by_use())
+        self.dropped(shrink(policy, self.ledger, self.state, budget))
 
     def finish(self) -> None:
         self.ledger.flush()
@@ -287,6 +323,7 @@ class _Commit(Generic[A]):
             connection.executemany(
                 "DELETE FROM answer WHERE slot = ?", [(slot,) for slot in self.free]
             )
+            self.vacuum_pages = self.vacuum_pages or VACUUM_PAGES
         if self.answers:
             marks = ", ".join("?" * (2 + len(codec.columns)))
             connection.executemany(
@@ -295,3 +332,12 @@ class _Commit(Generic[A]):
         state = attrs.astuple(self.state)
         self.evictions += self.evicted
         connection.execute(_SAVE_STATE, (*state, self.slots, self.removals, self.evictions))
+        if self.vacuum_pages:
+            self.vacuum()
+
+    def vacuum(self) -> None:
+        """Give free pages back, a few at a time unless there is nothing else in the file."""
+        (free,) = self.connection.execute("PRAGMA freelist_count").fetchone()
+        pages = free if self.vacuum_pages < 0 else min(self.vacuum_pages, free - FREE_PAGES)
+        if pages > 0:
+            self.connection.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()

@@ -11,6 +11,7 @@ from asteady._requests import Key
 from asteady.cache._store import Entry, Operation, Order, Reading, Store
 
 A = TypeVar("A")
+T = TypeVar("T")
 
 Opener: TypeAlias = Callable[[], Awaitable[object]]
 """Opens the cache, by opening the session that it belongs to."""
@@ -61,6 +62,9 @@ class UnopenedStore(Generic[A]):
 
     async def totals(self) -> dict[str, Any]:
         return await (await self._store()).totals()
+
+    async def run(self, fn: Callable[[], T], /) -> T:
+        return await (await self._store()).run(fn)
 
     async def _store(self) -> Store[A]:
         if self._opener is None:
