@@ -9,12 +9,14 @@ flights.join(key)    one task per key, owned by the session
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import sys
+from collections.abc import Hashable, Sequence
 from typing import Generic, Literal, TypeAlias, TypeVar
 
 from asteady._engines import Engines, Kind
 from asteady._errors import CacheMissError, InvalidRequestError
 from asteady._flight import Flight, Flights
+from asteady._observe import Observers, Outcome, Watch
 from asteady._requests import Completion, Embedding, EmbedRequest, GenerateRequest, Key
 from asteady.cache._cache import Cache
 
@@ -25,6 +27,59 @@ CacheMode: TypeAlias = Literal["use", "refresh", "bypass", "only"]
 _MODES = ("use", "refresh", "bypass", "only")
 
 
+class Joined(Generic[A]):
+    """One caller's part in an answer: the answer itself, or a place in its flight.
+
+    It is given up exactly once, by `wait` or by `leave`.
+    """
+
+    def __init__(
+        self, answer: A | None, flight: Flight[A] | None, outcome: Outcome, watch: Watch | None
+    ) -> None:
+        self._answer = answer
+        self._flight = flight
+        self._outcome = outcome
+        self._watch = watch
+
+    @property
+    def chunks(self) -> Sequence[str]:
+        """The chunks so far; there will be no more when `wait_chunk` says so."""
+        if self._flight is not None:
+            return self._flight.chunks
+        return self._answer.chunks if isinstance(self._answer, Completion) else ()
+
+    async def wait_chunk(self, index: int) -> bool:
+        """Wait until chunk `index` is there (True) or there will be none (False)."""
+        if self._flight is not None:
+            return await self._flight.wait_chunk(index)
+        return index < len(self.chunks)
+
+    async def wait(self) -> A:
+        """The answer; see `Flight.wait`. A cancelled wait gives the part up."""
+        try:
+            if self._flight is not None:
+                await self._flight.wait_done()
+            return self.result()
+        finally:
+            self.leave(sys.exception())
+
+    def result(self) -> A:
+        """The answer of a flight that is done; raises what it raised."""
+        if self._flight is not None:
+            self._answer = self._flight.result()
+            if self._answer.cached and self._outcome == "computed":
+                self._outcome = "disk"
+        assert self._answer is not None
+        return self._answer
+
+    def leave(self, error: BaseException | None = None) -> None:
+        """Give the part up; `error` is what the caller gets, if it gets one."""
+        if self._flight is not None:
+            self._flight.leave()
+        if self._watch is not None:
+            self._watch.ended(self._outcome, self._answer, error)
+
+
 class Answering(Generic[A]):
     """Answers the requests of one kind; lives as long as its session.
 
@@ -32,7 +87,15 @@ class Answering(Generic[A]):
     (bypassed and refreshed ones are not look-ups and do not count).
     """
 
-    def __init__(self, kind: Kind, cache: Cache[A], engines: Engines, flights: Flights) -> None:
+    def __init__(
+        self,
+        kind: Kind,
+        cache: Cache[A],
+        engines: Engines,
+        flights: Flights,
+        observers: Observers,
+    ) -> None:
+        self._observers = observers
         self._kind = kind
         self._cache = cache
         self._engines = engines
@@ -50,35 +113,20 @@ class Answering(Generic[A]):
         model: str,
         mode: CacheMode,
         alias: Hashable = None,
-    ) -> A | Flight[A]:
-        """The answer, if it is in the memory tier, else a flight that the caller has to leave.
+    ) -> Joined[A]:
+        """Join the computation of the answer, or start it, unless the memory tier has it.
 
         Raises:
             InvalidRequestError: `mode` is none of the four.
             ModelError: the model cannot be had.
         """
-        if mode not in _MODES:
-            raise InvalidRequestError(
-                f'cache={mode!r} is not allowed: "use", "refresh", "bypass" or "only"'
-            )
-        key = await self.key(request, model)
-        if mode in ("use", "only"):
-            answer = self._cache.recall_key(key)
-            if answer is not None:
-                self._cache.remember_alias(alias, key)
-                return answer
-
-        async def compute(flight: Flight[A]) -> A:
-            return await self._answer(flight, request, key, model, mode, alias)
-
-        # What is computed under one flight key is the same for all who join it. A bypassed call
-        # joins nobody.
-        flight, started = self._flights.join(
-            object() if mode == "bypass" else (self._kind, mode, key), compute
-        )
-        if not started and mode == "use":
-            self._cache.count_coalesced()
-        return flight
+        watch = Watch(self._observers, request, model) if self._observers.active else None
+        try:
+            return await self._join(request, model, mode, alias, watch)
+        except BaseException as exc:
+            if watch is not None:
+                watch.ended(error=exc)
+            raise
 
     async def answer(
         self,
@@ -89,12 +137,46 @@ class Answering(Generic[A]):
         alias: Hashable = None,
     ) -> A:
         """The answer, waited for. Cancelling stops waiting, and the computation with the last."""
-        joined = await self.join(request, model=model, mode=mode, alias=alias)
-        return await joined.wait() if isinstance(joined, Flight) else joined
+        return await (await self.join(request, model=model, mode=mode, alias=alias)).wait()
 
     async def contains(self, request: GenerateRequest | EmbedRequest, *, model: str) -> bool:
         """Whether the answer is in the cache; computes, counts and touches nothing."""
         return await self._cache.contains(await self.key(request, model))
+
+    async def _join(
+        self,
+        request: GenerateRequest | EmbedRequest,
+        model: str,
+        mode: CacheMode,
+        alias: Hashable,
+        watch: Watch | None,
+    ) -> Joined[A]:
+        if mode not in _MODES:
+            raise InvalidRequestError(
+                f'cache={mode!r} is not allowed: "use", "refresh", "bypass" or "only"'
+            )
+        key = await self.key(request, model)
+        if watch is not None:
+            watch.key = key
+        if mode in ("use", "only"):
+            answer = self._cache.recall_key(key)
+            if answer is not None:
+                self._cache.remember_alias(alias, key)
+                return Joined(answer, None, "memory", watch)
+
+        async def compute(flight: Flight[A]) -> A:
+            return await self._answer(flight, request, key, model, mode, alias)
+
+        # What is computed under one flight key is the same for all who join it. A bypassed call
+        # joins nobody.
+        flight, started = self._flights.join(
+            object() if mode == "bypass" else (self._kind, mode, key), compute
+        )
+        if started:
+            return Joined(None, flight, "computed", watch)
+        if mode == "use":
+            self._cache.count_coalesced()
+        return Joined(None, flight, "coalesced", watch)
 
     async def _answer(
         self,

@@ -18,6 +18,7 @@ from asteady._errors import (
 )
 from asteady._flight import Flights
 from asteady._lifetime import OwnedTasks, State
+from asteady._observe import Observers
 from asteady._requests import Completion, Embedding
 from asteady._settings import Settings
 from asteady.cache._manager import CacheManager
@@ -55,14 +56,15 @@ class Core:
         self.settings = settings
         self.tasks = OwnedTasks()
         self.cache = CacheManager(settings, opener=opener)
+        self.observers = Observers()
         self.flights = Flights(self.tasks.spawn)
         source: EngineSource = LlamaSource(settings) if engine is None else GivenEngine(engine)
         self.engines = Engines(source, settings, self.flights)
         self.generation: Answering[Completion] = Answering(
-            "generation", self.cache.generation, self.engines, self.flights
+            "generation", self.cache.generation, self.engines, self.flights, self.observers
         )
         self.embedding: Answering[Embedding] = Answering(
-            "embedding", self.cache.embedding, self.engines, self.flights
+            "embedding", self.cache.embedding, self.engines, self.flights, self.observers
         )
 
     @property

@@ -12,14 +12,13 @@ import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Unpack
 
-from asteady._answering import CacheMode
+from asteady._answering import CacheMode, Joined
 from asteady._errors import SessionError
 from asteady._requests import Completion, EmbedOptions, GenerateOptions
 from asteady._session import Session
 from asteady._stream import Stream
 
 if TYPE_CHECKING:
-    from asteady._flight import Flight
     from asteady._requests import Vector
     from asteady.cache._manager import CacheManager
 
@@ -105,7 +104,7 @@ def stream(
 ) -> Stream:
     """`Session.stream` of the running loop's default session, which opens with the stream."""
 
-    async def start() -> Completion | Flight[Completion]:
+    async def start() -> Joined[Completion]:
         session = await default_session()
         return await session._join(prompt, model, cache, options)
 

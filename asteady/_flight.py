@@ -82,6 +82,10 @@ class Flight(Generic[A]):
             self.leave()
         return self.result()
 
+    async def wait_done(self) -> None:
+        """Wait until there is a `result`, without leaving."""
+        await self._done.wait()
+
     async def wait_chunk(self, index: int) -> bool:
         """Wait until chunk `index` is there (True) or there will be none (False)."""
         while index >= len(self.chunks) and not self.done:

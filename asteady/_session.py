@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
-from asteady._answering import CacheMode
+from asteady._answering import CacheMode, Joined
 from asteady._concurrency import map_concurrently
 from asteady._core import Core, SessionStatistics
 from asteady._engines import Kind
 from asteady._errors import InvalidRequestError, SettingsError
-from asteady._flight import Flight
 from asteady._lifetime import State
+from asteady._observe import Observer
 from asteady._requests import (
     Completion,
     Embedding,
@@ -73,6 +74,7 @@ class Session:
         self.cache = self._core.cache
         # A session that is opened on demand is closed with its loop, and nobody is warned of it.
         self._closes_with_loop = _opener is not None
+        self._observers = self._core.observers
         # Bound once: the way of a warm hit is paid in tens of nanoseconds.
         self._recall_completion = self.cache.generation.recall
         self._recall_embedding = self.cache.embedding.recall
@@ -155,6 +157,18 @@ class Session:
         """What the session is doing now; see `cache` for the statistics of the caches."""
         return self._core.statistics()
 
+    def observe(
+        self, observer: Observer, *, everywhere: bool = False
+    ) -> AbstractContextManager[None]:
+        """Have `observer` called with an `Observed` for each call that ends within the block.
+
+        By default it sees the calls made in this context: in this task, and in tasks that are
+        started within the block. With ``everywhere=True`` it sees all calls of the session. It is
+        called on the event loop, so it should be quick. While anybody observes, a warm hit takes
+        some microseconds more.
+        """
+        return self._core.observers.observe(observer, everywhere=everywhere)
+
     # -- generation ----------------------------------------------------------------------------
 
     async def generate(
@@ -188,7 +202,7 @@ class Session:
             ModelError: the model cannot be had or cannot do this.
             SessionError: the session is not open, or was closed meanwhile.
         """
-        if cache == "use":
+        if cache == "use" and not self._observers.active:
             # Types are part of the alias: 1, 1.0 and True are equal as numbers.
             alias = (prompt, model, *options, *options.values(), *map(type, options.values()))
             try:
@@ -319,11 +333,15 @@ class Session:
     ) -> Embedding:
         """As `embed` of one text, with the whole record: vector, token count, model, cost."""
         alias: tuple[object, ...] | None = None
-        if cache == "use":
+        if cache == "use" and not self._observers.active:
             alias = (text, model, *options, *options.values(), *map(type, options.values()))
-            answer = self._recall_embedding(alias)
-            if answer is not None:
-                return answer
+            try:
+                answer = self._recall_embedding(alias)
+            except TypeError:  # something that no option allows; it is refused below
+                alias = None
+            else:
+                if answer is not None:
+                    return answer
         self._core.check_open()
         check_options("embed", options, _EMBED_OPTIONS)
         return await self._core.embedding.answer(
@@ -337,7 +355,7 @@ class Session:
 
     async def _join(
         self, prompt: str | None, model: str | None, cache: CacheMode, options: GenerateOptions
-    ) -> Completion | Flight[Completion]:
+    ) -> Joined[Completion]:
         return await self._core.generation.join(
             self._generate_request("stream", prompt, options),
             model=self._core.model("generation", model),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 
+from asteady._answering import Joined
 from asteady._errors import SessionError
-from asteady._flight import Flight
 from asteady._requests import Completion
 
 
@@ -28,23 +28,18 @@ class Stream:
     `generate` and `complete` calls for the same request share the computation.
     """
 
-    def __init__(self, start: Callable[[], Awaitable[Completion | Flight[Completion]]]) -> None:
+    def __init__(self, start: Callable[[], Awaitable[Joined[Completion]]]) -> None:
         self._start = start
-        self._flight: Flight[Completion] | None = None
-        self._chunks: tuple[str, ...] | list[str] = ()
+        self._joined: Joined[Completion] | None = None
         self._answer: Completion | None = None
+        self._error: BaseException | None = None
         self._index = 0
-        self._open = False
 
     async def __aenter__(self) -> Stream:
-        if self._open:
+        if self._joined is not None:
             raise SessionError("this stream is already open; ask the session for another one")
-        started = await self._start()
-        self._open = True
-        if isinstance(started, Flight):
-            self._flight, self._chunks = started, started.chunks
-        else:
-            self._answer, self._chunks = started, started.chunks
+        self._joined = await self._start()
+        self._index = 0
         return self
 
     async def __aexit__(
@@ -53,13 +48,12 @@ class Stream:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._open = False
-        if self._flight is not None:
-            flight, self._flight = self._flight, None
-            flight.leave()
+        joined, self._joined = self._joined, None
+        if joined is not None:
+            joined.leave(self._error)
 
     def __aiter__(self) -> Stream:
-        self._check_open()
+        self._open()
         return self
 
     async def __anext__(self) -> str:
@@ -68,14 +62,18 @@ class Stream:
         Raises:
             Exception: whatever `Session.complete` would have raised, after the chunks before it.
         """
-        self._check_open()
-        if self._index >= len(self._chunks) and not (
-            self._flight is not None and await self._flight.wait_chunk(self._index)
-        ):
-            self._finish()
-            raise StopAsyncIteration
+        joined = self._open()
+        if self._index >= len(joined.chunks):
+            try:
+                if not await joined.wait_chunk(self._index):
+                    self._answer = joined.result()
+            except BaseException as exc:
+                self._error = exc
+                raise
+            if self._answer is not None:
+                raise StopAsyncIteration
         self._index += 1
-        return self._chunks[self._index - 1]
+        return joined.chunks[self._index - 1]
 
     @property
     def answer(self) -> Completion:
@@ -94,10 +92,7 @@ class Stream:
             pass
         return self.answer
 
-    def _finish(self) -> None:
-        if self._answer is None and self._flight is not None:
-            self._answer = self._flight.result()
-
-    def _check_open(self) -> None:
-        if not self._open:
+    def _open(self) -> Joined[Completion]:
+        if self._joined is None:
             raise SessionError("open the stream first: async with session.stream(...) as stream")
+        return self._joined

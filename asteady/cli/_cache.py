@@ -10,8 +10,23 @@ from typing import Any, TypeVar
 
 from asteady._settings import Settings
 from asteady.cache._manager import CacheManager
+from asteady.cli._arguments import Commands
 
 T = TypeVar("T")
+
+
+def add_parser(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "cache", help="look at the cache or clear it", description="Look at the cache or clear it."
+    )
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    stats_ = actions.add_parser("stats", help="print the statistics")
+    stats_.add_argument("--json", action="store_true", help="print them as JSON")
+    stats_.set_defaults(run=stats)
+    clear_ = actions.add_parser("clear", help="remove all entries")
+    clear_.set_defaults(run=clear)
+    path_ = actions.add_parser("path", help="print the directory")
+    path_.set_defaults(run=path)
 
 
 def stats(options: argparse.Namespace) -> int:
@@ -28,7 +43,7 @@ def stats(options: argparse.Namespace) -> int:
     return 0
 
 
-def clear() -> int:
+def clear(options: argparse.Namespace) -> int:
     async def all_caches(manager: CacheManager) -> int:
         return await manager.generation.clear() + await manager.embedding.clear()
 
@@ -37,7 +52,7 @@ def clear() -> int:
     return 0
 
 
-def path() -> int:
+def path(options: argparse.Namespace) -> int:
     print(Settings.from_environment().cache_dir)
     return 0
 

@@ -11,10 +11,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asteady import InvalidRequestError, Session
+from asteady.cli._arguments import Commands, add_common
 from asteady.cli._input import read_standard_input
 
 if TYPE_CHECKING:
     from asteady._requests import Vector
+
+
+def add_parser(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "embed",
+        help="embed texts",
+        description="Embed each text; one line of numbers for each.",
+    )
+    parser.add_argument(
+        "text", nargs="*", help="the texts; without any, the lines of standard input"
+    )
+    parser.add_argument("--npy", metavar="FILE", help="write a float32 array (texts, dimensions)")
+    parser.add_argument(
+        "--truncate", action="store_true", help="cut text longer than the model's context"
+    )
+    add_common(parser)
+    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -10,7 +10,41 @@ import sys
 import attrs
 
 from asteady import Completion, Session
+from asteady._requests import DEFAULT_MAX_NEW_TOKENS, DEFAULT_SEED
+from asteady.cli._arguments import Commands, add_common
 from asteady.cli._input import read_standard_input
+
+
+def add_parser(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "generate",
+        help="generate text",
+        description="Generate text; it is printed as it is computed.",
+    )
+    parser.add_argument("prompt", nargs="?", help="the prompt; without one, or -, standard input")
+    parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help="default: %(default)s")
+    parser.add_argument(
+        "--max-new-tokens",
+        type=int,
+        default=DEFAULT_MAX_NEW_TOKENS,
+        metavar="N",
+        help="default: %(default)s",
+    )
+    parser.add_argument(
+        "--temperature", type=float, default=0.0, metavar="T", help="default: 0, greedy"
+    )
+    parser.add_argument(
+        "--stop",
+        action="append",
+        metavar="TEXT",
+        help="end before this text; may be given more than once",
+    )
+    parser.add_argument("--raw", action="store_true", help="skip the model's chat template")
+    parser.add_argument(
+        "--no-stream", action="store_true", help="print the text when it is complete"
+    )
+    add_common(parser)
+    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

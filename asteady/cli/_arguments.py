@@ -1,0 +1,19 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TypeAlias
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="MODEL", help='"builtin" or the path of a .gguf file')
+    parser.add_argument(
+        "--cache",
+        choices=("use", "refresh", "bypass", "only"),
+        default="use",
+        help="use it (default), compute anew and store, leave it alone, or never compute",
+    )
+    parser.add_argument("--json", action="store_true", help="print the whole answer as JSON")
