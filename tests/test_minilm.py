@@ -16,6 +16,7 @@ import pytest
 from asteady import Session
 from asteady._errors import ModelFormatError, ModelNotFoundError
 from asteady.engine import _minilm
+from asteady.engine._gguf import read_header
 from asteady.engine._minilm import convert_minilm
 
 REFERENCE = Path(__file__).parent / "data" / "minilm_reference.json"
@@ -160,6 +161,49 @@ def test_two_conversions_at_once_do_not_disturb_each_other(
     assert len(lines) == 2
     assert len(set(paths)) == 1
     assert os.listdir(tmp_path / "cache") == [paths[0].name]
+
+
+@pytest.mark.anyio
+async def test_a_small_model_of_the_same_kind_converts_and_embeds(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole way with random weights, where the real ones are not installed."""
+    numpy_tensors = pytest.importorskip("safetensors.numpy")
+    pytest.importorskip("gguf")
+    width, inner, layers = 64, 128, 2
+    for name, value in (("_WIDTH", width), ("_INNER", inner), ("_LAYERS", layers), ("_HEADS", 2)):
+        monkeypatch.setattr(_minilm, name, value)
+    pieces = ["[PAD]", *(f"[unused{i}]" for i in range(99)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    pieces += ["hello", "##s", "world", "!"]
+    shapes: dict[str, tuple[int, ...]] = {
+        "embeddings.word_embeddings.weight": (len(pieces), width),
+        "embeddings.position_embeddings.weight": (512, width),
+        "embeddings.token_type_embeddings.weight": (2, width),
+        "embeddings.LayerNorm.weight": (width,),
+        "embeddings.LayerNorm.bias": (width,),
+    }
+    for index in range(layers):
+        for name in _minilm._TENSORS:
+            rows = inner if name == "intermediate.dense" else width
+            columns = inner if name == "output.dense" else width
+            source = f"encoder.layer.{index}.{name}"
+            shapes[f"{source}.bias"] = (rows,)
+            shapes[f"{source}.weight"] = (rows,) if "Norm" in name else (rows, columns)
+    random = np.random.default_rng(1)
+    tensors = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    (package / "model.safetensors").write_bytes(numpy_tensors.save(tensors))
+    (package / "vocab.txt").write_text("\n".join(pieces))
+    accept(monkeypatch, package)
+
+    path = convert_minilm(tmp_path / "cache")
+    header = read_header(path)
+    assert (header.architecture, header.pooling, header.context_length) == ("bert", "mean", 512)
+    assert header.matrix_types == ("F32", "Q8_0")
+    async with Session(embedding_model=str(path)) as session:
+        vectors = await session.embed(["Hello, worlds!", "hello worlds!", "hello"])
+    assert vectors.shape == (3, width)
+    assert np.isfinite(vectors).all()
+    assert not np.allclose(vectors[1], vectors[2])
 
 
 @installed
