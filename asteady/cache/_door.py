@@ -52,6 +52,15 @@ class Door:
         # Before 0.22 the connection was the thread.
         thread: Any = getattr(connection, "_thread", connection)
         thread.daemon = True
+        run = thread.run
+
+        def serve() -> None:
+            # A loop that was closed with a call under way takes no result; the thread ends, and
+            # has nothing to complain of.
+            with contextlib.suppress(RuntimeError):
+                run()
+
+        thread.run = serve
         opening = asyncio.ensure_future(_connect(connection))
         try:
             await asyncio.shield(opening)
