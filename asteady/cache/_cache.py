@@ -171,11 +171,11 @@ class Cache(Generic[A]):
                 self._store.submit(Delete(key, if_damaged=True))
             self._missed()
             return None
-        held = None
-        if not spoiled:
+        held = self._memory.by_key.get(key)
+        if held is None and not spoiled:
             held = self._memory.add(key, answer, answer.cost_s)
-            if held is not None and alias is not None:
-                self._memory.alias(alias, held)
+        if held is not None and alias is not None:
+            self._memory.alias(alias, held)
         # What memory does not take is told to the store all the same.
         return self._hit(held or Held(key, answer, answer.cost_s, 0))
 
@@ -348,6 +348,14 @@ class Cache(Generic[A]):
     def committed(self, operations: Sequence[Operation[A]], outcome: Outcome) -> None:
         """What the store has done, told before any caller is answered."""
         memory = self._memory
+        # First what went, so that what came does not push out more.
+        if any(isinstance(op, Clear) for op in operations):
+            memory.clear()
+        for key in outcome.gone:
+            memory.discard(key)
+            if key in self._reads:
+                # It was read before it went, and the reader has not been told yet.
+                self._spoiled.add(key)
         for op, result in zip(operations, outcome.results, strict=True):
             if isinstance(op, Put) and result is True and op.key in outcome.stored:
                 answer = op.answer
@@ -357,13 +365,6 @@ class Cache(Generic[A]):
                 if held is not None:
                     for alias in op.aliases:
                         memory.alias(alias, held)
-            elif isinstance(op, Clear):
-                memory.clear()
-        for key in outcome.gone:
-            memory.discard(key)
-            if key in self._reads:
-                # It was read before it went, and the reader has not been told yet.
-                self._spoiled.add(key)
         self.counters.evictions += outcome.evictions
         if self._seen(outcome.before):
             self._removals = outcome.removals
@@ -371,7 +372,7 @@ class Cache(Generic[A]):
     def _seen(self, removals: int) -> bool:
         """Compare with what was last seen; False if another process removed something since."""
         if removals > self._removals and self._removals >= 0 and len(self._memory):
-            self._aliases = self._keys = _ASLEEP
+            # The keeper sees to it, at once if it was asleep and else in half a second.
             self._used.set()
             return False
         self._removals = max(removals, self._removals)
@@ -392,6 +393,8 @@ class Cache(Generic[A]):
         ticks = 0
         while True:
             await self._used.wait()
+            if self._keys is _ASLEEP:
+                await self._look()
             while self._used.is_set():
                 self._used.clear()
                 await asyncio.sleep(TICK_S)

@@ -2,8 +2,8 @@
 
 aiosqlite's public methods are one statement, one hop. A group commit is many statements with
 decisions between them, and a hop costs more than all of them (docs/performance.md). So this module,
-and no other, uses what aiosqlite has behind its methods: `Connection._execute`, and the thread. The
-version range in pyproject.toml and a test guard both.
+and no other, uses what aiosqlite has behind its methods: `Connection._execute`, its thread and its
+queue. The version range in pyproject.toml and a test guard them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import sqlite3
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     import aiosqlite
@@ -37,6 +37,7 @@ class Door:
 
     def __init__(self, connection: aiosqlite.Connection) -> None:
         self._connection = connection
+        self._closed = False
         self._forked = False
         _open_doors.add(self)
 
@@ -48,26 +49,29 @@ class Door:
         """
         import aiosqlite
 
-        connection = aiosqlite.Connection(connect, iter_chunk_size=64)
-        # Before 0.22 the connection was the thread.
-        thread: Any = getattr(connection, "_thread", connection)
-        thread.daemon = True
-        run = thread.run
+        failure: list[BaseException] = []
 
-        def serve() -> None:
-            # A loop that was closed with a call under way takes no result; the thread ends, and
-            # has nothing to complain of.
-            with contextlib.suppress(RuntimeError):
-                run()
+        def connect_or_note() -> sqlite3.Connection:
+            # Raised there, aiosqlite would end the thread without anybody waiting for its end.
+            try:
+                return connect()
+            except BaseException as exc:
+                failure.append(exc)
+                return sqlite3.connect(":memory:", check_same_thread=False)
 
-        thread.run = serve
+        connection = aiosqlite.Connection(connect_or_note, iter_chunk_size=64)
+        connection._thread.daemon = True
         opening = asyncio.ensure_future(_connect(connection))
         try:
             await asyncio.shield(opening)
         except asyncio.CancelledError:
-            opening.add_done_callback(lambda _: _abandon(connection))
+            opening.add_done_callback(lambda _: cls(connection).abandon())
             raise
-        return cls(connection)
+        door = cls(connection)
+        if failure:
+            await door.aclose()
+            raise failure.pop()
+        return door
 
     async def run(
         self,
@@ -82,34 +86,44 @@ class Door:
         """
         if self._forked:
             raise sqlite3.ProgrammingError("it was opened before this process was forked")
+        if self._closed:
+            raise sqlite3.ProgrammingError("the connection is closed")
         connection = self._connection
-        try:
-            return await connection._execute(fn, connection._conn, *args, **kwargs)  # type: ignore[no-any-return, no-untyped-call]  # the private door
-        except ValueError as exc:
-            if connection._connection is None:
-                raise sqlite3.ProgrammingError("the connection is closed") from exc
-            raise
+        return await connection._execute(fn, connection._conn, *args, **kwargs)  # type: ignore[no-any-return, no-untyped-call]  # the private door
 
     async def aclose(self) -> None:
-        """Finish what was begun, then close. Idempotent; an error while closing is no matter."""
-        if self._forked:
-            return
-        with contextlib.suppress(sqlite3.Error, ValueError):
-            await self._connection.close()
+        """Finish what was begun, then close. Idempotent."""
+        closed = asyncio.get_running_loop().create_future()
+        if self._close(closed):
+            await closed
 
     def abandon(self) -> None:
-        """Close without waiting, also without a running loop."""
-        if not self._forked:
-            _abandon(self._connection)
+        """As `aclose` without waiting, also without a running loop. Idempotent."""
+        self._close(None)
+
+    def _close(self, closed: asyncio.Future[object] | None) -> bool:
+        if self._closed or self._forked:
+            return False
+        self._closed = True
+        from aiosqlite.core import _STOP_RUNNING_SENTINEL
+
+        connection = self._connection
+        raw, connection._connection, connection._running = connection._connection, None, False
+
+        def close() -> object:
+            # An error while closing is no matter: what was committed is committed.
+            with contextlib.suppress(sqlite3.Error):
+                if raw is not None:
+                    raw.close()
+            return _STOP_RUNNING_SENTINEL
+
+        # Connection.stop would tell a loop that may be closed by then.
+        connection._tx.put_nowait((closed, close))
+        return True
 
 
 async def _connect(connection: aiosqlite.Connection) -> None:
     await connection
-
-
-def _abandon(connection: aiosqlite.Connection) -> None:
-    with contextlib.suppress(Exception):
-        connection.stop()
 
 
 def _forget_in_child() -> None:

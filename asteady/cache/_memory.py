@@ -157,8 +157,8 @@ def held_bytes(key: Key, answer: Any) -> int:
     total = ENTRY_BYTES + sys.getsizeof(key)
     if isinstance(answer, Completion):
         total += sys.getsizeof(answer.text) + deep_bytes(answer.chunks)
-        for item in answer.logprobs or ():
-            total += 200 + sum(180 + len(token) for _, token, _ in item.top)
+        if answer.logprobs:
+            total += 200 * len(answer.logprobs) + 180 * sum(len(i.top) for i in answer.logprobs)
     elif isinstance(answer, Embedding):
         total += 150 + answer.vector.nbytes
     return total

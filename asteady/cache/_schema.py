@@ -137,13 +137,15 @@ def open_database(
         with _alone(path):
             if damaged is not None and identity(path) == damaged:
                 set_aside(path, "found while reading or writing")
-            try:
-                return _open(path, columns, max_bytes)
-            except sqlite3.DatabaseError as exc:
-                if not is_damage(exc):
-                    raise
-                set_aside(path, exc)
-                return _open(path, columns, max_bytes)
+            deadline_s = time.monotonic() + OPEN_PATIENCE_S
+            while True:
+                try:
+                    return _open(path, columns, max_bytes)
+                except sqlite3.DatabaseError as exc:
+                    if time.monotonic() > deadline_s or not (is_damage(exc) or is_busy(exc)):
+                        raise
+                    if is_damage(exc):
+                        set_aside(path, exc)
     except (sqlite3.Error, OSError) as exc:
         raise StoreError(f"the cache database {path} cannot be opened: {exc}") from exc
 
@@ -194,7 +196,9 @@ def _open(path: Path, columns: Columns, max_bytes: int) -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path, columns: Columns) -> None:
-    _check(connection, path)
+    if _check(connection, path) == VERSION:
+        _choose_journal(connection, path)
+        return
     # Both can be set only while the file is empty. A page holds five vectors of 384 dimensions, and
     # a group commit writes half the bytes it would with SQLite's 4096 (docs/performance.md); free
     # pages are given back by the writer.

@@ -132,7 +132,7 @@ class SqliteStore(Generic[A]):
         )
         try:
             self._file = await self._write.run(lambda _: identity(self._path))
-            await self._write.run(tables.settle)
+            await _patiently(self._write, tables.settle)
             self._read = await Door.open(partial(connect, self._path, max_bytes))
         except BaseException as exc:
             self._abandon()
@@ -181,12 +181,12 @@ class SqliteStore(Generic[A]):
         self._news.clear()
         # Callers that the last commit answered may have something for this one.
         await asyncio.sleep(0)
-        group, self._pending = self._pending, []
         if self._lost is not None or self._write is None:
             try:
                 await self._recover()
             except StoreError as exc:
                 log.error("%s", exc)
+        group, self._pending = self._pending, []
         if group:
             await self._commit(group)
 
@@ -223,22 +223,34 @@ class SqliteStore(Generic[A]):
                 future.set_result(result)
 
     async def _transact(self, operations: Sequence[Operation[A]]) -> Outcome:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + BUSY_PATIENCE_S
-        recovered = False
-        while True:
-            if self._write is None:
-                raise StoreError("it could not be opened again")
-            try:
-                return await self._write.run(self._tables.commit, operations)
-            except sqlite3.Error as exc:
-                if _is_lost(exc) and not recovered:
-                    self._lost, recovered = exc, True
-                    await self._recover()
-                    continue
-                if not is_busy(exc) or loop.time() > deadline:
-                    raise
-            await asyncio.sleep(BUSY_PAUSE_S)
+        if self._write is None:
+            raise StoreError("it could not be opened again")
+        try:
+            return await _patiently(self._write, self._tables.commit, operations)
+        except sqlite3.Error as exc:
+            if not _is_lost(exc):
+                raise
+            self._lost = exc
+        await self._recover()
+        return await _patiently(self._write, self._tables.commit, operations)
+
+
+async def _patiently(
+    door: Door,
+    fn: Callable[Concatenate[sqlite3.Connection, P], T],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """`door.run`, again and again while another process's write is in the way."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + BUSY_PATIENCE_S
+    while True:
+        try:
+            return await door.run(fn, *args, **kwargs)
+        except sqlite3.Error as exc:
+            if not is_busy(exc) or loop.time() > deadline:
+                raise
+        await asyncio.sleep(BUSY_PAUSE_S)
 
 
 class _GoneError(sqlite3.OperationalError):

@@ -137,9 +137,17 @@ class Tables(Generic[A]):
         names = [column[0] for column in cursor.description]
         return dict(zip(names, cursor.fetchone(), strict=True))
 
-    def settle(self, connection: sqlite3.Connection) -> Outcome:
+    def settle(self, connection: sqlite3.Connection) -> None:
         """For a database just opened: take over its policy's rows and hold the budgets."""
-        return self._transact(connection, [])
+        budget = self.budget
+        (settled,) = connection.execute(
+            "SELECT policy = ? AND max_entries = ? AND max_bytes = ?"
+            " AND entries <= max_entries AND size_bytes <= max_bytes FROM cache",
+            (self.policy.name, budget.max_entries, budget.max_bytes),
+        ).fetchone()
+        # Another process may be busy writing; it need not be waited for when all is well.
+        if not settled:
+            self._transact(connection, [])
 
     def commit(self, connection: sqlite3.Connection, operations: Sequence[Operation[A]]) -> Outcome:
         """Do all of these in one transaction, in their order.

@@ -1,0 +1,449 @@
+"""Two tiers as one cache: what is found, what is counted, what is let go of."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import stat
+import sys
+from pathlib import Path
+
+import anyio
+import attrs
+import pytest
+
+from asteady._errors import StoreError
+from asteady._requests import Completion
+from asteady.cache import _cache
+from asteady.cache._cache import Cache
+from asteady.cache._manager import CacheManager
+from tests.cache.helpers import completion, embedding, key_of, opened, settings
+
+pytestmark = pytest.mark.anyio
+
+KEY = key_of("a request")
+ALIAS = ("a request", 42)
+
+
+async def counts(cache: Cache[Completion]) -> tuple[int, int, int]:
+    statistics = await cache.statistics()
+    return statistics["hits"], statistics["misses"], statistics["coalesced"]
+
+
+async def test_an_answer_is_remembered_by_key_and_by_alias(manager: CacheManager) -> None:
+    cache = manager.generation
+    answer = completion()
+    assert cache.recall(ALIAS) is None
+    assert cache.recall_key(KEY) is None
+    assert await cache.put(KEY, answer, alias=ALIAS)
+    expected = attrs.evolve(answer, cached=True)
+    assert cache.recall(ALIAS) == expected
+    assert cache.recall_key(KEY) == expected
+    assert await cache.get(KEY) == expected
+    assert await counts(cache) == (3, 0, 0)
+
+
+async def test_an_answer_outlives_its_process(directory: Path) -> None:
+    answer = completion("é\U0001f600 text", chunks=("é", "\U0001f600 ", "text"))
+    async with opened(directory) as manager:
+        await manager.generation.put(KEY, answer)
+    async with opened(directory) as manager:
+        cache = manager.generation
+        assert cache.recall(ALIAS) is None
+        assert await cache.get(KEY, alias=ALIAS) == attrs.evolve(answer, cached=True)
+        assert cache.recall(ALIAS) is not None
+        assert await counts(cache) == (2, 0, 0)
+
+
+async def test_embeddings_are_kept_apart_from_completions(manager: CacheManager) -> None:
+    await manager.embedding.put(KEY, embedding(3.0, 4.0))
+    assert await manager.generation.get(KEY) is None
+    found = await manager.embedding.get(KEY)
+    assert found is not None
+    assert found.vector.tolist() == [3.0, 4.0]
+
+
+async def test_every_lookup_is_counted_once(manager: CacheManager) -> None:
+    cache = manager.generation
+    assert await cache.get(KEY) is None
+    await cache.put(KEY, completion(cost_s=2.0), alias=ALIAS)
+    cache.recall(ALIAS)
+    await cache.get(KEY)
+    cache.count_coalesced(3)
+    cache.recall(("something else",))
+    statistics = (await manager.get_cache_stats())["generation"]
+    assert (statistics["hits"], statistics["misses"], statistics["coalesced"]) == (2, 1, 3)
+    assert statistics["hit_rate"] == pytest.approx(2 / 3)
+    assert statistics["recent_hit_rate"] == pytest.approx(2 / 3)
+    assert statistics["seconds_saved"] == pytest.approx(4.0)
+    assert statistics["errors"] == 0
+
+
+async def test_the_recent_hit_rate_forgets(
+    manager: CacheManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = manager.generation
+    for number in range(5):
+        await cache.get(key_of(number))
+    await cache.put(KEY, completion())
+    for _ in range(5):
+        cache.recall_key(KEY)
+    monkeypatch.setattr(_cache, "RECENT", 6)
+    statistics = await cache.statistics()
+    assert statistics["hit_rate"] == 0.5
+    assert statistics["recent_hit_rate"] == pytest.approx(5 / 6)
+
+
+async def test_statistics_of_an_untouched_cache_are_complete(manager: CacheManager) -> None:
+    statistics = await manager.get_cache_stats()
+    assert set(statistics) == {"generation", "embedding"}
+    for values in statistics.values():
+        assert values["size"] == values["hits"] == values["total_size_bytes"] == 0
+        assert values["hit_rate"] == values["recent_hit_rate"] == 0.0
+        assert values["policy"] == "tide"
+    assert statistics["generation"]["capacity"] == 256
+    assert statistics["embedding"]["max_size_bytes"] == 100 * 1024 * 1024
+
+
+async def test_counts_are_summed_over_processes_and_runs(directory: Path) -> None:
+    for run in (1, 2, 3):
+        async with opened(directory) as manager:
+            cache = manager.generation
+            await cache.get(key_of("missing"))
+            await cache.put(KEY, completion(cost_s=2.0))
+            cache.recall_key(KEY)
+            cache.count_coalesced()
+            statistics = await cache.statistics()
+            assert (statistics["hits"], statistics["misses"]) == (1, 1)
+            assert statistics["all_hits"] == run
+            assert statistics["all_misses"] == run
+            assert statistics["all_coalesced"] == run
+            assert statistics["all_seconds_saved"] == pytest.approx(2.0 * run)
+
+
+async def test_both_budgets_are_enforced_in_both_tiers(directory: Path) -> None:
+    async with opened(directory, generation_cache_capacity=3) as manager:
+        cache = manager.generation
+        for number in range(10):
+            assert await cache.put(key_of(number), completion(str(number)), alias=(number,))
+            statistics = await cache.statistics()
+            assert statistics["size"] == statistics["memory_size"] == min(number + 1, 3)
+        assert statistics["evictions"] == statistics["all_evictions"] == 7
+        assert statistics["ghosts"] == 7
+        held = [number for number in range(10) if cache.recall((number,)) is not None]
+        stored = [number for number in range(10) if await cache.contains(key_of(number))]
+        assert held == stored
+        assert len(held) == 3
+
+
+async def test_the_byte_budget_holds(directory: Path) -> None:
+    async with opened(directory, generation_cache_max_size_mb=0.01) as manager:
+        cache = manager.generation
+        for number in range(30):
+            await cache.put(key_of(number), completion(str(number) * 500))
+            statistics = await cache.statistics()
+            assert statistics["total_size_bytes"] <= statistics["max_size_bytes"] == 10485
+        assert 1 <= statistics["size"] < 10
+
+
+async def test_an_answer_larger_than_the_budget_is_not_stored_and_removes_nothing(
+    directory: Path,
+) -> None:
+    async with opened(directory, generation_cache_max_size_mb=0.01) as manager:
+        cache = manager.generation
+        await cache.put(KEY, completion())
+        assert not await cache.put(key_of("large"), completion("x" * 20000))
+        statistics = await cache.statistics()
+        assert statistics["oversized"] == 1
+        assert statistics["size"] == 1
+        assert statistics["errors"] == 0
+        assert await cache.get(key_of("large")) is None
+
+
+async def test_an_answer_that_is_worth_less_than_what_it_displaces_is_declined(
+    directory: Path,
+) -> None:
+    async with opened(directory, generation_cache_max_size_mb=0.02) as manager:
+        cache = manager.generation
+        for number in range(20):
+            await cache.put(key_of(number), completion(str(number)))
+        size = (await cache.statistics())["size"]
+        assert not await cache.put(KEY, completion("x" * 8000, cost_s=0.01), alias=ALIAS)
+        assert cache.recall(ALIAS) is None
+        statistics = await cache.statistics()
+        assert statistics["declined"] == 1
+        assert statistics["size"] == size
+
+
+async def test_a_new_answer_of_a_key_takes_the_place_of_the_old(manager: CacheManager) -> None:
+    cache = manager.generation
+    await cache.put(KEY, completion("old"), alias=ALIAS)
+    await cache.put(KEY, completion("the new one"))
+    found = cache.recall(ALIAS)
+    assert found is not None
+    assert found.text == "the new one"
+    statistics = await cache.statistics()
+    assert statistics["size"] == 1
+    (entry,) = await cache.entries()
+    assert statistics["total_size_bytes"] == entry.size_bytes
+
+
+async def test_delete_and_clear_reach_both_tiers(manager: CacheManager) -> None:
+    cache = manager.generation
+    for number in range(3):
+        await cache.put(key_of(number), completion(), alias=(number,))
+    assert await cache.delete(key_of(0))
+    assert not await cache.delete(key_of(0))
+    assert cache.recall((0,)) is None
+    assert await cache.get(key_of(0)) is None
+    assert sorted(await cache.keys()) == sorted([key_of(1), key_of(2)])
+    assert await cache.clear() == 2
+    assert await cache.keys() == []
+    assert cache.recall((1,)) is None
+    assert (await cache.statistics())["total_size_bytes"] == 0
+    assert await cache.put(KEY, completion())
+
+
+async def test_clear_all_caches_clears_both(manager: CacheManager) -> None:
+    await manager.generation.put(KEY, completion())
+    await manager.embedding.put(KEY, embedding())
+    await manager.clear_all_caches()
+    statistics = await manager.get_cache_stats()
+    assert statistics["generation"]["size"] == statistics["embedding"]["size"] == 0
+
+
+async def test_contains_neither_counts_nor_touches(manager: CacheManager) -> None:
+    cache = manager.generation
+    await cache.put(KEY, completion())
+    assert await cache.contains(KEY)
+    assert not await cache.contains(key_of("other"))
+    assert await counts(cache) == (0, 0, 0)
+    (entry,) = await cache.entries()
+    assert entry.touches == 1
+
+
+async def test_entries_are_listed_in_every_order(directory: Path) -> None:
+    async with opened(directory) as manager:
+        cache = manager.generation
+        await cache.put("dear", completion("x", cost_s=9.0))
+        await cache.put("used", completion("x", cost_s=1.0))
+        await cache.put("large", completion("x" * 500, cost_s=0.1))
+        for _ in range(4):
+            cache.recall_key("used")
+    async with opened(directory) as manager:
+        cache = manager.generation
+
+        async def first(order: str) -> str:
+            return (await cache.entries(1, order))[0].key  # type: ignore[arg-type]
+
+        assert await first("cost") == "dear"
+        assert await first("size") == "large"
+        assert await first("touches") == await first("last_used") == "used"
+        assert await first("priority") == "used"
+        entry = (await cache.entries(1, "touches"))[0]
+        assert entry.touches == 5
+        assert entry.model == "builtin"
+        assert entry.created_s < entry.last_used_s
+        assert len(await cache.entries(limit=-1)) == 3
+        with pytest.raises(ValueError, match="order_by='age' is not allowed"):
+            await first("age")
+
+
+async def test_a_further_alias_can_be_remembered(manager: CacheManager) -> None:
+    cache = manager.generation
+    cache.remember_alias("early", KEY)
+    await cache.put(KEY, completion())
+    cache.remember_alias("late", KEY)
+    assert await cache.get(KEY, alias="got") is not None
+    assert cache.recall("early") is None
+    assert cache.recall("late") is not None
+    assert cache.recall("got") is not None
+
+
+async def test_an_answer_too_large_for_memory_is_served_and_touched_from_the_store(
+    directory: Path,
+) -> None:
+    async with opened(directory, memory_max_size_mb=0.001) as manager:
+        cache = manager.generation
+        await cache.put(KEY, completion("x" * 2000), alias=ALIAS)
+        assert cache.recall(ALIAS) is None
+        assert await cache.get(KEY) is not None
+        assert (await cache.statistics())["memory_size"] == 0
+    async with opened(directory) as manager:
+        (entry,) = await manager.generation.entries()
+        assert entry.touches == 2
+
+
+async def test_touches_are_flushed_while_the_cache_is_open(
+    manager: CacheManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_cache, "TICK_S", 0.001)
+    cache = manager.generation
+    await cache.put(KEY, completion())
+    for _ in range(3):
+        cache.recall_key(KEY)
+    with anyio.fail_after(5):
+        while (await cache.entries())[0].touches != 4:
+            await anyio.sleep(0.001)
+
+
+async def test_the_memory_tier_sleeps_when_nobody_uses_it_and_wakes_at_the_next_lookup(
+    manager: CacheManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_cache, "TICK_S", 0.001)
+    cache = manager.generation
+    await cache.put(KEY, completion(), alias=ALIAS)
+    with anyio.fail_after(5):
+        while cache.recall(ALIAS) is not None:
+            await anyio.sleep(0.05)
+    monkeypatch.setattr(_cache, "TICK_S", 60)
+    assert await cache.get(KEY) is not None
+    assert cache.recall(ALIAS) is not None
+
+
+async def test_computing_alone_waits_for_nobody(manager: CacheManager) -> None:
+    async with manager.generation.computing(KEY) as waited:
+        assert waited is False
+    assert (await manager.generation.statistics())["coalesced_across_processes"] == 0
+
+
+async def test_a_disabled_cache_remembers_nothing(directory: Path) -> None:
+    async with opened(directory, disable_cache=True) as manager:
+        cache = manager.generation
+        assert not await cache.put(KEY, completion(), alias=ALIAS)
+        assert cache.recall(ALIAS) is None
+        assert cache.recall_key(KEY) is None
+        assert await cache.get(KEY) is None
+        assert not await cache.contains(KEY)
+        assert not await cache.delete(KEY)
+        assert await cache.clear() == 0
+        assert await cache.keys() == []
+        assert await cache.entries() == []
+        async with cache.computing(KEY) as waited:
+            assert not waited
+        await manager.clear_all_caches()
+        statistics = (await manager.get_cache_stats())["generation"]
+        assert (statistics["size"], statistics["misses"], statistics["declined"]) == (0, 1, 0)
+    assert not directory.exists()
+
+
+async def test_directory_and_files_are_the_owner_s_alone(
+    manager: CacheManager, directory: Path
+) -> None:
+    await manager.generation.put(KEY, completion())
+    assert manager.directory == directory
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    names = {path.name for path in directory.iterdir() if path.is_file()}
+    assert {"generation_cache.db", "generation_cache.db-wal", "embedding_cache.db"} <= names
+    for path in directory.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
+
+
+async def test_closing_twice_or_unopened_is_no_matter(directory: Path) -> None:
+    manager = CacheManager(settings(directory))
+    await manager.aclose()
+    await manager.open()
+    await manager.aclose()
+    await manager.aclose()
+
+
+async def test_a_closed_cache_misses_and_says_so(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(directory) as manager:
+        cache = manager.generation
+        await cache.put(KEY, completion(), alias=ALIAS)
+    with caplog.at_level(logging.WARNING, "asteady"):
+        assert cache.recall(ALIAS) is None
+        assert await cache.get(KEY) is None
+        assert not await cache.put(KEY, completion())
+        async with cache.computing(KEY) as waited:
+            assert not waited
+    assert "is closed" in caplog.text
+    with pytest.raises(StoreError, match="closed"):
+        await cache.clear()
+    with pytest.raises(StoreError, match="closed"):
+        await cache.contains(KEY)
+    statistics = await cache.statistics()
+    assert statistics["errors"] >= 3
+    assert statistics["size"] == 0
+
+
+async def test_a_file_in_the_way_of_the_directory_is_an_error(tmp_path: Path) -> None:
+    manager = CacheManager(settings(tmp_path / "caches"))
+    (tmp_path / "caches").write_text("")
+    with pytest.raises(StoreError, match="cannot be opened"):
+        await manager.open()
+
+
+async def test_an_answer_that_cannot_be_stored_fails_alone(manager: CacheManager) -> None:
+    cache = manager.generation
+    wrong = completion("abc", chunks=("x",))
+    huge = completion("abc", seed=2**70)
+    results = await asyncio.gather(
+        cache.put("a", completion()),
+        cache.put("b", wrong),
+        cache.put("c", huge),
+        cache.put("d", completion(cost_s=float("nan"))),
+        cache.put("e", completion()),
+    )
+    assert list(results) == [True, False, False, False, True]
+    assert await cache.keys() == ["a", "e"]
+    assert (await cache.statistics())["errors"] == 3
+
+
+async def test_a_failure_that_repeats_is_logged_once(
+    manager: CacheManager, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = manager.generation
+    with caplog.at_level(logging.INFO, "asteady"):
+        for _ in range(3):
+            await cache.put(KEY, completion("abc", chunks=("x",)))
+        assert len(caplog.records) == 1
+        await cache.put(KEY, completion())
+        assert "work again" in caplog.text
+        await cache.put(KEY, completion("abc", chunks=("x",)))
+    assert (await cache.statistics())["errors"] == 4
+    assert len(caplog.records) == 3
+
+
+async def test_live_state_is_in_the_repr(manager: CacheManager) -> None:
+    await manager.generation.put(KEY, completion())
+    manager.generation.recall_key(KEY)
+    assert "<Cache generation: 1 in memory, 1 hits, 0 misses>" in repr(manager)
+
+
+async def test_policies_can_be_chosen_and_changed(directory: Path) -> None:
+    async with opened(directory, generation_cache_capacity=3, cache_policy="lru") as manager:
+        for name in "abc":
+            await manager.generation.put(name, completion())
+        manager.generation.recall_key("a")
+    for policy in ("tide", "lfu"):
+        async with opened(directory, generation_cache_capacity=3, cache_policy=policy) as manager:
+            statistics = await manager.generation.statistics()
+            assert statistics["policy"] == policy
+            assert statistics["size"] == 3
+    async with opened(directory, generation_cache_capacity=3, cache_policy="lru") as manager:
+        await manager.generation.put("d", completion())
+        assert await manager.generation.keys() == ["a", "c", "d"]
+
+
+async def test_a_smaller_budget_is_held_from_the_start(directory: Path) -> None:
+    async with opened(directory) as manager:
+        for number in range(10):
+            await manager.generation.put(key_of(number), completion(cost_s=1.0 + number))
+    async with opened(directory, generation_cache_capacity=4) as manager:
+        assert (await manager.generation.statistics())["size"] == 4
+        assert sorted(await manager.generation.keys()) == sorted(map(key_of, range(6, 10)))
+
+
+async def test_the_module_is_cheap_to_import() -> None:
+    program = (
+        "import sys; import asteady.cache._manager;"
+        "print(sorted({'numpy', 'aiosqlite', 'filelock', 'sqlite3'} & set(sys.modules)))"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await process.communicate()
+    assert output.strip() == b"[]"
