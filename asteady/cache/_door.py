@@ -60,7 +60,17 @@ class Door:
                 return sqlite3.connect(":memory:", check_same_thread=False)
 
         connection = aiosqlite.Connection(connect_or_note, iter_chunk_size=64)
-        connection._thread.daemon = True
+        thread = connection._thread
+        thread.daemon = True
+        run = thread.run
+
+        def serve() -> None:
+            # A loop that was closed with a call under way takes no result; the thread ends, and
+            # has nothing to complain of.
+            with contextlib.suppress(RuntimeError):
+                run()
+
+        thread.run = serve  # type: ignore[method-assign]  # its target is aiosqlite's
         opening = asyncio.ensure_future(_connect(connection))
         try:
             await asyncio.shield(opening)
