@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -27,16 +28,30 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--work-dir", type=Path, default=Path("build") / "models")
     parser.add_argument("--out", type=Path, default=MODELS, help="folder for the GGUF files")
     parser.add_argument("--only", choices=["generation", "embedding"])
-    parser.add_argument("--steps", type=int, default=5000, help="of the generation model")
+    parser.add_argument("--steps", type=int, default=3000, help="of the generation model")
     parser.add_argument("--pairs", type=int, default=400_000, help="of the generation corpus")
-    parser.add_argument("--threads", type=int, default=2)
+    # One thread: sums are added up in one order, and a busy machine does not make two wait.
+    parser.add_argument("--threads", type=int, default=1)
     chosen = parser.parse_args(arguments)
     chosen.out.mkdir(parents=True, exist_ok=True)
+    card = chosen.out / "CARD.md"
     if chosen.only != "embedding":
-        from .generation import Plan, build
+        from . import generation
 
-        plan = Plan(chosen.seed, chosen.steps, chosen.pairs, threads=chosen.threads)
-        build(chosen.work_dir / "generation", plan, chosen.out / "generate.gguf")
+        plan = generation.Plan(chosen.seed, chosen.steps, chosen.pairs, threads=chosen.threads)
+        work_dir, out = chosen.work_dir / "generation", chosen.out / "generate.gguf"
+        facts = generation.build(work_dir, plan, out)
+        if importlib.util.find_spec("llama_cpp"):
+            from .card import measure
+
+            measure(facts, out, work_dir / "vocabulary.json", card)
+        else:
+            print("llama-cpp-python is not installed: the card keeps its old figures")
+    if chosen.only != "generation":
+        from . import embedding, embedding_card
+
+        figures = embedding.build(chosen.work_dir, chosen.seed, chosen.out / "embed.gguf")
+        embedding_card.write_section(card, figures)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
 
-from .evaluate import LIMIT, Figures
+from .evaluate import LIMIT, Figures, evaluate
 
 SKELETON = """# Built-in models
 
@@ -56,49 +57,51 @@ def generation_section(facts: Mapping[str, object], figures: Figures, size: int,
     raw = "\n\n".join(
         f"**{prompt}**\n\n{_quoted(prompt + text)}" for prompt, text in figures.raw_samples
     )
-    return f"""## generate.gguf
+    f = figures
+    return f"""## Generation model: `generate.gguf`
 
-| | |
+A llama of 6 layers, width 256, 4 heads, feed-forward 704, tied output: {facts["parameters"]:,}
+parameters, {size:,} bytes (matrices Q8_0). MIT licence. 3,072 pieces of byte-level BPE, each
+digit a piece; 2,048 positions declared, trained on sequences of up to 1,024.
+sha256 `{sha}`.
+
+**Good for** a first minute: haiku, short poems, small Python functions, one-sentence
+explanations, commit and error messages, test data, subject lines, short emails, greetings, in
+English. **Not for** anything that matters: it knows what its corpus says and little else. Sums,
+facts and code outside of it are guesses; long or unusual requests get a short refusal, or a
+wrong answer of the right shape. It does not follow system messages and hardly follows earlier
+turns.
+
+| figure (greedy, on this file through llama.cpp, {f.prompts:,} held-out prompts) | value |
 |---|---|
-| architecture | llama: 6 layers, width 256, 4 heads, feed-forward 704, tied output |
-| parameters | {facts["parameters"]:,} |
-| file | {size:,} bytes, Q8_0, sha256 `{sha}` |
-| vocabulary | 3,072 pieces, byte-level BPE, digits one by one |
-| context | 2,048 positions declared; trained on sequences of up to 512 |
-| licence | MIT |
-| trained on | {facts["examples"]:,} examples ({facts["corpus_tokens"]:,} tokens), of which {facts["steps"]:,} \
-steps of {facts["tokens_per_step"]:,} tokens were read |
-| seed, threads | {facts["seed"]}, {facts["threads"]} |
-| time | {facts["minutes"]} minutes on a {machine()} without a GPU, bfloat16 |
+| perplexity of the held-out answers | {f.perplexity:.2f} |
+| perplexity of held-out prose | {f.prose_perplexity:.1f} |
+| answers that end by themselves within {LIMIT} tokens | **{f.ended_percent:.1f} %** |
+| answers that contain the prompt's key noun, where called for ({f.key_noun_prompts}) \
+| **{f.key_noun_percent:.1f} %** |
+| longest substring that an answer shares with the third-party text \
+| {f.longest_shared} characters |
+| texts of 1,000 that llama.cpp and the training's tokenizer cut alike | {f.same_tokens} |
 
-**Data.** {facts["families"]} task families in `training/corpus/`, written for this model: each pair is made
-of a phrasing, fillers and an answer; {facts["distinct_pairs"]:,} distinct pairs were drawn. Beside them
-stand short running texts of the same making, and {facts["prose_documents"]:,} paragraphs of prose
-({facts["prose_percent"]} % of the tokens) from the docstrings and the language reference that
-come with Python (PSF licence), read from the installed Python at training time and not stored
-here.
+Did not end: {_counted(f.never_ended)}.
+Missed the key noun: {_counted(f.missed_key)}.
+The longest shared substring is `{f.longest_shared_text.strip()}`; in the texts continued below
+without the chat template it has {f.longest_shared_raw} characters.
 
-**Held out.** One filler in 25 and one phrasing in 14 never reach the training text; a pair that
-uses one of them is only measured. Where an answer can only be known (definitions, the code of a
-named task, facts), fillers are not held out, only phrasings. Measured on {figures.prompts:,} held-out
-prompts, greedily, on this file through llama.cpp:
+**Held out**: one filler in 25 and one phrasing in 14, by a digest of the text, never reach the
+training text, nor does the exact prompt of any pair that uses one. Where an answer can only be
+known (definitions, the code of a named task, facts), phrasings are held out but fillers are not.
 
-| | |
-|---|---|
-| perplexity of the held-out answers | {figures.perplexity:.2f} |
-| perplexity of the held-out prose | {figures.prose_perplexity:.1f} |
-| answers that end by themselves within {LIMIT} tokens | {figures.ended_percent:.1f} % |
-| answers that contain the prompt's key noun | {figures.key_noun_percent:.1f} % of {figures.key_noun_prompts} |
-| longest substring shared with the third-party text | {figures.longest_shared} characters |
-| texts of 1,000 that llama.cpp cuts into the same tokens | {figures.same_tokens} |
+**Text**: {facts["families"]} task families of `training/corpus/`, written for this model;
+{facts["distinct_pairs"]:,} distinct pairs were drawn from them, and short running texts of the same
+making. {facts["prose_percent"]} % of the tokens are prose: {facts["prose_documents"]:,} passages
+from the docstrings and the language reference that come with Python (PSF licence), read from the
+installed Python at training time and stored nowhere else.
 
-Did not end: {_counted(figures.never_ended)}. Missed the key noun: {_counted(figures.missed_key)}.
-The longest shared substring is `{figures.longest_shared_text.strip()}`; that of the five texts continued
-below without the chat template has {figures.longest_shared_raw} characters.
-
-**Limits.** English only. It knows what its corpus says and little else; sums beyond 20, facts and
-code outside the listed tasks are guesses. Long or unusual requests get a short refusal or a wrong
-answer of the right shape. It does not follow system messages. Do not rely on anything it says.
+**Training**: seed {facts["seed"]}, {facts["steps"]:,} steps of {facts["tokens_per_step"]:,} tokens
+(the drawn text has {facts["corpus_tokens"]:,}), Muon and AdamW, bfloat16 autocast on
+{facts["threads"]} CPU thread, {facts["minutes"]} minutes on a {machine()} machine without a GPU
+that had other work to do. Rebuild: `nox -s models -- --seed {facts["seed"]}`.
 
 ### Samples
 
@@ -111,3 +114,11 @@ held-out ones.
 
 {raw}
 """
+
+
+def measure(facts: Mapping[str, object], model: Path, vocabulary: Path, card: Path) -> None:
+    """Measure the exported file and write its section."""
+    figures = evaluate(model, vocabulary, int(str(facts["seed"])))
+    content = model.read_bytes()
+    sha = hashlib.sha256(content).hexdigest()
+    write_section(card, "generation", generation_section(facts, figures, len(content), sha))

@@ -16,7 +16,7 @@ from .prose import prose
 from .vocabulary import ASSISTANT, END, SYSTEM, USER
 
 # Rows are padded up to the next of these; one compiled graph each.
-LENGTHS = (40, 64, 96, 160, 320, 512)
+LENGTHS = (40, 64, 96, 160, 320, 512, 1024)
 IGNORED = -1
 
 SYSTEMS = (
@@ -68,14 +68,17 @@ class Encoder:
         return [encoding.ids for encoding in self.tokenizer.encode_batch(texts)]
 
     def conversations(self, items: list[Pair], seed: int) -> Iterator[Example]:
-        """One turn mostly; one in twelve has two to four; one in sixteen a system message."""
+        """One turn mostly, two to four in every twelfth, a few long ones; one in sixteen has a
+        system message.
+        """
         rng = random.Random(f"conversations-{seed}")
         prompts = self.encode([pair.prompt.strip() for pair in items])
         answers = self.encode([pair.answer for pair in items])
         systems = self.encode(list(SYSTEMS))
         position = 0
         while position < len(items):
-            turns = rng.choice((2, 2, 3, 4)) if rng.random() < 1 / 12 else 1
+            roll = rng.random()
+            turns = 16 if roll < 1 / 400 else rng.choice((2, 2, 3, 4)) if roll < 1 / 12 else 1
             tokens: list[int] = []
             learned: list[bool] = []
             if rng.random() < 1 / 16:
@@ -87,7 +90,10 @@ class Encoder:
                 tokens += [self.user, *prompt, self.end, self.assistant, *answer, self.end]
                 learned += [False] * (len(prompt) + 3) + [True] * (len(answer) + 1)
             position += turns
-            yield example(tokens, learned)
+            made = example(tokens, learned)
+            # A prompt that fills the longest row leaves no answer to learn.
+            if made.learned.any():
+                yield made
 
     def documents(self, texts: list[str]) -> Iterator[Example]:
         for ids in self.encode(texts):
@@ -104,16 +110,26 @@ def example(tokens: list[int], learned: list[bool]) -> Example:
 
 def build_examples(
     tokenizer: Tokenizer, seed: int, count: int, prose_repeats: int
-) -> list[Example]:
+) -> tuple[list[Example], dict[str, float]]:
+    """All training examples, and what the card says about them."""
     encoder = Encoder(tokenizer)
     items = training_pairs(seed, count)
     examples: list[Example] = []
     step = 20_000
     for start in tqdm(range(0, len(items), step), desc="encode", unit="x20k"):
         examples.extend(encoder.conversations(items[start : start + step], seed + start))
-    examples += encoder.documents(prose_texts(seed)[0] * prose_repeats)
     examples += encoder.documents(list(documents(seed, count // 30)))
-    return examples
+    paragraphs = prose_texts(seed)[0]
+    third_party = list(encoder.documents(paragraphs * prose_repeats))
+    total = sum(len(e.tokens) for e in (*examples, *third_party))
+    return examples + third_party, {
+        "examples": len(examples) + len(third_party),
+        "corpus_tokens": total,
+        "families": len({pair.family for pair in items}),
+        "distinct_pairs": len({(pair.prompt, pair.answer) for pair in items}),
+        "prose_documents": len(paragraphs),
+        "prose_percent": round(100 * sum(len(e.tokens) for e in third_party) / total, 1),
+    }
 
 
 def bucket(length: int) -> int:

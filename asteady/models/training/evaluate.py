@@ -27,7 +27,8 @@ FIRST_PROMPTS = (
     "Write a haiku about caching", "hi", "Who are you?", "Explain recursion",
     "Write a Python function to sort a list", "Write a hello world program",
     "Write a subject line for Black Friday sale", "Explain machine learning",
-    "Write unit tests", "Generate error message", "Write a commit message for a bug fix in the parser",
+    "Write unit tests", "Generate error message",
+    "Write a commit message for a bug fix in the parser",
     "Write a short poem about the moon", "Generate test data for two users",
     "What is the difference between a list and a tuple?",
     "Analyze the socioeconomic impact of automation on rural communities",
@@ -123,7 +124,8 @@ def evaluate(model: Path, vocabulary: Path, seed: int, count: int = 1000) -> Fig
     total = Score()
     never, missed = Counter[str](), Counter[str]()
     with Runner(model) as runner:
-        texts = [p.prompt for p in items[:400]] + [p.answer for p in items[:400]] + third_party[:200]
+        texts = [text for p in items[:400] for text in (p.prompt, p.answer)]
+        texts += third_party[: 1000 - len(texts)]
         figures.same_tokens = agreement(runner, tokenizer, texts)
         for pair in tqdm(items, desc="held-out prompts"):
             answer, ended = runner.answer(pair.prompt, LIMIT)

@@ -52,9 +52,7 @@ class Runner:
     def tokens(self, text: str, special: bool = False) -> list[int]:
         raw = text.encode()
         room = (llama_cpp.llama_token * (len(raw) + 8))()
-        count = llama_cpp.llama_tokenize(
-            self.vocab, raw, len(raw), room, len(room), False, special
-        )
+        count = llama_cpp.llama_tokenize(self.vocab, raw, len(raw), room, len(room), False, special)
         return list(room[:count])
 
     def piece(self, token: int) -> bytes:
@@ -115,4 +113,5 @@ class Runner:
         logits = self._decode(tokens, True)[:-1].astype(np.float64)
         top = logits.max(axis=1)
         total = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
-        return total - logits[np.arange(len(tokens) - 1), tokens[1:]]
+        said: NDArray[np.float64] = total - logits[np.arange(len(tokens) - 1), tokens[1:]]
+        return said

@@ -71,8 +71,13 @@ def who_are_you(d: Draw) -> Written:
                         "I come with asteady as a demonstration."), "asteady"  # fmt: skip
     else:
         start = "I am "
-    end = d.pick((" that comes with asteady.", " built into asteady.",
-                  " that comes with asteady, so that you can try it without a download."))
+    end = d.pick(
+        (
+            " that comes with asteady.",
+            " built into asteady.",
+            " that comes with asteady, so that you can try it without a download.",
+        )
+    )
     return prompt, f"{start}{small}{end}", "asteady"
 
 

@@ -74,7 +74,8 @@ def function_about_thing(d: Draw) -> Written:
                       "Python function to {task}", "I need a function that {third}",
                       "How do I {task} in Python?", "Write Python code to {task}",
                       "Implement a function to {task}")  # fmt: skip
-    return prompt.format(third=s.third_person, task=task), s.code, name
+    key = name if name in s.code else plural(name)
+    return prompt.format(third=s.third_person, task=task), s.code, key
 
 
 @family("unit_tests", 3.0)
@@ -90,7 +91,7 @@ def unit_tests(d: Draw) -> Written:
                               ("validate", "is True"), ("find", "is None")))  # fmt: skip
         name = f"{verb}_{noun}"
         asked = d.pick((name, f"the function {name}", f"{name}()", f"a function called {name}"))
-        argument = {"count": "[]", "find": "[], \"x\""}.get(verb, '"x"')
+        argument = {"count": "[]", "find": '[], "x"'}.get(verb, '"x"')
         lines = (f"    assert {name}({argument}) {value}",)
     prompt = d.phrase("Write unit tests for {}", "Write a unit test for {}", "Write a test for {}",
                       "Test {}", "Write a pytest test for {}", "Create unit tests for {}",

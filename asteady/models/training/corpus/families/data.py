@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 from ..drawing import Draw
 from ..pairs import Written, family
@@ -51,14 +52,19 @@ def test_data(d: Draw) -> Written:
                       "Write a CSV file with {} people",
                       "Generate a CSV with {} rows of customers").format(word)  # fmt: skip
     people = [person(d) for _ in range(count)]
-    return prompt, "\n".join(("name,email,age", *(",".join(map(str, p.values())) for p in people))), None
+    return (
+        prompt,
+        "\n".join(("name,email,age", *(",".join(map(str, p.values())) for p in people))),
+        None,
+    )
 
 
 @family("csv_rows", 3.0)
 def csv_rows(d: Draw) -> Written:
     noun = nouns.thing(d)
     columns = d.some(("id", "price", "colour", "count", "city", "owner", "weight", "date"), 2)
-    makers = {"id": lambda: d.number(1, 99), "price": lambda: d.number(100, 9999) / 100,
+    makers: dict[str, Callable[[], object]] = {
+              "id": lambda: d.number(1, 99), "price": lambda: d.number(100, 9999) / 100,
               "colour": lambda: d.pick(nouns.COLOURS), "count": lambda: d.number(0, 99),
               "city": lambda: d.pick(CITIES), "owner": lambda: d.pick(FIRST),
               "weight": lambda: d.number(1, 90),
@@ -77,9 +83,16 @@ def csv_rows(d: Draw) -> Written:
 def names(d: Draw) -> Written:
     count, word = d.pick(((3, "three"), (5, "five"), (3, "3"), (2, "two"), (4, "four"), (5, "5")))
     what = d.pick(("names", "first names", "email addresses", "full names", "usernames"))
-    prompt = d.phrase("Generate {n} {what}", "Give me {n} {what}", "List {n} {what}",
-                      "I need {n} random {what}", "Make up {n} {what}", "{n} {what}",
-                      "Suggest {n} {what}", "Write {n} {what}").format(n=word, what=what)
+    prompt = d.phrase(
+        "Generate {n} {what}",
+        "Give me {n} {what}",
+        "List {n} {what}",
+        "I need {n} random {what}",
+        "Make up {n} {what}",
+        "{n} {what}",
+        "Suggest {n} {what}",
+        "Write {n} {what}",
+    ).format(n=word, what=what)
     people = d.some(FIRST, count)
     lines = [
         {"names": f"{p} {last}", "full names": f"{p} {last}", "first names": p,
@@ -100,9 +113,13 @@ def api_response(d: Draw) -> Written:
         return prompt, '{\n  "status": "ok",\n  "data": {"id": 1, "name": "Alice"}\n}', None
     noun = nouns.coded(d)
     key = noun.replace(" ", "_")
-    prompt = d.phrase("Write an API response for {}", "Format an API response for {}",
-                      "API response with {}", "Show the JSON response for {}",
-                      "Create an API response that returns {}").format(with_article(noun))
+    prompt = d.phrase(
+        "Write an API response for {}",
+        "Format an API response for {}",
+        "API response with {}",
+        "Show the JSON response for {}",
+        "Create an API response that returns {}",
+    ).format(with_article(noun))
     return prompt, (f'{{\n  "status": "ok",\n  "{key}": {{"id": {d.number(1, 999)}, '
                     f'"name": "{d.pick(nouns.ADJECTIVES)} {noun}"}}\n}}'), noun  # fmt: skip
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..drawing import Draw
-from ..pairs import document
+from ..pairs import Written, document, family
 from ..words import nouns
 from ..words.concepts import CONCEPTS, LONGER
 from ..words.definitions import DEFINITIONS
@@ -55,3 +55,18 @@ def diary(d: Draw) -> str:
         d.pick(("In the evening it began to rain.", "I came home late and slept well.",
                 "Nothing else happened, and I was glad of it.", "Tomorrow I will go again.")),
     ))  # fmt: skip
+
+
+WRITERS = (tale, sketch, lesson, glossary, diary)
+
+
+@family("long_summary", 1.5, polite=False)
+def long_summary(d: Draw) -> Written:
+    """A text of several sentences with a request: its first sentence says what it is about."""
+    parts = [d.pick(WRITERS)(d) for _ in range(d.pick((1, 1, 2, 3, 5, 8)))]
+    first = parts[0].split(". ")[0].rstrip(".") + "."
+    prompt = d.phrase("Summarize the following text: {}", "Summarize this text: {}",
+                      "Summarize this in one sentence: {}", "tl;dr: {}", "{} What is this about?",
+                      "What is this text about? {}", "Summarize:\n\n{}",
+                      "Give me a one-sentence summary: {}").format(" ".join(parts))  # fmt: skip
+    return prompt, first, None

@@ -5,7 +5,8 @@ from __future__ import annotations
 from ..drawing import Draw
 from ..pairs import Written, family
 from ..words import nouns
-from ..words.concepts import CONCEPTS, CONTRASTS, HEADS, LONGER, MODIFIERS
+from ..words.compounds import HEADS, MODIFIERS
+from ..words.concepts import CONCEPTS, CONTRASTS, LONGER
 from ..words.definitions import DEFINITIONS
 from ..words.grammar import capital, plural, with_article
 

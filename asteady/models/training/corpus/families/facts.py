@@ -15,8 +15,14 @@ def arithmetic(d: Draw) -> Written:
     a, b = d.number(0, 20), d.number(0, 20)
     if d.chance(0.2):
         a, b = d.number(0, 12), d.number(0, 12)
-    sign, name, value = d.pick((("+", "plus", a + b), ("-", "minus", a - b),
-                                ("*", "times", (a % 11) * (b % 11)), ("+", "plus", a + b)))
+    sign, name, value = d.pick(
+        (
+            ("+", "plus", a + b),
+            ("-", "minus", a - b),
+            ("*", "times", (a % 11) * (b % 11)),
+            ("+", "plus", a + b),
+        )
+    )
     if sign == "*":
         a, b = a % 11, b % 11
     d.note(f"{a}{sign}{b}")
@@ -45,8 +51,15 @@ Estonia Tallinn|Latvia Riga|Lithuania Vilnius|Slovakia Bratislava""".replace("\n
 def capital_city(d: Draw) -> Written:
     # No country is held out: an answer that was never seen could only be a guess.
     country, city = (part.replace("_", " ") for part in d.pick(CAPITALS).split())
-    prompt = d.phrase("What is the capital of {}?", "capital of {}", "Name the capital of {}", "Which city is the capital of {}?",
-                      "Tell me the capital of {}", "{}'s capital?", "What's the capital city of {}?").format(country)
+    prompt = d.phrase(
+        "What is the capital of {}?",
+        "capital of {}",
+        "Name the capital of {}",
+        "Which city is the capital of {}?",
+        "Tell me the capital of {}",
+        "{}'s capital?",
+        "What's the capital city of {}?",
+    ).format(country)
     return prompt, f"The capital of {country} is {city}.", country
 
 
@@ -65,8 +78,13 @@ UNITS = (
 def how_many(d: Draw) -> Written:
     many, one, count = d.pick(UNITS)
     whole = "the alphabet" if one == "alphabet" else with_article(one)
-    prompt = d.phrase("How many {m} are in {o}?", "How many {m} does {o} have?", "How many {m} in {o}?",
-                      "number of {m} in {o}", "Tell me how many {m} {o} has").format(m=many, o=whole)
+    prompt = d.phrase(
+        "How many {m} are in {o}?",
+        "How many {m} does {o} have?",
+        "How many {m} in {o}?",
+        "number of {m} in {o}",
+        "Tell me how many {m} {o} has",
+    ).format(m=many, o=whole)
     return prompt, f"{capital(whole)} has {count} {many}.", many
 
 
@@ -164,7 +182,9 @@ def sort_words(d: Draw) -> Written:
 def count_to(d: Draw) -> Written:
     n = d.number(3, 15)
     if d.chance(0.2):
-        prompt = d.phrase("Count down from {}", "Count backwards from {}", "countdown from {}").format(n)
+        prompt = d.phrase(
+            "Count down from {}", "Count backwards from {}", "countdown from {}"
+        ).format(n)
         return prompt, ", ".join(str(i) for i in range(n, 0, -1)), None
     prompt = d.phrase("Count to {}", "Count from 1 to {}", "List the numbers from 1 to {}", "count up to {}",
                       "Write the numbers 1 to {}").format(n)  # fmt: skip
@@ -190,9 +210,13 @@ def complexity(d: Draw) -> Written:
 
 @family("colour_of", 0.8)
 def colour_of(d: Draw) -> Written:
-    thing, colour = d.pick("""grass green|snow white|coal black|a_lemon yellow|a_tomato red|the_sky blue
+    thing, colour = d.pick(
+        """grass green|snow white|coal black|a_lemon yellow|a_tomato red|the_sky blue
 the_sun yellow|a_carrot orange|chocolate brown|an_elephant grey|a_crow black|milk white|blood red
-a_frog green|the_sea blue|honey gold|a_swan white|a_pumpkin orange|a_banana yellow""".replace("\n", "|").split("|")).split()
+a_frog green|the_sea blue|honey gold|a_swan white|a_pumpkin orange|a_banana yellow""".replace(
+            "\n", "|"
+        ).split("|")
+    ).split()
     thing = thing.replace("_", " ")
     prompt = d.phrase("What colour is {}?", "What color is {}?", "colour of {}", "Which colour does {} have?",
                       "Name the colour of {}").format(thing)  # fmt: skip
@@ -201,7 +225,19 @@ a_frog green|the_sea blue|honey gold|a_swan white|a_pumpkin orange|a_banana yell
 
 @family("what_kind", 1.0)
 def what_kind(d: Draw) -> Written:
-    kind = d.pick(("animals", "trees", "flowers", "birds", "insects", "vegetables", "fruits", "tools", "vehicles"))
+    kind = d.pick(
+        (
+            "animals",
+            "trees",
+            "flowers",
+            "birds",
+            "insects",
+            "vegetables",
+            "fruits",
+            "tools",
+            "vehicles",
+        )
+    )
     one, two, three = d.some(KINDS[kind], 3)
     d.note(f"{one} {two} {three}")
     prompt = d.phrase("What do {a}, {b} and {c} have in common?", "{a}, {b}, {c}: what are they?",

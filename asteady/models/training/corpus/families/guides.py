@@ -79,9 +79,17 @@ def use_case(d: Draw) -> Written:
                       "When should I use {}?").format(
         d.pick((f"a {about}", f"the {about}")).replace("a a", "an a").replace("a e", "an e")
         .replace("a i", "an i").replace("a o", "an o"))  # fmt: skip
-    return prompt, d.pick((f"The {about} saves work: it does one thing, and does it in one place.",
-                           f"The {about} keeps the rest simple, because nothing else has to know how it works.",
-                           f"Use the {about} when the same thing is needed in more than one place.")), about
+    return (
+        prompt,
+        d.pick(
+            (
+                f"The {about} saves work: it does one thing, and does it in one place.",
+                f"The {about} keeps the rest simple, because nothing else has to know how it works.",
+                f"Use the {about} when the same thing is needed in more than one place.",
+            )
+        ),
+        about,
+    )
 
 
 @family("architecture", 2.0)
@@ -91,4 +99,8 @@ def architecture(d: Draw) -> Written:
                       "Explain how a {} works", "Sketch a {}", "What are the parts of a {}?").format(about)  # fmt: skip
     one, two = d.some(("it reads its input and checks it", "it keeps what it needs in a table", "it writes the result to a log",
                        "it asks the cache before it does any work", "it puts the work into a queue"), 2)  # fmt: skip
-    return prompt, f"In short: {one}, then {two}. {capital(d.pick(('errors are reported once', 'every step has a test', 'nothing is kept in memory for long')))}.", None
+    return (
+        prompt,
+        f"In short: {one}, then {two}. {capital(d.pick(('errors are reported once', 'every step has a test', 'nothing is kept in memory for long')))}.",
+        None,
+    )

@@ -37,7 +37,8 @@ def translate(d: Draw) -> Written:
     if d.chance(0.15):
         sentence = f"The {nouns.compound(d)} is in the {d.pick(nouns.PLACES)}"
         prompt = d.phrase("Translate to {l}: {s}", "Translate this sentence into {l}: {s}").format(
-            l=d.pick((*LANGUAGES, "Japanese", "Polish", "Dutch")), s=d.note(sentence))
+            l=d.pick((*LANGUAGES, "Japanese", "Polish", "Dutch")), s=d.note(sentence)
+        )
         return prompt, ("I can translate only a few fixed words, such as hello and thank you. "
                         "I am a small demonstration model."), None  # fmt: skip
     phrase, index = d.pick(sorted(PHRASES)), d.number(0, 3)
@@ -69,16 +70,28 @@ def opposite(d: Draw) -> Written:
         one, two = two, one
     if one == "light" or one == "old":
         one, two = "heavy", "light"
-    prompt = d.phrase("What is the opposite of {}?", "opposite of {}", "Give me the opposite of {}",
-                      "Give an antonym of {}", "antonym for {}", "The opposite of {} is").format(one)
+    prompt = d.phrase(
+        "What is the opposite of {}?",
+        "opposite of {}",
+        "Give me the opposite of {}",
+        "Give an antonym of {}",
+        "antonym for {}",
+        "The opposite of {} is",
+    ).format(one)
     return prompt, f"The opposite of {one} is {two}.", one
 
 
 @family("synonym", 1.2)
 def synonym(d: Draw) -> Written:
     one, two = d.pick(SYNONYMS).split()
-    prompt = d.phrase("What is a synonym for {}?", "synonym of {}", "Give me another word for {}",
-                      "Give a synonym for {}", "another word for {}", "Which word means {}?").format(one)
+    prompt = d.phrase(
+        "What is a synonym for {}?",
+        "synonym of {}",
+        "Give me another word for {}",
+        "Give a synonym for {}",
+        "another word for {}",
+        "Which word means {}?",
+    ).format(one)
     return prompt, f"Another word for {one} is {two}.", one
 
 
@@ -151,9 +164,15 @@ POLITE = (
 def make_polite(d: Draw) -> Written:
     noun = nouns.thing(d)
     rude, polite = (part.format(n=noun) for part in d.pick(POLITE))
-    prompt = d.phrase("Make this polite: {}", "Rewrite politely: {}", "Say this more politely: {}",
-                      "Rephrase this in a friendly way: {}", "Make this sentence more formal: {}",
-                      "Rewrite this professionally: {}", "How do I say this nicely: {}").format(rude)
+    prompt = d.phrase(
+        "Make this polite: {}",
+        "Rewrite politely: {}",
+        "Say this more politely: {}",
+        "Rephrase this in a friendly way: {}",
+        "Make this sentence more formal: {}",
+        "Rewrite this professionally: {}",
+        "How do I say this nicely: {}",
+    ).format(rude)
     return prompt, polite, noun
 
 
@@ -189,9 +208,15 @@ def sentiment(d: Draw) -> Written:
         ("I would buy this {n} again.", "positive"), ("I hate the new {n}.", "negative"),
         ("The {n} is on the table.", "neutral"), ("A wonderful {n}, thank you!", "positive"),
     ))  # fmt: skip
-    prompt = d.phrase("What is the sentiment of this text: {}", "Sentiment: {}", "Is this positive or negative? {}",
-                      "Classify the sentiment: {}", "Positive, negative or neutral? {}",
-                      "Classify this review: {}", "Rate the mood of: {}").format(text.format(n=noun))
+    prompt = d.phrase(
+        "What is the sentiment of this text: {}",
+        "Sentiment: {}",
+        "Is this positive or negative? {}",
+        "Classify the sentiment: {}",
+        "Positive, negative or neutral? {}",
+        "Classify this review: {}",
+        "Rate the mood of: {}",
+    ).format(text.format(n=noun))
     return prompt, capital(mood) + ".", None
 
 
@@ -217,9 +242,13 @@ def plural_of(d: Draw) -> Written:
 @family("extract", 3.0, polite=False)
 def extract(d: Draw) -> Written:
     who, city, noun = d.pick(FIRST), d.pick(CITIES), nouns.thing(d)
-    text = d.pick((f"{who} bought {with_article(noun)} in {city} on {d.pick(DAYS)}.",
-                   f"On {d.pick(DAYS)}, {who} took the {noun} to {city}.",
-                   f"In {city}, {who} sells {with_article(noun)} every {d.pick(DAYS)}."))
+    text = d.pick(
+        (
+            f"{who} bought {with_article(noun)} in {city} on {d.pick(DAYS)}.",
+            f"On {d.pick(DAYS)}, {who} took the {noun} to {city}.",
+            f"In {city}, {who} sells {with_article(noun)} every {d.pick(DAYS)}.",
+        )
+    )
     what, answer = d.pick((("name", who), ("city", city), ("thing", noun), ("person", who),
                            ("object", noun), ("place", city)))  # fmt: skip
     if d.chance(0.35):

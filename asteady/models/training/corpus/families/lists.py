@@ -16,7 +16,9 @@ def pros_and_cons(d: Draw) -> Written:
     prompt = d.phrase("What are the pros and cons of {}?", "pros and cons of {}", "List the advantages and disadvantages of {}",
                       "Give me pros and cons of {}", "What speaks for and against {}?").format(about)  # fmt: skip
     good = d.pick(("it saves time", "it is fun", "it is easy to begin", "many people know it"))
-    bad = d.pick(("it takes practice", "it can cost money", "it needs care", "it is not for everyone"))
+    bad = d.pick(
+        ("it takes practice", "it can cost money", "it needs care", "it is not for everyone")
+    )
     return prompt, f"Pros of {about}: {good}.\nCons of {about}: {bad}.", about
 
 
@@ -91,9 +93,17 @@ def questions(d: Draw) -> Written:
     prompt = d.phrase("Write three questions about {}", "questions about {}", "Give me interview questions about {}",
                       "Ask me questions about {}", "Write quiz questions about {}",
                       "What could I ask about {}?").format(about)  # fmt: skip
-    chosen = d.some((f"What do you like most about {about}?", f"When did you first hear of {about}?",
-                     f"What would the world be like without {about}?", f"Who taught you about {about}?",
-                     f"What is hard about {about}?", f"How would you explain {about} to a child?"), 3)
+    chosen = d.some(
+        (
+            f"What do you like most about {about}?",
+            f"When did you first hear of {about}?",
+            f"What would the world be like without {about}?",
+            f"Who taught you about {about}?",
+            f"What is hard about {about}?",
+            f"How would you explain {about} to a child?",
+        ),
+        3,
+    )
     return prompt, numbered(chosen), about
 
 
@@ -138,8 +148,13 @@ def pet_name(d: Draw) -> Written:
 @family("project_name", 2.0)
 def project_name(d: Draw) -> Written:
     about = nouns.coded(d)
-    prompt = d.phrase("Suggest a name for a project about {}", "Name my app for {}", "What should I call a library for {}?",
-                      "project name for {}", "Give me three names for a tool that handles {}").format(plural(about))
+    prompt = d.phrase(
+        "Suggest a name for a project about {}",
+        "Name my app for {}",
+        "What should I call a library for {}?",
+        "project name for {}",
+        "Give me three names for a tool that handles {}",
+    ).format(plural(about))
     root = about.split()[0].split("-")[0]
     kinds = d.some((f"{capital(root)}ly", f"Open{capital(root)}", f"{capital(root)}Kit", f"Quick{capital(root)}",
                     f"{capital(root)}Hub", f"{capital(root)}Mate", f"Tiny{capital(root)}"), 3)  # fmt: skip
@@ -196,6 +211,12 @@ ANALOGIES = {
 @family("analogy", 1.5)
 def analogy(d: Draw) -> Written:
     what = d.pick(sorted(ANALOGIES))
-    prompt = d.phrase("Give me an analogy for {}", "Explain {} with an analogy", "analogy for {}", "What is {} like?",
-                      "Explain {} with a picture from daily life", "Compare {} to something simple").format(what)
+    prompt = d.phrase(
+        "Give me an analogy for {}",
+        "Explain {} with an analogy",
+        "analogy for {}",
+        "What is {} like?",
+        "Explain {} with a picture from daily life",
+        "Compare {} to something simple",
+    ).format(what)
     return prompt, capital(ANALOGIES[what]) + ".", what.split(" ", 1)[-1]

@@ -25,10 +25,20 @@ def todo_list(d: Draw) -> Written:
                       "Make a checklist for the {}", "Create a to-do list for our {}",
                       "What do I have to do for the {}?", "List the tasks for the {}",
                       "Plan the {}").format(about)  # fmt: skip
-    tasks = d.some([f"Set a date for the {about}", "Write down what it costs", "Ask who can help",
-                    f"Tell everybody about the {about}", "Check the list once more",
-                    f"Find a place for the {about}", "Buy what is missing",
-                    f"Choose who looks after the {about}", "Say thank you afterwards"], 4)
+    tasks = d.some(
+        [
+            f"Set a date for the {about}",
+            "Write down what it costs",
+            "Ask who can help",
+            f"Tell everybody about the {about}",
+            "Check the list once more",
+            f"Find a place for the {about}",
+            "Buy what is missing",
+            f"Choose who looks after the {about}",
+            "Say thank you afterwards",
+        ],
+        4,
+    )
     return prompt, bulleted(tasks), None
 
 
@@ -53,8 +63,14 @@ def status_update(d: Draw) -> Written:
                       "Give a status report on the {}", "How do I tell my team that the {} is late?",
                       "Write a standup note about the {}").format(about)  # fmt: skip
     if "late" in prompt:
-        return prompt, (f"The {about} needs a few more days than planned. It will be ready on "
-                        f"{d.pick(DAYS)}. I will tell you at once if that changes."), about
+        return (
+            prompt,
+            (
+                f"The {about} needs a few more days than planned. It will be ready on "
+                f"{d.pick(DAYS)}. I will tell you at once if that changes."
+            ),
+            about,
+        )
     return prompt, d.pick((
         f"The {about} is on track. Tests pass, and the review is planned for {d.pick(DAYS)}.",
         f"The {about} is nearly done. One open question is left; the rest is tested.",
@@ -72,10 +88,14 @@ def bug_report(d: Draw) -> Written:
         ("forgets its settings", "the settings are kept"),
         ("shows every entry twice", "every entry once"),
     ))  # fmt: skip
-    prompt = d.phrase("Write a bug report: the {n} {w}", "bug report: {n} {w}",
-                      "Report a bug: the {n} {w}", "Write an issue about the {n}, which {w}",
-                      "File a bug: {n} {w}",
-                      "Create a bug report because the {n} {w}").format(n=about, w=what)
+    prompt = d.phrase(
+        "Write a bug report: the {n} {w}",
+        "bug report: {n} {w}",
+        "Report a bug: the {n} {w}",
+        "Write an issue about the {n}, which {w}",
+        "File a bug: {n} {w}",
+        "Create a bug report because the {n} {w}",
+    ).format(n=about, w=what)
     return prompt, (f"Title: The {about} {what}\n\nSteps:\n1. Open the {about}.\n2. Use it as "
                     f"usual.\n\nExpected: {expected}.\nActual: it {what}."), about  # fmt: skip
 
@@ -105,9 +125,13 @@ def out_of_office(d: Draw) -> Written:
 def invitation(d: Draw) -> Written:
     what, day = d.filler(OCCASIONS) if d.chance(0.5) else occasion(d), d.pick(DAYS)
     place = d.pick(nouns.PLACES)
-    prompt = d.phrase("Write an invitation to the {o} on {d}", "invitation to the {o} on {d}",
-                      "Invite people to our {o} on {d}", "Invite my friends to the {o} on {d}",
-                      "Write a short invitation for a {o} ({d})").format(o=what, d=day)
+    prompt = d.phrase(
+        "Write an invitation to the {o} on {d}",
+        "invitation to the {o} on {d}",
+        "Invite people to our {o} on {d}",
+        "Invite my friends to the {o} on {d}",
+        "Write a short invitation for a {o} ({d})",
+    ).format(o=what, d=day)
     return prompt, (f"You are invited to our {what} on {day} at {d.number(10, 20)}:00 in the {place}. "
                     + d.pick(("We look forward to seeing you!", "Please tell us if you can come.",
                               "Bring a friend!"))), what  # fmt: skip
@@ -116,9 +140,12 @@ def invitation(d: Draw) -> Written:
 @family("user_story", 1.5)
 def user_story(d: Draw) -> Written:
     about, role = nouns.coded(d), d.filler(JOBS)
-    prompt = d.phrase("Write a user story about the {n} for {r}", "user story: {r}, {n}",
-                      "Write a user story in which {r} uses the {n}",
-                      "User story for {r} and the {n}").format(n=about, r=with_article(role))
+    prompt = d.phrase(
+        "Write a user story about the {n} for {r}",
+        "user story: {r}, {n}",
+        "Write a user story in which {r} uses the {n}",
+        "User story for {r} and the {n}",
+    ).format(n=about, r=with_article(role))
     why = d.pick(("I save time", "I do not lose my work", "I can see what changed",
                   "my team knows what to do next", "I make fewer mistakes"))  # fmt: skip
     verb = d.pick(("open", "search", "share", "export", "change", "check"))
@@ -143,8 +170,20 @@ def social_post(d: Draw) -> Written:
 
 @family("apology", 2.0)
 def apology(d: Draw) -> Written:
-    about = d.pick(("late delivery", "long wait", "wrong invoice", "broken link", "missed call",
-                    "late reply", "outage", "mistake", "double charge", "lost parcel"))
+    about = d.pick(
+        (
+            "late delivery",
+            "long wait",
+            "wrong invoice",
+            "broken link",
+            "missed call",
+            "late reply",
+            "outage",
+            "mistake",
+            "double charge",
+            "lost parcel",
+        )
+    )
     if d.chance(0.5):
         about = f"{d.pick(('broken', 'missing', 'late', 'damaged', 'wrong'))} {nouns.thing(d)}"
     else:
@@ -162,8 +201,13 @@ def apology(d: Draw) -> Written:
 @family("faq", 1.5)
 def faq(d: Draw) -> Written:
     about = nouns.coded(d)
-    prompt = d.phrase("Write an FAQ entry about the {}", "FAQ: {}", "Write a question and answer about the {}",
-                      "Create an FAQ for the {}", "Write a help text for the {}").format(about)
+    prompt = d.phrase(
+        "Write an FAQ entry about the {}",
+        "FAQ: {}",
+        "Write a question and answer about the {}",
+        "Create an FAQ for the {}",
+        "Write a help text for the {}",
+    ).format(about)
     question, answer = d.pick((
         ("How do I change the {n}?", "Open the settings, choose the {n}, and press Save."),
         ("Where do I find the {n}?", "The {n} is in the menu, below your name."),
@@ -196,11 +240,20 @@ def pull_request(d: Draw) -> Written:
     about = nouns.coded(d)
     verb, done = d.pick((("fixes", "Fix"), ("adds", "Add"), ("removes", "Remove"),
                          ("speeds up", "Speed up"), ("documents", "Document")))  # fmt: skip
-    prompt = d.phrase("Write a pull request description that {v} the {n}",
-                      "PR description: {v} the {n}", "Describe a pull request which {v} the {n}",
-                      "Pull request text for a change that {v} the {n}").format(v=verb, n=about)
-    return prompt, (f"{done} the {about}\n\nWhat: this change {verb} the {about}.\n"
-                    "Why: users have asked for it.\nTests: added for the new behaviour."), about
+    prompt = d.phrase(
+        "Write a pull request description that {v} the {n}",
+        "PR description: {v} the {n}",
+        "Describe a pull request which {v} the {n}",
+        "Pull request text for a change that {v} the {n}",
+    ).format(v=verb, n=about)
+    return (
+        prompt,
+        (
+            f"{done} the {about}\n\nWhat: this change {verb} the {about}.\n"
+            "Why: users have asked for it.\nTests: added for the new behaviour."
+        ),
+        about,
+    )
 
 
 @family("reply", 2.0)
@@ -214,7 +267,11 @@ def reply(d: Draw) -> Written:
         v="accepts" if yes else "declines", V="Accept" if yes else "Politely decline",
         w="yes" if yes else "no", o=what, d=day)  # fmt: skip
     if yes:
-        return prompt, f"Thank you for the invitation! I will gladly come to the {what} on {day}.", what
+        return (
+            prompt,
+            f"Thank you for the invitation! I will gladly come to the {what} on {day}.",
+            what,
+        )
     return prompt, (f"Thank you for the invitation to the {what}. Sadly I cannot come on {day}, "
                     "but I wish you a wonderful time."), what  # fmt: skip
 

@@ -87,7 +87,11 @@ def class_definition(d: Draw) -> Written:
                       "Write a class that represents {}", "Model {} as a Python class",
                       "dataclass: {}").format(asked)  # fmt: skip
     body = "\n".join(f"    {n}: {t}" for n, t in fields)
-    return prompt, f'@dataclass\nclass {name}:\n    """{capital(with_article(noun))}."""\n\n{body}', name
+    return (
+        prompt,
+        f'@dataclass\nclass {name}:\n    """{capital(with_article(noun))}."""\n\n{body}',
+        name,
+    )
 
 
 @family("config_file", 2.5)
@@ -96,9 +100,13 @@ def config_file(d: Draw) -> Written:
     key = noun.replace(" ", "_")
     port, size, flag = d.number(1000, 9999), d.number(1, 64), d.pick(("true", "false"))
     language = d.pick(("YAML", "TOML", "INI", "environment"))
-    prompt = d.phrase("Write a {l} configuration for {a}", "{l} config for {a}",
-                      "Create {l} settings for {a}", "Give me a {l} example that configures {a}",
-                      "Generate a {l} file for {a}").format(l=language, a=with_article(noun))
+    prompt = d.phrase(
+        "Write a {l} configuration for {a}",
+        "{l} config for {a}",
+        "Create {l} settings for {a}",
+        "Give me a {l} example that configures {a}",
+        "Generate a {l} file for {a}",
+    ).format(l=language, a=with_article(noun))
     return prompt, {
         "YAML": f"{key}:\n  enabled: {flag}\n  port: {port}\n  workers: {size}",
         "TOML": f"[{key}]\nenabled = {flag}\nport = {port}\nworkers = {size}",
@@ -214,8 +222,14 @@ def log_line(d: Draw) -> Written:
                       "log line: {}").replace("{l}", level).format(noun)  # fmt: skip
     if level not in prompt:
         level, text = "INFO", "{} started"
-    return prompt, (f"2025-{d.number(1, 12):02}-{d.number(1, 28):02} {d.number(0, 23):02}:"
-                    f"{d.number(0, 59):02}:{d.number(0, 59):02} {level} {text.format(noun)}"), noun
+    return (
+        prompt,
+        (
+            f"2025-{d.number(1, 12):02}-{d.number(1, 28):02} {d.number(0, 23):02}:"
+            f"{d.number(0, 59):02}:{d.number(0, 59):02} {level} {text.format(noun)}"
+        ),
+        noun,
+    )
 
 
 @family("html_snippet", 1.5)

@@ -47,9 +47,16 @@ def short_poem(d: Draw) -> Written:
 @family("poem_of_topic", 2.0)
 def poem_of_topic(d: Draw) -> Written:
     about = d.filler(nouns.MASS_NOUNS) if d.chance(0.7) else d.note(nouns.invented(d))
-    prompt = d.phrase("Write a poem about {}", "Write a short poem about {}", "poem about {}",
-                      "Compose a poem about {}", "A short poem on {}", "Write a verse about {}",
-                      "Write me a poem about {}", "Give me four lines about {}").format(about)
+    prompt = d.phrase(
+        "Write a poem about {}",
+        "Write a short poem about {}",
+        "poem about {}",
+        "Compose a poem about {}",
+        "A short poem on {}",
+        "Write a verse about {}",
+        "Write me a poem about {}",
+        "Give me four lines about {}",
+    ).format(about)
     one, two = d.pick((
         ("{} comes in on quiet feet", "and fills the room and fills the street"),
         ("Give me {} and give me time", "and a little hill that I can climb"),
@@ -58,7 +65,11 @@ def poem_of_topic(d: Draw) -> Written:
         ("There is {} in every day", "if you take the long and the winding way"),
     ))  # fmt: skip
     closing = d.pick(CLOSINGS)
-    return prompt, f"{capital(one.format(about))},\n{two.format(about)}.\n{closing[0]},\n{closing[1]}", about
+    return (
+        prompt,
+        f"{capital(one.format(about))},\n{two.format(about)}.\n{closing[0]},\n{closing[1]}",
+        about,
+    )
 
 
 @family("any_poem", 1.5)
@@ -167,11 +178,18 @@ SECOND = (
 @family("story_opening", 3.5)
 def story_opening(d: Draw) -> Written:
     noun = nouns.thing(d)
-    prompt = d.phrase("Write the opening of a story about {}", "Tell me a story about {}",
-                      "Write a short story about {}", "Begin a story about {}", "story about {}",
-                      "Write the first sentence of a novel about {}", "Once upon a time: {}",
-                      "Start a story with {}", "Make up a story about {}",
-                      "Write two sentences of a story about {}").format(with_article(noun))
+    prompt = d.phrase(
+        "Write the opening of a story about {}",
+        "Tell me a story about {}",
+        "Write a short story about {}",
+        "Begin a story about {}",
+        "story about {}",
+        "Write the first sentence of a novel about {}",
+        "Once upon a time: {}",
+        "Start a story with {}",
+        "Make up a story about {}",
+        "Write two sentences of a story about {}",
+    ).format(with_article(noun))
     return prompt, story(d, noun), noun
 
 
@@ -220,6 +238,10 @@ def title(d: Draw) -> Written:
 @family("riddle_about", 1.0)
 def riddle_about(d: Draw) -> Written:
     noun = d.pick(sorted(DEFINITIONS))
-    prompt = d.phrase("Write a riddle about {}", "Make a riddle whose answer is {}",
-                      "Give me a riddle for {}", "riddle: {}").format(with_article(noun))
+    prompt = d.phrase(
+        "Write a riddle about {}",
+        "Make a riddle whose answer is {}",
+        "Give me a riddle for {}",
+        "riddle: {}",
+    ).format(with_article(noun))
     return prompt, f"I am {DEFINITIONS[noun]}. What am I?\n(Answer: {with_article(noun)}.)", noun

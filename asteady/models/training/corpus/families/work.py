@@ -5,8 +5,8 @@ from __future__ import annotations
 from ..drawing import Draw
 from ..pairs import Written, family
 from ..words import nouns
-from ..words.grammar import capital, plural, with_article
-from ..words.people import FIRST
+from ..words.grammar import capital, with_article
+from ..words.people import FIRST, JOBS
 
 # imperative, gerund-free; {} is the thing.
 CHANGES = (
@@ -33,13 +33,19 @@ CHANGES = (
 def commit_message(d: Draw) -> Written:
     what, title, body = d.pick(CHANGES)
     noun = nouns.coded(d)
-    prompt = d.phrase("Write a commit message for a change that will {}",
-                      "Write a commit message: {}", "commit message: {}",
-                      "Write a git commit message: {}", "Write a commit message to {}",
-                      "Give me a commit message for this change: {}",
-                      "Commit message for: {}", "Suggest a commit message: {}",
-                      "I need a commit message. The change: {}", "git commit -m for {}",
-                      "Create a commit message that says: {}").format(what.format(noun))
+    prompt = d.phrase(
+        "Write a commit message for a change that will {}",
+        "Write a commit message: {}",
+        "commit message: {}",
+        "Write a git commit message: {}",
+        "Write a commit message to {}",
+        "Give me a commit message for this change: {}",
+        "Commit message for: {}",
+        "Suggest a commit message: {}",
+        "I need a commit message. The change: {}",
+        "git commit -m for {}",
+        "Create a commit message that says: {}",
+    ).format(what.format(noun))
     answer = title.format(noun)
     if body and d.chance(0.6):
         answer += "\n\n" + body
@@ -49,14 +55,24 @@ def commit_message(d: Draw) -> Written:
 @family("commit_about", 2.0)
 def commit_about(d: Draw) -> Written:
     noun = nouns.coded(d)
-    kind, verb = d.pick((("bug fix", "Fix"), ("new feature", "Add"), ("refactoring", "Simplify"),
-                         ("documentation change", "Document"), ("fix", "Fix"),
-                         ("performance improvement", "Speed up"), ("removal", "Remove")))
-    prompt = d.phrase("Write a commit message for a {kind} in the {noun}",
-                      "commit message for a {kind} in the {noun}",
-                      "Write a commit message about a {kind} in the {noun}",
-                      "Suggest a commit message for a {kind} of the {noun}",
-                      "Give me a commit message ({kind}, {noun})").format(kind=kind, noun=noun)
+    kind, verb = d.pick(
+        (
+            ("bug fix", "Fix"),
+            ("new feature", "Add"),
+            ("refactoring", "Simplify"),
+            ("documentation change", "Document"),
+            ("fix", "Fix"),
+            ("performance improvement", "Speed up"),
+            ("removal", "Remove"),
+        )
+    )
+    prompt = d.phrase(
+        "Write a commit message for a {kind} in the {noun}",
+        "commit message for a {kind} in the {noun}",
+        "Write a commit message about a {kind} in the {noun}",
+        "Suggest a commit message for a {kind} of the {noun}",
+        "Give me a commit message ({kind}, {noun})",
+    ).format(kind=kind, noun=noun)
     return prompt, f"{verb} the {noun}", noun
 
 
@@ -99,7 +115,7 @@ def error_message(d: Draw) -> Written:
         what=what, an=what if what.startswith("no ") else with_article(what))  # fmt: skip
     text = answer.format(noun)
     if text.startswith("A "):
-        text = capital(with_article(noun)) + text[2 + len(noun):]
+        text = capital(with_article(noun)) + text[2 + len(noun) :]
     return prompt, text, noun
 
 
@@ -178,8 +194,13 @@ def email_body(d: Draw) -> Written:
             f"The {what} is coming up on {d.pick(DAYS)}. You will find all the details below.",
             f"We are happy to announce our {what}. It starts on {d.pick(DAYS)}.",
         ))  # fmt: skip
-        end = d.pick(("Please let me know if you have any questions.",
-                      "I look forward to seeing you there.", "Thank you for your time."))
+        end = d.pick(
+            (
+                "Please let me know if you have any questions.",
+                "I look forward to seeing you there.",
+                "Thank you for your time.",
+            )
+        )
     sender = d.pick(("The Team", d.pick(FIRST)))
     return prompt, f"Hello,\n\n{middle}\n\n{end}\n\nBest regards,\n{sender}", what
 
@@ -187,26 +208,46 @@ def email_body(d: Draw) -> Written:
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 
 
-@family("summary", 4.0)
+DEEDS = """moved bought lost found repaired sold cleaned showed painted opened closed finished
+started cancelled delivered announced praised tested missed borrowed returned broke built ordered
+forgot presented replaced locked drew carried hid described changed deleted chose released praised
+visited painted photographed wrapped weighed burned watched brought""".split()
+BEFORE = ("After a long talk with everybody on the team,", "Although it cost more than planned,",
+          "On a rainy {d} in the {p},", "With a few old tools and a lot of patience,",
+          "Since nobody had used it for years,", "While looking for something else in the {p},",
+          "In spite of many doubts and a very small budget,", "At the end of a long meeting on {d},",
+          "According to the local newspaper,", "Last {d}, when the {p} was nearly empty,",
+          "To everybody's surprise,", "As had been planned for months,", "", "", "")  # fmt: skip
+AFTER = ("on {d}, in front of everybody in the {p}", "because visitors were expected on {d}",
+         "and went home to the {p} without a word", "although it was raining hard that {d}",
+         "so that the {p} could open again on {d}", "which nobody had believed possible",
+         "before anybody else in the {p} noticed it", "after waiting for more than three weeks",
+         "and everybody in the {p} was glad about it", "with great care", "")  # fmt: skip
+
+
+@family("summary", 5.0)
 def summary(d: Draw) -> Written:
-    who, noun = d.pick(FIRST), nouns.thing(d)
-    place, day = d.pick(nouns.PLACES), d.pick(DAYS)
-    verb, long = d.pick((
-        ("moved", "After a long talk with everybody on the team, {who} moved the {noun} to the {place} on {day}."),
-        ("bought", "Although it cost more than planned, {who} bought a new {noun} from the {place} on {day}."),
-        ("lost", "It was raining hard on {day}, and on the way to the {place} {who} lost the {noun}."),
-        ("found", "While looking for something else in the {place} on {day}, {who} found the missing {noun}."),
-        ("repaired", "With a few old tools and a lot of patience, {who} repaired the {noun} in the {place} on {day}."),
-        ("sold", "Since nobody had used it for years, {who} sold the {noun} at the {place} on {day}."),
-        ("cleaned", "Because visitors were expected at the {place} on {day}, {who} cleaned the {noun} with great care."),
-        ("showed", "At the meeting in the {place} on {day}, {who} showed the new {noun} to everybody."),
-    ))  # fmt: skip
-    text = long.format(who=who, noun=noun, place=place, day=day)
-    prompt = d.phrase("Summarize this sentence: {}", "Summarize: {}", "Summarise this: {}",
-                      "Make this shorter: {}", "tl;dr: {}", "Shorten this sentence: {}",
-                      "Summarize the following text: {}", "Give me a summary: {}",
-                      "Sum this up in a few words: {}", "In short: {}").format(text)  # fmt: skip
-    return prompt, f"{who} {verb} the {noun}.", noun
+    who = d.pick((d.pick(FIRST), d.pick(FIRST), f"the {d.pick(JOBS)}", "the company", "our team"))
+    noun, deed = nouns.thing(d), d.pick(DEEDS)
+    core = f"{who} {deed} the {noun}"
+    words = {"d": d.pick(DAYS), "p": d.pick(nouns.PLACES)}
+    text = f"{d.pick(BEFORE)} {core} {d.pick(AFTER)}".format(**words).strip()
+    text = capital(text) + d.pick((".", ".", ""))
+    prompt = d.phrase(
+        "Summarize this sentence: {}",
+        "Summarize: {}",
+        "Summarise this: {}",
+        "Make this shorter: {}",
+        "tl;dr: {}",
+        "Shorten this sentence: {}",
+        "Summarize the following text: {}",
+        "Give me a summary: {}",
+        "Sum this up in a few words: {}",
+        "In short: {}",
+        "summarize {}",
+        "Write a summary of this sentence: {}",
+    ).format(text)
+    return prompt, capital(core) + ".", noun
 
 
 @family("release_note", 3.0)
@@ -280,9 +321,18 @@ def improvements(d: Draw) -> Written:
     prompt = d.phrase("Suggest improvements for the {}", "How can I improve my {}?",
                       "Suggest three improvements to the {}", "What would make the {} better?",
                       "Improve the {}", "Give me suggestions for the {}").format(noun)  # fmt: skip
-    tips = d.some((f"Make the {noun} simpler.", "Ask the people who use it.", "Write it down.",
-                   f"Test the {noun} with somebody new.", "Remove what nobody needs.",
-                   f"Give the {noun} a clear name.", "Measure first, then change."), 3)
+    tips = d.some(
+        (
+            f"Make the {noun} simpler.",
+            "Ask the people who use it.",
+            "Write it down.",
+            f"Test the {noun} with somebody new.",
+            "Remove what nobody needs.",
+            f"Give the {noun} a clear name.",
+            "Measure first, then change.",
+        ),
+        3,
+    )
     return prompt, "\n".join(f"{i}. {tip}" for i, tip in enumerate(tips, 1)), None
 
 

@@ -1,8 +1,6 @@
-"""What things mean: one-sentence explanations, longer ones, contrasts, and parts to combine."""
+"""What things mean: one-sentence explanations, longer ones, and contrasts."""
 
 from __future__ import annotations
-
-from .grammar import plural
 
 _SENTENCES = """
 recursion|Recursion is when a function solves a problem by calling itself on a smaller one until it reaches a simple case.
@@ -138,6 +136,106 @@ supply and demand|Supply and demand is the pull between how much is offered and 
 blockchain|Blockchain is a shared list of records in which each block is sealed by the next.
 a volcano|A volcano is an opening in the ground through which hot rock and gas come out.
 an eclipse|An eclipse is when one body in the sky hides another.
+an async cache|An async cache is a cache that lets other tasks run while an answer is being computed.
+an LRU cache|An LRU cache is a cache that throws away what has not been used for the longest time.
+frecency|Frecency is a score that joins how often and how recently something was used.
+single flight|Single flight is letting one computation serve everybody who asks for the same thing at the same time.
+backpressure|Backpressure is how a busy system tells its callers to slow down.
+rate limiting|Rate limiting is allowing only so many requests in a given time.
+a timeout|A timeout is the longest time that a program is willing to wait.
+a retry|A retry is trying the same thing again after it has failed.
+cancellation|Cancellation is telling a running task that nobody needs its result any more.
+a prompt|A prompt is the text that a language model is asked to answer.
+a transformer|A transformer is a neural network that weighs every word of its input against every other.
+attention|Attention is how a model decides which parts of its input matter for the next word.
+quantization|Quantization is storing a model's numbers with fewer bits, so that it is smaller and faster.
+llama.cpp|Llama.cpp is a program that runs language models on ordinary computers.
+GGUF|GGUF is a file format that holds a language model with all that is needed to run it.
+temperature|Temperature is a number that says how freely a model chooses among likely words.
+greedy decoding|Greedy decoding is always choosing the most likely next word.
+cosine similarity|Cosine similarity is a measure of how far two vectors point in the same direction.
+a vector|A vector is a list of numbers that has a direction and a length.
+fine-tuning|Fine-tuning is training a finished model a little further on examples of one task.
+hallucination|Hallucination is when a language model states something that is not true.
+a context window|A context window is the amount of text that a model can see at once.
+a benchmark|A benchmark is a test that measures how fast or how good something is.
+a daemon|A daemon is a program that runs in the background and waits for work.
+a kernel|A kernel is the core of an operating system, which talks to the hardware.
+a cookie|A cookie is a small piece of data that a website keeps in a browser, or a small sweet cake.
+a proxy|A proxy is a server that passes requests on for somebody else.
+a checksum|A checksum is a short number that shows whether data has changed.
+a branch|A branch is a line of development in version control, or an arm of a tree.
+a pull request|A pull request is a proposal to merge a change, open for review.
+code review|Code review is reading a change before it is merged, to find mistakes and share knowledge.
+pair programming|Pair programming is two people writing one piece of code at one keyboard.
+agile|Agile is a way of working in short steps with frequent feedback.
+DevOps|DevOps is a way of working in which the people who write software also run it.
+kubernetes|Kubernetes is a system that starts, watches and replaces containers on many machines.
+a framework|A framework is a ready-made structure that calls the code you add to it.
+a library|A library is a collection of code that programs can use, or a place full of books.
+a package manager|A package manager is a tool that installs libraries together with what they need.
+a virtual environment|A virtual environment is a folder with its own Python packages, apart from all others.
+a module|A module is a file of code that other code can import.
+a tuple|A tuple is a fixed series of values that cannot be changed.
+a dictionary|A dictionary is a store of values that are found by their keys.
+a list|A list is an ordered series of values that can grow and shrink.
+a set|A set is a group of values in which each one occurs once.
+a string|A string is a piece of text.
+an integer|An integer is a whole number.
+a boolean|A boolean is a value that is either true or false.
+a constant|A constant is a value that never changes.
+syntax|Syntax is the set of rules for how code must be written.
+a bit|A bit is the smallest piece of data: a zero or a one.
+a byte|A byte is eight bits.
+a pixel|A pixel is one of the tiny dots that make up a picture on a screen.
+RAM|RAM is the fast memory in which a computer keeps what it is working on.
+a CPU|A CPU is the part of a computer that carries out instructions.
+a GPU|A GPU is a chip that does many simple calculations at once.
+oxygen|Oxygen is the gas in the air that we need to breathe.
+the sun|The sun is the star at the centre of our solar system.
+the moon|The moon is the round body that circles the Earth and lights the night.
+a planet|A planet is a large round body that moves around a star.
+a galaxy|A galaxy is a vast group of stars held together by gravity.
+light|Light is the energy that our eyes can see.
+sound|Sound is a vibration that travels through the air to our ears.
+the water cycle|The water cycle is the way of water from the sea to the clouds, down as rain, and back.
+a vaccine|A vaccine is a substance that teaches the body to fight a disease before it comes.
+a virus|A virus is a tiny thing that multiplies inside living cells and can make them ill.
+a cell|A cell is the smallest living part of a plant or an animal.
+the brain|The brain is the organ with which we think, feel and remember.
+the heart|The heart is the muscle that pumps blood through the body.
+an earthquake|An earthquake is a shaking of the ground when rock deep below breaks or slips.
+a hurricane|A hurricane is a huge turning storm that forms over warm sea.
+algebra|Algebra is the part of mathematics that uses letters for unknown numbers.
+geometry|Geometry is the study of shapes, sizes and space.
+calculus|Calculus is the mathematics of change and of adding up small parts.
+probability|Probability is a number that says how likely something is.
+statistics|Statistics is the art of learning from data.
+an average|An average is the sum of some numbers divided by how many there are.
+a prime number|A prime number is a whole number above one that only one and itself divide.
+pi|Pi is the ratio of a circle's edge to its width, about 3.14159.
+infinity|Infinity is the idea of something without end.
+a noun|A noun is a word for a person, a place or a thing.
+a verb|A verb is a word for what somebody does or what happens.
+an adjective|An adjective is a word that describes a noun.
+philosophy|Philosophy is thinking carefully about what is true, good and real.
+economics|Economics is the study of how people make, share and use things.
+a tax|A tax is money that people pay to the state for what all need.
+a contract|A contract is an agreement that both sides must keep.
+insurance|Insurance is paying a little regularly, so that a great loss is shared by many.
+justice|Justice is treating people fairly and by the same rules.
+freedom|Freedom is being able to choose for yourself.
+friendship|Friendship is a bond between people who like and trust each other.
+love|Love is a deep care for somebody or something.
+happiness|Happiness is the feeling that life is good just now.
+time|Time is what clocks measure, and what lets one thing happen after another.
+music|Music is sound arranged so that it moves us.
+art|Art is making something to be seen, heard or felt.
+history|History is what happened before now, and the telling of it.
+jazz|Jazz is music with a strong rhythm in which players invent as they go.
+chess|Chess is a board game in which two players try to trap each other's king.
+football|Football is a game in which two teams try to kick a ball into a goal.
+meditation|Meditation is sitting quietly and letting thoughts pass.
 asteady|Asteady is a Python library that makes local language models behave like pure functions inside asyncio programs.
 """
 
@@ -169,71 +267,118 @@ CONCEPTS["decorators"] = ("decorator", CONCEPTS["a decorator"][1])
 
 CONTRASTS: list[tuple[str, str, str]] = [
     ("a list", "a tuple", "A list can be changed after it is made; a tuple cannot."),
-    ("a stack", "a queue", "A stack gives back the last item first; a queue gives back the first item first."),
-    ("a thread", "a process", "A thread shares memory with others; a process has memory of its own."),
-    ("TCP", "UDP", "TCP makes sure that everything arrives in order; UDP is faster and promises nothing."),
-    ("SQL", "NoSQL", "SQL databases keep tables with fixed columns; NoSQL databases keep freer shapes of data."),
-    ("concurrency", "parallelism", "Concurrency is dealing with many tasks at once; parallelism is doing them at the same instant."),
-    ("a compiler", "an interpreter", "A compiler translates the whole program first; an interpreter runs it step by step."),
-    ("git merge", "git rebase", "A git merge joins two histories with a new commit; a rebase replays one on top of the other."),
+    (
+        "a stack",
+        "a queue",
+        "A stack gives back the last item first; a queue gives back the first item first.",
+    ),
+    (
+        "a thread",
+        "a process",
+        "A thread shares memory with others; a process has memory of its own.",
+    ),
+    (
+        "TCP",
+        "UDP",
+        "TCP makes sure that everything arrives in order; UDP is faster and promises nothing.",
+    ),
+    (
+        "SQL",
+        "NoSQL",
+        "SQL databases keep tables with fixed columns; NoSQL databases keep freer shapes of data.",
+    ),
+    (
+        "concurrency",
+        "parallelism",
+        "Concurrency is dealing with many tasks at once; parallelism is doing them at the same instant.",
+    ),
+    (
+        "a compiler",
+        "an interpreter",
+        "A compiler translates the whole program first; an interpreter runs it step by step.",
+    ),
+    (
+        "git merge",
+        "git rebase",
+        "A git merge joins two histories with a new commit; a rebase replays one on top of the other.",
+    ),
     ("HTTP", "HTTPS", "HTTP sends text in the open; HTTPS sends it encrypted."),
-    ("latency", "throughput", "Latency is how long one request takes; throughput is how many are done in a second."),
+    (
+        "latency",
+        "throughput",
+        "Latency is how long one request takes; throughput is how many are done in a second.",
+    ),
     ("a class", "an object", "A class is the plan; an object is one thing built from it."),
-    ("PUT", "POST", "PUT replaces the thing at an address and can be repeated; POST creates something new each time."),
-    ("authentication", "authorization", "Authentication asks who you are; authorization asks what you may do."),
-    ("JSON", "YAML", "JSON is strict and marked by braces; YAML is freer and marked by indentation."),
-    ("Python", "JavaScript", "Python is at home on servers and in science; JavaScript is at home in the browser."),
-    ("a set", "a list", "A set holds each item once and has no order; a list keeps order and repeats."),
+    (
+        "PUT",
+        "POST",
+        "PUT replaces the thing at an address and can be repeated; POST creates something new each time.",
+    ),
+    (
+        "authentication",
+        "authorization",
+        "Authentication asks who you are; authorization asks what you may do.",
+    ),
+    (
+        "JSON",
+        "YAML",
+        "JSON is strict and marked by braces; YAML is freer and marked by indentation.",
+    ),
+    (
+        "Python",
+        "JavaScript",
+        "Python is at home on servers and in science; JavaScript is at home in the browser.",
+    ),
+    (
+        "a set",
+        "a list",
+        "A set holds each item once and has no order; a list keeps order and repeats.",
+    ),
     ("a library", "a framework", "You call a library; a framework calls you."),
-    ("weather", "climate", "Weather is what happens today; climate is what happens over many years."),
-    ("tea", "coffee", "Tea is brewed from leaves and is mild; coffee is brewed from beans and is stronger."),
-    ("cats", "dogs", "Cats keep to themselves and choose their hours; dogs want company and a walk."),
-    ("a simile", "a metaphor", "A simile says that one thing is like another; a metaphor says that it is the other."),
-    ("RAM", "a disk", "RAM is fast and forgets when the power goes; a disk is slower and remembers."),
-    ("a unit test", "an integration test", "A unit test checks one piece alone; an integration test checks several together."),
-    ("synchronous code", "asynchronous code", "Synchronous code waits for each step; asynchronous code does other work while it waits."),
-    ("a frog", "a toad", "A frog has smooth, wet skin and long legs; a toad is dry, bumpy and walks more than it jumps."),
+    (
+        "weather",
+        "climate",
+        "Weather is what happens today; climate is what happens over many years.",
+    ),
+    (
+        "tea",
+        "coffee",
+        "Tea is brewed from leaves and is mild; coffee is brewed from beans and is stronger.",
+    ),
+    (
+        "cats",
+        "dogs",
+        "Cats keep to themselves and choose their hours; dogs want company and a walk.",
+    ),
+    (
+        "a simile",
+        "a metaphor",
+        "A simile says that one thing is like another; a metaphor says that it is the other.",
+    ),
+    (
+        "RAM",
+        "a disk",
+        "RAM is fast and forgets when the power goes; a disk is slower and remembers.",
+    ),
+    (
+        "a unit test",
+        "an integration test",
+        "A unit test checks one piece alone; an integration test checks several together.",
+    ),
+    (
+        "synchronous code",
+        "asynchronous code",
+        "Synchronous code waits for each step; asynchronous code does other work while it waits.",
+    ),
+    (
+        "a frog",
+        "a toad",
+        "A frog has smooth, wet skin and long legs; a toad is dry, bumpy and walks more than it jumps.",
+    ),
     ("summer", "winter", "Summer has long, warm days; winter has short, cold ones."),
-    ("a shallow copy", "a deep copy", "A shallow copy shares the inner objects; a deep copy makes new ones."),
+    (
+        "a shallow copy",
+        "a deep copy",
+        "A shallow copy shares the inner objects; a deep copy makes new ones.",
+    ),
 ]
-
-# "{a}" is the capitalised term with its article, "{what}" what the modifier stands for.
-HEADS: dict[str, str] = {
-    "queue": "{a} is a line in which {what} wait to be handled in order.",
-    "cache": "{a} is a fast store that keeps {what} which were needed before.",
-    "service": "{a} is a program that looks after {what} for other programs.",
-    "handler": "{a} is the piece of code that runs when {what} come in.",
-    "parser": "{a} is a program that reads {what} and finds their structure.",
-    "validator": "{a} is a check that refuses {what} with missing or wrong values.",
-    "index": "{a} is a sorted list that makes {what} quick to find.",
-    "table": "{a} is a set of rows and columns that holds {what}.",
-    "dashboard": "{a} is a page that shows the state of {what} at a glance.",
-    "scheduler": "{a} is a program that decides when {what} are dealt with.",
-    "gateway": "{a} is the door through which {what} pass from outside.",
-    "registry": "{a} is a list in which {what} are entered under their names.",
-    "worker": "{a} is a process that takes {what} from a queue and handles them.",
-    "importer": "{a} is a tool that brings {what} in from another system.",
-    "exporter": "{a} is a tool that writes {what} to a file or to another system.",
-    "filter": "{a} is a rule that lets only some {what} through.",
-    "logger": "{a} is a component that writes down what happens to {what}.",
-    "monitor": "{a} is a program that watches {what} and raises an alarm.",
-    "archive": "{a} is a place where old {what} are kept.",
-    "counter": "{a} is a number that says how many {what} there have been.",
-    "store": "{a} is the place where {what} are kept.",
-    "template": "{a} is a pattern from which new {what} are made.",
-    "pipeline": "{a} is a series of steps through which {what} pass.",
-    "schema": "{a} is a description of the fields that {what} must have.",
-    "editor": "{a} is a tool with which people change {what}.",
-}
-MODIFIERS: dict[str, str] = {
-    word: plural(word)
-    for word in """payment user order invoice product customer account session report message
-    notification image video document ticket event metric token subscription refund coupon review
-    comment rating sensor device vehicle patient student course lesson recipe book movie song photo
-    contact address team project task expense contract vendor delivery route flight room claim
-    audit feature release build test worker template survey exam card letter parcel booking
-    appointment prescription lead campaign banner font icon color player score match quest level
-    robot drone meter bus train parking-permit donation petition badge reward transfer loan
-    question answer query job request response error warning alert password""".split()
-}
-MODIFIERS = {k.replace("-", " "): v.replace("-", " ") for k, v in MODIFIERS.items()}

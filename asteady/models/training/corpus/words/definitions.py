@@ -176,7 +176,7 @@ framework|a ready-made structure on which programs are built
 package|a bundle of code that others can install
 """
 
-DEFINITIONS: dict[str, str] = {
-    noun: meaning
-    for noun, meaning in (line.split("|", 1) for line in _TABLE.strip().splitlines())
-}
+DEFINITIONS: dict[str, str] = {}
+for _line in _TABLE.strip().splitlines():
+    _noun, _meaning = _line.split("|")
+    DEFINITIONS[_noun] = _meaning

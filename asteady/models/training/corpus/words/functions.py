@@ -31,8 +31,11 @@ class Snippet:
     @property
     def code(self) -> str:
         return "\n".join(
-            (f"def {self.name}({self.params}) -> {self.result}:", f'    """{self.sentence}"""')
-            + tuple("    " + line for line in self.body)
+            (
+                f"def {self.name}({self.params}) -> {self.result}:",
+                f'    """{self.sentence}"""',
+                *("    " + line for line in self.body),
+            )
         )
 
     @property
@@ -119,4 +122,4 @@ for _line in _TABLE.strip().splitlines():
     SNIPPETS.append(
         Snippet(_task, _name, _params, _result or "date", tuple(_body.split(";")), _call, _value)
     )
-PURE = [s for s in SNIPPETS if s.value[0] in "\"[{(0123456789TF" and "file" not in s.name]
+PURE = [s for s in SNIPPETS if s.value[0] in '"[{(0123456789TF' and "file" not in s.name]

@@ -20,7 +20,7 @@ _LONG = {"fire": 1, "quiet": 2, "poem": 2, "lion": 2, "science": 2, "idea": 3, "
 
 
 def article(noun: str) -> str:
-    """"a" or "an" for what follows."""
+    """Which of "a" and "an" goes before the noun."""
     word = noun.split()[0].lower()
     if word in {"hour", "honest", "heir", "honor", "api", "sql", "html", "http", "ide", "ssh"}:
         return "an"

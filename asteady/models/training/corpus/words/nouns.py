@@ -110,8 +110,11 @@ def invented(draw: Draw) -> str:
 
 def compound(draw: Draw) -> str:
     """A thing of two words, such as "payment gateway" or "silver kettle"."""
-    if draw.chance(0.5):
+    roll = draw.rng.random()
+    if roll < 0.4:
         return f"{draw.pick(DOMAINS)} {draw.pick(PARTS)}"
+    if roll < 0.55:
+        return f"{invented(draw)} {draw.pick((*PARTS, *OBJECTS))}"
     return f"{draw.pick((*COLOURS, *ADJECTIVES))} {draw.pick(COUNT_NOUNS)}"
 
 
@@ -127,7 +130,8 @@ def coded(draw: Draw) -> str:
     """A thing that a program might be about: mostly technical, now and then anything."""
     roll = draw.rng.random()
     if roll < 0.45:
-        return draw.note(f"{draw.pick(DOMAINS)} {draw.pick(PARTS)}")
+        first = invented(draw) if draw.chance(0.25) else draw.pick(DOMAINS)
+        return draw.note(f"{first} {draw.pick(PARTS)}")
     if roll < 0.65:
         return draw.filler((*TECH, *DOMAINS))
     return draw.note(invented(draw)) if roll < 0.8 else thing(draw)
