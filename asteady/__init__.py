@@ -1,5 +1,7 @@
 """Local language models as pure functions for asyncio: deterministic, cached, coalesced."""
 
+from typing import TYPE_CHECKING, Any
+
 from asteady._answering import CacheMode
 from asteady._core import SessionStatistics
 from asteady._default import (
@@ -39,8 +41,10 @@ from asteady._requests import (
 from asteady._session import Session
 from asteady._settings import Settings
 from asteady._stream import Stream
-from asteady.cache._cache import Cache
-from asteady.cache._manager import CacheManager
+
+if TYPE_CHECKING:
+    from asteady.cache._cache import Cache
+    from asteady.cache._manager import CacheManager
 
 __version__ = "0.1.0"
 
@@ -82,3 +86,13 @@ __all__ = [
     "is_cached",
     "stream",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # The cache's modules are a quarter of what importing asteady would cost; a session imports
+    # them when it is constructed, and these two names when somebody asks for them.
+    if name in ("Cache", "CacheManager"):
+        from asteady.cache import _cache, _manager
+
+        return _cache.Cache if name == "Cache" else _manager.CacheManager
+    raise AttributeError(f"module 'asteady' has no attribute {name!r}")

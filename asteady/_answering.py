@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Hashable, Sequence
-from typing import Generic, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypeAlias, TypeVar
 
 from asteady._engines import Engines, Kind
 from asteady._errors import CacheMissError, InvalidRequestError
 from asteady._flight import Flight, Flights
 from asteady._observe import Observers, Outcome, Watch
 from asteady._requests import Completion, Embedding, EmbedRequest, GenerateRequest, Key
-from asteady.cache._cache import Cache
+
+if TYPE_CHECKING:
+    from asteady.cache._cache import Cache
 
 A = TypeVar("A", bound=Completion | Embedding)
 

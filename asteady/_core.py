@@ -21,10 +21,9 @@ from asteady._lifetime import OwnedTasks, State
 from asteady._observe import Observers
 from asteady._requests import Completion, Embedding
 from asteady._settings import Settings
-from asteady.cache._manager import CacheManager
-from asteady.cache._unopened import Opener
 
 if TYPE_CHECKING:
+    from asteady.cache._unopened import Opener
     from asteady.engine._pool import PoolStatistics
     from asteady.engine._protocol import Engine
 
@@ -53,6 +52,9 @@ class Core:
     """
 
     def __init__(self, settings: Settings, engine: Engine | None, opener: Opener | None) -> None:
+        # Imported here: see asteady/__init__.py.
+        from asteady.cache._manager import CacheManager
+
         self.settings = settings
         self.tasks = OwnedTasks()
         self.cache = CacheManager(settings, opener=opener)

@@ -7,7 +7,6 @@ records, with the same fingerprint, have equal keys.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -183,6 +182,8 @@ def check_options(call: str, options: Mapping[str, object], known: Iterable[str]
     names = sorted(known)
     for name in options:
         if name not in names:
+            import difflib  # only for this message
+
             near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(names)}"
             raise InvalidRequestError(f"{call}() has no option {name!r}; {hint}")

@@ -26,10 +26,10 @@ from asteady._requests import (
 )
 from asteady._settings import Settings
 from asteady._stream import Stream
-from asteady.cache._unopened import Opener
 
 if TYPE_CHECKING:
     from asteady._requests import Vector
+    from asteady.cache._unopened import Opener
     from asteady.engine._protocol import Engine
 
 # How many texts of one embed call are under way at once: enough to keep every worker busy.
