@@ -85,6 +85,8 @@ class GgufHeader:
 
     `pooling` is the metadata's way to make one vector of a text ("mean", "cls", "last"; "rank"
     for a reranker), or None. `matrix_types` are the types of the two-dimensional weights.
+    `kv_bytes_per_token` is what one position takes in a context's memory, or 0 if that cannot be
+    told.
     """
 
     architecture: str
@@ -94,6 +96,7 @@ class GgufHeader:
     pooling: str | None
     has_chat_template: bool
     matrix_types: tuple[str, ...]
+    kv_bytes_per_token: int = 0
 
     @property
     def kind(self) -> Kind:
@@ -130,16 +133,17 @@ class _Reader:
         return self.raw(self.number(_U64)).decode("utf-8", "replace")
 
     def value(self, kind: int) -> Any:
-        """A scalar or a string; of an array only its length, as vocabularies are large."""
+        """A scalar or a string; None for an array, as vocabularies are large."""
         if kind == _STRING:
             return self.string()
         if kind == _ARRAY:
-            return self._skip_array()
+            self._skip_array()
+            return None
         if kind not in _SCALARS:
             raise ValueError(f"metadata of the unknown type {kind}")
         return self.number(_SCALARS[kind])
 
-    def _skip_array(self) -> int:
+    def _skip_array(self) -> None:
         kind = self.number(_U32)
         count: int = self.number(_U64)
         if kind == _STRING:
@@ -152,7 +156,6 @@ class _Reader:
                 self._skip_array()
         else:
             raise ValueError(f"an array of the unknown type {kind}")
-        return count
 
 
 def read_header(path: Path) -> GgufHeader:
@@ -220,7 +223,22 @@ def _read(path: Path, reader: _Reader, size: int) -> GgufHeader:
         pooling=None if pooling is None else _POOLING.get(pooling, str(pooling)),
         has_chat_template=bool(metadata.get("tokenizer.chat_template", "")),
         matrix_types=matrix_types,
+        kv_bytes_per_token=_kv_bytes(metadata, architecture),
     )
+
+
+def _kv_bytes(metadata: dict[str, Any], architecture: str) -> int:
+    """Keys and values of all layers, as float16; 0 where a number is missing."""
+
+    def number(key: str) -> int:
+        return int(metadata.get(f"{architecture}.{key}") or 0)
+
+    heads = number("attention.head_count")
+    kv_heads = number("attention.head_count_kv") or heads
+    head = number("embedding_length") // heads if heads else 0
+    keys = number("attention.key_length") or head
+    values = number("attention.value_length") or head
+    return number("block_count") * kv_heads * (keys + values) * 2
 
 
 def _tensors(reader: _Reader, count: int) -> tuple[int, tuple[str, ...]]:

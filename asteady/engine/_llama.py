@@ -16,72 +16,73 @@ from asteady._errors import (
     EngineError,
     InvalidRequestError,
     ModelCapabilityError,
-    ModelFormatError,
     PromptTooLongError,
 )
 from asteady._requests import EmbedRequest, GenerateRequest
-from asteady.engine._fingerprint import EngineOptions, fingerprint_of
+from asteady.engine._fingerprint import fingerprint_of
 from asteady.engine._llama_embed import EmbedJob, EmbedWorker
-from asteady.engine._llama_lib import complaints, start_backend
+from asteady.engine._llama_lib import load_model
 from asteady.engine._llama_prompt import Prompter
 from asteady.engine._llama_vocab import Vocab
 from asteady.engine._llama_worker import GenerateJob, GenerateWorker
 from asteady.engine._models import ModelFile
 from asteady.engine._prefixes import with_prefix
 from asteady.engine._protocol import Job, Request, Worker
+from asteady.engine._setup import EngineOptions, Setup, setup_of
 
 _log = logging.getLogger("asteady")
-
-# Used when a model's metadata does not say what it was trained on.
-_CONTEXT_TOKENS_UNKNOWN = 512
 
 
 class LlamaEngine:
     """An `Engine` over one loaded model. Make one with `load`; close it after its workers."""
 
     def __init__(
-        self, model_file: ModelFile, options: EngineOptions, native: Any, fingerprint: str
+        self,
+        model_file: ModelFile,
+        options: EngineOptions,
+        setup: Setup,
+        native: Any,
+        fingerprint: str,
     ) -> None:
-        header = model_file.header
         self._file = model_file
-        self._options = options
+        self._threads = options.threads
+        self.setup = setup
         self._native = native
         self._fingerprint = fingerprint
         self.vocab = Vocab(native)
         self._prompter = Prompter(native, self.vocab)
-        trained = header.context_length or _CONTEXT_TOKENS_UNKNOWN
-        self.context_tokens = min(trained, options.context_tokens)
+        self.context_tokens = options.context_for(model_file)
         self.dimensions: int = llama_cpp.llama_model_n_embd_out(native)
 
     @classmethod
-    def load(cls, model_file: ModelFile, options: EngineOptions, cache_dir: Path) -> LlamaEngine:
-        """Load the weights. Blocks, for as long as reading the file takes.
+    def load(
+        cls,
+        model_file: ModelFile,
+        options: EngineOptions,
+        cache_dir: Path,
+        setup: Setup | None = None,
+    ) -> LlamaEngine:
+        """Load the weights, after a probe if this build has not met this model. Blocks, for as
+        long as reading the file takes. `setup` says how to compute, instead of the probe.
 
         Raises:
             ModelFormatError: llama.cpp cannot load the file; the message has its reason.
             ModelCapabilityError: a kind of model that asteady does not serve.
+            EngineError: llama.cpp failed in the probe.
         """
         began = perf_counter()
-        fingerprint = fingerprint_of(model_file, options, cache_dir)
-        start_backend()
-        parameters = llama_cpp.llama_model_default_params()
-        parameters.n_gpu_layers = 0
-        # Without extra buffers weights stay as they are in the file. Repacked ones compute other
-        # sums, and a build that announces AMX crashes with them.
-        parameters.use_extra_bufts = options.repack
-        with complaints() as reasons:
-            native = llama_cpp.llama_model_load_from_file(str(model_file.path).encode(), parameters)
-        if not native:
-            reason = reasons[0] if reasons else "no reason given"
-            raise ModelFormatError(f"llama.cpp cannot load {model_file.path}: {reason}")
+        if setup is None:
+            setup = setup_of(model_file, options, cache_dir)
+        fingerprint = fingerprint_of(model_file, options, cache_dir, setup)
+        native = load_model(model_file.path, repack=setup.repack)
         if model_file.header.kind == "generation" and llama_cpp.llama_model_has_encoder(native):
             llama_cpp.llama_model_free(native)
             raise ModelCapabilityError(
                 f"{model_file.path} translates with an encoder and a decoder "
                 f"({model_file.header.architecture}); only decoder models can generate"
             )
-        _log.info("loaded %s in %.2f s", model_file.path, perf_counter() - began)
-        return cls(model_file, options, native, fingerprint)
+        _log.info("loaded %s in %.2f s (%s)", model_file.path, perf_counter() - began, setup)
+        return cls(model_file, options, setup, native, fingerprint)
 
     def __repr__(self) -> str:
         state = "closed" if self._native is None else f"width={self.width}"
@@ -102,7 +103,7 @@ class LlamaEngine:
 
     @property
     def width(self) -> int:
-        return self._options.width if self.kind == "generation" else 1
+        return self.setup.width
 
     def prepare(self, request: Request) -> Job:
         if isinstance(request, GenerateRequest):
@@ -165,7 +166,7 @@ class LlamaEngine:
             return EmbedWorker(
                 self._native,
                 context_tokens=self.context_tokens,
-                threads=self._options.threads,
+                threads=self._threads,
                 causal=self._file.header.causal and self._file.header.pooling == "last",
                 model_name=self.model,
                 fingerprint=self.fingerprint,
@@ -174,7 +175,7 @@ class LlamaEngine:
             self._native,
             self.vocab,
             context_tokens=self.context_tokens,
-            threads=self._options.threads,
+            threads=self._threads,
             width=self.width,
             model_name=self.model,
             fingerprint=self.fingerprint,

@@ -6,16 +6,15 @@ Importing this module loads llama.cpp (about 0.2 s), so it is imported only when
 from __future__ import annotations
 
 import atexit
-import contextlib
 import ctypes
 import logging
 import threading
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import llama_cpp
 
-from asteady._errors import EngineError
+from asteady._errors import EngineError, ModelFormatError
 
 _log = logging.getLogger("asteady")
 
@@ -60,16 +59,30 @@ def start_backend() -> None:
             _backend_started = True
 
 
-@contextlib.contextmanager
-def complaints() -> Iterator[list[str]]:
-    """Gather what llama.cpp logs as errors meanwhile; one caller at a time."""
+def load_model(path: Path, *, repack: bool) -> Any:
+    """Load a model; free it with ``llama_model_free``.
+
+    Raises:
+        ModelFormatError: llama.cpp cannot load the file; the message has its reason.
+    """
     global _complaints
+    start_backend()
+    parameters = llama_cpp.llama_model_default_params()
+    parameters.n_gpu_layers = 0
+    # Without extra buffers weights stay as they are in the file. Repacked ones compute other sums,
+    # and a build that announces AMX crashes with them.
+    parameters.use_extra_bufts = repack
     with _load_lock:
-        _complaints = []
+        # What llama.cpp logs as errors meanwhile is the reason if it fails.
+        complaints = _complaints = []
         try:
-            yield _complaints
+            model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
         finally:
             _complaints = None
+    if not model:
+        reason = complaints[0] if complaints else "no reason given"
+        raise ModelFormatError(f"llama.cpp cannot load {path}: {reason}")
+    return model
 
 
 def version_and_system() -> tuple[str, str]:

@@ -15,12 +15,12 @@ import llama_cpp
 
 from asteady._errors import EngineError
 from asteady._requests import Completion, FinishReason, GenerateRequest, TokenLogprob
-from asteady.engine._fingerprint import PIECE_TOKENS
 from asteady.engine._llama_context import Context
 from asteady.engine._llama_lib import Batch, SequenceIds
 from asteady.engine._llama_sampling import logprob_of, make_sampler
 from asteady.engine._llama_vocab import Vocab
 from asteady.engine._protocol import AnswerEvent, ChunkEvent, ErrorEvent, Event, Job, SlotId
+from asteady.engine._setup import PIECE_TOKENS
 from asteady.engine._text import TextStream
 
 

@@ -15,7 +15,7 @@ _BUILTIN = {"generation": "generate.gguf", "embedding": "embed.gguf"}
 _KNOWN = 'known references are "builtin", "minilm" (for embeddings) and the path of a .gguf file'
 _FACTS_FILE = "models.json"
 # Raise it when what is remembered of a file, or the check of its header, changes.
-_FACTS_VERSION = 1
+_FACTS_VERSION = 2
 
 
 @attrs.frozen(kw_only=True)

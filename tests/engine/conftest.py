@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from asteady.engine._fingerprint import EngineOptions
+from asteady.engine._gguf import Kind
 from asteady.engine._llama import LlamaEngine
 from asteady.engine._models import resolve_model
+from asteady.engine._setup import EngineOptions, Setup
 from tests.gguf_files import write_bert, write_llama
 
 
@@ -23,11 +24,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def load(models: Path, name: str, options: EngineOptions | None = None) -> LlamaEngine:
-    """Load one of the small models."""
-    kind = "embedding" if "bert" in name else "generation"
-    file = resolve_model(str(models / name), kind=kind, cache_dir=models)  # type: ignore[arg-type]
-    return LlamaEngine.load(file, options or EngineOptions(), models)
+def load(
+    models: Path, name: str, options: EngineOptions | None = None, *, setup: Setup | None = None
+) -> LlamaEngine:
+    """Load one of the small models; without a probe and of width 1, unless told otherwise."""
+    kind: Kind = "embedding" if "bert" in name else "generation"
+    file = resolve_model(str(models / name), kind=kind, cache_dir=models)
+    return LlamaEngine.load(file, options or EngineOptions(probe=False), models, setup)
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from asteady._requests import Completion, GenerateRequest
-from asteady.engine._fingerprint import EngineOptions
 from asteady.engine._llama import LlamaEngine
 from asteady.engine._pool import Pool
 from asteady.engine._protocol import ChunkEvent
+from asteady.engine._setup import EngineOptions, Setup
 from tests.engine.conftest import load
 from tests.engine.driving import digest, drain, together
 
@@ -94,14 +94,14 @@ def test_with_more_threads(models: Path, alone: list[str]) -> None:
     # Three, more than a small machine has cores: then they sleep when they wait for each other,
     # where two would spin for seconds beside another process.
     chosen = [2, 18, 20]
-    engine = load(models, "gpt2.gguf", EngineOptions(threads=3))
+    engine = load(models, "gpt2.gguf", EngineOptions(threads=3, probe=False))
     answers = together(engine, [requests()[index] for index in chosen])
     assert [digest(answer) for answer in answers] == [alone[index] for index in chosen]
     engine.close()
 
 
 def test_with_another_context_length(models: Path, alone: list[str]) -> None:
-    engine = load(models, "gpt2.gguf", EngineOptions(context_tokens=1000))
+    engine = load(models, "gpt2.gguf", EngineOptions(context_tokens=1000, probe=False))
     assert [digest(answer) for answer in together(engine, requests())] == alone
     engine.close()
 
@@ -163,7 +163,7 @@ def test_in_another_process(models: Path, alone: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def wide(models: Path) -> Iterator[LlamaEngine]:
-    engine = load(models, "gpt2.gguf", EngineOptions(width=4))
+    engine = load(models, "gpt2.gguf", setup=Setup(width=4))
     yield engine
     engine.close()
 

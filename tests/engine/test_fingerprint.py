@@ -12,8 +12,10 @@ import pytest
 
 from asteady._errors import EngineError
 from asteady.engine import _llama_lib
-from asteady.engine._fingerprint import EngineOptions, build_of, fingerprint_of
+from asteady.engine._build import build_of
+from asteady.engine._fingerprint import fingerprint_of
 from asteady.engine._models import ModelFile, resolve_model
+from asteady.engine._setup import EngineOptions, Setup
 from tests.engine.conftest import load
 
 
@@ -23,22 +25,23 @@ def file(models: Path) -> ModelFile:
 
 
 def test_a_fingerprint_is_that_of_the_loaded_engine(models: Path, file: ModelFile) -> None:
-    engine = load(models, "gpt2.gguf")
-    assert engine.fingerprint == fingerprint_of(file, EngineOptions(), models)
-    engine.close()
+    for options in (EngineOptions(), EngineOptions(probe=False), EngineOptions(batch_width=2)):
+        engine = load(models, "gpt2.gguf", options)
+        assert engine.fingerprint == fingerprint_of(file, options, models)
+        engine.close()
 
 
 def test_everything_that_can_change_an_answer_changes_the_fingerprint(
     models: Path, file: ModelFile
 ) -> None:
-    variants: Iterable[tuple[ModelFile, EngineOptions]] = [
-        (file, EngineOptions()),
-        (file, EngineOptions(context_tokens=2048)),
-        (file, EngineOptions(width=2)),
-        (file, EngineOptions(repack=True)),
-        (attrs.evolve(file, sha256="0" * 64), EngineOptions()),
+    variants: Iterable[tuple[ModelFile, EngineOptions, Setup]] = [
+        (file, EngineOptions(), Setup()),
+        (file, EngineOptions(context_tokens=2048), Setup()),
+        (file, EngineOptions(), Setup(width=2)),
+        (file, EngineOptions(), Setup(repack=True)),
+        (attrs.evolve(file, sha256="0" * 64), EngineOptions(), Setup()),
     ]
-    digests = {fingerprint_of(model, options, models) for model, options in variants}
+    digests = {fingerprint_of(model, options, models, setup) for model, options, setup in variants}
     assert len(digests) == 5
 
 
@@ -52,10 +55,11 @@ def test_what_changes_no_answer_leaves_the_fingerprint(models: Path, file: Model
 def test_another_build_or_cpu_changes_the_fingerprint(
     models: Path, file: ModelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = fingerprint_of(file, EngineOptions(), tmp_path)
+    options = EngineOptions(probe=False)
+    expected = fingerprint_of(file, options, tmp_path)
     for place, change in enumerate([("1.0", "AVX512 = 1"), ("0.5.0", "AVX2 = 1")]):
         monkeypatch.setattr(_llama_lib, "version_and_system", lambda change=change: change)
-        assert fingerprint_of(file, EngineOptions(), tmp_path / str(place)) != expected
+        assert fingerprint_of(file, options, tmp_path / str(place)) != expected
 
 
 def test_a_known_build_needs_no_llama_cpp(models: Path, file: ModelFile) -> None:

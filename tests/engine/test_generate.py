@@ -14,11 +14,11 @@ import pytest
 from asteady._errors import EngineError, ModelCapabilityError, ModelFormatError
 from asteady._requests import Completion, EmbedRequest, GenerateRequest
 from asteady.engine import _llama_worker
-from asteady.engine._fingerprint import EngineOptions
 from asteady.engine._llama import LlamaEngine
 from asteady.engine._llama_sampling import logprob_of
 from asteady.engine._models import resolve_model
 from asteady.engine._protocol import AnswerEvent, ErrorEvent
+from asteady.engine._setup import EngineOptions
 from tests.engine.conftest import load
 from tests.engine.driving import digest, drain, generate, together
 from tests.gguf_files import write_llama

@@ -19,9 +19,9 @@ import llama_cpp
 import pytest
 
 from asteady._requests import Completion, EmbedRequest, GenerateRequest
-from asteady.engine._fingerprint import EngineOptions
 from asteady.engine._llama import LlamaEngine
 from asteady.engine._pool import Pool
+from asteady.engine._setup import Setup
 from tests.engine.conftest import load
 from tests.engine.driving import digest, generate
 from tests.gguf_files import write_llama
@@ -44,7 +44,7 @@ def heavy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaEngine]:
         feed_forward=1024,
         context=2048,
     )
-    engine = load(directory, "heavy.gguf", EngineOptions(width=2))
+    engine = load(directory, "heavy.gguf", setup=Setup(width=2))
     yield engine
     engine.close()
 
@@ -177,7 +177,7 @@ async def test_the_loop_stays_alive_while_every_worker_computes(heavy: LlamaEngi
 
 
 async def test_embedding_through_the_pool(models: Path) -> None:
-    pool = Pool(load(models, "bert.gguf", EngineOptions(width=4)), 2, 100)
+    pool = Pool(load(models, "bert.gguf"), 2, 100)
     assert pool.statistics().width == 1
     texts = ["hello world", "the cache", "async loops"] * 20
     answers = await asyncio.gather(*[pool.run(EmbedRequest.of(text)) for text in texts])

@@ -142,9 +142,9 @@ def test_a_prompt_that_leaves_no_room_is_refused_with_the_counts(short: LlamaEng
 
 
 def test_the_context_can_be_capped(models: Path) -> None:
-    from asteady.engine._fingerprint import EngineOptions
+    from asteady.engine._setup import EngineOptions
 
-    engine = load(models, "gpt2.gguf", EngineOptions(context_tokens=100))
+    engine = load(models, "gpt2.gguf", EngineOptions(context_tokens=100, probe=False))
     assert engine.context_tokens == 100
     assert limit(engine, "é" * 10, 512) == 79
     engine.close()
