@@ -131,7 +131,7 @@ def test_the_cache_is_shown_and_cleared(tmp_path: Path) -> None:
     run("generate", "hi", "--max-new-tokens", "2")
     shown = run("cache", "stats").stdout
     assert "generation" in shown
-    assert "hit_rate" in shown
+    assert "hit rate" in shown
     assert run("cache", "clear").stdout == "removed 1 entry\n"
     assert run("cache", "clear").stdout == "removed 0 entries\n"
     assert run("cache", "path").stdout.strip() == os.environ["ASTEADY_CACHE_DIR"]
@@ -166,3 +166,26 @@ def test_an_interrupt_stops_at_once_with_exit_code_130() -> None:
         stderr = process.stderr.read()
         assert process.wait(timeout=20) in (130, 0), stderr
     assert b"Traceback" not in stderr
+
+
+def test_entries_are_listed_shown_and_removed_by_key() -> None:
+    text = run("generate", "hi", "--max-new-tokens", "4").stdout
+    run("embed", "hi")
+    rows = json.loads(run("cache", "list", "--json").stdout)
+    assert [row["cache"] for row in rows] == ["generation", "embedding"]
+    assert rows[0]["key"][:16] in run("cache", "list", "--order-by", "cost").stdout
+    assert run("cache", "get", rows[0]["key"][:10]).stdout == text
+    assert len(run("cache", "get", rows[1]["key"]).stdout.split()) > 100
+    assert "2 entries have keys" in run("cache", "get", "").stderr
+    assert run("cache", "delete", rows[0]["key"]).stdout == f"removed {rows[0]['key']}\n"
+    gone = run("cache", "get", rows[0]["key"])
+    assert gone.returncode == 1
+    assert "no entry has a key" in gone.stderr
+
+
+def test_statistics_tell_what_was_saved() -> None:
+    for _ in range(2):
+        run("generate", "hi", "--max-new-tokens", "4")
+    shown = run("cache", "stats").stdout
+    assert "50.0%" in shown
+    assert "the caches have saved 0." in shown

@@ -1,18 +1,42 @@
-"""``asteady cache stats|clear|path``"""
+"""``asteady cache stats|list|get|delete|clear|path``"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import datetime
 import json
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+import attrs
+
+from asteady._errors import InvalidRequestError
+from asteady._requests import Completion
 from asteady._settings import Settings
+from asteady.cache._cache import Cache
 from asteady.cache._manager import CacheManager
+from asteady.cache._store import ORDERS
 from asteady.cli._arguments import Commands
 
 T = TypeVar("T")
+
+# What people look at first. `--json` has everything.
+_ROWS = {
+    "entries": "size",
+    "of at most": "capacity",
+    "bytes": "total_size_bytes",
+    "of at most ": "max_size_bytes",
+    "hits": "all_hits",
+    "misses": "all_misses",
+    "coalesced": "all_coalesced",
+    "evictions": "all_evictions",
+    "ghosts": "ghosts",
+    "policy": "policy",
+    "phi": "phi",
+    "tide level": "tide_level",
+}
 
 
 def add_parser(commands: Commands) -> None:
@@ -20,9 +44,24 @@ def add_parser(commands: Commands) -> None:
         "cache", help="look at the cache or clear it", description="Look at the cache or clear it."
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    stats_ = actions.add_parser("stats", help="print the statistics")
-    stats_.add_argument("--json", action="store_true", help="print them as JSON")
+    stats_ = actions.add_parser(
+        "stats", help="print the statistics, summed over all processes and runs"
+    )
     stats_.set_defaults(run=stats)
+    list_ = actions.add_parser("list", help="print the entries, the most valuable first")
+    list_.add_argument("--limit", type=int, default=20, metavar="N", help="default: %(default)s")
+    list_.add_argument(
+        "--order-by", choices=tuple(ORDERS), default="priority", help="default: %(default)s"
+    )
+    list_.set_defaults(run=list_entries)
+    for action in (stats_, list_):
+        action.add_argument("--json", action="store_true", help="print as JSON")
+    get_ = actions.add_parser("get", help="print the answer of an entry")
+    get_.set_defaults(run=get)
+    delete_ = actions.add_parser("delete", help="remove an entry")
+    delete_.set_defaults(run=delete)
+    for action in (get_, delete_):
+        action.add_argument("key", help="its key, or as much of the beginning as is unique")
     clear_ = actions.add_parser("clear", help="remove all entries")
     clear_.set_defaults(run=clear)
     path_ = actions.add_parser("path", help="print the directory")
@@ -34,12 +73,58 @@ def stats(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(caches, indent=2))
         return 0
-    names = list(caches)
-    rows = list(caches[names[0]])
-    width = max(len(row) for row in rows)
-    print(" " * width, *(f"{name:>14}" for name in names))
+    print(" " * 12, *(f"{name:>14}" for name in caches))
+    for label, name in _ROWS.items():
+        print(f"{label:<12}", *(f"{_shown(cache[name]):>14}" for cache in caches.values()))
+    rates = (_rate(cache["all_hits"], cache["all_misses"]) for cache in caches.values())
+    print(f"{'hit rate':<12}", *(f"{rate:>14}" for rate in rates))
+    saved_s = sum(cache["all_seconds_saved"] for cache in caches.values())
+    print(f"\nthe caches have saved {_duration(saved_s)} of computing")
+    return 0
+
+
+def list_entries(options: argparse.Namespace) -> int:
+    async def entries(manager: CacheManager) -> list[dict[str, Any]]:
+        found = []
+        for name, cache in _caches(manager).items():
+            for entry in await cache.entries(options.limit, options.order_by):
+                found.append({"cache": name, **attrs.asdict(entry)})
+        return found
+
+    rows = _with_manager(entries)
+    if options.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    print(f"{'key':<16} {'cache':<10} {'bytes':>9} {'cost':>9} {'touches':>7} {'last used':<19}")
     for row in rows:
-        print(f"{row:<{width}}", *(f"{_shown(caches[name][row]):>14}" for name in names))
+        used = datetime.datetime.fromtimestamp(row["last_used_s"]).isoformat(" ", "seconds")
+        print(
+            f"{row['key'][:16]} {row['cache']:<10} {row['size_bytes']:>9,}"
+            f" {row['cost_s']:>7.3f} s {row['touches']:>7} {used}"
+        )
+    return 0
+
+
+def get(options: argparse.Namespace) -> int:
+    async def answer(manager: CacheManager) -> Any:
+        cache, key = await _find(manager, options.key)
+        return await cache.look_again(key)
+
+    found = _with_manager(answer)
+    if isinstance(found, Completion):
+        print(found.text)
+    else:
+        print(" ".join(format(float(x), ".9g") for x in found.vector))
+    return 0
+
+
+def delete(options: argparse.Namespace) -> int:
+    async def deleted(manager: CacheManager) -> str:
+        cache, key = await _find(manager, options.key)
+        await cache.delete(key)
+        return key
+
+    print(f"removed {_with_manager(deleted)}")
     return 0
 
 
@@ -53,8 +138,28 @@ def clear(options: argparse.Namespace) -> int:
 
 
 def path(options: argparse.Namespace) -> int:
-    print(Settings.from_environment().cache_dir)
+    print(os.fspath(Settings.from_environment().cache_dir))
     return 0
+
+
+def _caches(manager: CacheManager) -> dict[str, Cache[Any]]:
+    return {"generation": manager.generation, "embedding": manager.embedding}
+
+
+async def _find(manager: CacheManager, prefix: str) -> tuple[Cache[Any], str]:
+    """The one entry whose key begins so."""
+    found = [
+        (cache, key)
+        for cache in _caches(manager).values()
+        for key in await cache.keys()
+        if key.startswith(prefix.lower())
+    ]
+    if len(found) != 1:
+        which = "no entry has a key" if not found else f"{len(found)} entries have keys"
+        raise InvalidRequestError(
+            f"{which} that begins with {prefix!r}; `asteady cache list` prints them"
+        )
+    return found[0]
 
 
 def _with_manager(fn: Callable[[CacheManager], Awaitable[T]]) -> T:
@@ -69,11 +174,19 @@ def _with_manager(fn: Callable[[CacheManager], Awaitable[T]]) -> T:
     return asyncio.run(run())
 
 
-def _shown(value: Any) -> str:
-    return (
-        f"{value:,.4g}"
-        if isinstance(value, float)
-        else f"{value:,}"
-        if isinstance(value, int)
-        else str(value)
-    )
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _rate(hits: int, misses: int) -> str:
+    return f"{hits / (hits + misses):.1%}" if hits + misses else "-"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest_s = divmod(seconds, 60)
+    hours, minutes = divmod(int(minutes), 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest_s:.0f} s" if minutes else f"{rest_s:.3g} s"
