@@ -1,0 +1,221 @@
+"""How the caches do: hit rates since a mark, and what became of one operation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Generic, Literal, ParamSpec, TypeAlias, TypeVar
+
+import attrs
+
+from asteady._errors import InvalidRequestError
+from asteady._observe import Observed, Outcome
+from asteady._requests import GenerateRequest
+from asteady._session import Session
+from asteady.operate._which import session_now
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+CacheType: TypeAlias = Literal["generation", "embedding"]
+CACHE_TYPES: tuple[CacheType, ...] = ("generation", "embedding")
+
+# The further from the memory tier, the more an operation paid: the last one names a whole.
+_FURTHER: tuple[Outcome, ...] = ("memory", "disk", "coalesced", "computed", "failed")
+
+
+@attrs.frozen(kw_only=True)
+class Counts:
+    """What one cache has counted since a mark, in this process.
+
+    Each call is one of `hits`, `misses` and `coalesced`: answered from the cache, computed, or
+    answered by a computation that another call had begun. `seconds_saved` is what the answers that
+    were hits had cost to compute; it may lag by a second.
+    """
+
+    hits: int
+    misses: int
+    coalesced: int
+    seconds_saved: float
+
+    @property
+    def hit_rate(self) -> float:
+        """Hits in percent of hits and misses; 0 before there were any."""
+        lookups = self.hits + self.misses
+        return 100 * self.hits / lookups if lookups else 0.0
+
+
+class Operation:
+    """What became of the calls made in one `CacheMonitor.operation` block.
+
+    `calls` grows as they end; `duration_s` is the whole block's, known when it has ended.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.calls: list[Observed] = []
+        self.duration_s = 0.0
+        self._session = session
+        self._observing: AbstractContextManager[None] | None = None
+        self._began_s = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Operation {self.outcome}, {len(self.calls)} calls, {self.duration_s:.3f} s>"
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """What became of its call; of several, of the one that was furthest from memory.
+
+        "memory" and "disk" are hits, "coalesced" waited for another call's computation, "computed"
+        is a miss, "failed" raised or was cancelled; None if no call has ended.
+        """
+        return max((call.outcome for call in self.calls), key=_FURTHER.index, default=None)
+
+    @property
+    def cache_hit(self) -> bool:
+        """Whether the cache had the answer of every call."""
+        return bool(self.calls) and all(call.hit for call in self.calls)
+
+    @property
+    def stats_delta(self) -> dict[str, int]:
+        """Hits of this operation, and of nobody else, by cache."""
+        generation = [isinstance(call.request, GenerateRequest) for call in self.calls if call.hit]
+        return {
+            "generation_hits": sum(generation),
+            "embedding_hits": len(generation) - sum(generation),
+        }
+
+    async def __aenter__(self) -> Operation:
+        self._observing = self._session.observe(self.calls.append)
+        self._observing.__enter__()
+        self._began_s = time.perf_counter()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.duration_s = time.perf_counter() - self._began_s
+        observing, self._observing = self._observing, None
+        if observing is not None:
+            observing.__exit__(None, None, None)
+
+
+@attrs.frozen(kw_only=True)
+class Monitored(Generic[T]):
+    """What `CacheMonitor.run` returns: the function's result, and what became of its calls."""
+
+    result: T
+    duration_s: float
+    outcome: Outcome | None
+    cache_hit: bool
+    stats_delta: dict[str, int]
+    calls: tuple[Observed, ...]
+
+
+class CacheMonitor:
+    """Watches the caches of a session; without one, of the running loop's default session.
+
+    It holds nothing that must be closed. Counting begins when it is made, or at `mark`.
+    """
+
+    def __init__(self, session: Session | None = None) -> None:
+        self._given = session
+        self._marks: dict[CacheType, Counts] = {}
+        self.mark()
+
+    def __repr__(self) -> str:
+        return (
+            f"<CacheMonitor: {', '.join(f'{c} {self.get_hit_rate(c):.1f}%' for c in CACHE_TYPES)}>"
+        )
+
+    def mark(self) -> None:
+        """Count from here on."""
+        self._marks = {cache_type: self._now(cache_type) for cache_type in CACHE_TYPES}
+
+    def since_mark(self, cache_type: CacheType = "generation") -> Counts:
+        """What one cache has counted since the mark.
+
+        Raises:
+            InvalidRequestError: there is no such cache.
+        """
+        if cache_type not in self._marks:
+            raise InvalidRequestError(
+                f'cache_type={cache_type!r} is not allowed: "generation" or "embedding"'
+            )
+        now, then = self._now(cache_type), self._marks[cache_type]
+        return Counts(
+            hits=now.hits - then.hits,
+            misses=now.misses - then.misses,
+            coalesced=now.coalesced - then.coalesced,
+            seconds_saved=now.seconds_saved - then.seconds_saved,
+        )
+
+    def get_hit_rate(self, cache_type: CacheType = "generation") -> float:
+        """Hits since the mark in percent of hits and misses; 0.0 before there were any."""
+        return self.since_mark(cache_type).hit_rate
+
+    def operation(self) -> Operation:
+        """Tell what becomes of the calls made in a block, and of no others::
+
+            async with monitor.operation() as op:
+                text = await session.generate("Write a haiku about caching")
+            print(op.outcome, op.duration_s)
+
+        It sees this task's calls, and those of tasks that are started in the block.
+        """
+        return Operation(session_now(self._given))
+
+    async def run(
+        self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Monitored[T]:
+        """Await ``fn(*args, **kwargs)`` as one operation. Raises what it raises."""
+        operation = self.operation()
+        async with operation:
+            result = await fn(*args, **kwargs)
+        return Monitored(
+            result=result,
+            duration_s=operation.duration_s,
+            outcome=operation.outcome,
+            cache_hit=operation.cache_hit,
+            stats_delta=operation.stats_delta,
+            calls=tuple(operation.calls),
+        )
+
+    monitor_operation = run
+
+    async def summary(self) -> str:
+        """The caches' sizes, and their counts since the mark, for people to read."""
+        stats = await session_now(self._given).cache.get_cache_stats()
+        lines = ["=== Cache Performance Summary ==="]
+        for cache_type in CACHE_TYPES:
+            counts, now = self.since_mark(cache_type), stats[cache_type]
+            lines += [
+                "",
+                f"{cache_type.title()} Cache:",
+                f"  Size: {now['size']} of {now['capacity']} entries",
+                f"  Hit Rate: {counts.hit_rate:.1f}%",
+                f"  Hits: {counts.hits}",
+                f"  Misses: {counts.misses}",
+                f"  Coalesced: {counts.coalesced}",
+                f"  Time saved: {counts.seconds_saved:.1f} s",
+            ]
+        return "\n".join(lines)
+
+    async def print_summary(self) -> None:
+        """Print `summary`."""
+        print(await self.summary())
+
+    def _now(self, cache_type: CacheType) -> Counts:
+        caches = session_now(self._given).cache
+        cache = caches.generation if cache_type == "generation" else caches.embedding
+        counters = cache.counters
+        return Counts(
+            hits=counters.hits,
+            misses=counters.misses,
+            coalesced=counters.coalesced,
+            seconds_saved=counters.saved_s,
+        )

@@ -1,0 +1,179 @@
+"""The statistics as Prometheus metrics, through ``prometheus-client``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, cast
+
+from asteady._observe import Observed
+from asteady._requests import GenerateRequest
+from asteady._session import Session
+from asteady.operate._extras import needs
+from asteady.operate._which import session_now
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry, Metric
+    from prometheus_client.registry import Collector
+
+logger = logging.getLogger("asteady")
+
+# From a warm hit, which takes some microseconds, to a long answer of a large model.
+_BUCKETS_S = (0.0001, 0.001, 0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+
+# A scrape waits so long for sizes from the event loop, and takes the last known ones after that.
+_SIZES_WAIT_S = 2.0
+
+_LOOKUPS = (("hits", "hit"), ("misses", "miss"), ("coalesced", "coalesced"))
+_GAUGES = (
+    ("size", "entries", "Entries in the store."),
+    ("capacity", "capacity_entries", "Most entries that the store may hold."),
+    ("total_size_bytes", "size_bytes", "What the entries take of the byte budget."),
+    ("max_size_bytes", "max_size_bytes", "The byte budget."),
+    ("memory_size", "memory_entries", "Entries in this process's memory tier."),
+    ("memory_size_bytes", "memory_size_bytes", "What the memory tier takes."),
+)
+_COUNTERS = (
+    ("evictions", "Entries that went to make room."),
+    ("declined", "Answers that were worth less than what they would have displaced."),
+    ("oversized", "Answers larger than the whole budget."),
+    ("damaged", "Stored values that could not be read back."),
+    ("errors", "Reads and writes of the store that failed."),
+)
+_POOL_GAUGES = (
+    ("workers", "Worker threads."),
+    ("busy", "Worker threads that are computing."),
+    ("running", "Requests being computed."),
+    ("pending", "Requests waiting for a worker."),
+    ("max_pending", "Most requests that may wait."),
+)
+
+
+class PrometheusCollector:
+    """A collector for `prometheus_client` over one session (default: the loop's default one).
+
+    Within its block it is registered, and times every call of the session::
+
+        async with PrometheusCollector(session):
+            ...  # prometheus_client.start_http_server, or an endpoint that returns `await text()`
+
+    Counters are this process's. `collect` may be called in any thread: the sizes of the stores are
+    read through the event loop; on the loop's own thread, which must not wait for itself, they are
+    those of the last `refresh`.
+
+    Args:
+        session: the session.
+        registry: where to register; default: `prometheus_client.REGISTRY`.
+
+    Raises:
+        SettingsError: prometheus-client is not installed (the extra ``prometheus``).
+    """
+
+    def __init__(
+        self, session: Session | None = None, *, registry: CollectorRegistry | None = None
+    ) -> None:
+        client = needs("prometheus_client", extra="prometheus")
+        self._session = session_now(session)
+        self._registry: CollectorRegistry = registry or client.REGISTRY
+        self._stack = ExitStack()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stats: dict[str, dict[str, Any]] = {}
+        self._durations = client.Histogram(
+            "asteady_call_duration_seconds",
+            "How long calls took, by cache and by what they met there.",
+            ["cache", "outcome"],
+            buckets=_BUCKETS_S,
+            registry=None,
+        )
+
+    async def __aenter__(self) -> PrometheusCollector:
+        self._loop = asyncio.get_running_loop()
+        await self.refresh()
+        self._stack.enter_context(self._session.observe(self._timed, everywhere=True))
+        collector = cast("Collector", self)
+        self._registry.register(collector)
+        self._stack.callback(self._registry.unregister, collector)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    async def refresh(self) -> None:
+        """Read the sizes of the stores."""
+        self._stats = await self._session.cache.get_cache_stats()
+
+    async def text(self) -> str:
+        """All metrics of the registry, up to date, in Prometheus's text format."""
+        from prometheus_client import generate_latest
+
+        await self.refresh()
+        return generate_latest(self._registry).decode()
+
+    def collect(self) -> Iterator[Metric]:
+        """For the registry."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        self._refresh_from_a_thread()
+        lookups = CounterMetricFamily(
+            "asteady_cache_lookups", "Calls by what they met.", labels=["cache", "result"]
+        )
+        saved = CounterMetricFamily(
+            "asteady_cache_saved_seconds",
+            "What the answers that were hits had cost to compute.",
+            labels=["cache"],
+        )
+        for cache, stats in self._stats.items():
+            for name, result in _LOOKUPS:
+                lookups.add_metric([cache, result], stats[name])
+            saved.add_metric([cache], stats["seconds_saved"])
+        yield lookups
+        yield saved
+        for name, documentation in _COUNTERS:
+            counter = CounterMetricFamily(f"asteady_cache_{name}", documentation, labels=["cache"])
+            for cache, stats in self._stats.items():
+                counter.add_metric([cache], stats[name])
+            yield counter
+        for name, metric, documentation in _GAUGES:
+            gauge = GaugeMetricFamily(f"asteady_cache_{metric}", documentation, labels=["cache"])
+            for cache, stats in self._stats.items():
+                gauge.add_metric([cache], stats[name])
+            yield gauge
+        pools = self._session.statistics().pools
+        for name, documentation in _POOL_GAUGES:
+            gauge = GaugeMetricFamily(f"asteady_pool_{name}", documentation, labels=["pool"])
+            for pool, numbers in pools.items():
+                gauge.add_metric([pool], getattr(numbers, name))
+            yield gauge
+        yield from self._durations.collect()
+
+    def describe(self) -> list[Metric]:
+        """Nothing: so registering does not collect."""
+        return []
+
+    def _refresh_from_a_thread(self) -> None:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            pass
+        else:
+            return
+        if self._loop is None or self._loop.is_closed():
+            return
+        refreshing = asyncio.run_coroutine_threadsafe(self.refresh(), self._loop)
+        try:
+            refreshing.result(_SIZES_WAIT_S)
+        except Exception as exc:
+            refreshing.cancel()
+            logger.warning("Prometheus gets the sizes of a while ago: %r", exc)
+
+    def _timed(self, call: Observed) -> None:
+        cache = "generation" if isinstance(call.request, GenerateRequest) else "embedding"
+        self._durations.labels(cache, call.outcome).observe(call.duration_s)
