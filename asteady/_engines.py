@@ -14,7 +14,7 @@ from asteady._settings import Settings
 # The engine's modules are imported by the threads that need them first, off the event loop:
 # importing asteady costs no more than what every program uses.
 if TYPE_CHECKING:
-    from asteady.engine._fingerprint import EngineOptions
+    from asteady.engine._setup import EngineOptions
     from asteady.engine._models import ModelFile
     from asteady.engine._pool import Pool, PoolStatistics
     from asteady.engine._protocol import Engine
@@ -64,9 +64,9 @@ class LlamaSource:
         return resolve_model(reference, kind=kind, cache_dir=self._cache_dir)
 
     def _options(self) -> EngineOptions:
-        from asteady.engine._fingerprint import EngineOptions
+        from asteady.engine._setup import EngineOptions
 
-        return EngineOptions(threads=self._settings.threads)
+        return EngineOptions(threads=self._settings.threads, batch_width=self._settings.batch_width)
 
 
 class GivenEngine:
@@ -141,6 +141,11 @@ class Engines:
         async with anyio.create_task_group() as group:
             for pool in pools.values():
                 group.start_soon(pool.aclose)
+
+    def forget(self) -> None:
+        """For the end of the interpreter, where no thread can be started any more: the pools have
+        an exit hook of their own, and `aclose` has nothing left to do."""
+        self._pools = {}
 
     async def _once(self, key: Hashable, compute: Callable[[Flight[T]], Awaitable[T]]) -> T:
         flight, started = self._flights.join(key, compute)

@@ -15,6 +15,7 @@ from asteady._errors import EngineError
 from asteady._requests import GenerateRequest
 from asteady.engine import _llama_probe, _setup
 from asteady.engine._llama import LlamaEngine
+from asteady.engine._llama_lib import load_model
 from asteady.engine._llama_probe import _Bench
 from asteady.engine._models import ModelFile, resolve_model
 from asteady.engine._pool import Pool
@@ -216,7 +217,7 @@ def test_a_build_that_announces_amx_is_never_given_repacked_weights(
     file: ModelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = []
-    original = _llama_probe.load_model
+    original = load_model
 
     def noted(path: Path, *, repack: bool) -> object:
         loaded.append(repack)
