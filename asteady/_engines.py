@@ -14,10 +14,10 @@ from asteady._settings import Settings
 # The engine's modules are imported by the threads that need them first, off the event loop:
 # importing asteady costs no more than what every program uses.
 if TYPE_CHECKING:
-    from asteady.engine._setup import EngineOptions
     from asteady.engine._models import ModelFile
     from asteady.engine._pool import Pool, PoolStatistics
     from asteady.engine._protocol import Engine
+    from asteady.engine._setup import EngineOptions
 
 T = TypeVar("T")
 
