@@ -56,6 +56,12 @@ async def default_session() -> Session:
     return session
 
 
+def sessions_here() -> list[Session]:
+    """The running loop's default session, if it has one."""
+    session = _sessions.get(asyncio.get_running_loop())
+    return [] if session is None else [session]
+
+
 def get_cache_manager() -> CacheManager:
     """The cache of the running loop's default session; its first use opens the session.
 

@@ -48,6 +48,10 @@ class Stream:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Stop reading; what leaving the block does. Idempotent."""
         joined, self._joined = self._joined, None
         if joined is not None:
             joined.leave(self._error)
@@ -74,6 +78,11 @@ class Stream:
                 raise StopAsyncIteration
         self._index += 1
         return joined.chunks[self._index - 1]
+
+    @property
+    def ready(self) -> int:
+        """How many chunks can be read now, without waiting."""
+        return len(self._open().chunks) - self._index
 
     @property
     def answer(self) -> Completion:

@@ -1,0 +1,384 @@
+"""The calls of a session without await, from any thread.
+
+A warm answer is looked up on the caller's own thread: a dictionary is read, which needs no lock,
+and what was found is counted later, on the loop. Everything else goes through the portal.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Unpack
+
+import asteady._default as _default
+from asteady._answering import CacheMode
+from asteady._engines import Kind
+from asteady._errors import SessionClosedError, SessionError, SessionNotOpenError
+from asteady._portal import Portal, portal
+from asteady._requests import Completion, Embedding, EmbedOptions, GenerateOptions
+from asteady._session import Session
+from asteady._stream import Stream
+
+if TYPE_CHECKING:
+    from asteady._core import SessionStatistics
+    from asteady._requests import Vector
+    from asteady.cache._cache import Cache
+    from asteady.cache._memory import Held
+
+# How long a hit may wait to be counted, if nothing else reaches the loop before.
+_COUNT_WITHIN_S = 0.05
+
+
+class Recaller:
+    """Answers from one session's memory tier, on any thread."""
+
+    def __init__(self, portal: Portal, session: Session) -> None:
+        self.session = session
+        self._portal = portal
+        self._observers = session._observers
+        self._used: deque[tuple[Cache[Any], Held[Any]]] = deque()
+        self._due = False
+
+    def recall(self, cache: Cache[Any], alias: tuple[object, ...]) -> Any:
+        """The answer under this alias, or None. Only reads; `count` tells the cache later."""
+        try:
+            held = cache._aliases.get(alias)
+        except TypeError:  # not hashable, so not an alias
+            return None
+        if held is None or self._observers.active or self._portal.forked:
+            return None
+        self._used.append((cache, held))
+        if not self._due:
+            self._due = True
+            self._portal.post(self._count_soon)
+        return held.answer
+
+    def count(self) -> None:
+        """Count the hits so far; on the loop."""
+        # Lowered first: a hit that comes after the last look makes another count due.
+        self._due = False
+        while self._used:
+            cache, held = self._used.popleft()
+            cache._hit(held)
+
+    def _count_soon(self) -> None:
+        self._portal.loop.call_later(_COUNT_WITHIN_S, self.count)
+
+
+class Calls:
+    """What can be asked of a session; see the methods of the same name of `asteady.Session`.
+
+    Every method may be called from any thread. Ctrl-C while one waits cancels the request.
+    """
+
+    _recaller: Recaller | None = None
+
+    def _portal(self) -> Portal:
+        raise NotImplementedError
+
+    async def _open_session(self) -> Session:
+        """The session, open; on the loop."""
+        raise NotImplementedError
+
+    async def _session(self) -> Session:
+        session = await self._open_session()
+        self.count()
+        if self._recaller is None or self._recaller.session is not session:
+            self._recaller = Recaller(self._portal(), session)
+        return session
+
+    def count(self) -> None:
+        """Count the hits so far; on the loop."""
+        if self._recaller is not None:
+            self._recaller.count()
+
+    # -- generation ----------------------------------------------------------------------------
+
+    def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        model: str | None = None,
+        cache: CacheMode = "use",
+        **options: Unpack[GenerateOptions],
+    ) -> str:
+        """Generate text; arguments and errors as for `asteady.Session.generate`."""
+        recaller = self._recaller
+        if recaller is not None and cache == "use":
+            # The same alias as `Session.generate` gives it.
+            alias = (prompt, model, *options, *options.values(), *map(type, options.values()))
+            answer = recaller.recall(recaller.session.cache.generation, alias)
+            if answer is not None:
+                return answer.text  # type: ignore[no-any-return]  # a Completion
+
+        async def asked() -> str:
+            session = await self._session()
+            return await session.generate(prompt, model=model, cache=cache, **options)
+
+        return self._portal().call(asked)
+
+    def complete(
+        self,
+        prompt: str | None = None,
+        *,
+        model: str | None = None,
+        cache: CacheMode = "use",
+        **options: Unpack[GenerateOptions],
+    ) -> Completion:
+        """As `generate`, with the whole record: text, chunks, finish reason, counts, logprobs."""
+
+        async def asked() -> Completion:
+            session = await self._session()
+            return await session.complete(prompt, model=model, cache=cache, **options)
+
+        return self._portal().call(asked)
+
+    def stream(
+        self,
+        prompt: str | None = None,
+        *,
+        model: str | None = None,
+        cache: CacheMode = "use",
+        **options: Unpack[GenerateOptions],
+    ) -> BlockingStream:
+        """As `generate`, in chunks as they are computed: ``with stream(...) as chunks: ...``."""
+
+        async def start() -> Stream:
+            session = await self._session()
+            return session.stream(prompt, model=model, cache=cache, **options)
+
+        return BlockingStream(self._portal, start)
+
+    def generate_iter(
+        self,
+        prompt: str | None = None,
+        *,
+        model: str | None = None,
+        cache: CacheMode = "use",
+        **options: Unpack[GenerateOptions],
+    ) -> Iterator[str]:
+        """The chunks of `generate`, as they are computed.
+
+        Closing the generator, or dropping it, stops the computation unless somebody else waits.
+        """
+        with self.stream(prompt, model=model, cache=cache, **options) as chunks:
+            yield from chunks
+
+    def is_cached(
+        self,
+        prompt: str | None = None,
+        *,
+        model: str | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> bool:
+        """Whether `generate` with these arguments would be answered from the cache."""
+
+        async def asked() -> bool:
+            session = await self._session()
+            return await session.is_cached(prompt, model=model, **options)
+
+        return self._portal().call(asked)
+
+    # -- embedding -----------------------------------------------------------------------------
+
+    def embed(
+        self,
+        text: str | Sequence[str],
+        *,
+        model: str | None = None,
+        cache: CacheMode = "use",
+        **options: Unpack[EmbedOptions],
+    ) -> Vector:
+        """Embed one text, or several; arguments, shapes and errors as for `Session.embed`."""
+        recaller = self._recaller
+        if recaller is not None and cache == "use" and isinstance(text, str):
+            # The same alias as `Session.embedding` gives it.
+            alias = (text, model, *options, *options.values(), *map(type, options.values()))
+            answer = recaller.recall(recaller.session.cache.embedding, alias)
+            if answer is not None:
+                return answer.vector  # type: ignore[no-any-return]  # an Embedding's
+
+        async def asked() -> Vector:
+            session = await self._session()
+            return await session.embed(text, model=model, cache=cache, **options)
+
+        return self._portal().call(asked)
+
+    def embedding(
+        self,
+        text: str,
+        *,
+        model: str | None = None,
+        cache: CacheMode = "use",
+        **options: Unpack[EmbedOptions],
+    ) -> Embedding:
+        """As `embed` of one text, with the whole record: vector, token count, model, cost."""
+
+        async def asked() -> Embedding:
+            session = await self._session()
+            return await session.embedding(text, model=model, cache=cache, **options)
+
+        return self._portal().call(asked)
+
+    # -- the session itself --------------------------------------------------------------------
+
+    def load(self, *kinds: Kind) -> None:
+        """Load the models now rather than at the first request; both, or those of `kinds`."""
+
+        async def asked() -> None:
+            await (await self._session()).load(*kinds)
+
+        self._portal().call(asked)
+
+    def statistics(self) -> SessionStatistics:
+        """What the session is doing now."""
+
+        async def asked() -> SessionStatistics:
+            return (await self._session()).statistics()
+
+        return self._portal().call(asked)
+
+
+class DefaultCalls(Calls):
+    """Calls of the default session of the portal's loop: the one that `asteady.generate` and the
+    others use there. Opened at the first call, with settings from the environment."""
+
+    def _portal(self) -> Portal:
+        return portal()
+
+    async def _open_session(self) -> Session:
+        return await _default.default_session()
+
+    async def close(self) -> None:
+        """Close the default session; on the loop."""
+        self.count()
+        self._recaller = None
+        await _default.aclose()
+
+
+class SessionCalls(Calls):
+    """Calls of one session, given at construction, from `open` to `close`."""
+
+    def __init__(self, session: Session) -> None:
+        self._asyncio_session = session
+        self._opened_by: Portal | None = None
+
+    def _portal(self) -> Portal:
+        if self._opened_by is None:
+            if self._asyncio_session.is_closed:
+                raise SessionClosedError("the session is closed; open a new one")
+            raise SessionNotOpenError(
+                "the session is not open yet: use `with Session() as session`, or session.open()"
+            )
+        return self._opened_by
+
+    async def _open_session(self) -> Session:
+        return self._asyncio_session
+
+    async def close_session(self) -> None:
+        """Close it; on the loop."""
+        self.count()
+        await self._asyncio_session.aclose()
+
+
+class BlockingStream:
+    """The chunks of one completion, in order; from `stream`.
+
+    ::
+
+        with session.stream("Tell me a story") as stream:
+            for chunk in stream:
+                print(chunk, end="")
+        print(stream.answer.finish_reason)
+
+    Leaving the block, or Ctrl-C, stops the reading; the computation stops too when nobody else
+    waits for it. One thread reads a stream.
+    """
+
+    def __init__(
+        self, portal: Callable[[], Portal], start: Callable[[], Awaitable[Stream]]
+    ) -> None:
+        self._get_portal = portal
+        self._start = start
+        self._portal: Portal | None = None
+        self._stream: Stream | None = None
+        self._chunks: deque[str] = deque()
+
+    def __enter__(self) -> BlockingStream:
+        if self._portal is not None:
+            raise SessionError("a stream opens only once; ask the session for another one")
+        self._portal = self._get_portal()
+        try:
+            self._portal.call(self._open)
+        except BaseException:
+            self._leave()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._leave()
+
+    def __iter__(self) -> BlockingStream:
+        return self
+
+    def __next__(self) -> str:
+        """The next chunk, never empty; waits for it. Raises as `complete`, after the chunks."""
+        if not self._chunks:
+            self._chunks.extend(self._opened().call(self._more))
+        if not self._chunks:
+            raise StopIteration
+        return self._chunks.popleft()
+
+    @property
+    def answer(self) -> Completion:
+        """The whole completion, once the iteration has ended.
+
+        Raises:
+            SessionError: the iteration has not ended yet.
+        """
+        if self._stream is None or self._chunks:
+            raise SessionError("the answer is there once the stream has been read to its end")
+        return self._stream.answer
+
+    def read(self) -> Completion:
+        """Read to the end, and return the whole completion."""
+        for _ in self:
+            pass
+        return self.answer
+
+    def _opened(self) -> Portal:
+        if self._portal is None:
+            raise SessionError("open the stream first: with session.stream(...) as stream")
+        return self._portal
+
+    def _leave(self) -> None:
+        # Posted, not called: a generator may be collected on any thread, the loop's own included.
+        if self._portal is not None and not self._portal.forked:
+            with suppress(SessionClosedError):
+                self._portal.post(self._end)
+
+    # On the loop.
+
+    async def _open(self) -> None:
+        self._stream = await self._start()
+        await self._stream.__aenter__()
+
+    async def _more(self) -> list[str]:
+        assert self._stream is not None
+        chunks = []
+        async for chunk in self._stream:
+            chunks.append(chunk)
+            if not self._stream.ready:
+                break
+        return chunks
+
+    def _end(self) -> None:
+        if self._stream is not None:
+            self._stream.leave()
