@@ -1,0 +1,248 @@
+"""Whether the caches and the queue are well, once or for as long as the program runs."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeAlias
+
+import anyio
+import attrs
+
+from asteady._errors import InvalidRequestError
+from asteady._session import Session
+from asteady.operate._which import session_now
+
+logger = logging.getLogger("asteady")
+
+WarningKind: TypeAlias = Literal[
+    "low_hit_rate", "near_capacity", "store_errors", "early_evictions", "queue_saturated"
+]
+
+# `recent_hit_rate` in the statistics is over so many look-ups.
+_RECENT = 1000
+# Shares of a budget and of the queue from which on they are said to be full.
+_NEAR_CAPACITY = 0.95
+_SATURATED = 0.8
+# With fewer evictions between two checks, the mean stay says little.
+_MIN_EVICTIONS = 10
+
+
+@attrs.frozen(kw_only=True)
+class HealthWarning:
+    """One thing that is not as it should be; `str` of it is a sentence.
+
+    `about` is the cache or the pool, `value` what was found, `limit` what it was compared with. A
+    warning that is not `serious` leaves the cache healthy: a cache that is nearly full is doing
+    its work.
+    """
+
+    kind: WarningKind
+    about: str
+    message: str
+    value: float
+    limit: float
+    serious: bool = True
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@attrs.frozen(kw_only=True)
+class CacheHealth:
+    """The result of one check. `timestamp` is in UTC."""
+
+    timestamp: datetime
+    healthy: bool
+    warnings: tuple[HealthWarning, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON: timestamp (ISO 8601), healthy, warnings (sentences)."""
+        return {
+            "timestamp": self.timestamp.isoformat(),
+            "healthy": self.healthy,
+            "warnings": [str(warning) for warning in self.warnings],
+        }
+
+
+@attrs.frozen
+class _Seen:
+    """What the check before counted."""
+
+    at_s: float
+    errors: int
+    evictions: int
+
+
+class ProductionCacheMonitor:
+    """Checks the health of a session's caches; without one, of the loop's default session's.
+
+    It holds nothing that must be closed, and remembers the counts of its last check: errors and
+    evictions are those since then, the first time those since the session opened.
+
+    Args:
+        session: the session.
+        alert_threshold: warn below this hit rate, in percent.
+        min_lookups: a hit rate counts from so many look-ups on.
+        min_stay_s: warn when entries are evicted after staying less than this, on average.
+        clock: seconds that never go back; for tests.
+        sleep: waits so many seconds; for tests.
+    """
+
+    def __init__(
+        self,
+        session: Session | None = None,
+        *,
+        alert_threshold: float = 50.0,
+        min_lookups: int = 100,
+        min_stay_s: float = 600.0,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+    ) -> None:
+        self.alert_threshold = _percent(alert_threshold)
+        self.min_lookups = min_lookups
+        self.min_stay_s = min_stay_s
+        self._given = session
+        self._clock = clock
+        self._sleep = sleep
+        self._seen: dict[str, _Seen] = {}
+
+    async def check_cache_health(self, alert_threshold: float | None = None) -> CacheHealth:
+        """Look at the caches and the queue now.
+
+        `alert_threshold` replaces the constructor's, for this check.
+        """
+        threshold = self.alert_threshold if alert_threshold is None else _percent(alert_threshold)
+        session = session_now(self._given)
+        warnings: list[HealthWarning] = []
+        for cache, stats in (await session.cache.get_cache_stats()).items():
+            warnings += self._of_rate(cache, stats, threshold)
+            warnings += _of_size(cache, stats)
+            warnings += self._of_changes(cache, stats)
+        for name, pool in session.statistics().pools.items():
+            if pool.pending >= pool.max_pending * _SATURATED:
+                warnings.append(
+                    HealthWarning(
+                        kind="queue_saturated",
+                        about=name,
+                        message=(
+                            f"The queue of {name} is nearly full: {pool.pending} of"
+                            f" {pool.max_pending} requests are waiting"
+                        ),
+                        value=pool.pending,
+                        limit=pool.max_pending,
+                    )
+                )
+        return CacheHealth(
+            timestamp=datetime.now(UTC),
+            healthy=not any(warning.serious for warning in warnings),
+            warnings=tuple(warnings),
+        )
+
+    async def continuous_monitoring(self, interval_s: float = 300.0) -> AsyncIterator[CacheHealth]:
+        """Check now, and then every `interval_s` seconds, log, and yield; never ends by itself.
+
+        ``async for health in monitor.continuous_monitoring(60): ...``. What the caller does with
+        a check is part of no wait: the next one comes `interval_s` after it is asked for.
+        """
+        # No task group and no cancel scope is open where it yields.
+        while True:
+            yield await self._checked()
+            await self._sleep(interval_s)
+
+    async def watch(
+        self,
+        interval_s: float = 300.0,
+        on_health: Callable[[CacheHealth], object] | None = None,
+    ) -> None:
+        """As `continuous_monitoring`, for a task: ``group.create_task(monitor.watch(60))``.
+
+        `on_health` is called with each check; if it raises, that is logged. Ends by cancellation.
+        """
+        while True:
+            health = await self._checked()
+            if on_health is not None:
+                try:
+                    on_health(health)
+                except Exception:
+                    logger.exception("the function that is told the cache's health failed")
+            await self._sleep(interval_s)
+
+    async def _checked(self) -> CacheHealth:
+        health = await self.check_cache_health()
+        for warning in health.warnings:
+            logger.log(logging.WARNING if warning.serious else logging.INFO, "%s", warning)
+        if health.healthy:
+            logger.info("Cache healthy")
+        return health
+
+    def _of_rate(
+        self, cache: str, stats: dict[str, Any], threshold: float
+    ) -> Iterator[HealthWarning]:
+        lookups = min(_RECENT, stats["hits"] + stats["misses"])
+        rate = 100 * stats["recent_hit_rate"]
+        if lookups and lookups >= self.min_lookups and rate < threshold:
+            yield HealthWarning(
+                kind="low_hit_rate",
+                about=cache,
+                message=f"Low {cache} cache hit rate: {rate:.1f}% of the last {lookups} look-ups",
+                value=rate,
+                limit=threshold,
+            )
+
+    def _of_changes(self, cache: str, stats: dict[str, Any]) -> Iterator[HealthWarning]:
+        now = _Seen(self._clock(), stats["errors"], stats["all_evictions"])
+        then = self._seen.get(cache)
+        self._seen[cache] = now
+        errors = now.errors - (then.errors if then else 0)
+        if errors > 0:
+            yield HealthWarning(
+                kind="store_errors",
+                about=cache,
+                message=f"The {cache} cache's store failed {errors} times; the log says how",
+                value=errors,
+                limit=0,
+            )
+        evictions = now.evictions - then.evictions if then else 0
+        if then is None or evictions < _MIN_EVICTIONS:
+            return
+        # Little's law: how many there are = how many go per second x how long each one stays.
+        stay_s = stats["size"] * (now.at_s - then.at_s) / evictions
+        if stay_s < self.min_stay_s:
+            yield HealthWarning(
+                kind="early_evictions",
+                about=cache,
+                message=(
+                    f"The {cache} cache evicts entries that stayed {stay_s:.0f} s on average; a"
+                    f" larger one would keep them"
+                ),
+                value=stay_s,
+                limit=self.min_stay_s,
+            )
+
+
+def _of_size(cache: str, stats: dict[str, Any]) -> Iterator[HealthWarning]:
+    for size, budget, unit in (
+        ("size", "capacity", "entries"),
+        ("total_size_bytes", "max_size_bytes", "bytes"),
+    ):
+        if stats[size] >= stats[budget] * _NEAR_CAPACITY:
+            yield HealthWarning(
+                kind="near_capacity",
+                about=cache,
+                message=(
+                    f"{cache.title()} cache near capacity: {stats[size]:,} of"
+                    f" {stats[budget]:,} {unit}"
+                ),
+                value=stats[size],
+                limit=stats[budget],
+                serious=False,
+            )
+
+
+def _percent(value: float) -> float:
+    if not 0 <= value <= 100:
+        raise InvalidRequestError(f"alert_threshold={value!r} is not allowed: 0 to 100, in percent")
+    return value

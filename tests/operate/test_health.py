@@ -1,0 +1,167 @@
+"""Each warning, and its absence; the loop, without waiting for time to pass."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator
+from typing import cast
+
+import anyio
+import pytest
+
+from asteady import InvalidRequestError, QueueFullError, Session, StoreError
+from asteady.operate import CacheHealth, ProductionCacheMonitor
+from asteady.testing import FakeEngine
+
+pytestmark = pytest.mark.anyio
+
+
+def kinds(health: CacheHealth) -> list[str]:
+    return [warning.kind for warning in health.warnings]
+
+
+async def test_a_fresh_cache_is_healthy(session: Session) -> None:
+    health = await ProductionCacheMonitor(session).check_cache_health()
+    assert health.healthy
+    assert health.warnings == ()
+    assert health.timestamp.tzinfo is not None
+    assert json.loads(json.dumps(health.as_dict())) == {
+        "timestamp": health.timestamp.isoformat(),
+        "healthy": True,
+        "warnings": [],
+    }
+
+
+async def test_a_low_hit_rate_is_told_once_there_are_enough_lookups(session: Session) -> None:
+    monitor = ProductionCacheMonitor(session, alert_threshold=60.0, min_lookups=4)
+    await session.generate("a")
+    await session.generate("b")
+    await session.generate("b")
+    assert (await monitor.check_cache_health()).healthy
+    await session.generate("b")
+    health = await monitor.check_cache_health()
+    assert not health.healthy
+    assert kinds(health) == ["low_hit_rate"]
+    warning = health.warnings[0]
+    assert (warning.about, warning.value, warning.limit) == ("generation", 50.0, 60.0)
+    assert str(warning) == "Low generation cache hit rate: 50.0% of the last 4 look-ups"
+    assert (await monitor.check_cache_health(alert_threshold=50.0)).healthy
+    with pytest.raises(InvalidRequestError, match="in percent"):
+        await monitor.check_cache_health(alert_threshold=0.5 * 1000)
+
+
+async def test_a_cache_that_is_nearly_full_is_healthy_but_told(engine: FakeEngine) -> None:
+    async with Session(engine=engine, generation_cache_capacity=2) as session:
+        monitor = ProductionCacheMonitor(session)
+        await session.generate("a")
+        assert kinds(await monitor.check_cache_health()) == []
+        await session.generate("b")
+        health = await monitor.check_cache_health()
+    assert kinds(health) == ["near_capacity"]
+    assert health.healthy
+    assert str(health.warnings[0]) == "Generation cache near capacity: 2 of 2 entries"
+
+
+async def test_errors_of_the_store_are_told_once(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def failing(key: str) -> None:
+        raise StoreError("the disk is gone")
+
+    monitor = ProductionCacheMonitor(session)
+    monkeypatch.setattr(session.cache.generation._store, "read", failing)
+    await session.generate("hi", cache="use")
+    health = await monitor.check_cache_health()
+    assert kinds(health) == ["store_errors"]
+    assert health.warnings[0].value >= 1
+    assert (await monitor.check_cache_health()).healthy
+
+
+async def test_entries_that_go_too_early_are_told(engine: FakeEngine) -> None:
+    now_s = 0.0
+    async with Session(engine=engine, generation_cache_capacity=20) as session:
+        monitor = ProductionCacheMonitor(session, min_stay_s=60.0, clock=lambda: now_s)
+        for n in range(40):
+            await session.generate(f"before the first check {n}")
+        assert kinds(await monitor.check_cache_health()) == ["near_capacity"]
+        for n in range(20):
+            await session.generate(f"prompt {n}")
+        now_s = 40.0
+        health = await monitor.check_cache_health()
+        assert kinds(health) == ["near_capacity", "early_evictions"]
+        # 20 entries, of which 20 went in 40 s: each stayed 40 s.
+        assert health.warnings[1].value == pytest.approx(40.0)
+        for n in range(20):
+            await session.generate(f"another {n}")
+        now_s = 140.0
+        assert kinds(await monitor.check_cache_health()) == ["near_capacity"]
+
+
+async def test_a_queue_that_is_nearly_full_is_told(engine: FakeEngine) -> None:
+    async with Session(engine=engine, workers=1, max_pending=2) as session:
+        monitor = ProductionCacheMonitor(session)
+        engine.hold()
+        tasks = [asyncio.create_task(session.generate("p0"))]
+        await engine.wait_computed(1)
+        tasks += [asyncio.create_task(session.generate(f"p{n}")) for n in (1, 2)]
+        await anyio.wait_all_tasks_blocked()
+        while session.statistics().pools["generation:builtin"].pending < 2:
+            await anyio.lowlevel.checkpoint()
+        health = await monitor.check_cache_health()
+        assert kinds(health) == ["queue_saturated"]
+        assert "2 of 2 requests are waiting" in str(health.warnings[0])
+        with pytest.raises(QueueFullError):
+            await session.generate("one too many")
+        engine.resume()
+        await asyncio.gather(*tasks)
+        assert (await monitor.check_cache_health()).healthy
+
+
+async def test_the_iterator_checks_logs_and_waits(
+    session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    monitor = ProductionCacheMonitor(session, min_lookups=1, sleep=sleep)
+    with caplog.at_level(logging.INFO, "asteady"):
+        checks = cast("AsyncGenerator[CacheHealth]", monitor.continuous_monitoring(5))
+        assert (await anext(checks)).healthy
+        assert "Cache healthy" in caplog.text
+        await session.generate("a miss")
+        assert not (await anext(checks)).healthy
+        assert "Low generation cache hit rate: 0.0%" in caplog.text
+        await checks.aclose()
+    assert waits == [5]
+
+
+async def test_watching_is_a_task_that_ends_by_cancellation(
+    session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[CacheHealth] = []
+    ticks = anyio.Event()
+
+    def on_health(health: CacheHealth) -> None:
+        told.append(health)
+        if len(told) == 3:
+            ticks.set()
+        raise ValueError("a listener's mistake")
+
+    async def sleep(seconds: float) -> None:
+        await anyio.lowlevel.checkpoint()
+
+    monitor = ProductionCacheMonitor(session, sleep=sleep)
+    async with anyio.create_task_group() as group:
+        group.start_soon(monitor.watch, 1.0, on_health)
+        await ticks.wait()
+        group.cancel_scope.cancel()
+    assert len(told) >= 3
+    assert "a listener's mistake" in caplog.text
+    async with anyio.create_task_group() as group:
+        group.start_soon(ProductionCacheMonitor(session).watch)
+        await anyio.wait_all_tasks_blocked()
+        group.cancel_scope.cancel()
