@@ -6,6 +6,7 @@ and what was found is counted later, on the loop. Everything else goes through t
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
@@ -67,7 +68,7 @@ class Recaller:
         self._portal.loop.call_later(_COUNT_WITHIN_S, self.count)
 
 
-class Calls:
+class Calls(ABC):
     """What can be asked of a session; see the methods of the same name of `asteady.Session`.
 
     Every method may be called from any thread. Ctrl-C while one waits cancels the request.
@@ -75,12 +76,13 @@ class Calls:
 
     _recaller: Recaller | None = None
 
-    def _portal(self) -> Portal:
-        raise NotImplementedError
+    @abstractmethod
+    def _portal(self) -> Portal: ...
 
+    @abstractmethod
     async def _open_session(self) -> Session:
         """The session, open; on the loop."""
-        raise NotImplementedError
+        ...
 
     async def _session(self) -> Session:
         session = await self._open_session()
@@ -251,11 +253,18 @@ class DefaultCalls(Calls):
     async def _open_session(self) -> Session:
         return await _default.default_session()
 
+    def __reduce__(self) -> str:
+        # The module's functions are its methods; process pools send them to their children.
+        return "default_calls"
+
     async def close(self) -> None:
         """Close the default session; on the loop."""
         self.count()
         self._recaller = None
         await _default.aclose()
+
+
+default_calls = DefaultCalls()
 
 
 class SessionCalls(Calls):

@@ -35,6 +35,7 @@ class _Call(Generic[T]):
     def __init__(self, portal: Portal, fn: Callable[[], Awaitable[T]]) -> None:
         self._portal = portal
         self._fn = fn
+        self._waiter = threading.current_thread()
         self._done = threading.Lock()
         self._done.acquire()
         self._task: asyncio.Task[None] | None = None
@@ -67,9 +68,17 @@ class _Call(Generic[T]):
             self._error.__cause__ = exc
         except BaseException as exc:
             self._error = exc
-        # Only daemon threads can still wait when the interpreter exits. They end with it, silently.
-        if not self._portal.stopping:
+        if not self._is_for_nobody():
             self._done.release()
+
+    def _is_for_nobody(self) -> bool:
+        """Whether it was cut off by the end of the program, in a daemon thread: such threads end
+        with the interpreter, and in silence, not with a traceback each."""
+        return (
+            isinstance(self._error, SessionClosedError)
+            and self._waiter.daemon
+            and not threading.main_thread().is_alive()
+        )
 
 
 class Portal:
@@ -78,7 +87,6 @@ class Portal:
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.forked = False
-        self.stopping = False
         self._thread = threading.Thread(target=self._serve, name="asteady-blocking", daemon=True)
         self._thread.start()
 
@@ -127,7 +135,6 @@ class Portal:
 
     def stop(self, farewell: Callable[[], Awaitable[Any]], timeout_s: float) -> None:
         """Await ``farewell()``, end all tasks and the thread; give up after `timeout_s` seconds."""
-        self.stopping = True
 
         async def part() -> None:
             # Not wait_for: it would wait for a session that will not be cut short.

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, cas
 
 import asteady._default as _default
 from asteady._calls import BlockingStream as Stream
-from asteady._calls import Calls, DefaultCalls, SessionCalls
+from asteady._calls import Calls, SessionCalls, default_calls
 from asteady._portal import Portal, portal, started
 from asteady._requests import Completion, Embedding, Key
 from asteady._session import Session as _AsyncioSession
@@ -251,19 +251,17 @@ class Session(SessionCalls):
         return f"<blocking {self._asyncio_session!r}>"
 
 
-_default_calls = DefaultCalls()
-
-generate = _default_calls.generate
-generate_iter = _default_calls.generate_iter
-complete = _default_calls.complete
-stream = _default_calls.stream
-embed = _default_calls.embed
-is_cached = _default_calls.is_cached
+generate = default_calls.generate
+generate_iter = default_calls.generate_iter
+complete = default_calls.complete
+stream = default_calls.stream
+embed = default_calls.embed
+is_cached = default_calls.is_cached
 
 
 def get_cache_manager() -> CacheManager:
     """The caches of the default session, which is opened at their first use."""
-    return CacheManager(_default_calls)
+    return CacheManager(default_calls)
 
 
 def run(fn: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -278,7 +276,7 @@ def close() -> None:
     """Close the default session, if there is one; the next call opens another."""
     background = started()
     if background is not None:
-        background.call(_default_calls.close)
+        background.call(default_calls.close)
 
 
 def _at_exit() -> None:
@@ -288,7 +286,7 @@ def _at_exit() -> None:
 
 
 async def _close_all() -> None:
-    _default_calls.count()
+    default_calls.count()
     sessions = [*_sessions, *_default.sessions_here()]
     for session in sessions:
         if session.is_open:

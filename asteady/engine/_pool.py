@@ -20,12 +20,15 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import attrs
 
 from asteady._errors import AsteadyError, EngineError, QueueFullError, SessionClosedError
 from asteady.engine._lane import Emit, Lane, Outbox, Task
 from asteady.engine._protocol import Answer, ChunkEvent, Engine, ErrorEvent, Event, Request
+
+T = TypeVar("T")
 
 _log = logging.getLogger("asteady")
 
@@ -124,7 +127,7 @@ class Pool:
         self._enter()
         loop = asyncio.get_running_loop()
         try:
-            job = await loop.run_in_executor(self._helper, self._engine.prepare, request)
+            job = await self._off_loop(functools.partial(self._engine.prepare, request))
         except Exception as exc:
             with self._lock:
                 self._preparing -= 1
@@ -151,6 +154,22 @@ class Pool:
         except BaseException:
             self._abandon(task)
             raise
+
+    def _off_loop(self, fn: Callable[[], T]) -> asyncio.Future[T]:
+        """`fn` on the helper's thread; or here, in a program whose main thread has ended: executors
+        take nothing any more, while other threads may still ask."""
+        loop = asyncio.get_running_loop()
+        try:
+            return loop.run_in_executor(self._helper, fn)
+        except RuntimeError:
+            if threading.main_thread().is_alive():
+                raise
+        future: asyncio.Future[T] = loop.create_future()
+        try:
+            future.set_result(fn())
+        except Exception as exc:
+            future.set_exception(exc)
+        return future
 
     def _enter(self) -> None:
         if os.getpid() != self._pid:
@@ -370,10 +389,7 @@ class Pool:
             return
         if self._closed is None:
             threads = self._begin_close()
-            loop = asyncio.get_running_loop()
-            self._closed = loop.run_in_executor(
-                self._helper, functools.partial(self._finish_close, threads, timeout_s)
-            )
+            self._closed = self._off_loop(functools.partial(self._finish_close, threads, timeout_s))
             self._helper.shutdown(wait=False)
         await asyncio.shield(self._closed)
 
