@@ -124,9 +124,16 @@ def write_llama(
     add_bos: bool = True,
     seed: int = 0,
     sharpness: float = 3.0,
+    split_tensors: int = 0,
 ) -> Path:
-    """A generation model; `sharpness` is the standard deviation of its logits."""
-    writer = gguf.GGUFWriter(path, "llama")
+    """A generation model; `sharpness` is the standard deviation of its logits.
+
+    With `split_tensors` it is split over files of so many tensors, after a first one with none;
+    `parts_of` finds them.
+    """
+    writer = gguf.GGUFWriter(
+        path, "llama", split_max_tensors=split_tensors, small_first_shard=bool(split_tensors)
+    )
     writer.add_name("random")
     writer.add_context_length(context)
     writer.add_embedding_length(width)
@@ -232,6 +239,11 @@ def _write(writer: gguf.GGUFWriter, path: Path) -> Path:
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def parts_of(path: Path) -> list[Path]:
+    """The files of a model that was written with `split_tensors`, in order."""
+    return sorted(path.parent.glob(f"{path.stem}-*-of-*.gguf"))
 
 
 def corrupted(source: Path, path: Path, *, keep_bytes: int) -> Path:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import asteady
 from asteady._errors import AsteadyError
-from asteady.cli import _cache, _embed, _generate
+from asteady.cli import _cache, _embed, _generate, _models
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,6 +46,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"asteady {asteady.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (_generate, _embed, _cache):
+    for command in (_generate, _embed, _models, _cache):
         command.add_parser(commands)
     return parser

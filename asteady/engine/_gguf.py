@@ -86,7 +86,7 @@ class GgufHeader:
     `pooling` is the metadata's way to make one vector of a text ("mean", "cls", "last"; "rank"
     for a reranker), or None. `matrix_types` are the types of the two-dimensional weights.
     `kv_bytes_per_token` is what one position takes in a context's memory, or 0 if that cannot be
-    told.
+    told. A later part of a split model has no architecture; `licence` is what the file says of it.
     """
 
     architecture: str
@@ -97,6 +97,7 @@ class GgufHeader:
     has_chat_template: bool
     matrix_types: tuple[str, ...]
     kv_bytes_per_token: int = 0
+    licence: str = ""
 
     @property
     def kind(self) -> Kind:
@@ -211,8 +212,13 @@ def _read(path: Path, reader: _Reader, size: int) -> GgufHeader:
             f"{path} is cut short: it has {size} bytes and its tensors need {needed}; "
             "fetch or copy it again"
         )
+    # A model may be split over several files, the first of which may have no tensors; the others
+    # have nothing else.
+    split = int(metadata.get("split.count") or 0) > 1
     architecture = metadata.get("general.architecture")
-    if not isinstance(architecture, str) or not tensor_count:
+    if architecture is None and split and metadata.get("split.no"):
+        architecture = ""
+    if not isinstance(architecture, str) or not (tensor_count or split):
         raise ModelFormatError(f"{path} holds no model: it names no architecture or no tensors")
     pooling = metadata.get(f"{architecture}.pooling_type")
     return GgufHeader(
@@ -224,6 +230,7 @@ def _read(path: Path, reader: _Reader, size: int) -> GgufHeader:
         has_chat_template=bool(metadata.get("tokenizer.chat_template", "")),
         matrix_types=matrix_types,
         kv_bytes_per_token=_kv_bytes(metadata, architecture),
+        licence=str(metadata.get("general.license", "")),
     )
 
 

@@ -13,8 +13,12 @@ import pytest
 from asteady._errors import ModelCapabilityError, ModelFormatError, ModelNotFoundError
 from asteady.engine import _models
 from asteady.engine._gguf import read_header
+from asteady.engine._llama import LlamaEngine
 from asteady.engine._models import resolve_model
-from tests.gguf_files import corrupted, write_bert
+from asteady.engine._setup import EngineOptions
+from asteady.models.training.digests import write_digests
+from tests.engine.driving import digest, generate
+from tests.gguf_files import corrupted, parts_of, write_bert, write_llama
 
 
 def test_a_path_leads_to_a_file_with_its_digest_and_header(models: Path, tmp_path: Path) -> None:
@@ -105,19 +109,47 @@ def test_a_file_that_cannot_be_read_is_named(
         resolve_model(str(models / "gpt2.gguf"), kind="generation", cache_dir=tmp_path)
 
 
-def test_a_hub_reference_is_not_known(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFoundError, match=r"hf:a/b.*builtin"):
-        resolve_model("hf:a/b", kind="generation", cache_dir=tmp_path)
-
-
-def test_builtin_names_a_file_in_the_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: Path
-) -> None:
-    (tmp_path / "models").mkdir()
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: Path) -> Path:
+    """A directory that stands in for the package's models, with the digests of two small ones."""
+    folder = tmp_path / "models"
+    folder.mkdir()
     (tmp_path / "engine").mkdir()
-    shutil.copy(models / "gpt2.gguf", tmp_path / "models" / "generate.gguf")
-    shutil.copy(models / "bert.gguf", tmp_path / "models" / "embed.gguf")
+    shutil.copy(models / "gpt2.gguf", folder / "generate.gguf")
+    shutil.copy(models / "bert.gguf", folder / "embed.gguf")
+    write_digests(folder)
     monkeypatch.setattr(_models, "__file__", str(tmp_path / "engine" / "_models.py"))
+    return folder
+
+
+def test_the_shipped_models_have_the_digests_in_the_package(tmp_path: Path) -> None:
+    resolve_model("builtin", kind="generation", cache_dir=tmp_path)
+    resolve_model("builtin", kind="embedding", cache_dir=tmp_path)
+
+
+def test_a_builtin_file_that_changed_is_refused(package: Path, tmp_path: Path) -> None:
+    resolve_model("builtin", kind="generation", cache_dir=tmp_path)
+    with (package / "generate.gguf").open("r+b") as stream:
+        stream.seek(-1, os.SEEK_END)
+        stream.write(b"\x7f")
+    with pytest.raises(ModelFormatError, match=r"generate\.gguf.*expected.*reinstall"):
+        resolve_model("builtin", kind="generation", cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize("sums", [None, "", "00 embed.gguf\n", "generate.gguf\n", "é"])
+def test_a_package_without_the_digests_is_refused(
+    package: Path, tmp_path: Path, sums: str | None
+) -> None:
+    if sums is None:
+        (package / "SHA256SUMS").unlink()
+    else:
+        (package / "SHA256SUMS").write_text(sums)
+    with pytest.raises(ModelFormatError, match=r"SHA256SUMS.*reinstall"):
+        resolve_model("builtin", kind="generation", cache_dir=tmp_path)
+
+
+@pytest.mark.usefixtures("package")
+def test_builtin_names_a_file_in_the_package(tmp_path: Path) -> None:
     generate = resolve_model("builtin", kind="generation", cache_dir=tmp_path)
     embed = resolve_model("builtin", kind="embedding", cache_dir=tmp_path)
     assert (generate.path.name, generate.reference) == ("generate.gguf", "builtin")
@@ -150,6 +182,44 @@ def test_a_model_that_does_not_pool_cannot_embed(
     path = write_bert(tmp_path / "model.gguf", pooling=pooling)
     with pytest.raises(ModelCapabilityError, match="pooling_type"):
         resolve_model(str(path), kind="embedding", cache_dir=tmp_path)
+
+
+def test_a_split_model_is_one_model(tmp_path: Path) -> None:
+    parts = parts_of(write_llama(tmp_path / "split.gguf", split_tensors=11))
+    assert len(parts) == 3
+    file = resolve_model(str(parts[0]), kind="generation", cache_dir=tmp_path)
+    assert file.path == parts[0]
+    assert file.size_bytes == sum(part.stat().st_size for part in parts)
+    assert file.header.architecture == "llama"
+    assert file.header.matrix_types == ("Q8_0",)
+    # A change in a later part is another model.
+    with parts[2].open("r+b") as stream:
+        stream.seek(-1, os.SEEK_END)
+        stream.write(b"\x7f")
+    os.utime(parts[2], ns=(1, 1))
+    other = resolve_model(str(parts[0]), kind="generation", cache_dir=tmp_path)
+    assert other.sha256 != file.sha256
+
+
+def test_a_split_model_computes_what_the_whole_one_does(tmp_path: Path) -> None:
+    whole = write_llama(tmp_path / "whole.gguf")
+    parts = parts_of(write_llama(tmp_path / "split.gguf", split_tensors=11))
+    digests = []
+    for path in (whole, parts[0]):
+        file = resolve_model(str(path), kind="generation", cache_dir=tmp_path)
+        engine = LlamaEngine.load(file, EngineOptions(probe=False), tmp_path)
+        digests.append(digest(generate(engine, "hello", max_new_tokens=8, logprobs=2)))
+        engine.close()
+    assert digests[0] == digests[1]
+
+
+def test_a_split_model_needs_all_its_parts_and_is_named_by_the_first(tmp_path: Path) -> None:
+    parts = parts_of(write_llama(tmp_path / "split.gguf", split_tensors=11))
+    with pytest.raises(ModelFormatError, match=r"00002-of.*name the first, .*00001-of"):
+        resolve_model(str(parts[1]), kind="generation", cache_dir=tmp_path)
+    parts[1].unlink()
+    with pytest.raises(ModelNotFoundError, match="00002-of-00003"):
+        resolve_model(str(parts[0]), kind="generation", cache_dir=tmp_path)
 
 
 def test_a_file_cut_anywhere_is_refused(models: Path, tmp_path: Path) -> None:

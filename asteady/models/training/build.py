@@ -52,6 +52,9 @@ def main(arguments: list[str] | None = None) -> None:
 
         figures = embedding.build(chosen.work_dir, chosen.seed, chosen.out / "embed.gguf")
         embedding_card.write_section(card, figures)
+    from .digests import write_digests
+
+    write_digests(chosen.out)
 
 
 if __name__ == "__main__":

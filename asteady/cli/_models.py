@@ -1,0 +1,169 @@
+"""``asteady models list|pull|path|remove``"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import attrs
+
+from asteady._engines import LlamaSource
+from asteady._errors import ModelError, ModelNotFoundError
+from asteady._settings import Settings
+from asteady.cli._arguments import Commands
+from asteady.engine._gguf import Kind
+from asteady.engine._hub import (
+    HubModel,
+    cached_models,
+    discard,
+    forget,
+    in_cache,
+    parse_reference,
+    recorded,
+)
+from asteady.engine._models import ModelFile, inspect_model
+
+_KINDS: tuple[Kind, ...] = ("generation", "embedding")
+
+
+@attrs.frozen(kw_only=True)
+class _Row:
+    """One line of the list; `fingerprint` and `error` are None where they do not apply."""
+
+    reference: str
+    kind: str = ""
+    architecture: str = ""
+    context_tokens: int = 0
+    size_bytes: int = 0
+    licence: str = ""
+    sha256: str = ""
+    commit: str | None = None
+    fingerprint: str | None = None
+    path: str = ""
+    error: str | None = None
+
+
+def add_parser(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "models",
+        help="the models on this machine, and those of the hub",
+        description="Show the models on this machine; pull models from the hub, or remove them.",
+        epilog="docs/models.md says how models are named.",
+    )
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    list_ = actions.add_parser("list", help="the built-in models, and those in the hub's cache")
+    list_.add_argument("--json", action="store_true", help="print everything known, as JSON")
+    list_.set_defaults(run=list_models)
+    pull_ = actions.add_parser(
+        "pull", help="fetch a model from the hub, or look whether it has moved there"
+    )
+    pull_.add_argument("model", help="hf:owner/repo/file.gguf[@revision] or hf:owner/repo:Q4_K_M")
+    pull_.set_defaults(run=pull)
+    path_ = actions.add_parser("path", help="print where a model's file lies; fetches nothing")
+    path_.add_argument("model", help="any reference")
+    path_.set_defaults(run=path)
+    remove_ = actions.add_parser("remove", help="remove a model from the hub's cache")
+    remove_.add_argument("model", help="hf:owner/repo/file.gguf[@revision] or hf:owner/repo:Q4_K_M")
+    remove_.set_defaults(run=remove)
+
+
+def list_models(options: argparse.Namespace) -> int:
+    settings = Settings.from_environment()
+    source = LlamaSource(settings)
+    rows = []
+    for kind in _KINDS:
+        file = inspect_model("builtin", kind=kind, cache_dir=settings.cache_dir)
+        # Only here: a fingerprint may need a probe, which takes seconds on a large model.
+        rows.append(_row(file, fingerprint=source.fingerprint(kind, "builtin")))
+    for model in cached_models():
+        try:
+            file = inspect_model(model.reference, kind="generation", cache_dir=settings.cache_dir)
+            rows.append(_row(file, commit=model.commit))
+        except ModelError as exc:
+            rows.append(_Row(reference=model.reference, commit=model.commit, error=str(exc)))
+    if options.json:
+        print(json.dumps([attrs.asdict(row) for row in rows], indent=2))
+    else:
+        _print_table(rows)
+    return 0
+
+
+def pull(options: argparse.Namespace) -> int:
+    cache_dir = Settings.from_environment().cache_dir
+    from asteady.engine._hub_pull import pull_model
+
+    pull_model(options.model, cache_dir, show_progress=True)
+    # Its digest is compared with the hub's, and its header read.
+    file = inspect_model(options.model, kind="generation", cache_dir=cache_dir)
+    print(file.path)
+    return 0
+
+
+def path(options: argparse.Namespace) -> int:
+    cache_dir = Settings.from_environment().cache_dir
+    reference = options.model
+    if reference.startswith("hf:"):
+        print(_here(reference, cache_dir).files[0])
+        return 0
+    kinds = _KINDS if reference == "builtin" else _KINDS[1:]
+    for kind in kinds:
+        print(inspect_model(reference, kind=kind, cache_dir=cache_dir).path)
+    return 0
+
+
+def remove(options: argparse.Namespace) -> int:
+    cache_dir = Settings.from_environment().cache_dir
+    model = _here(options.model, cache_dir)
+    freed_bytes = sum(discard(file) for file in model.files)
+    forget(parse_reference(options.model), cache_dir)
+    print(f"removed {options.model}, {freed_bytes:,} bytes")
+    return 0
+
+
+def _here(text: str, cache_dir: Path) -> HubModel:
+    """What a hub reference names on this machine."""
+    reference = parse_reference(text)
+    model = recorded(reference, cache_dir)
+    if model is None or not all(file.exists() for file in model.files):
+        model = in_cache(reference)
+    if model is None:
+        raise ModelNotFoundError(f"{text} is not here: asteady models pull {text}")
+    return model
+
+
+def _row(file: ModelFile, *, commit: str | None = None, fingerprint: str | None = None) -> _Row:
+    return _Row(
+        reference=file.reference,
+        kind=file.header.kind,
+        architecture=file.header.architecture,
+        context_tokens=file.header.context_length,
+        size_bytes=file.size_bytes,
+        licence=file.header.licence,
+        sha256=file.sha256,
+        commit=commit,
+        fingerprint=fingerprint,
+        path=str(file.path),
+    )
+
+
+def _print_table(rows: list[_Row]) -> None:
+    head = ("MODEL", "KIND", "ARCHITECTURE", "CONTEXT", "MB", "LICENCE", "COMMIT", "FINGERPRINT")
+    cells = [head] + [
+        (
+            row.reference,
+            row.kind or "unusable",
+            row.architecture or "-",
+            str(row.context_tokens or "-"),
+            f"{row.size_bytes / 1e6:,.1f}" if row.size_bytes else "-",
+            row.licence or "-",
+            (row.commit or "-")[:12],
+            (row.fingerprint or "-")[:12],
+        )
+        for row in rows
+    ]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
+    for line in cells:
+        print(
+            "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
+        )
