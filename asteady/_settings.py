@@ -1,4 +1,4 @@
-"""Settings: an argument beats an ``ASTEADY_*`` variable, which beats the default.
+"""Settings: an argument beats an ``ASTEADY_*`` variable, which beats the profile, then the default.
 
 For people who move over from SteadyText, each variable is also read with the prefix
 ``STEADYTEXT_`` where the ``ASTEADY_`` one is not set.
@@ -20,6 +20,21 @@ CachePolicy: TypeAlias = Literal["tide", "lru", "lfu"]
 
 PREFIXES = ("ASTEADY_", "STEADYTEXT_")
 MEBIBYTE = 1024 * 1024
+
+# The three of the caching guide: how many entries, and how many megabytes of them.
+PROFILES: dict[str, dict[str, float]] = {
+    name: {
+        "generation_cache_capacity": generation,
+        "generation_cache_max_size_mb": generation_mb,
+        "embedding_cache_capacity": embedding,
+        "embedding_cache_max_size_mb": embedding_mb,
+    }
+    for name, generation, generation_mb, embedding, embedding_mb in (
+        ("production", 1024, 200.0, 2048, 500.0),
+        ("development", 128, 25.0, 256, 50.0),
+        ("testing", 32, 10.0, 64, 20.0),
+    )
+}
 
 
 def _refused(name: str, value: object, allowed: str) -> SettingsError:
@@ -111,8 +126,9 @@ def _field(read: Callable[[str, object], Any], default: Any = attrs.NOTHING, **m
 class Settings:
     """How a session is set up. Construct it with no arguments to get the defaults.
 
-    `Settings.from_environment(**arguments)` reads the environment for whatever is not given.
-    A megabyte is 1,048,576 bytes.
+    `Settings.from_environment(**arguments)` reads the environment for whatever is not given, and
+    `production`, `development` and `testing` do so too, with sizes of the caches in place of the
+    defaults. A megabyte is 1,048,576 bytes.
 
     Raises:
         SettingsError: a value is not allowed; the message names the setting (or the variable),
@@ -142,11 +158,20 @@ class Settings:
 
     @classmethod
     def from_environment(
-        cls, *, environ: Mapping[str, str] | None = None, **arguments: Any
+        cls,
+        *,
+        environ: Mapping[str, str] | None = None,
+        profile: str | None = None,
+        **arguments: Any,
     ) -> Settings:
-        """Settings from `arguments`, else the environment, else the defaults.
+        """Settings from `arguments`, else the environment, else the profile, else the defaults.
 
-        An argument of None counts as not given. `environ` replaces ``os.environ``.
+        An argument of None counts as not given. `profile` is "production", "development" or
+        "testing", and is read from ``ASTEADY_PROFILE`` if it is not given; without either there is
+        none. `environ` replaces ``os.environ``.
+
+        Raises:
+            SettingsError: a value is not allowed, or there is no such setting or profile.
         """
         if environ is None:
             environ = os.environ
@@ -154,7 +179,7 @@ class Settings:
         for name in arguments:
             if name not in known:
                 raise SettingsError(
-                    f"there is no setting {name!r}; the settings are: {', '.join(known)}"
+                    f"there is no setting {name!r}; the settings are: {', '.join(known)}, profile"
                 )
         values = {name: value for name, value in arguments.items() if value is not None}
         for name, field in known.items():
@@ -163,4 +188,38 @@ class Settings:
                 if name not in values and environ.get(variable, "") != "":
                     # Read under the variable's own name, so that an error names the variable.
                     values[name] = field.metadata["read"](variable, environ[variable])
-        return cls(**values)
+        return cls(**{**_profile(profile, environ), **values})
+
+    @classmethod
+    def production(cls, **overrides: Any) -> Settings:
+        """Generation cache 1024 entries, 200 MB; embedding cache 2048 entries, 500 MB.
+
+        As ``from_environment(profile="production", **overrides)``: a variable beats the profile.
+        """
+        return cls.from_environment(profile="production", **overrides)
+
+    @classmethod
+    def development(cls, **overrides: Any) -> Settings:
+        """Generation cache 128 entries, 25 MB; embedding cache 256 entries, 50 MB."""
+        return cls.from_environment(profile="development", **overrides)
+
+    @classmethod
+    def testing(cls, **overrides: Any) -> Settings:
+        """Generation cache 32 entries, 10 MB; embedding cache 64 entries, 20 MB."""
+        return cls.from_environment(profile="testing", **overrides)
+
+
+def _profile(profile: str | None, environ: Mapping[str, str]) -> Mapping[str, float]:
+    """The values of the profile that is given, or else named in the environment."""
+    name: str = "profile"
+    value: object = profile
+    if value is None:
+        for prefix in reversed(PREFIXES):
+            variable = f"{prefix}PROFILE"
+            if environ.get(variable, "").strip():
+                name, value = variable, environ[variable].strip()
+    if value is None:
+        return {}
+    if not isinstance(value, str) or value not in PROFILES:
+        raise _refused(name, value, ", ".join(PROFILES))
+    return PROFILES[value]

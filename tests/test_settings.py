@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from asteady import Session
 from asteady._errors import SettingsError
-from asteady._settings import Settings, default_workers
+from asteady._settings import PROFILES, Settings, default_workers
 
 
 def test_the_defaults_are_those_of_the_caching_guide() -> None:
@@ -107,3 +108,66 @@ def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     settings = Settings(cache_dir=Path("here"), generation_model=Path("m.gguf"))  # type: ignore[arg-type]  # a path is taken too
     assert settings.cache_dir == tmp_path / "here"
     assert settings.generation_model == "m.gguf"
+
+
+@pytest.mark.parametrize(
+    ("profile", "sizes"),
+    [
+        ("production", (1024, 200.0, 2048, 500.0)),
+        ("development", (128, 25.0, 256, 50.0)),
+        ("testing", (32, 10.0, 64, 20.0)),
+    ],
+)
+def test_profiles_are_those_of_the_caching_guide(
+    profile: str, sizes: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ASTEADY_PROFILE", profile)
+    for settings in (
+        getattr(Settings, profile)(environ={}),
+        Settings.from_environment(profile=profile, environ={}),
+        Settings.from_environment(),
+        Session().settings,
+    ):
+        assert sizes == (
+            settings.generation_cache_capacity,
+            settings.generation_cache_max_size_mb,
+            settings.embedding_cache_capacity,
+            settings.embedding_cache_max_size_mb,
+        )
+
+
+def test_an_argument_beats_a_variable_which_beats_the_profile() -> None:
+    environ = {
+        "ASTEADY_PROFILE": "testing",
+        "ASTEADY_GENERATION_CACHE_CAPACITY": "7",
+        "ASTEADY_EMBEDDING_CACHE_CAPACITY": "8",
+    }
+    settings = Settings.production(environ=environ, embedding_cache_capacity=9)
+    assert settings.generation_cache_capacity == 7
+    assert settings.embedding_cache_capacity == 9
+    assert settings.generation_cache_max_size_mb == 200.0
+    assert Settings.from_environment(environ=environ).generation_cache_max_size_mb == 10.0
+    assert Settings.testing(environ={}, workers=3).workers == 3
+
+
+def test_the_variable_for_the_profile_has_both_prefixes_and_ours_wins() -> None:
+    environ = {"STEADYTEXT_PROFILE": "testing"}
+    assert Settings.from_environment(environ=environ).generation_cache_capacity == 32
+    environ["ASTEADY_PROFILE"] = "development"
+    assert Settings.from_environment(environ=environ).generation_cache_capacity == 128
+    environ["ASTEADY_PROFILE"] = " "
+    assert Settings.from_environment(environ=environ).generation_cache_capacity == 32
+
+
+def test_a_profile_that_does_not_exist_is_refused_with_those_that_do() -> None:
+    with pytest.raises(SettingsError, match=r"ASTEADY_PROFILE='prod' .*production, development"):
+        Settings.from_environment(environ={"ASTEADY_PROFILE": "prod"})
+    with pytest.raises(SettingsError, match=r"profile='' is not allowed"):
+        Settings.from_environment(profile="", environ={})
+    with pytest.raises(SettingsError, match="no setting 'size'"):
+        Settings.production(size=3)
+
+
+def test_profiles_name_settings_that_exist() -> None:
+    for values in PROFILES.values():
+        assert Settings(**values).generation_cache_capacity == values["generation_cache_capacity"]  # type: ignore[arg-type]  # checked when it runs
