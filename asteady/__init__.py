@@ -12,6 +12,7 @@ from asteady._default import (
     get_cache_manager,
     is_cached,
     stream,
+    warm,
 )
 from asteady._errors import (
     AsteadyError,
@@ -85,6 +86,7 @@ __all__ = [
     "get_cache_manager",
     "is_cached",
     "stream",
+    "warm",
 ]
 
 

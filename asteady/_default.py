@@ -21,6 +21,8 @@ from asteady._stream import Stream
 if TYPE_CHECKING:
     from asteady._requests import Vector
     from asteady.cache._manager import CacheManager
+    from asteady.operate._warm import WarmOptions, WarmReport
+    from asteady.operate._warm_jobs import WarmSource
 
 _sessions: dict[asyncio.AbstractEventLoop, Session] = {}
 _opening: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
@@ -135,6 +137,12 @@ async def is_cached(
     """`Session.is_cached` of the running loop's default session."""
     session = await default_session()
     return await session.is_cached(prompt, model=model, **options)
+
+
+async def warm(prompts: WarmSource, **options: Unpack[WarmOptions]) -> WarmReport:
+    """`Session.warm` of the running loop's default session."""
+    session = await default_session()
+    return await session.warm(prompts, **options)
 
 
 async def aclose() -> None:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from asteady._requests import Vector
     from asteady.cache._unopened import Opener
     from asteady.engine._protocol import Engine
+    from asteady.operate._warm import WarmOptions, WarmReport
+    from asteady.operate._warm_jobs import WarmSource
 
 # How many texts of one embed call are under way at once: enough to keep every worker busy.
 _EMBED_WINDOW = 64
@@ -255,6 +257,15 @@ class Session:
         return await self._core.generation.contains(
             request, model=self._core.model("generation", model)
         )
+
+    async def warm(self, prompts: WarmSource, **options: Unpack[WarmOptions]) -> WarmReport:
+        """Compute and remember answers before anybody asks: ``warm(prompts, seeds=[42])``.
+
+        One failure loses nothing else: it is in the report. See docs/operate/warming.md.
+        """
+        from asteady.operate._warm import warm
+
+        return await warm(self, prompts, **options)
 
     # -- embedding -----------------------------------------------------------------------------
 

@@ -86,6 +86,7 @@ def test_the_public_names_are_these() -> None:
         "get_cache_manager",
         "is_cached",
         "stream",
+        "warm",
     ]
     for name in asteady.__all__:
         assert getattr(asteady, name) is not None

@@ -5,6 +5,20 @@ from asteady.operate._health import CacheHealth, HealthWarning, ProductionCacheM
 from asteady.operate._monitor import CacheMonitor, Counts, Monitored, Operation
 from asteady.operate._otel import opentelemetry
 from asteady.operate._prometheus import PrometheusCollector
+from asteady.operate._warm import (
+    WarmerOptions,
+    WarmFailure,
+    WarmOptions,
+    WarmOutcome,
+    WarmProgress,
+    WarmReport,
+)
+from asteady.operate._warm_jobs import Priority, WarmPrompt, WarmSource
+from asteady.operate._warmers import (
+    StrategicCacheWarmer,
+    warm_cache_parallel,
+    warm_cache_sequential,
+)
 
 __all__ = [
     "CacheHealth",
@@ -15,7 +29,19 @@ __all__ = [
     "Observed",
     "Operation",
     "Outcome",
+    "Priority",
     "ProductionCacheMonitor",
     "PrometheusCollector",
+    "StrategicCacheWarmer",
+    "WarmFailure",
+    "WarmOptions",
+    "WarmOutcome",
+    "WarmProgress",
+    "WarmPrompt",
+    "WarmReport",
+    "WarmSource",
+    "WarmerOptions",
     "opentelemetry",
+    "warm_cache_parallel",
+    "warm_cache_sequential",
 ]

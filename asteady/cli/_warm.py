@@ -1,0 +1,116 @@
+"""``asteady warm``"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from asteady import Session
+from asteady._requests import DEFAULT_MAX_NEW_TOKENS, DEFAULT_SEED
+from asteady.cli._arguments import Commands
+from asteady.operate._warm import WarmProgress, WarmReport, warm
+
+
+def add_parser(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "warm",
+        help="compute answers before they are asked for",
+        description="Compute and remember the answers to the prompts of a file. What is cached"
+        " already is skipped, so it may be stopped and run again.",
+    )
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        help='JSON Lines: on each line a string, or an object with "prompt" or "messages", and, if'
+        ' it likes, "seed", "priority" and other options; - is standard input',
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        action="append",
+        metavar="N",
+        help=f"may be given more than once; default: {DEFAULT_SEED}",
+    )
+    parser.add_argument("--concurrency", type=int, default=4, metavar="N", help="default: 4")
+    parser.add_argument(
+        "--max-new-tokens",
+        type=int,
+        default=DEFAULT_MAX_NEW_TOKENS,
+        metavar="N",
+        help="default: %(default)s",
+    )
+    parser.add_argument("--budget", type=float, metavar="SECONDS", help="stop after so long")
+    parser.add_argument("--model", metavar="MODEL", help='"builtin" or the path of a .gguf file')
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    raw = sys.stdin.buffer.read() if options.file == "-" else Path(options.file).read_bytes()
+    report = asyncio.run(_warm(raw, options))
+    for failure in report.failed:
+        print(f"asteady: {failure}", file=sys.stderr)
+    if options.json:
+        record = {
+            "warmed": report.warmed,
+            "already_cached": report.already_cached,
+            "failed": [str(failure) for failure in report.failed],
+            "skipped": report.skipped,
+            "duplicates": report.duplicates,
+            "seconds": report.seconds,
+        }
+        print(json.dumps(record, ensure_ascii=False))
+    else:
+        print(report)
+    return 1 if report.failed else 0
+
+
+async def _warm(raw: bytes, options: argparse.Namespace) -> WarmReport:
+    async with Session(generation_model=options.model) as session:
+        with _progress(sys.stderr.isatty()) as show:
+            return await warm(
+                session,
+                (),
+                lines=raw,
+                seeds=options.seed,
+                concurrency=options.concurrency,
+                budget_s=options.budget,
+                max_new_tokens=options.max_new_tokens,
+                on_progress=show,
+            )
+
+
+@contextmanager
+def _progress(on_terminal: bool) -> Iterator[Callable[[WarmProgress], None] | None]:
+    """A bar on standard error, or, without tqdm, a line that counts; nothing if nobody looks."""
+    if not on_terminal:
+        yield None
+        return
+    try:
+        from tqdm import tqdm
+    except ImportError:
+
+        def count(progress: WarmProgress) -> None:
+            print(
+                f"\rasteady: {progress.done} of {progress.total}",
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
+
+        yield count
+        print(file=sys.stderr)
+        return
+    with tqdm(unit="prompt", file=sys.stderr) as bar:
+
+        def advance(progress: WarmProgress) -> None:
+            bar.total = progress.total
+            bar.set_postfix_str(progress.outcome, refresh=False)
+            bar.update(progress.done - bar.n)
+
+        yield advance

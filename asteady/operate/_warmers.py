@@ -1,0 +1,85 @@
+"""Other ways to say `Session.warm`: by function, and by priority."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Unpack
+
+from asteady._errors import InvalidRequestError
+from asteady._session import Session
+from asteady.operate._warm import WarmerOptions, WarmOptions, WarmReport
+from asteady.operate._warm_jobs import PRIORITIES, Priority, WarmPrompt, WarmSource
+from asteady.operate._which import opened_session
+
+# The one that these take unless told otherwise; `generate` and `Session.warm` take 512.
+_MAX_NEW_TOKENS = 100
+
+
+async def warm_cache_sequential(
+    prompts: WarmSource,
+    seeds: Sequence[int] | None = None,
+    *,
+    session: Session | None = None,
+    **options: Unpack[WarmerOptions],
+) -> WarmReport:
+    """`Session.warm`, one prompt after the other, with ``max_new_tokens=100``.
+
+    Without a session: the running loop's default one.
+    """
+    return await warm_cache_parallel(prompts, seeds, 1, session=session, **options)
+
+
+async def warm_cache_parallel(
+    prompts: WarmSource,
+    seeds: Sequence[int] | None = None,
+    max_workers: int = 4,
+    *,
+    session: Session | None = None,
+    **options: Unpack[WarmerOptions],
+) -> WarmReport:
+    """`Session.warm`, `max_workers` prompts at once, with ``max_new_tokens=100``."""
+    how: dict[str, Any] = {"max_new_tokens": _MAX_NEW_TOKENS, **options}
+    how |= {"seeds": seeds, "concurrency": max_workers}
+    return await (await opened_session(session)).warm(prompts, **how)
+
+
+class StrategicCacheWarmer:
+    """Gathers prompts by priority, and warms the high ones first. Holds nothing to be closed."""
+
+    def __init__(self, session: Session | None = None) -> None:
+        self._given = session
+        self.priority_prompts: dict[Priority, list[WarmPrompt]] = {
+            priority: [] for priority in PRIORITIES
+        }
+
+    def add_prompts(self, prompts: Iterable[WarmPrompt], priority: Priority = "medium") -> None:
+        """Add prompts to one priority: "high", "medium" or "low".
+
+        Raises:
+            InvalidRequestError: there is no such priority.
+        """
+        if priority not in self.priority_prompts:
+            raise InvalidRequestError(
+                f'priority={priority!r} is not allowed: "high", "medium" or "low"'
+            )
+        self.priority_prompts[priority].extend(prompts)
+
+    async def warm_cache(
+        self, available_time: float | None = 30.0, **options: Unpack[WarmOptions]
+    ) -> WarmReport:
+        """Warm what there is time for, in `available_time` seconds; None is without a limit.
+
+        No medium prompt begins before the high ones have ended, and no low one before the medium
+        ones. What is cached is skipped, so a second call goes on where the first one stopped.
+        """
+        prompts: list[WarmPrompt] = []
+        for priority, given in self.priority_prompts.items():
+            prompts += [
+                {"prompt": prompt, "priority": priority}
+                if isinstance(prompt, str)
+                else {**prompt, "priority": priority}
+                for prompt in given
+            ]
+        how: dict[str, Any] = {"max_new_tokens": _MAX_NEW_TOKENS, **options}
+        how["budget_s"] = available_time
+        return await (await opened_session(self._given)).warm(prompts, **how)
