@@ -107,12 +107,10 @@ class Cache(Generic[A]):
         """Write what is to be told, and close the store. Idempotent."""
         self._aliases = self._keys = _ASLEEP
         keeper, self._keeper = self._keeper, None
-        if keeper is None:
-            return
-        keeper.cancel()
-        self._flush()
+        if keeper is not None:
+            keeper.cancel()
+            self._flush()
         await self._store.aclose()
-        await asyncio.wait([keeper])
 
     # -- lookups ----------------------------------------------------------------------------------
 
@@ -166,10 +164,13 @@ class Cache(Generic[A]):
         self._seen(reading.removals)
         answer = reading.answer
         if answer is None:
+            self._missed()
             if reading.damaged:
                 self.counters.damaged += 1
-                self._store.submit(Delete(key, if_damaged=True))
-            self._missed()
+                try:
+                    await self._store.submit(Delete(key, if_damaged=True))
+                except StoreError as exc:
+                    self._failed("write", exc)
             return None
         held = self._memory.by_key.get(key)
         if held is None and not spoiled:

@@ -24,6 +24,8 @@ PHI_START = 0.5
 PHI_LOW, PHI_HIGH = 0.1, 4.0
 # A returning ghost proves that its entry went too early: three touches more, at half weight.
 GHOST_TOUCHES = 3
+# A turnover is a sum of shares, and a hundred hundredths are not quite one.
+TURN_ROUNDING = 1e-9
 # Newcomers over which the mean share is taken, once there were so many.
 MEAN_OF = 4096
 # What costs nothing to compute would never gain by being used often.
@@ -152,7 +154,7 @@ class Tide:
     def learn(self, state: State, row: Row, budget: Budget) -> None:
         # Only a ghost that returns within one turnover would have been there had it been worth
         # more. Counts include the one that returns, so neither is zero for its own kind.
-        if state.turn - row.turn >= 1.0:
+        if state.turn - row.turn >= 1.0 - TURN_ROUNDING:
             return
         if row.touches == 1:
             weight = max(1.0, state.ghosts_more / max(1, state.ghosts_once))
@@ -266,11 +268,12 @@ def remember(
         _uncount(state, other)
         _let_go(policy, ledger, state, budget, other)
         evicted.append(other)
+    _drop_ghosts(policy, ledger, state, budget)
     row.live = True
     state.entries += 1
     state.size_bytes += size_bytes
+    # Last of all, so that the store can still fill in its own fields.
     ledger.save(row)
-    _drop_ghosts(policy, ledger, state, budget)
     return row, evicted
 
 

@@ -56,7 +56,7 @@ class Locks:
         self._run = run
         self._failed = failed
         self._held: dict[int, _Shard] = {}
-        self._releasing: set[asyncio.Future[None]] = set()
+        self._releasing: dict[int, asyncio.Future[None]] = {}
 
     @asynccontextmanager
     async def computing(self, key: Key) -> AsyncIterator[bool]:
@@ -69,7 +69,7 @@ class Locks:
         if shard is None:
             shard = self._held[number] = _Shard(self._make(number))
             shard.users += 1
-            entering = self._enter(shard)
+            entering = self._enter(number, shard)
         else:
             # Computations of one process do not exclude each other: it has one flight per key.
             shard.users += 1
@@ -90,8 +90,11 @@ class Locks:
 
         return FileLock(self._directory / f"{number:04}.lock", thread_local=False)
 
-    async def _enter(self, shard: _Shard) -> bool:
+    async def _enter(self, number: int, shard: _Shard) -> bool:
         lock = shard.lock
+        if number in self._releasing:
+            # This process's own last hold on it, which is no other's.
+            await asyncio.wait([self._releasing[number]])
         waited = False
         pause_s = PAUSE_FIRST_S
         while not await self._run(lambda: _take(lock)):
@@ -110,11 +113,19 @@ class Locks:
             return
         del self._held[number]
         # Behind the attempt to take it, should that still be under way.
-        releasing = asyncio.ensure_future(self._release(shard.lock))
-        self._releasing.add(releasing)
-        releasing.add_done_callback(self._releasing.discard)
+        before = self._releasing.get(number)
+        releasing = asyncio.ensure_future(self._release(shard.lock, before))
+        self._releasing[number] = releasing
 
-    async def _release(self, lock: BaseFileLock) -> None:
+        def released(_: object) -> None:
+            if self._releasing.get(number) is releasing:
+                del self._releasing[number]
+
+        releasing.add_done_callback(released)
+
+    async def _release(self, lock: BaseFileLock, before: asyncio.Future[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait([before])
         try:
             await self._run(lock.release)
         except Exception as exc:

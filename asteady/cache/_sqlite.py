@@ -53,6 +53,8 @@ class SqliteStore(Generic[A]):
         self._writer: asyncio.Task[None] | None = None
         self._file: tuple[int, int] | None = None
         self._lost: sqlite3.Error | None = None
+        # Cleared while the database is being replaced; readers wait for the new one.
+        self._ready = asyncio.Event()
 
     async def open(self) -> None:
         """Open the database, or make it.
@@ -62,6 +64,7 @@ class SqliteStore(Generic[A]):
             StoreVersionError: it was written by a newer version.
         """
         await self._open_doors()
+        self._ready.set()
         self._writer = asyncio.create_task(self._write_groups(), name="asteady cache writer")
 
     async def aclose(self) -> None:
@@ -112,6 +115,8 @@ class SqliteStore(Generic[A]):
     async def _reading(
         self, fn: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
+        if not self._closing:
+            await self._ready.wait()
         door = self._read
         if door is None:
             raise StoreError(f"the cache database {self._path} is closed")
@@ -146,10 +151,14 @@ class SqliteStore(Generic[A]):
         damaged = self._file if lost is not None and is_damage(lost) else None
         doors = (self._read, self._write)
         self._read = self._write = None
-        for door in doors:
-            if door is not None:
-                await door.aclose()
-        await self._open_doors(damaged)
+        self._ready.clear()
+        try:
+            for door in doors:
+                if door is not None:
+                    await door.aclose()
+            await self._open_doors(damaged)
+        finally:
+            self._ready.set()
         self._committed([Clear()], Outcome(results=[0]))
 
     def _abandon(self) -> None:

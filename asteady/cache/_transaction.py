@@ -6,6 +6,7 @@ of asyncio.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
 import time
@@ -182,6 +183,9 @@ class Tables(Generic[A]):
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+        # A transaction of its own, which may come another time when somebody is in the way.
+        with contextlib.suppress(sqlite3.Error):
+            commit.vacuum()
         return Outcome(
             results, commit.gone, commit.stored, commit.evicted, commit.before, commit.removals
         )
@@ -340,12 +344,13 @@ class _Commit(Generic[A]):
         state = attrs.astuple(self.state)
         self.evictions += self.evicted
         connection.execute(_SAVE_STATE, (*state, self.slots, self.removals, self.evictions))
-        if self.vacuum_pages:
-            self.vacuum()
 
     def vacuum(self) -> None:
         """Give free pages back, a few at a time unless there is nothing else in the file."""
+        if not self.vacuum_pages:
+            return
         (free,) = self.connection.execute("PRAGMA freelist_count").fetchone()
         pages = free if self.vacuum_pages < 0 else min(self.vacuum_pages, free - FREE_PAGES)
         if pages > 0:
-            self.connection.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
+            # Returns a row without columns for each page, which execute takes for the end.
+            self.connection.executescript(f"PRAGMA incremental_vacuum({pages})")

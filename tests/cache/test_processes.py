@@ -1,0 +1,287 @@
+"""One cache, several processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+
+import anyio
+import pytest
+
+from tests.cache.helpers import Process, completion, key_of, opened
+
+pytestmark = pytest.mark.anyio
+KEY = key_of("key")
+
+
+async def test_what_one_process_stores_another_finds(directory: Path) -> None:
+    body = """
+async with opened(directory) as manager:
+    found = None
+    say("ready")
+    while await told() == "look":
+        found = await manager.generation.get(key_of("key"))
+        say(found.text if found else "nothing")
+"""
+    async with opened(directory) as manager:
+        with Process(directory, body) as process:
+            assert process.hear() == "ready"
+            process.tell("look")
+            assert process.hear() == "nothing"
+            await manager.generation.put(KEY, completion("from here"))
+            process.tell("look")
+            assert process.hear() == "from here"
+
+
+@pytest.mark.parametrize("act", ["clear()", "delete(key_of('key'))"])
+async def test_what_one_process_removes_the_others_see_within_a_second(
+    directory: Path, act: str
+) -> None:
+    body = f"""
+async with opened(directory) as manager:
+    say("ready")
+    await told()
+    await manager.generation.{act}
+    say("done")
+    await told()
+"""
+    async with opened(directory) as manager:
+        cache = manager.generation
+        await cache.put(KEY, completion())
+        with Process(directory, body) as process:
+            assert process.hear() == "ready"
+            assert cache.recall_key(KEY) is not None or await cache.get(KEY) is not None
+            process.tell()
+            assert process.hear() == "done"
+            start_s = time.monotonic()
+            with anyio.fail_after(10):
+                while cache.recall_key(KEY) is not None:
+                    await anyio.sleep(0.01)
+            # A second, and what a busy machine adds to it.
+            assert time.monotonic() - start_s < 2
+            assert await cache.get(KEY) is None
+            assert not await cache.contains(KEY)
+
+
+async def test_a_sleeping_process_sees_at_once_what_was_removed_meanwhile(directory: Path) -> None:
+    body = """
+async with opened(directory) as manager:
+    await manager.generation.clear()
+"""
+    async with opened(directory) as manager:
+        cache = manager.generation
+        await cache.put(KEY, completion())
+        with anyio.fail_after(10):
+            while cache.recall_key(KEY) is not None:
+                await anyio.sleep(1.2)  # longer than it stays awake
+        with Process(directory, body) as process:
+            assert process.finish() == 0
+        assert cache.recall_key(KEY) is None
+        assert await cache.get(KEY) is None
+        assert await cache.put(KEY, completion())
+        with anyio.fail_after(5):
+            while cache.recall_key(KEY) is None:
+                await anyio.sleep(0.01)
+
+
+async def test_entries_that_another_process_evicts_leave_this_one_s_memory(
+    directory: Path,
+) -> None:
+    body = """
+async with opened(directory, generation_cache_capacity=3) as manager:
+    for number in range(20):
+        await manager.generation.put(key_of(number), completion(cost_s=9.0))
+"""
+    async with opened(directory, generation_cache_capacity=3) as manager:
+        cache = manager.generation
+        for name in "abc":
+            await cache.put(name, completion(cost_s=0.1))
+        with Process(directory, body) as process:
+            assert process.finish() == 0
+        with anyio.fail_after(5):
+            while len(cache._memory):
+                cache.recall_key("a")
+                await anyio.sleep(0.01)
+        statistics = await cache.statistics()
+        assert statistics["size"] == 3
+        assert statistics["all_evictions"] == 20
+        assert statistics["evictions"] == 0
+
+
+async def test_a_computation_in_one_process_is_waited_for_in_the_others(directory: Path) -> None:
+    body = """
+async with opened(directory) as manager:
+    async with manager.generation.computing(key_of("key")):
+        say("computing")
+        await told()
+        await manager.generation.put(key_of("key"), completion("theirs"))
+"""
+    async with opened(directory) as manager:
+        cache = manager.generation
+        with Process(directory, body) as process:
+            assert process.hear() == "computing"
+            async with asyncio.TaskGroup() as tasks:
+
+                async def compute() -> str:
+                    async with cache.computing(KEY) as waited:
+                        found = await cache.get(KEY)
+                        assert waited
+                        assert found is not None
+                        return found.text
+
+                task = tasks.create_task(compute())
+                await asyncio.sleep(0.1)
+                assert not task.done()
+                process.tell()
+            assert task.result() == "theirs"
+            assert process.finish() == 0
+        assert (await cache.statistics())["coalesced_across_processes"] == 1
+
+
+async def test_the_lock_of_a_process_that_was_killed_is_free(directory: Path) -> None:
+    body = """
+async with opened(directory) as manager:
+    async with manager.generation.computing(key_of("key")):
+        say("computing")
+        await told()
+"""
+    async with opened(directory) as manager:
+        with Process(directory, body) as process:
+            assert process.hear() == "computing"
+            process.kill()
+        with anyio.fail_after(5):
+            async with manager.generation.computing(KEY):
+                pass
+
+
+async def test_what_was_put_before_a_kill_is_there_after_it(directory: Path) -> None:
+    body = """
+async with opened(directory, embedding_cache_capacity=100000) as manager:
+    async def put(number):
+        assert await manager.embedding.put(key_of(number), embedding(*range(64)))
+        say(number)
+    number = 0
+    while True:
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(16):
+                tasks.create_task(put(number))
+                number += 1
+"""
+    for round_ in range(3):
+        with Process(directory, body) as process:
+            said = [process.hear() for _ in range(50 * (round_ + 1))]
+            process.kill()
+        async with opened(directory, embedding_cache_capacity=100000) as manager:
+            for number in map(int, said):
+                assert await manager.embedding.get(key_of(number)) is not None
+            statistics = await manager.embedding.statistics()
+            entries = await manager.embedding.entries(limit=-1)
+            assert statistics["size"] == len(entries)
+            assert statistics["total_size_bytes"] == sum(e.size_bytes for e in entries)
+        with closing(sqlite3.connect(directory / "embedding_cache.db")) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+async def test_many_writers_never_see_a_locked_database(directory: Path) -> None:
+    body = """
+errors = 0
+async with opened(directory, generation_cache_capacity=20) as manager:
+    cache = manager.generation
+    say("ready")
+    await told()
+    for number in range(60):
+        done = await asyncio.gather(
+            *(cache.put(key_of((number, part)), completion()) for part in range(3))
+        )
+        await cache.get(key_of((number, 0)))
+        assert done == [True, True, True]
+    statistics = await cache.statistics()
+    say(statistics["errors"], statistics["damaged"], statistics["declined"])
+"""
+    async with opened(directory, generation_cache_capacity=20) as manager:
+        with (
+            Process(directory, body) as one,
+            Process(directory, body) as two,
+            Process(directory, body) as three,
+        ):
+            processes = (one, two, three)
+            for process in processes:
+                assert process.hear() == "ready"
+            for process in processes:
+                process.tell()
+            for number in range(60):
+                assert await manager.generation.put(key_of(number), completion())
+            assert [process.hear() for process in processes] == ["0 0 0"] * 3
+        statistics = await manager.generation.statistics()
+        assert (statistics["errors"], statistics["damaged"], statistics["declined"]) == (0, 0, 0)
+        assert statistics["size"] == len(await manager.generation.keys()) == 20
+
+
+async def test_a_database_locked_for_a_while_only_takes_longer(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from asteady.cache import _schema
+
+    monkeypatch.setattr(_schema, "BUSY_TIMEOUT_S", 0.01)
+    async with opened(directory) as manager:
+        with closing(
+            sqlite3.connect(directory / "generation_cache.db", isolation_level=None)
+        ) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            putting = asyncio.ensure_future(manager.generation.put(KEY, completion()))
+            await asyncio.sleep(0.1)
+            assert not putting.done()
+            # Neither reading nor opening waits for a writer.
+            assert await manager.generation.get(KEY) is None
+            async with opened(directory) as other:
+                assert await other.generation.keys() == []
+            connection.execute("ROLLBACK")
+        assert await putting
+        assert (await manager.generation.statistics())["errors"] == 0
+
+
+async def test_a_database_locked_for_good_fails_the_write_alone(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from asteady.cache import _schema, _sqlite
+
+    monkeypatch.setattr(_schema, "BUSY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(_sqlite, "BUSY_PATIENCE_S", 0.05)
+    async with opened(directory) as manager:
+        with closing(
+            sqlite3.connect(directory / "generation_cache.db", isolation_level=None)
+        ) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            assert not await manager.generation.put(KEY, completion())
+            connection.execute("ROLLBACK")
+        assert await manager.generation.put(KEY, completion())
+    assert "locked" in caplog.text
+
+
+async def test_a_forked_child_leaves_the_parent_s_cache_alone(directory: Path) -> None:
+    async with opened(directory) as manager:
+        cache = manager.generation
+        await cache.put(KEY, completion())
+        cache._memory.clear()
+        child = os.fork()
+        if child == 0:  # pragma: no cover  # coverage does not follow
+            status = 1
+            try:
+                loop = asyncio.new_event_loop()
+                asyncio._set_running_loop(None)
+                found = loop.run_until_complete(cache.get(KEY))
+                loop.run_until_complete(cache._store._write.aclose())  # type: ignore[attr-defined]
+                cache._store._read.abandon()  # type: ignore[attr-defined]
+                status = 0 if found is None and cache.counters.errors == 1 else 2
+            finally:
+                os._exit(status)
+        _, status = await asyncio.to_thread(os.waitpid, child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        assert await cache.get(KEY) is not None
+        assert await cache.put(key_of("other"), completion())
+    async with opened(directory) as manager:
+        assert len(await manager.generation.keys()) == 2
