@@ -1,7 +1,9 @@
 """For whoever runs it: watching, warming, sizing and explaining the cache."""
 
 from asteady._observe import Observed, Outcome
+from asteady.operate._explain import Explanation
 from asteady.operate._health import CacheHealth, HealthWarning, ProductionCacheMonitor
+from asteady.operate._inspector import CacheAnalysis, CacheInspector, CallTrace
 from asteady.operate._monitor import CacheMonitor, Counts, Monitored, Operation
 from asteady.operate._otel import opentelemetry
 from asteady.operate._prometheus import PrometheusCollector
@@ -21,9 +23,13 @@ from asteady.operate._warmers import (
 )
 
 __all__ = [
+    "CacheAnalysis",
     "CacheHealth",
+    "CacheInspector",
     "CacheMonitor",
+    "CallTrace",
     "Counts",
+    "Explanation",
     "HealthWarning",
     "Monitored",
     "Observed",

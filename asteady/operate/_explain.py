@@ -1,0 +1,123 @@
+"""Why an entry is kept, or next to go."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from asteady._requests import Key
+from asteady.cache._store import Entry
+
+if TYPE_CHECKING:
+    from asteady._session import Session
+    from asteady.cache._cache import Cache
+
+
+@attrs.frozen(kw_only=True)
+class Explanation:
+    """Where an entry stands among the others; `str` of it says so in words.
+
+    `goes_after` counts the entries that would go before it if room were needed now; `entry` is
+    None, and the numbers are 0, if there is no such entry.
+    """
+
+    key: Key
+    cache: str | None
+    entry: Entry | None
+    goes_after: int
+    entries: int
+    share_of_budget: float
+    full: bool
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+async def explain(session: Session, key: Key) -> Explanation:
+    """See `CacheInspector.explain`."""
+    for cache in (session.cache.generation, session.cache.embedding):
+        found = await _in_cache(cache, key)
+        if found is not None:
+            return found
+    return Explanation(
+        key=key,
+        cache=None,
+        entry=None,
+        goes_after=0,
+        entries=0,
+        share_of_budget=0.0,
+        full=False,
+        text=f"No cache has an entry {key[:12]}...: it was never kept, was evicted, or removed.",
+    )
+
+
+async def _in_cache(cache: Cache[Any], key: Key) -> Explanation | None:
+    # Uses are told to the store within a second; an entry's place may lag by as much.
+    entries = await cache.entries(-1, "priority")
+    place = next((at for at, entry in enumerate(entries) if entry.key == key), None)
+    if place is None:
+        return None
+    entry, goes_after = entries[place], len(entries) - 1 - place
+    stats = await cache.statistics()
+    capacity, max_bytes = stats["capacity"], stats["max_size_bytes"]
+    share = max(entry.size_bytes / max_bytes, 1 / capacity)
+    # Another entry of mean size no longer fits.
+    size_bytes = stats["total_size_bytes"]
+    mean_bytes = size_bytes / max(1, len(entries))
+    full = len(entries) >= capacity or size_bytes + mean_bytes > max_bytes
+    return Explanation(
+        key=key,
+        cache=cache.kind,
+        entry=entry,
+        goes_after=goes_after,
+        entries=len(entries),
+        share_of_budget=share,
+        full=full,
+        text="\n".join(_sentences(cache.kind, stats, entry, goes_after, len(entries), share, full)),
+    )
+
+
+def _sentences(
+    kind: str,
+    stats: dict[str, Any],
+    entry: Entry,
+    goes_after: int,
+    entries: int,
+    share: float,
+    full: bool,
+) -> list[str]:
+    uses = "once" if entry.touches == 1 else f"{entry.touches} times"
+    age_s = max(0.0, time.time() - entry.last_used_s)
+    where = f"The {kind} cache has {entries} of {stats['capacity']} entries"
+    if not full:
+        fate = f"{where}, so nothing has to go."
+    elif goes_after == 0:
+        fate = f"{where}: this one is the next to go."
+    else:
+        fate = f"{where}: {goes_after} would go before this one."
+    policy = {
+        "tide": (
+            f"Its priority is {entry.priority:.4g}; the tide, which rises as entries go, is at"
+            f" {stats['tide_level']:.4g}. Each use lifts it by what it cost, for its share of the"
+            " budget."
+        ),
+        "lru": "The entry goes that was used longest ago.",
+        "lfu": "The entry goes that was used least often; among equals, longest ago.",
+    }.get(str(stats["policy"]), "")
+    return [
+        fate,
+        f"It was used {uses}, the last time {_ago(age_s)} ago; it took {entry.cost_s:.3g} s to"
+        f" compute, and takes {entry.size_bytes:,} bytes, {100 * share:.2g} % of the scarcer"
+        " budget.",
+        policy,
+    ]
+
+
+def _ago(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
