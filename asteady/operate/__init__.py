@@ -1,6 +1,12 @@
 """For whoever runs it: watching, warming, sizing and explaining the cache."""
 
 from asteady._observe import Observed, Outcome
+from asteady.operate._aware import (
+    BatchResult,
+    BatchStatistics,
+    CacheAwareGenerator,
+    WithFallback,
+)
 from asteady.operate._explain import Explanation
 from asteady.operate._health import CacheHealth, HealthWarning, ProductionCacheMonitor
 from asteady.operate._inspector import CacheAnalysis, CacheInspector, CallTrace
@@ -23,7 +29,10 @@ from asteady.operate._warmers import (
 )
 
 __all__ = [
+    "BatchResult",
+    "BatchStatistics",
     "CacheAnalysis",
+    "CacheAwareGenerator",
     "CacheHealth",
     "CacheInspector",
     "CacheMonitor",
@@ -47,6 +56,7 @@ __all__ = [
     "WarmReport",
     "WarmSource",
     "WarmerOptions",
+    "WithFallback",
     "opentelemetry",
     "warm_cache_parallel",
     "warm_cache_sequential",

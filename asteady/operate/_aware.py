@@ -1,0 +1,218 @@
+"""Generating with an eye on what is cached: a fallback, and batches with the cached ones first."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple, Unpack
+
+import anyio
+import attrs
+
+from asteady._concurrency import map_concurrently
+from asteady._errors import AsteadyError, CacheMissError, InvalidRequestError
+from asteady._observe import Observed
+from asteady._requests import GenerateOptions
+from asteady._session import Session
+from asteady.operate._which import opened_session
+
+logger = logging.getLogger("asteady")
+
+
+class WithFallback(NamedTuple):
+    """The text, and whether it is the fallback's."""
+
+    text: str
+    used_fallback: bool
+
+
+@attrs.frozen(kw_only=True)
+class BatchStatistics:
+    """What a batch met. `total` counts prompts, and all else different ones.
+
+    `cache_rate` is in percent of the different prompts. `uncached` were computed, by this batch or,
+    at the same time, by somebody else. Times of no prompts are 0.
+    """
+
+    total: int
+    unique: int
+    cached: int
+    uncached: int
+    cache_rate: float
+    avg_cached_time_s: float
+    avg_uncached_time_s: float
+
+
+class BatchResult(NamedTuple):
+    """The texts in the order of the prompts, and what the batch met."""
+
+    results: list[str]
+    stats: BatchStatistics
+
+
+class CacheAwareGenerator:
+    """Generates by what is cached, with a session; default: the running loop's default session.
+
+    It holds nothing that must be closed. Computations in the background belong to the session,
+    and end with it.
+    """
+
+    def __init__(self, session: Session | None = None) -> None:
+        self._given = session
+        self._background: set[object] = set()
+        self._idle = anyio.Event()
+        self._idle.set()
+
+    @property
+    def background(self) -> int:
+        """How many computations are under way in the background."""
+        return len(self._background)
+
+    async def wait_background(self) -> None:
+        """Wait until nothing is under way in the background."""
+        await self._idle.wait()
+
+    async def is_cached(
+        self,
+        prompt: str | None = None,
+        *,
+        model: str | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> bool:
+        """`Session.is_cached`: exact, for just these options."""
+        return await (await opened_session(self._given)).is_cached(prompt, model=model, **options)
+
+    is_likely_cached = is_cached
+
+    async def generate_with_fallback(
+        self,
+        primary_prompt: str,
+        fallback_prompt: str | None = None,
+        *,
+        background: bool = False,
+        timeout_s: float | None = None,
+        model: str | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> WithFallback:
+        """The primary prompt's text if it is cached; else the fallback's if that is; else the
+        primary's, computed.
+
+        Args:
+            primary_prompt: what is wanted.
+            fallback_prompt: what will do, if its answer is there at once.
+            background: go on computing the primary when the caller got the fallback, or nothing in
+                time, so that it is cached the next time. A failure there is logged.
+            timeout_s: how long to wait for a primary that has to be computed.
+            model, options: as in `generate`, for both prompts.
+
+        Raises:
+            TimeoutError: neither was cached, and the primary took longer than `timeout_s`.
+            AsteadyError: as `generate`.
+        """
+        session = await opened_session(self._given)
+        if fallback_prompt is not None and not await session.is_cached(
+            primary_prompt, model=model, **options
+        ):
+            # The look and the answer are one call: it may be evicted between two.
+            try:
+                if await session.is_cached(fallback_prompt, model=model, **options):
+                    text = await session.generate(
+                        fallback_prompt, model=model, cache="only", **options
+                    )
+                    if background:
+                        self._go_on(session, primary_prompt, model, options)
+                    return WithFallback(text, True)
+            except CacheMissError:
+                pass
+        if background and timeout_s is not None:
+            # It shares the flight with the call below, and is still there if that one gives up.
+            self._go_on(session, primary_prompt, model, options)
+        with nullcontext() if timeout_s is None else anyio.fail_after(timeout_s):
+            text = await session.generate(primary_prompt, model=model, **options)
+        return WithFallback(text, False)
+
+    async def batch_generate_optimized(
+        self,
+        prompts: Sequence[str],
+        *,
+        concurrency: int = 4,
+        model: str | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> BatchResult:
+        """The texts in the order of the prompts; those that are cached are fetched first.
+
+        Prompts that occur more than once are asked for once. `concurrency` are computed at once.
+        The first error cancels the others and is raised.
+
+        Raises:
+            InvalidRequestError: `prompts` is one str, or `concurrency` is below 1.
+            AsteadyError: as `generate`.
+        """
+        if isinstance(prompts, str):
+            raise InvalidRequestError("prompts is one str: give a list of them")
+        if concurrency < 1:
+            raise InvalidRequestError(f"concurrency={concurrency!r} is not allowed: at least 1")
+        session = await opened_session(self._given)
+        unique = list(dict.fromkeys(prompts))
+        texts: dict[str, str] = {}
+        calls: list[Observed] = []
+
+        async def one(prompt: str) -> None:
+            with session.observe(calls.append):
+                texts[prompt] = await session.generate(prompt, model=model, **options)
+
+        later: list[str] = []
+        for prompt in unique:
+            if await session.is_cached(prompt, model=model, **options):
+                await one(prompt)
+            else:
+                later.append(prompt)
+        await map_concurrently(one, later, limit=concurrency, name="prompts")
+        return BatchResult([texts[prompt] for prompt in prompts], _statistics(prompts, calls))
+
+    def _go_on(
+        self, session: Session, prompt: str, model: str | None, options: GenerateOptions
+    ) -> None:
+        what = (prompt, model, repr(sorted(options.items())))
+        if what in self._background:
+            return
+        how: dict[str, Any] = {**options}
+
+        async def compute() -> None:
+            with self._under_way(what):
+                try:
+                    await session.generate(prompt, model=model, **how)
+                except AsteadyError as exc:
+                    logger.warning("computing a primary prompt in the background failed: %s", exc)
+                except Exception:
+                    # An exception in the session's task group would close the session.
+                    logger.exception("computing a primary prompt in the background failed")
+
+        self._background.add(what)
+        if self._idle.is_set():
+            self._idle = anyio.Event()
+        session._core.tasks.spawn(compute)
+
+    @contextmanager
+    def _under_way(self, what: object) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self._background.discard(what)
+            if not self._background:
+                self._idle.set()
+
+
+def _statistics(prompts: Sequence[str], calls: Sequence[Observed]) -> BatchStatistics:
+    hits = [call.duration_s for call in calls if call.hit]
+    others = [call.duration_s for call in calls if not call.hit]
+    return BatchStatistics(
+        total=len(prompts),
+        unique=len(calls),
+        cached=len(hits),
+        uncached=len(others),
+        cache_rate=100 * len(hits) / max(1, len(calls)),
+        avg_cached_time_s=sum(hits) / max(1, len(hits)),
+        avg_uncached_time_s=sum(others) / max(1, len(others)),
+    )
