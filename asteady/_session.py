@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from asteady._requests import Vector
     from asteady.cache._unopened import Opener
     from asteady.engine._protocol import Engine
+    from asteady.operate._verify import VerifyOptions, VerifyReport
     from asteady.operate._warm import WarmOptions, WarmReport
     from asteady.operate._warm_jobs import WarmSource
 
@@ -266,6 +267,15 @@ class Session:
         from asteady.operate._warm import warm
 
         return await warm(self, prompts, **options)
+
+    async def verify(self, **options: Unpack[VerifyOptions]) -> VerifyReport:
+        """Answer the same requests alone and in all kinds of company, and compare every byte.
+
+        Stops at the first difference; see `VerifyOptions`, and docs/determinism.md.
+        """
+        from asteady.operate._verify import verify
+
+        return await verify(self, **options)
 
     # -- embedding -----------------------------------------------------------------------------
 

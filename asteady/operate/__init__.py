@@ -13,6 +13,13 @@ from asteady.operate._inspector import CacheAnalysis, CacheInspector, CallTrace
 from asteady.operate._monitor import CacheMonitor, Counts, Monitored, Operation
 from asteady.operate._otel import opentelemetry
 from asteady.operate._prometheus import PrometheusCollector
+from asteady.operate._verify import (
+    VerifyDifference,
+    VerifyOptions,
+    VerifyReport,
+    VerifyStep,
+)
+from asteady.operate._verify_requests import VerifyRequest
 from asteady.operate._warm import (
     WarmerOptions,
     WarmFailure,
@@ -48,6 +55,11 @@ __all__ = [
     "ProductionCacheMonitor",
     "PrometheusCollector",
     "StrategicCacheWarmer",
+    "VerifyDifference",
+    "VerifyOptions",
+    "VerifyReport",
+    "VerifyRequest",
+    "VerifyStep",
     "WarmFailure",
     "WarmOptions",
     "WarmOutcome",

@@ -1,0 +1,97 @@
+"""``asteady verify``"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from asteady import Session
+from asteady._errors import InvalidRequestError
+from asteady.cli._arguments import Commands
+
+if TYPE_CHECKING:
+    from asteady.operate._verify import VerifyReport, VerifyStep
+    from asteady.operate._verify_requests import VerifyRequest
+
+
+def add_parser(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "verify",
+        help="prove that company does not change an answer",
+        description=(
+            "Answer the same requests alone, in other orders, at every concurrency, between"
+            " cancellations, after other prompts and in a second process, and compare every byte."
+            " Ends with exit code 1 at the first difference."
+        ),
+    )
+    parser.add_argument("model", nargs="?", help="default: the one from the settings")
+    parser.add_argument(
+        "--requests", type=int, default=24, metavar="N", help="how many; default: %(default)s"
+    )
+    parser.add_argument(
+        "--prompts", metavar="FILE", help="your own instead, one on each line of a text file"
+    )
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=24, metavar="N", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--embedding", action="store_true", help="verify embeddings, not generated text"
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    # Not above: no other command needs the package that this is in.
+    from asteady.operate._verify import report_as_json
+
+    requests = options.requests if options.prompts is None else _read(options)
+    report = asyncio.run(_verify(options, requests))
+    if options.json:
+        print(report_as_json(report))
+    else:
+        print(f"{'all':<26}{report.comparisons:>12,}")
+    difference = report.difference
+    if difference is None:
+        return 0
+    if not options.json:
+        print(f"\n{difference.program}", end="")
+    print(
+        f"asteady: {difference.step}: an answer differs from the one given alone in"
+        f" {difference.where}",
+        file=sys.stderr,
+    )
+    return 1
+
+
+async def _verify(options: argparse.Namespace, requests: int | list[VerifyRequest]) -> VerifyReport:
+    from asteady.operate._verify import verify
+
+    if not options.json:
+        print(f"{'STEP':<26}{'COMPARISONS':>12}{'SECONDS':>10}", flush=True)
+    # Without the cache, so that verifying neither waits for others' writes nor leaves anything.
+    async with Session(disable_cache=True) as session:
+        return await verify(
+            session,
+            model=options.model,
+            kind="embedding" if options.embedding else "generation",
+            requests=requests,
+            max_new_tokens=options.max_new_tokens,
+            progress=None if options.json else _print_step,
+        )
+
+
+def _print_step(step: VerifyStep) -> None:
+    print(f"{step.name:<26}{step.comparisons:>12,}{step.took_s:>10.2f}", flush=True)
+
+
+def _read(options: argparse.Namespace) -> list[VerifyRequest]:
+    lines = Path(options.prompts).read_text(encoding="utf-8").splitlines()
+    name = "text" if options.embedding else "prompt"
+    requests: list[VerifyRequest] = [{name: line} for line in lines if line.strip()]
+    if not requests:
+        raise InvalidRequestError(f"--prompts {options.prompts}: the file has no lines")
+    return requests

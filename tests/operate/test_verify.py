@@ -1,0 +1,250 @@
+"""`Session.verify`: it holds on the real model, and finds each difference on a false one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from asteady import InvalidRequestError, ModelNotFoundError, PromptTooLongError, Session
+from asteady._requests import GenerateRequest
+from asteady.cli import main
+from asteady.operate import VerifyReport, VerifyStep, _verify
+from asteady.operate._verify_requests import first_difference, reproduction, requests_for
+from asteady.testing import FakeEngine
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_five_hundred_answers_of_the_built_in_model_are_the_same() -> None:
+    steps: list[VerifyStep] = []
+    async with Session(workers=2) as session:
+        report = await session.verify(requests=8, max_new_tokens=6, progress=steps.append)
+        assert (await session.cache.get_cache_stats())["generation"]["size"] == 0
+    assert report.difference is None
+    assert report.ok
+    assert report.comparisons >= 500
+    assert report.steps == tuple(steps)
+    assert {"alone, shuffled", "after cancellations", "in a second process"} < {
+        step.name for step in steps
+    }
+    assert (report.model, report.kind, report.requests, report.skipped) == (
+        "builtin",
+        "generation",
+        8,
+        0,
+    )
+    assert len(report.fingerprint) == 64
+
+
+async def test_embeddings_of_the_built_in_model_are_the_same() -> None:
+    async with Session(workers=2) as session:
+        report = await session.verify(kind="embedding", requests=10)
+    assert report.ok
+    assert report.comparisons >= 60
+
+
+def test_the_requests_are_of_many_kinds() -> None:
+    requests = requests_for("generation", 60, 8)
+    assert len({json.dumps(request) for request in requests}) == 60
+    assert any(request.get("temperature") for request in requests)
+    assert requests[:10] == requests_for("generation", 10, 8)
+
+
+async def check(answer: Callable[[FakeEngine, GenerateRequest], str], **more: Any) -> VerifyReport:
+    engine: FakeEngine = FakeEngine(lambda request: answer(engine, request), width=4)
+    more = {"requests": 5, "second_process": False, **more}
+    async with Session(engine=engine, workers=1) as session:
+        return await session.verify(**more)
+
+
+def in_company(engine: FakeEngine, request: GenerateRequest) -> str:
+    # Wrong only beside one certain other request.
+    running = engine._running > 1 and "3" in str(request.prompt)
+    return f"You said: {request.prompt}{' and more' if running else ''}"
+
+
+async def test_a_difference_in_company_is_found_with_the_company() -> None:
+    prompts = [{"prompt": f"request {number}"} for number in range(5)]
+    report = await check(in_company, requests=prompts)
+    found = report.difference
+    assert found is not None
+    assert not report.ok
+    assert found.step == "2 at once"
+    assert found.request["prompt"] == "request 3"
+    assert len(found.beside) == 1
+    assert "byte 19 of the text" in found.where
+    assert "'request 3'" in found.program
+    assert report.steps[-1].name == "2 at once"
+    compile(found.program, "program", "exec")
+
+
+async def test_the_company_is_made_small_by_halves() -> None:
+    def answer(engine: FakeEngine, request: GenerateRequest) -> str:
+        return "wrong" if engine._running > 5 and "3" in str(request.prompt) else "right"
+
+    engine: FakeEngine = FakeEngine(lambda request: answer(engine, request), width=8)
+    prompts = [{"prompt": f"request {number}"} for number in range(9)]
+    async with Session(engine=engine, workers=1) as session:
+        report = await session.verify(requests=prompts, second_process=False)
+    assert report.difference is not None
+    assert "3" in report.difference.request["prompt"]
+    assert 4 <= len(report.difference.beside) <= 8
+
+
+async def test_a_difference_by_order_names_what_ran_before() -> None:
+    def answer(engine: FakeEngine, request: GenerateRequest) -> str:
+        return f"You said: {engine.computed[-2:]}"
+
+    report = await check(answer)
+    assert report.difference is not None
+    assert report.difference.step == "alone, in reverse order"
+    assert report.difference.beside == ()
+
+
+async def test_a_difference_after_a_longer_prompt_is_found() -> None:
+    def answer(engine: FakeEngine, request: GenerateRequest) -> str:
+        before = engine.computed[-2] if len(engine.computed) > 1 else None
+        spoiled = (
+            isinstance(before, GenerateRequest) and before.prompt == f"{request.prompt} and so on"
+        )
+        return "spoiled" if spoiled else "fine"
+
+    report = await check(answer)
+    assert report.difference is not None
+    assert report.difference.step == "after other prompts"
+
+
+async def test_a_difference_in_a_second_process_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def other(*arguments: object) -> list[tuple[bytes, bytes]]:
+        return [(b"other", b"stop\0")] * 5
+
+    monkeypatch.setattr(_verify, "answer_in_process", other)
+    report = await check(lambda engine, request: "same", second_process=True)
+    assert report.difference is not None
+    assert report.difference.step == "in a second process"
+    assert "'other' in company" in report.difference.where
+
+
+async def test_requests_of_every_form_are_taken() -> None:
+    forms: list[dict[str, Any]] = [
+        {"messages": [{"role": "user", "content": "hi"}]},
+        {"prompt": "hi", "raw": True, "logit_bias": {3: 1.0}, "stop": ["x"]},
+    ]
+    async with Session(workers=1, batch_width=1) as session:
+        report = await session.verify(requests=forms, max_new_tokens=2)
+    assert report.ok
+    assert report.requests == 2
+
+
+async def test_requests_that_do_not_fit_are_skipped_and_counted() -> None:
+    engine = FakeEngine(context=3)
+    prompts = [{"prompt": "one two three"}, {"prompt": "one two three four"}]
+    async with Session(engine=engine, workers=1) as session:
+        report = await session.verify(requests=prompts, second_process=False)
+        assert (report.requests, report.skipped, report.ok) == (1, 1, True)
+        with pytest.raises(PromptTooLongError, match="no request fits"):
+            await session.verify(requests=prompts[1:], second_process=False)
+
+
+@pytest.mark.parametrize("wrong", [{"requests": 0}, {"requests": []}, {"kind": "video"}])
+async def test_what_cannot_be_verified_is_refused(wrong: dict[str, Any], session: Session) -> None:
+    with pytest.raises(InvalidRequestError):
+        await session.verify(**wrong)
+
+
+async def test_a_model_that_cannot_be_had_is_refused() -> None:
+    async with Session() as session:
+        with pytest.raises(ModelNotFoundError):
+            await session.verify(model="/no/such.gguf")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "where"),
+    [
+        ((b"abc", b""), (b"abX", b""), "byte 2 of the text"),
+        ((b"abc", b""), (b"abcd", b""), "byte 3 of the text"),
+        ((b"a", b"stop\0"), (b"a", b"length\0"), "finish reason"),
+        ((b"a", b"stop\0" + bytes(24)), (b"a", b"stop\0" + bytes(20) + b"1234"), "token 1 "),
+    ],
+)
+def test_where_texts_differ_is_told(
+    one: tuple[bytes, bytes], other: tuple[bytes, bytes], where: str
+) -> None:
+    assert where in first_difference("generation", one, other)
+
+
+def test_where_vectors_differ_is_told() -> None:
+    where = first_difference("embedding", (b"", bytes(16)), (b"", bytes(9) + b"1" + bytes(6)))
+    assert "component 2" in where
+
+
+@pytest.mark.parametrize("kind", ["generation", "embedding"])
+async def test_a_reproduction_is_a_program_that_runs(kind: Any) -> None:
+    request = requests_for(kind, 1, 4)[0]
+    async with Session(workers=1) as session:
+        program = reproduction(kind, "builtin", session.settings, request, [request], [request])
+    done = await anyio.run_process([sys.executable, "-c", program])
+    assert done.stdout.startswith(b"the same\n")
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "asteady", "verify", "--max-new-tokens", "3", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, "ASTEADY_WORKERS": "1", "ASTEADY_BATCH_WIDTH": "1"},
+    )
+
+
+def test_the_command_prints_a_table_and_ends_well(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("hello\n\nWrite a haiku\n")
+    done = command("--prompts", str(prompts))
+    assert done.returncode == 0, done.stderr
+    lines = [line.rsplit(maxsplit=2) for line in done.stdout.splitlines()]
+    assert lines[0] == ["STEP", "COMPARISONS", "SECONDS"]
+    assert ["2 at once", "2"] in [line[:2] for line in lines]
+    assert lines[-1] == ["all", "14"]
+
+
+def test_the_command_prints_json() -> None:
+    done = command("--embedding", "--requests", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["ok"], report["comparisons"], report["kind"]) == (True, 14, "embedding")
+
+
+def test_the_command_refuses_an_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("\n")
+    done = command("--prompts", str(tmp_path / "prompts.txt"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "has no lines" in done.stderr
+
+
+def test_the_command_ends_with_1_at_a_difference(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def other(*arguments: object) -> list[tuple[bytes, bytes]]:
+        return [(b"other", b"stop\0")]
+
+    monkeypatch.setattr(_verify, "answer_in_process", other)
+    monkeypatch.setenv("ASTEADY_WORKERS", "1")
+    monkeypatch.setenv("ASTEADY_BATCH_WIDTH", "1")
+    assert main(["verify", "--requests", "1", "--max-new-tokens", "2"]) == 1
+    shown = capsys.readouterr()
+    assert "REQUEST = {" in shown.out
+    assert shown.err.count("\n") == 1
+    assert "in a second process: an answer differs" in shown.err
+    assert main(["verify", "--requests", "1", "--max-new-tokens", "2", "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["difference"]["step"] == "in a second process"
