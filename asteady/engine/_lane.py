@@ -59,6 +59,7 @@ class Task:
         self.outbox = outbox
         self.future: asyncio.Future[Answer] = outbox.loop.create_future()
         self._emit = emit
+        self.listening = emit is not None
         # Guarded by the pool's lock.
         self.lane: Lane | None = None
         self.slot: SlotId | None = None

@@ -21,6 +21,7 @@ _log = logging.getLogger("asteady")
 # From ggml.h; the table in llama_cpp._logger is of an older version.
 _LEVEL_ERROR = 4
 _libc = ctypes.CDLL(None)
+_holding = ctypes.PyDLL(llama_cpp.llama_cpp._lib._name)
 
 _load_lock = threading.Lock()
 _complaints: list[str] | None = None
@@ -90,6 +91,18 @@ def version_and_system() -> tuple[str, str]:
     start_backend()
     version = f"{llama_cpp.__version__} {llama_cpp.llama_version().decode()}"
     return version, llama_cpp.llama_print_system_info().decode()
+
+
+def quick(name: str) -> Any:
+    """A function of llama.cpp that keeps the interpreter's lock while it runs.
+
+    For calls of a few microseconds: giving the lock up and waiting for it again costs more than
+    they do, each time, when several workers compute.
+    """
+    function = getattr(_holding, name)
+    known = getattr(llama_cpp, name)
+    function.argtypes, function.restype = known.argtypes, known.restype
+    return function
 
 
 class AbortFlag:

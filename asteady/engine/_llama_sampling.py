@@ -7,6 +7,7 @@ from typing import Any
 
 import llama_cpp
 import numpy as np
+from numpy.typing import NDArray
 
 from asteady._requests import GenerateRequest, TokenLogprob
 from asteady.engine._llama_lib import check
@@ -14,6 +15,9 @@ from asteady.engine._llama_vocab import Vocab
 
 # How many of the answer's last tokens the penalties look at: llama.cpp's default.
 PENALTY_TOKENS = 64
+
+# Up to this many, searching for the largest value again and again beats partitioning them all.
+_FEW = 16
 
 
 def make_sampler(request: GenerateRequest, vocabulary_size: int) -> Any:
@@ -65,20 +69,30 @@ def logprob_of(context: Any, place: int, token: int, count: int, vocab: Vocab) -
     logits = raw.astype(np.float64)
     peak = logits.max()
     total = float(peak + np.log(np.exp(logits - peak).sum()))
-    top: tuple[tuple[int, bytes, float], ...] = ()
-    if count:
-        count = min(count, vocab.size)
-        # All that are at least as likely as the last one wanted, so that ties are cut by id.
-        least = np.partition(logits, vocab.size - count)[vocab.size - count]
-        chosen = np.flatnonzero(logits >= least)
-        order = np.lexsort((chosen, -logits[chosen]))[:count]
-        top = tuple(
-            (int(index), vocab.piece(int(index)), float(logits[index]) - total)
-            for index in chosen[order]
-        )
+    top = tuple(
+        (index, vocab.piece(index), float(logits[index]) - total)
+        for index in _most_likely(raw, min(count, vocab.size))
+    )
     return TokenLogprob(
         token_id=token,
         token=vocab.piece(token),
         logprob=float(logits[token]) - total,
         top=top,
     )
+
+
+def _most_likely(raw: NDArray[np.float32], count: int) -> list[int]:
+    """The places of the largest values, largest first, of equal ones the first."""
+    if count <= _FEW:
+        rest = raw.copy()
+        found = []
+        for _ in range(count):
+            index = int(rest.argmax())
+            found.append(index)
+            rest[index] = -np.inf
+        return found
+    # All that are at least as large as the last one wanted, so that equal ones are cut by place.
+    least = np.partition(raw, raw.size - count)[raw.size - count]
+    chosen = np.flatnonzero(raw >= least)
+    order = np.lexsort((chosen, -raw[chosen]))[:count]
+    return [int(index) for index in chosen[order]]

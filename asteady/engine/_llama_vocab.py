@@ -24,6 +24,7 @@ class Vocab:
         # Filled as tokens are met: most of a large vocabulary never is. Threads that fill the same
         # place at once write the same value.
         self._pieces: list[bytes | None] = [None] * self.size
+        self._is_end: dict[int, bool] = {}
 
     def tokenize(self, text: str, *, special: bool, add_special: bool = False) -> list[int]:
         """The tokens of a text. `special`: the text of a control token becomes that token;
@@ -67,7 +68,11 @@ class Vocab:
 
     def is_end(self, token: int) -> bool:
         """Whether the model ends its answer with this token."""
-        return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
+        known = self._is_end.get(token)
+        if known is None:
+            known = bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
+            self._is_end[token] = known
+        return known
 
     def cut(self, tokens: list[int], limit: int) -> list[int]:
         """The first `limit` tokens of a text that ends as the model wants it to end."""

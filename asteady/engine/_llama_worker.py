@@ -16,12 +16,14 @@ import llama_cpp
 from asteady._errors import EngineError
 from asteady._requests import Completion, FinishReason, GenerateRequest, TokenLogprob
 from asteady.engine._llama_context import Context
-from asteady.engine._llama_lib import Batch, SequenceIds
+from asteady.engine._llama_lib import Batch, SequenceIds, quick
 from asteady.engine._llama_sampling import logprob_of, make_sampler
 from asteady.engine._llama_vocab import Vocab
 from asteady.engine._protocol import AnswerEvent, ChunkEvent, ErrorEvent, Event, Job, SlotId
 from asteady.engine._setup import PIECE_TOKENS
 from asteady.engine._text import TextStream
+
+_QUICK_VOCABULARY = 8192
 
 
 @attrs.frozen(kw_only=True)
@@ -86,6 +88,11 @@ class GenerateWorker:
         self._step_batch = Batch(width)
         for place in range(width):
             self._step_batch.outputs[place] = 1
+        # Sampling walks the whole vocabulary: microseconds for a small one, a millisecond for a
+        # large one, during which the event loop shall run.
+        self._sample = llama_cpp.llama_sampler_sample
+        if vocab.size <= _QUICK_VOCABULARY:
+            self._sample = quick("llama_sampler_sample")
         self._sequence_ids = SequenceIds(width)
         self._free = list(range(width))
         self._slots: dict[SlotId, _Sequence] = {}
@@ -197,7 +204,7 @@ class GenerateWorker:
     def _choose(self, sequence: _Sequence, place: int, events: list[Event]) -> None:
         """Choose the token after the one at this place of the last batch, and emit its text."""
         context = self._context.native
-        token = llama_cpp.llama_sampler_sample(sequence.sampler, context, place)
+        token = self._sample(sequence.sampler, context, place)
         sequence.token = token
         if self._vocab.is_end(token):
             return

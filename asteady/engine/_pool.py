@@ -306,6 +306,8 @@ class Pool:
                     if isinstance(event, ErrorEvent):
                         event = ErrorEvent(event.slot, _engine_error(event.error))
                     self._leave(task, lane, failed=failed)
+                elif not task.listening and not task.outbox.loop.is_closed():
+                    continue
                 posts.setdefault(task.outbox, []).append((task, event))
         for outbox, posted in posts.items():
             if not outbox.post(posted):

@@ -108,12 +108,13 @@ async def test_never_more_at_once_than_there_are_slots(
 ) -> None:
     pool = make(workers=workers, width=width)
     tasks = [start(pool, str(number), chunks=2) for number in range(30)]
-    await settle(pool, lambda now: now.pending == 30 - workers * width)
-    assert pool.statistics().running == workers * width
+    slots = workers * width
+    await settle(pool, lambda now: now.pending == 30 - slots and now.started == slots)
+    assert pool.statistics().running == slots
     assert pool.statistics().busy == workers
     engine.open()
     await asyncio.gather(*tasks)
-    assert workers <= engine.peak <= workers * width
+    assert engine.peak == slots
     await settle(pool, lambda now: now.running == 0)
 
 

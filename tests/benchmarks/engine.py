@@ -1,0 +1,461 @@
+"""Measures the engine and prints what docs/performance.md quotes, as Markdown.
+
+    python -m tests.benchmarks.engine [--part NAME ...] [--tokens N] [--folder DIR]
+
+Parts: overhead, generate, busy, embed, memory, stalls, cold. Quote ratios of one run only: other
+programs on the machine, and the clock of its processors, change every figure.
+
+The peers are what people do today, llama-cpp-python's `Llama` behind one lock in a thread, and the
+limit, the same llama.cpp decoding 8 sequences per batch in a bare loop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+
+from asteady._requests import Completion, EmbedRequest, GenerateRequest
+from asteady._settings import default_workers
+from asteady.engine._llama import LlamaEngine
+from asteady.engine._models import ModelFile, resolve_model
+from asteady.engine._pool import Pool
+from asteady.engine._setup import EngineOptions, Setup
+from tests.engine.driving import digest, together
+from tests.gguf_files import write_llama
+
+LARGE = {
+    "Q4_0, 395 MB": {"weights": "Q4_0", "layers": 24},
+    "Q8_0, 425 MB": {"weights": "Q8_0", "layers": 12},
+}
+CONCURRENCY = (1, 2, 4, 8, 16)
+
+
+def find(reference: str, folder: Path, kind: Any = "generation") -> ModelFile:
+    return resolve_model(reference, kind=kind, cache_dir=folder)
+
+
+def large(name: str, folder: Path) -> ModelFile:
+    path = folder / f"{name.split(',')[0]}.gguf"
+    if not path.exists():
+        write_llama(
+            path,
+            width=1536,
+            heads=24,
+            kv_heads=8,
+            feed_forward=4096,
+            vocabulary_size=32000,
+            context=2048,
+            **LARGE[name],  # type: ignore[arg-type]  # two of its keywords
+        )
+    return find(str(path), folder)
+
+
+def prompt(number: int) -> str:
+    return f"Question {number}: what does a cache remember?"
+
+
+# A trained model would end its answers where it likes; every answer shall be equally long.
+NO_END = dict.fromkeys(range(8), -100.0)
+
+
+def request(number: int, tokens: int) -> GenerateRequest:
+    return GenerateRequest.of(prompt(number), raw=True, max_new_tokens=tokens, logit_bias=NO_END)
+
+
+def table(*rows: Sequence[object]) -> None:
+    print("| " + " | ".join(map(str, rows[0])) + " |")
+    print("|" + "---|" * len(rows[0]))
+    for row in rows[1:]:
+        print("| " + " | ".join(map(str, row)) + " |")
+    print(flush=True)
+
+
+# Generation throughput.
+
+
+async def measured(count: int, one: Callable[[int], Awaitable[int]]) -> float:
+    """Tokens per second of `count` calls at once, after one call to warm up."""
+    await one(1000)
+    began = time.perf_counter()
+    tokens = sum(await asyncio.gather(*map(one, range(count))))
+    return tokens / (time.perf_counter() - began)
+
+
+async def ours(
+    file: ModelFile, folder: Path, tokens: int, counts: Sequence[int]
+) -> tuple[list[float], Setup]:
+    engine = LlamaEngine.load(file, EngineOptions(), folder)
+    alone = LlamaEngine.load(
+        file, EngineOptions(), folder, Setup(width=1, repack=engine.setup.repack)
+    )
+    checked = [request(number, tokens) for number in range(4)]
+    expected = {
+        number: digest(answer)
+        for number, one in enumerate(checked)
+        for answer in together(alone, [one])
+    }
+    alone.close()
+    pool = Pool(engine, default_workers(), 1000)
+
+    async def one(number: int) -> int:
+        answer = await pool.run(request(number, tokens))
+        assert isinstance(answer, Completion)
+        assert expected.get(number, digest(answer)) == digest(answer), "an answer changed"
+        return answer.completion_tokens
+
+    speeds = [await measured(count, one) for count in counts]
+    setup = engine.setup
+    await pool.aclose()
+    return speeds, setup
+
+
+async def locked_llama(
+    file: ModelFile, tokens: int, counts: Sequence[int], threads: int | None
+) -> list[float]:
+    llama = llama_cpp.Llama(
+        str(file.path), n_ctx=2048, n_threads=threads, n_threads_batch=threads, verbose=False
+    )
+    lock = threading.Lock()
+
+    def call(number: int) -> int:
+        with lock:
+            answer: Any = llama.create_completion(
+                prompt(number), max_tokens=tokens, temperature=0.0, logit_bias=NO_END
+            )
+        return int(answer["usage"]["completion_tokens"])
+
+    async def one(number: int) -> int:
+        return await asyncio.to_thread(call, number)
+
+    speeds = [await measured(count, one) for count in counts]
+    llama.close()
+    return speeds
+
+
+def bare_loop(file: ModelFile, folder: Path, tokens: int, setup: Setup) -> float:
+    """Tokens per second of 8 sequences per batch in each of as many threads as we use."""
+    engine = LlamaEngine.load(file, EngineOptions(), folder, Setup(width=8, repack=setup.repack))
+    counts: list[int] = []
+
+    def loop() -> None:
+        worker: Any = engine.open_worker()
+        for number in range(8):
+            worker.admit(engine.prepare(request(number, tokens)))
+        # The prompts by the worker, the steps by hand: tokens in, logits sampled, nothing else.
+        while any(not entry.decoding for entry in worker._slots.values()):
+            worker.step()
+        ready.wait()
+        entries = list(worker._slots.values())
+        batch, context = worker._step_batch, worker._context.native
+        batch.native.n_tokens = len(entries)
+        count = 0
+        for _ in range(tokens):
+            for place, entry in enumerate(entries):
+                batch.tokens[place] = entry.token
+                batch.positions[place] = entry.position
+                batch.sequences[place] = worker._sequence_ids[entry.sequence]
+                entry.position += 1
+            assert llama_cpp.llama_decode(context, batch.native) == 0
+            for place, entry in enumerate(entries):
+                entry.token = llama_cpp.llama_sampler_sample(entry.sampler, context, place)
+            count += len(entries)
+        counts.append(count)
+        worker.close()
+
+    workers = default_workers()
+    ready = threading.Barrier(workers + 1)
+    threads = [threading.Thread(target=loop) for _ in range(workers)]
+    for thread in threads:
+        thread.start()
+    ready.wait()
+    began = time.perf_counter()
+    for thread in threads:
+        thread.join()
+    spent_s = time.perf_counter() - began
+    engine.close()
+    return sum(counts) / spent_s
+
+
+def generate(folder: Path, tokens: int) -> None:
+    files = {"built-in": find("builtin", folder)}
+    files.update({name: large(name, folder) for name in LARGE})
+    for name, file in files.items():
+        length = tokens * 4 if name == "built-in" else tokens
+        speeds, setup = asyncio.run(ours(file, folder, length, CONCURRENCY))
+        peer = asyncio.run(locked_llama(file, length, CONCURRENCY, None))
+        peer_2 = asyncio.run(locked_llama(file, length, (1, 8), os.cpu_count()))
+        limit = bare_loop(file, folder, length, setup)
+        print(
+            f"**{name}**, width {setup.width}, {'repacked' if setup.repack else 'plain'} weights; "
+            f"tokens/s, {length} tokens per answer; `Llama` with a thread per core: "
+            f"{peer_2[0]:.0f} at 1, {peer_2[1]:.0f} at 8; bare loop of 8 per batch and worker: "
+            f"{limit:.0f}\n"
+        )
+        table(
+            ("concurrency", *CONCURRENCY),
+            ("asteady", *(f"{speed:.0f}" for speed in speeds)),
+            ("`Llama` behind a lock", *(f"{speed:.0f}" for speed in peer)),
+            ("ratio", *(f"{a / b:.2f}" for a, b in zip(speeds, peer, strict=True))),
+            ("share of the bare loop", *(f"{speed / limit:.2f}" for speed in speeds)),
+        )
+
+
+# With one core taken by another process.
+
+
+def _spin() -> None:
+    while True:
+        pass
+
+
+@contextlib.contextmanager
+def busy_core() -> Iterator[None]:
+    process = multiprocessing.get_context("spawn").Process(target=_spin, daemon=True)
+    process.start()
+    try:
+        yield
+    finally:
+        process.kill()
+        process.join()
+
+
+def busy(folder: Path, tokens: int) -> None:
+    rows: list[Sequence[object]] = [("at concurrency 8, tokens/s", "idle", "one core busy", "kept")]
+    file = large("Q4_0, 395 MB", folder)
+    measures: dict[str, Callable[[], list[float]]] = {
+        "asteady": lambda: asyncio.run(ours(file, folder, tokens, (8,)))[0],
+        "`Llama`, default": lambda: asyncio.run(locked_llama(file, tokens, (8,), None)),
+        "`Llama`, a thread per core": lambda: asyncio.run(
+            locked_llama(file, tokens // 2, (8,), os.cpu_count())
+        ),
+    }
+    for name, measure in measures.items():
+        (idle,) = measure()
+        with busy_core():
+            (taken,) = measure()
+        rows.append((name, f"{idle:.1f}", f"{taken:.1f}", f"{taken / idle:.0%}"))
+    table(*rows)
+
+
+# Python between two decodes.
+
+
+def overhead(folder: Path, tokens: int) -> None:
+    engine = LlamaEngine.load(find("builtin", folder), EngineOptions(), folder, Setup(width=8))
+    spent = 0.0
+    original = llama_cpp.llama_decode
+
+    def timed(*arguments: Any) -> int:
+        nonlocal spent
+        began = time.thread_time()
+        code: int = original(*arguments)
+        spent += time.thread_time() - began
+        return code
+
+    rows: list[Sequence[object]] = [("µs per token and sequence", *(f"width {w}" for w in (1, 8)))]
+    for name, options in {
+        "greedy": {},
+        "drawn, top_k 40, top_p 0.95": {"temperature": 1.0, "top_k": 40, "top_p": 0.95},
+        "with 2 stop strings": {"stop": ["\n\n\n\n", "never"]},
+        "with logprobs=5": {"logprobs": 5},
+    }.items():
+        cells = []
+        for width in (1, 8):
+            worker: Any = engine.open_worker()
+            for number in range(width):
+                worker.admit(
+                    engine.prepare(
+                        GenerateRequest.of(prompt(number), max_new_tokens=300, **options)  # type: ignore[arg-type]
+                    )
+                )
+            while any(not entry.decoding for entry in worker._slots.values()):
+                worker.step()
+            llama_cpp.llama_decode = timed
+            spent, count, began = 0.0, 0, time.thread_time()
+            for _ in range(200):
+                count += len(worker._slots)
+                worker.step()
+            total = time.thread_time() - began
+            llama_cpp.llama_decode = original
+            worker.close()
+            cells.append(f"{(total - spent) / max(1, count) * 1e6:.0f}")
+        rows.append((name, *cells))
+    engine.close()
+    table(*rows)
+
+
+# Embedding.
+
+
+def embed(folder: Path, tokens: int) -> None:
+    file = find("builtin", folder, "embedding")
+    texts = [f"{number}: the cache remembers what was asked of it before" for number in range(400)]
+    peers = {
+        "`Llama.embed`, default": llama_cpp.Llama(str(file.path), embedding=True, verbose=False),
+        "`Llama.embed`, one thread": llama_cpp.Llama(
+            str(file.path), embedding=True, verbose=False, n_threads=1, n_threads_batch=1
+        ),
+    }
+
+    def peer(llama: llama_cpp.Llama) -> float:
+        llama.embed(texts[0])
+        began = time.perf_counter()
+        for text in texts[:100]:
+            llama.embed(text, normalize=True)
+        return 100 / (time.perf_counter() - began)
+
+    async def session() -> float:
+        pool = Pool(LlamaEngine.load(file, EngineOptions(), folder), default_workers(), 1000)
+        await asyncio.gather(*[pool.run(EmbedRequest.of(text)) for text in texts[:4]])
+        began = time.perf_counter()
+        await asyncio.gather(*[pool.run(EmbedRequest.of(text)) for text in texts])
+        speed = len(texts) / (time.perf_counter() - began)
+        await pool.aclose()
+        return speed
+
+    # Turn about, so that what else runs meets all alike.
+    runs = [[asyncio.run(session()), *(peer(llama) for llama in peers.values())] for _ in range(5)]
+    middle = [sorted(column)[2] for column in zip(*runs, strict=True)]
+    for llama in peers.values():
+        llama.close()
+    table(
+        ("median of 5 runs", "asteady", *peers),
+        ("texts/s", *(f"{speed:.0f}" for speed in middle)),
+        ("asteady is faster by", "", *(f"{middle[0] / speed:.1f}" for speed in middle[1:])),
+    )
+
+
+# Memory, in processes of their own.
+
+MEMORY = """
+import asyncio, sys
+from pathlib import Path
+from asteady.engine._pool import Pool
+from tests.benchmarks.engine import LlamaEngine, EngineOptions, Setup, find, request
+folder, workers = Path(sys.argv[1]), int(sys.argv[3])
+engine = LlamaEngine.load(find(sys.argv[2], folder), EngineOptions(context_tokens=512), folder,
+                          Setup())
+async def main():
+    pool = Pool(engine, workers, 100)
+    await asyncio.gather(*[pool.run(request(n, 4)) for n in range(workers * 3)])
+    status = Path("/proc/self/status").read_text()
+    print([int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")][0])
+    await pool.aclose()
+asyncio.run(main())
+"""
+
+
+def python(code: str, *arguments: object) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    return done.stdout.strip()
+
+
+def memory(folder: Path, tokens: int) -> None:
+    file = large("Q8_0, 425 MB", folder)
+    rows: list[Sequence[object]] = [("workers", "resident memory, MB")]
+    for workers in (1, 2, 4):
+        kilobytes = int(python(MEMORY, folder, file.path, workers))
+        rows.append((workers, f"{kilobytes / 1000:.0f}"))
+    print(f"Weights: {file.size_bytes / 1e6:.0f} MB, contexts of 512 positions.\n")
+    table(*rows)
+
+
+# The event loop, while every worker computes.
+
+
+def stalls(folder: Path, tokens: int) -> None:
+    file = large("Q4_0, 395 MB", folder)
+
+    async def main() -> list[float]:
+        pool = Pool(LlamaEngine.load(file, EngineOptions(), folder), default_workers(), 100)
+        tasks = [
+            asyncio.ensure_future(pool.run(request(number, 4 * tokens))) for number in range(8)
+        ]
+        seen = []
+        while not all(task.done() for task in tasks):
+            before = time.perf_counter()
+            await asyncio.sleep(0.001)
+            seen.append(time.perf_counter() - before - 0.001)
+        await asyncio.gather(*tasks)
+        await pool.aclose()
+        return sorted(seen)
+
+    seen = asyncio.run(main())
+    table(
+        ("stall of a 1 ms ticker, ms", "median", "99 %", "99.9 %", "longest", "ticks"),
+        (
+            "8 answers, all cores",
+            *(f"{seen[int(len(seen) * q)] * 1e3:.2f}" for q in (0.5, 0.99, 0.999)),
+            f"{seen[-1] * 1e3:.1f}",
+            len(seen),
+        ),
+    )
+
+
+# From a cold process.
+
+COLD = """
+import time
+began = time.perf_counter()
+import asyncio, sys, asteady
+async def main():
+    async with asteady.Session(cache_dir=sys.argv[1]) as session:
+        async with session.stream(sys.argv[2], max_new_tokens=8) as stream:
+            async for chunk in stream:
+                print(time.perf_counter() - began)
+                break
+asyncio.run(main())
+"""
+
+
+def cold(folder: Path, tokens: int) -> None:
+    with tempfile.TemporaryDirectory() as fresh:
+        first = float(python(COLD, fresh, "first"))
+        known = min(float(python(COLD, fresh, f"other {number}")) for number in range(3))
+        cached = min(float(python(COLD, fresh, "first")) for _ in range(3))
+    table(
+        ("seconds from `import asteady` to the first chunk", ""),
+        ("first time ever: digest, probe, load", f"{first:.2f}"),
+        ("later process, another prompt", f"{known:.2f}"),
+        ("later process, remembered answer", f"{cached:.2f}"),
+    )
+
+
+PARTS = {part.__name__: part for part in (overhead, generate, busy, embed, memory, stalls, cold)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--part", nargs="*", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--tokens", type=int, default=24)
+    parser.add_argument("--folder", type=Path, help="where the large models are kept")
+    arguments = parser.parse_args()
+    with contextlib.ExitStack() as stack:
+        folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in arguments.part:
+            print(f"#### {name}\n", flush=True)
+            PARTS[name](folder, arguments.tokens)
+
+
+if __name__ == "__main__":
+    main()
