@@ -12,7 +12,7 @@ import pytest
 
 from asteady._errors import EngineError
 from asteady.engine import _llama_lib
-from asteady.engine._build import build_of
+from asteady.engine._build import _processor, build_of
 from asteady.engine._fingerprint import fingerprint_of
 from asteady.engine._models import ModelFile, resolve_model
 from asteady.engine._setup import EngineOptions, Setup
@@ -88,6 +88,13 @@ def test_the_build_names_the_libraries_and_the_cpu_features(tmp_path: Path) -> N
     assert len(build["libraries"]) == 64
     assert "CPU" in build["system"]
     assert build_of(tmp_path) == build
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="Linux tells its CPU there")
+def test_a_build_is_remembered_for_this_cpu_alone() -> None:
+    described = _processor()
+    assert "flags" in described or "Features" in described
+    assert "MHz" not in described
 
 
 def test_a_changed_library_is_another_build(

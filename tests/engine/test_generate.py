@@ -189,6 +189,15 @@ def test_logprobs_of_all_tokens_sum_to_one(
     assert entry.top[0][0] == entry.token_id
 
 
+@pytest.mark.parametrize("count", [1, 5, 16, 17])
+def test_fewer_alternatives_are_the_first_of_more(gpt2: LlamaEngine, count: int) -> None:
+    many = generate(gpt2, "Hi", max_new_tokens=10, logprobs=100).logprobs
+    few = generate(gpt2, "Hi", max_new_tokens=10, logprobs=count).logprobs
+    assert many is not None
+    assert few is not None
+    assert [entry.top for entry in few] == [entry.top[:count] for entry in many]
+
+
 def test_logprobs_of_zero_hold_no_alternatives_and_change_no_text(gpt2: LlamaEngine) -> None:
     plain = generate(gpt2, "Hi", max_new_tokens=10)
     answer = generate(gpt2, "Hi", max_new_tokens=10, logprobs=0)

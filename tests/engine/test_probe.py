@@ -103,8 +103,9 @@ def test_the_probe_finds_the_first_width_that_differs(
     assert 0 < report.took_s < 10
 
 
+@pytest.mark.parametrize("step", [0, 2, 3, 5])
 def test_a_difference_at_any_step_is_seen(
-    file: ModelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    file: ModelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     original = _Bench.step
     calls = []
@@ -113,8 +114,8 @@ def test_a_difference_at_any_step_is_seen(
         logits = original(self, entries)
         if len(entries) == 2:
             calls.append(entries)
-            # The last step of the second group.
-            if len(calls) % (2 * _llama_probe._STEPS) == 0:
+            # Of two groups of steps.
+            if (len(calls) - 1) % (2 * _llama_probe._STEPS) == step:
                 logits[0] = logits[0][:-1] + bytes([logits[0][-1] ^ 128])
         return logits
 

@@ -139,6 +139,8 @@ def test_an_answer_is_bounded_by_what_the_prompt_leaves(short: LlamaEngine) -> N
 def test_a_prompt_that_leaves_no_room_is_refused_with_the_counts(short: LlamaEngine) -> None:
     with pytest.raises(PromptTooLongError, match=r"65 tokens.*context of 64.*at most 63"):
         limit(short, "é" * 32, 1)
+    with pytest.raises(PromptTooLongError, match="64 tokens"):
+        limit(short, "é" * 31 + "x", 1)
 
 
 def test_the_context_can_be_capped(models: Path) -> None:
