@@ -9,7 +9,7 @@ import anyio
 import attrs
 
 from asteady._answering import Answering
-from asteady._engines import Engines, EngineSource, GivenEngine, Kind, LlamaSource
+from asteady._engines import Engines, EngineSource, GivenEngine, Kind, sources
 from asteady._errors import (
     InvalidRequestError,
     SessionClosedError,
@@ -60,7 +60,7 @@ class Core:
         self.cache = CacheManager(settings, opener=opener)
         self.observers = Observers()
         self.flights = Flights(self.tasks.spawn)
-        source: EngineSource = LlamaSource(settings) if engine is None else GivenEngine(engine)
+        source: EngineSource = sources[-1](settings) if engine is None else GivenEngine(engine)
         self.engines = Engines(source, settings, self.flights)
         self.generation: Answering[Completion] = Answering(
             "generation", self.cache.generation, self.engines, self.flights, self.observers

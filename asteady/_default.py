@@ -64,6 +64,12 @@ def sessions_here() -> list[Session]:
     return [] if session is None else [session]
 
 
+def forget_all() -> None:
+    """Let every loop open another default session at its next call; those open now close soon."""
+    while _sessions:
+        _sessions.popitem()[1].abandon()
+
+
 def get_cache_manager() -> CacheManager:
     """The cache of the running loop's default session; its first use opens the session.
 

@@ -82,6 +82,10 @@ class GivenEngine:
         return self._engine
 
 
+# What makes a session's source, unless it is given an engine: the last. Recordings put theirs here.
+sources: list[Callable[[Settings], EngineSource]] = [LlamaSource]
+
+
 class Engines:
     """Lives as long as its session, which calls `aclose` after its flights have ended.
 

@@ -1,11 +1,4 @@
-"""For the tests of programs that use asteady: an engine without a model.
-
-::
-
-    engine = FakeEngine(lambda request: f"You said: {request.prompt}")
-    async with asteady.Session(engine=engine, cache_dir=tmp_path) as session:
-        assert await session.generate("hi") == "You said: hi"
-    assert len(engine.computed) == 1
+"""An engine without a model: answers by a function, and can be held and resumed.
 
 Everything else is the real thing: the cache, the flights, the worker threads.
 """
@@ -31,8 +24,6 @@ from asteady.engine._protocol import (
     Request,
     SlotId,
 )
-
-__all__ = ["FakeEngine"]
 
 _DIMENSIONS = 8
 

@@ -1,0 +1,18 @@
+"""For the tests of programs that use asteady: an engine without a model, and recorded answers.
+
+::
+
+    engine = FakeEngine(lambda request: f"You said: {request.prompt}")
+    async with asteady.Session(engine=engine, cache_dir=tmp_path) as session:
+        assert await session.generate("hi") == "You said: hi"
+    assert len(engine.computed) == 1
+
+`Recording` is what the pytest plugin's fixtures use: ``pytest --asteady-record`` writes the answers
+of the real models to a file beside the tests, and ``pytest`` answers from it.
+"""
+
+from asteady.testing._fake import FakeEngine
+from asteady.testing._format import RecordingError
+from asteady.testing._recording import MissingAnswerError, Recording
+
+__all__ = ["FakeEngine", "MissingAnswerError", "Recording", "RecordingError"]

@@ -1,0 +1,172 @@
+"""The pytest plugin: other people's tests, in a pytest of their own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+ROOT = Path(__file__).parent.parent
+
+TESTS = """
+import asyncio
+import asteady, asteady.blocking
+import pytest
+
+@pytest.mark.anyio
+async def test_awaited(asteady_session):
+    async with asteady_session as session:
+        assert await session.generate("Write a haiku about rain", max_new_tokens=8)
+        assert (await session.embed("rain")).shape == (256,)
+
+def test_blocking(asteady_recording):
+    assert asteady.blocking.generate("Write a haiku about rain", max_new_tokens=8)
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+"""
+
+
+@pytest.fixture(autouse=True)
+def _found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
+    return pytester.runpytest_subprocess("-p", "pytest_asteady", *arguments)
+
+
+def test_record_then_replay_then_a_missing_answer(pytester: pytest.Pytester) -> None:
+    test = pytester.makepyfile(test_it=TESTS)
+    answers = test.with_name("test_it.answers.toml")
+
+    missing = run(pytester)
+    missing.assert_outcomes(failed=2)
+    missing.stdout.fnmatch_lines(
+        [
+            "no answer is recorded in *test_it.answers.toml for this generation request:",
+            '    prompt = "Write a haiku about rain"',
+            "    max_new_tokens = 8",
+            "There is no other generation request in it.",
+        ]
+    )
+    assert not answers.exists()
+
+    run(pytester, "--asteady-record").assert_outcomes(passed=2)
+    recorded = answers.read_text()
+    assert recorded.count("[[generation]]") == 1
+    assert recorded.count("[[embedding]]") == 1
+
+    # What a model would say is not asked: an answer that was edited is the answer.
+    answers.write_text(recorded.replace('finish_reason = "length"', 'finish_reason = "stop"'))
+    pytester.makepyfile(
+        test_it=TESTS
+        + """
+def test_edited(asteady_recording):
+    answer = asteady.blocking.complete("Write a haiku about rain", max_new_tokens=8)
+    assert answer.finish_reason == "stop"
+    import sys
+    assert "llama_cpp" not in sys.modules
+"""
+    )
+    run(pytester, "--asteady-replay").assert_outcomes(passed=3)
+
+    pytester.makepyfile(test_it=TESTS.replace("about rain", "about snow"))
+    changed = run(pytester)
+    changed.assert_outcomes(failed=2)
+    changed.stdout.fnmatch_lines(
+        [
+            '    - prompt = "Write a haiku about rain"',
+            '    + prompt = "Write a haiku about snow"',
+        ]
+    )
+    run(pytester, "--asteady-live").assert_outcomes(passed=2)
+    assert "snow" not in answers.read_text()
+
+
+def test_a_program_that_hides_the_error_fails_its_test_all_the_same(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile(
+        """
+        import asteady, asteady.blocking
+
+        def test_hidden(asteady_recording):
+            try:
+                asteady.blocking.generate("hi")
+            except asteady.AsteadyError:
+                pass
+        """
+    )
+    done = run(pytester)
+    done.assert_outcomes(failed=1)
+    done.stdout.fnmatch_lines(["no answer is recorded in *"])
+    done.stdout.no_fnmatch_line("*Traceback*")
+
+
+def test_tests_that_fail_for_other_reasons_still_say_why(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test_fails(asteady_recording):\n    assert 1 == 2")
+    done = run(pytester)
+    done.assert_outcomes(failed=1)
+    done.stdout.fnmatch_lines(["*assert 1 == 2*"])
+
+
+def test_the_file_may_lie_elsewhere(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        """
+        import pytest
+
+        @pytest.fixture
+        def asteady_recording_path(request):
+            return request.config.rootpath / "recorded.toml"
+        """
+    )
+    test = pytester.makepyfile(test_it=TESTS)
+    run(pytester, "--asteady-record", "-k", "blocking").assert_outcomes(passed=1, deselected=1)
+    assert test.with_name("recorded.toml").exists()
+    assert not test.with_name("test_it.answers.toml").exists()
+
+
+def test_a_run_that_does_not_use_it_does_not_import_asteady(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import sys
+
+        def test_nothing():
+            assert not {"asteady", "anyio", "numpy"} & set(sys.modules)
+        """
+    )
+    done = run(pytester, "-p", "no:anyio", "-p", "no:hypothesispytest", "--help")
+    done.stdout.fnmatch_lines(["*--asteady-record*"])
+    run(pytester, "-p", "no:anyio", "-p", "no:hypothesispytest").assert_outcomes(passed=1)
+
+
+def test_coverage_of_asteady_counts_what_runs_when_it_is_imported(
+    pytester: pytest.Pytester,
+) -> None:
+    """Plugins are imported before coverage is measured; this one must not drag asteady in."""
+    pytester.makepyfile("import asteady\n\ndef test_nothing(): pass")
+    pytester.makefile(".cfg", cov="[run]\nsource_pkgs = asteady\n")
+    done = run(pytester, "--cov", "--cov-config=cov.cfg")
+    done.assert_outcomes(passed=1)
+    (line,) = [line for line in done.outlines if line.split()[:1] == [f"{ROOT}/asteady/_errors.py"]]
+    assert line.split()[-1] == "100%"
+
+
+def test_the_plugin_is_in_the_package_and_named_as_its_module() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["project"]["entry-points"]["pytest11"] == {"pytest_asteady": "pytest_asteady"}
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert "pytest_asteady.py" in wheel["only-include"]
+    code = "import sys, pytest, pytest_asteady; print('asteady' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.stdout == "False\n"
