@@ -1,18 +1,21 @@
 """For whoever runs it: watching, warming, sizing and explaining the cache."""
 
 from asteady._observe import Observed, Outcome
+from asteady.operate._accesses import Access, AccessLog
 from asteady.operate._aware import (
     BatchResult,
     BatchStatistics,
     CacheAwareGenerator,
     WithFallback,
 )
+from asteady.operate._benchmark import CacheBenchmark, PromptTiming
 from asteady.operate._explain import Explanation
 from asteady.operate._health import CacheHealth, HealthWarning, ProductionCacheMonitor
 from asteady.operate._inspector import CacheAnalysis, CacheInspector, CallTrace
 from asteady.operate._monitor import CacheMonitor, Counts, Monitored, Operation
 from asteady.operate._otel import opentelemetry
 from asteady.operate._prometheus import PrometheusCollector
+from asteady.operate._replay import Replayed
 from asteady.operate._verify import (
     VerifyDifference,
     VerifyOptions,
@@ -36,10 +39,13 @@ from asteady.operate._warmers import (
 )
 
 __all__ = [
+    "Access",
+    "AccessLog",
     "BatchResult",
     "BatchStatistics",
     "CacheAnalysis",
     "CacheAwareGenerator",
+    "CacheBenchmark",
     "CacheHealth",
     "CacheInspector",
     "CacheMonitor",
@@ -54,6 +60,8 @@ __all__ = [
     "Priority",
     "ProductionCacheMonitor",
     "PrometheusCollector",
+    "PromptTiming",
+    "Replayed",
     "StrategicCacheWarmer",
     "VerifyDifference",
     "VerifyOptions",

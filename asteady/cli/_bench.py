@@ -1,0 +1,99 @@
+"""``asteady bench``"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+
+import attrs
+
+from asteady import InvalidRequestError, Session
+from asteady._requests import DEFAULT_MAX_NEW_TOKENS, DEFAULT_SEED
+from asteady.cli._arguments import Commands
+from asteady.operate._accesses import read_accesses
+from asteady.operate._benchmark import CacheBenchmark, PromptTiming
+
+_SIZES = (16, 32, 64, 128, 256, 512, 1024, 2048)
+
+
+def add_parser(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "bench",
+        help="measure what the cache is worth",
+        description="Time a prompt cold and warm, or replay recorded accesses at several sizes.",
+    )
+    parser.add_argument(
+        "prompt", nargs="?", default="Write a haiku about caching", help="default: %(default)s"
+    )
+    parser.add_argument("--iterations", type=int, default=10, metavar="N", help="default: 10")
+    parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help="default: %(default)s")
+    parser.add_argument(
+        "--max-new-tokens",
+        type=int,
+        default=DEFAULT_MAX_NEW_TOKENS,
+        metavar="N",
+        help="default: %(default)s",
+    )
+    parser.add_argument("--model", metavar="MODEL", help='"builtin" or the path of a .gguf file')
+    parser.add_argument(
+        "--accesses",
+        metavar="FILE",
+        help="replay instead: lines of key, bytes and seconds with tabs between, plain or gzipped",
+    )
+    parser.add_argument(
+        "--sizes",
+        type=int,
+        nargs="+",
+        metavar="N",
+        default=_SIZES,
+        help="capacities to replay at, in entries",
+    )
+    parser.add_argument(
+        "--policy", choices=("tide", "lru", "lfu"), default="tide", help="default: %(default)s"
+    )
+    parser.add_argument("--json", action="store_true", help="print as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    if options.accesses is not None:
+        return asyncio.run(_replay(options))
+    timing = asyncio.run(_time(options))
+    if options.json:
+        print(json.dumps(attrs.asdict(timing), ensure_ascii=False))
+        return 0
+    print(f"prompt        {timing.prompt}")
+    print(f"cold          {timing.cold_time_s:.6f} s")
+    print(f"warm          {timing.warm_avg_s:.6f} s ± {timing.warm_std_s:.6f} s")
+    print(f"speed-up      {timing.speedup:,.0f}x")
+    return 0
+
+
+async def _time(options: argparse.Namespace) -> PromptTiming:
+    async with Session(generation_model=options.model) as session:
+        return await CacheBenchmark(session).benchmark_single_prompt(
+            options.prompt,
+            iterations=options.iterations,
+            seed=options.seed,
+            max_new_tokens=options.max_new_tokens,
+        )
+
+
+async def _replay(options: argparse.Namespace) -> int:
+    accesses = read_accesses(options.accesses)
+    if not accesses:
+        raise InvalidRequestError(f"{options.accesses} has no accesses in it")
+    results = await CacheBenchmark().benchmark_cache_sizes(
+        accesses, options.sizes, policy=options.policy
+    )
+    if options.json:
+        print(json.dumps([attrs.asdict(result) for result in results.values()]))
+        return 0
+    print(f"{'entries':>10} {'hits %':>8} {'saved %':>8} {'computed s':>12}")
+    for size, result in results.items():
+        print(
+            f"{size:>10,} {result.hit_rate:>8.2f} {result.saved_rate:>8.2f}"
+            f" {result.compute_s:>12,.1f}"
+        )
+    return 0

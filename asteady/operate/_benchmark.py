@@ -1,0 +1,170 @@
+"""What the cache is worth: cold and warm times, and hit rates by capacity."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Unpack
+
+import anyio.to_thread
+import attrs
+
+from asteady._errors import InvalidRequestError
+from asteady._requests import GenerateOptions
+from asteady._session import Session
+from asteady._settings import CachePolicy
+from asteady.cache._frecency import Budget
+from asteady.operate._accesses import Access, AccessLog
+from asteady.operate._monitor import CacheType
+from asteady.operate._replay import Replayed, replay
+from asteady.operate._which import opened_session, session_now
+
+_SHOWN = 50
+_UNLIMITED = 2**62
+
+
+@attrs.frozen(kw_only=True)
+class PromptTiming:
+    """The times of one prompt, in seconds. `speedup` is the cold one over the mean of the warm."""
+
+    prompt: str
+    cold_time_s: float
+    warm_avg_s: float
+    warm_std_s: float
+    warm_min_s: float
+    speedup: float
+
+
+class CacheBenchmark:
+    """Measures the cache of a session; default: the running loop's default session.
+
+    It never clears anything. Accesses that it records are kept in memory, the last `limit`.
+    """
+
+    def __init__(
+        self,
+        session: Session | None = None,
+        *,
+        cache_type: CacheType = "generation",
+        limit: int = 100_000,
+    ) -> None:
+        self._given = session
+        self._log = AccessLog(cache_type, limit=limit)
+
+    @property
+    def accesses(self) -> list[Access]:
+        """What was recorded, oldest first."""
+        return list(self._log.accesses)
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Record the session's accesses within a block, to be replayed afterwards."""
+        with self._log.recording(session_now(self._given)):
+            yield
+
+    async def benchmark_single_prompt(
+        self,
+        prompt: str,
+        *,
+        iterations: int = 10,
+        model: str | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> PromptTiming:
+        """Time a prompt once cold and ``iterations - 1`` times warm.
+
+        The cold time is that of ``cache="refresh"``, which computes and stores the same answer
+        anew, after the model has been loaded. So the prompt is in the cache afterwards.
+
+        Raises:
+            InvalidRequestError: `iterations` is below 2.
+            AsteadyError: as `Session.generate`.
+        """
+        if iterations < 2:
+            raise InvalidRequestError(f"iterations={iterations!r} is not allowed: at least 2")
+        session = await opened_session(self._given)
+        await session._core.engines.pool("generation", session._core.model("generation", model))
+        began_s = time.perf_counter()
+        await session.generate(prompt, model=model, cache="refresh", **options)
+        cold_s = time.perf_counter() - began_s
+        warm_s: list[float] = []
+        for _ in range(iterations - 1):
+            began_s = time.perf_counter()
+            await session.generate(prompt, model=model, **options)
+            warm_s.append(time.perf_counter() - began_s)
+        mean_s = statistics.mean(warm_s)
+        return PromptTiming(
+            prompt=prompt if len(prompt) <= _SHOWN else prompt[:_SHOWN] + "...",
+            cold_time_s=cold_s,
+            warm_avg_s=mean_s,
+            warm_std_s=statistics.stdev(warm_s) if len(warm_s) > 1 else 0.0,
+            warm_min_s=min(warm_s),
+            speedup=cold_s / mean_s,
+        )
+
+    async def benchmark_cache_sizes(
+        self,
+        accesses: Sequence[Access] | Sequence[str] | None,
+        cache_sizes: Sequence[int],
+        *,
+        max_bytes: int = _UNLIMITED,
+        policy: CachePolicy = "tide",
+    ) -> dict[int, Replayed]:
+        """What caches of these capacities, in entries, would have done with the accesses.
+
+        They are replayed through the cache's own policy, in a thread: nothing is computed, and no
+        cache is touched.
+
+        Args:
+            accesses: recorded ones, or prompts, of which each counts one byte and one second; None
+                takes what `recording` recorded.
+            cache_sizes: most entries.
+            max_bytes: the byte budget; default: none.
+            policy: "tide", "lru" or "lfu".
+        """
+        recorded = self._accesses(accesses)
+        results: dict[int, Replayed] = {}
+        for size in cache_sizes:
+            if size < 1:
+                raise InvalidRequestError(f"cache_sizes has {size!r}: at least 1 is needed")
+            results[size] = await anyio.to_thread.run_sync(
+                replay, recorded, Budget(size, max_bytes), policy
+            )
+        return results
+
+    async def find_optimal_cache_size(
+        self,
+        accesses: Sequence[Access] | Sequence[str] | None = None,
+        *,
+        target: float = 0.95,
+        policy: CachePolicy = "tide",
+    ) -> int:
+        """The smallest capacity that saves this share of what an unlimited cache would save.
+
+        Found by replaying at the sizes of a binary search. Without any repetition nothing can be
+        saved, and 1 is enough.
+
+        Raises:
+            InvalidRequestError: `target` is not above 0 and at most 1.
+        """
+        if not 0 < target <= 1:
+            raise InvalidRequestError(f"target={target!r} is not allowed: above 0, at most 1")
+        recorded = self._accesses(accesses)
+        high = max(1, len({access.key for access in recorded}))
+        best = await self.benchmark_cache_sizes(recorded, [high], policy=policy)
+        enough = target * best[high].saved_rate
+        low = 1
+        while low < high:
+            middle = (low + high) // 2
+            told = await self.benchmark_cache_sizes(recorded, [middle], policy=policy)
+            if told[middle].saved_rate >= enough - 1e-9:
+                high = middle
+            else:
+                low = middle + 1
+        return high
+
+    def _accesses(self, accesses: Sequence[Access] | Sequence[str] | None) -> list[Access]:
+        if accesses is None:
+            return self.accesses
+        return [Access(one, 1, 1.0) if isinstance(one, str) else one for one in accesses]
