@@ -203,7 +203,7 @@ class GatedWorker:
         with self._engine.changed:
             if slot in self._jobs:
                 self._interrupted.add(slot)
-                self._engine.changed.notify_all()
+                self._engine.note(f"interrupt {self._jobs[slot].name}")
 
     def close(self) -> None:
         self._own()

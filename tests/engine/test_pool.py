@@ -292,8 +292,9 @@ async def test_cancelled_while_it_is_admitted(engine: GatedEngine, make: Make) -
     with pytest.raises(asyncio.CancelledError):
         await task
     proceed.set()
-    # Interrupted before its first step, although that waits at the gate.
+    # Interrupted before its first step, which would be a long one of a long prompt.
     await engine.happens("release a")
+    assert "interrupt a" in engine.log
     await settle(pool, lambda now: now.running == 0)
     assert pool.statistics().cancelled == 1
 
