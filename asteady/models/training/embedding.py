@@ -184,7 +184,7 @@ def build(work_dir: Path, seed: int, out: Path, first_version: bool = False) -> 
     starts = np.cumsum([0] + [len(group.texts) for group in data.groups])
     groups = [list(range(a, b)) for a, b in pairwise(starts.tolist())]
 
-    size, layers, steps = (8192, 3, 600) if first_version else (12_288, 3, 3000)
+    size, layers, steps = (8192, 3, 600) if first_version else (12_288, 3, 2000)
     vocabulary = folder / "vocabulary.txt"
     if not vocabulary.exists():
         save(train_vocabulary(_vocabulary_texts(texts), size), vocabulary)

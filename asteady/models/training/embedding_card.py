@@ -58,8 +58,11 @@ How the pairs are drawn (the teacher's cosines at the 5th, 25th, 50th, 75th and 
 
 Held out of training, by a digest of the name: a tenth of the standard library's functions, a
 twentieth of all docstrings, an eighth of the ways of saying something (whole templates), a tenth
-of the words and phrases that fill them. No text of a pair was trained on. The sentences written by
-hand (`training/embedding_plain.txt`) share neither templates nor sources with the training text.
+of the words and phrases that fill them. No text of a pair, no held-out signature and no held-out
+summary was trained on by itself; a few stand inside longer paragraphs that were (about 150 of
+3,300; 18 of the 500 summaries), and further sentences of a held-out function's docstring were
+trained on. The sentences written by hand (`training/embedding_plain.txt`) share neither templates
+nor sources with the training text.
 
 **Text**: {f["texts"]:,} texts, {f["tokens"] / 1e6:.1f} M tokens: sentences that
 `training/embedding_topics.py` makes up from templates written for asteady and the word lists of
@@ -75,7 +78,9 @@ characters, nothing at all) into the very tokens that training used.
 
 **Training**: seed {f["seed"]}, {f["steps"]:,} steps of {f["batch"]} texts, AdamW, bfloat16
 autocast on {f["threads"]} CPU thread(s) of a busy machine, {f["training_minutes"]:.0f} minutes;
-last mean loss {f["loss"]:.4f}. Rebuild: `nox -s models -- --seed {f["seed"]}`.
+last mean loss {f["loss"]:.4f}. Rebuild: `nox -s models -- --seed {f["seed"]}`. A rebuild is equal
+in kind, not in bytes: the vocabulary's trainer breaks ties at random (some pieces in a thousand),
+and the sums of training depend on the processor.
 {END}"""
 
 
