@@ -221,7 +221,13 @@ async def test_a_closed_pool_is_forgotten_with_its_threads(models: Path) -> None
 
 
 PRELUDE = """
-import asyncio, os, sys
+import asyncio, atexit, os, sys, threading
+
+def count_workers():
+    names = [thread.name for thread in threading.enumerate()]
+    print(sum(name.startswith("asteady-worker") for name in names), "workers left")
+
+atexit.register(count_workers)  # Before the pool's own, so it runs after that.
 from pathlib import Path
 from asteady._errors import EngineError
 from asteady._requests import GenerateRequest
@@ -264,7 +270,7 @@ loop = asyncio.new_event_loop()
 loop.run_until_complete(main())
 """,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (7, "bye\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (7, "bye\n0 workers left\n", "")
 
 
 def test_a_forked_child_gets_an_error_and_ends(models: Path) -> None:
@@ -288,7 +294,8 @@ asyncio.run(pool.aclose())
 """,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    child, state, parent = done.stdout.splitlines()
+    child, state, _, parent, left = done.stdout.splitlines()
+    assert left == "0 workers left"
     assert "forked" in child
     assert "session in the child" in child
     assert "Pool" in state
