@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from asteady._answering import CacheMode, Joined
-from asteady._concurrency import map_concurrently
+from asteady._bulk import BulkEmbedder, Progress, check_batches, embed_all, embed_batches
 from asteady._core import Core, SessionStatistics
 from asteady._engines import Kind
 from asteady._errors import InvalidRequestError, SettingsError
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from asteady.operate._verify import VerifyOptions, VerifyReport
     from asteady.operate._warm import WarmOptions, WarmReport
     from asteady.operate._warm_jobs import WarmSource
-
-# How many texts of one embed call are under way at once: enough to keep every worker busy.
-_EMBED_WINDOW = 64
 
 _GENERATE_OPTIONS = frozenset(GenerateOptions.__annotations__) | {"model", "cache"}
 _EMBED_OPTIONS = frozenset(EmbedOptions.__annotations__) | {"model", "cache"}
@@ -296,6 +293,7 @@ class Session:
         *,
         model: str | None = None,
         cache: CacheMode = "use",
+        progress: Progress | None = None,
         **options: Unpack[EmbedOptions],
     ) -> Vector: ...
 
@@ -305,6 +303,7 @@ class Session:
         *,
         model: str | None = None,
         cache: CacheMode = "use",
+        progress: Progress | None = None,
         **options: Unpack[EmbedOptions],
     ) -> Vector:
         """Embed one text, or several.
@@ -317,6 +316,7 @@ class Session:
             text: the text, or a sequence of at least one.
             model: "builtin" or the path of a ``.gguf`` file; default: the session's.
             cache: as in `generate`.
+            progress: called with the number of texts done so far, now and then and at the end.
             options: truncate=False, dimensions=None, mode=None; see `EmbedOptions`.
 
         Cancelling stops waiting; a computation stops too when nobody else waits for it.
@@ -328,21 +328,27 @@ class Session:
         """
         if isinstance(text, str):
             return (await self.embedding(text, model=model, cache=cache, **options)).vector
-        if not isinstance(text, Iterable):
-            raise InvalidRequestError(f"text={text!r} is not allowed: a str, or a sequence of them")
-        texts = list(text)
-        if not texts:
-            raise InvalidRequestError("text=[] is not allowed: at least one text is needed")
+        return await embed_all(BulkEmbedder(self, model, cache, options, progress), text)
 
-        async def one(item: str) -> Vector:
-            return (await self.embedding(item, model=model, cache=cache, **options)).vector
+    def embed_batches(
+        self,
+        texts: Iterable[str] | AsyncIterable[str],
+        *,
+        batch_size: int = 1024,
+        progress: Progress | None = None,
+        model: str | None = None,
+        cache: CacheMode = "use",
+        **options: Unpack[EmbedOptions],
+    ) -> AsyncIterator[Vector]:
+        """Embed any number of texts in bounded memory.
 
-        vectors = await map_concurrently(one, texts, limit=_EMBED_WINDOW, name="text")
-        import numpy as np
-
-        matrix = np.stack(vectors)
-        matrix.flags.writeable = False
-        return matrix
+        An async iterator of matrices as `embed` returns them, in the order of the texts, with
+        `batch_size` rows each, the last perhaps with fewer. No more texts are taken from `texts`
+        than the batch needs; `progress` is called with the number done so far. Raises as `embed`
+        does; the error's note has the text's index.
+        """
+        check_batches(texts, batch_size)
+        return embed_batches(BulkEmbedder(self, model, cache, options, progress), texts, batch_size)
 
     async def embedding(
         self,

@@ -248,7 +248,7 @@ class _Verification:
             self._check(index, found, beside=sorted(beside))
 
         places = range(max(len(order), count))
-        await map_concurrently(one, places, limit=count, name="request")
+        await map_concurrently(one, places, limit=count)
 
     async def _after_cancellations(self, order: Sequence[int], together: int) -> None:
         doomed = [
