@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from asteady._requests import Vector
     from asteady.cache._cache import Cache
     from asteady.cache._memory import Held
+    from asteady.operate._verify import VerifyOptions, VerifyReport
+    from asteady.operate._warm import WarmOptions, WarmReport
+    from asteady.operate._warm_jobs import WarmSource
 
 # How long a hit may wait to be counted, if nothing else reaches the loop before.
 _COUNT_WITHIN_S = 0.05
@@ -180,6 +183,26 @@ class Calls(ABC):
         async def asked() -> bool:
             session = await self._session()
             return await session.is_cached(prompt, model=model, **options)
+
+        return self._portal().call(asked)
+
+    def warm(self, prompts: WarmSource, **options: Unpack[WarmOptions]) -> WarmReport:
+        """Compute and remember answers before anybody asks; see `asteady.Session.warm`.
+
+        Callbacks are called on the background loop's thread.
+        """
+
+        async def asked() -> WarmReport:
+            return await (await self._session()).warm(prompts, **options)
+
+        return self._portal().call(asked)
+
+    def verify(self, **options: Unpack[VerifyOptions]) -> VerifyReport:
+        """Answer the same requests alone and in company, and compare every byte; see
+        `asteady.Session.verify`."""
+
+        async def asked() -> VerifyReport:
+            return await (await self._session()).verify(**options)
 
         return self._portal().call(asked)
 

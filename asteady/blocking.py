@@ -56,6 +56,7 @@ __all__ = [
     "is_cached",
     "run",
     "stream",
+    "warm",
 ]
 
 _log = logging.getLogger("asteady")
@@ -257,6 +258,7 @@ complete = default_calls.complete
 stream = default_calls.stream
 embed = default_calls.embed
 is_cached = default_calls.is_cached
+warm = default_calls.warm
 
 
 def get_cache_manager() -> CacheManager:

@@ -67,6 +67,15 @@ def test_the_functions_answer_as_the_asyncio_ones_do() -> None:
     assert not blocking.is_cached("Write a haiku about caching", max_new_tokens=8, seed=7)
 
 
+def test_warming_and_verifying_are_plain_calls_too(session: blocking.Session) -> None:
+    report = session.warm(["a", "b", "a"], max_new_tokens=5)
+    assert report.warmed == 2
+    assert session.is_cached("b", max_new_tokens=5)
+    blocking.generate("a", max_new_tokens=2)
+    assert blocking.warm(["a"], max_new_tokens=2).warmed == 0
+    assert session.verify(requests=2, max_new_tokens=2, second_process=False).ok
+
+
 def test_the_module_and_its_background_loop_use_one_session() -> None:
     blocking.generate("hi", max_new_tokens=2)
     assert blocking.run(asteady.is_cached, "hi", max_new_tokens=2)
