@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -170,3 +171,16 @@ def test_the_plugin_is_in_the_package_and_named_as_its_module() -> None:
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT
     )
     assert done.stdout == "False\n"
+
+
+def test_the_examples_in_the_documentation_pass(pytester: pytest.Pytester) -> None:
+    page = (ROOT / "docs" / "testing.md").read_text("utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    assert len(blocks) == 3
+    # The one for pytest-asyncio, run by anyio's plugin: the mark is all that differs.
+    blocks[1] = blocks[1].replace("mark.asyncio", "mark.anyio")
+    pytester.makeconftest("import pytest\n\n@pytest.fixture\ndef anyio_backend(): return 'asyncio'")
+    for number, block in enumerate(blocks):
+        pytester.makepyfile(**{f"test_{number}": block})
+    run(pytester, "--asteady-record").assert_outcomes(passed=4)
+    run(pytester).assert_outcomes(passed=4)
