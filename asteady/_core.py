@@ -107,7 +107,7 @@ class Core:
             return settings.generation_model if kind == "generation" else settings.embedding_model
         if not isinstance(model, str) or not model:
             raise InvalidRequestError(
-                f'model={model!r} is not allowed: "builtin" or the path of a .gguf file'
+                f'model={model!r} is not allowed: "builtin", the path of a .gguf file, or hf:...'
             )
         return model
 

@@ -186,7 +186,7 @@ class Session:
 
         Args:
             prompt: what the user says; it goes through the model's chat template if it has one.
-            model: "builtin" or the path of a ``.gguf`` file; default: the session's.
+            model: a reference, see docs/models.md; default: the session's.
             cache: "use" the cache; "refresh" computes and stores anew; "bypass" neither reads nor
                 writes it, and does not share a computation; "only" never computes.
             options: seed=42, max_new_tokens=512, temperature=0.0, stop=None and the others of
@@ -314,7 +314,7 @@ class Session:
 
         Args:
             text: the text, or a sequence of at least one.
-            model: "builtin" or the path of a ``.gguf`` file; default: the session's.
+            model: a reference, see docs/models.md; default: the session's.
             cache: as in `generate`.
             progress: called with the number of texts done so far, now and then and at the end.
             options: truncate=False, dimensions=None, mode=None; see `EmbedOptions`.

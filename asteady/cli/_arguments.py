@@ -9,7 +9,9 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", metavar="MODEL", help='"builtin" or the path of a .gguf file')
+    parser.add_argument(
+        "--model", metavar="MODEL", help='"builtin", the path of a .gguf file, or hf:...'
+    )
     parser.add_argument(
         "--cache",
         choices=("use", "refresh", "bypass", "only"),

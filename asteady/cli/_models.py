@@ -22,6 +22,7 @@ from asteady.engine._hub import (
     parse_reference,
     recorded,
 )
+from asteady.engine._minilm import find_minilm
 from asteady.engine._models import ModelFile, inspect_model
 
 _KINDS: tuple[Kind, ...] = ("generation", "embedding")
@@ -58,7 +59,9 @@ def add_parser(commands: Commands) -> None:
     pull_ = actions.add_parser(
         "pull", help="fetch a model from the hub, or look whether it has moved there"
     )
-    pull_.add_argument("model", help="hf:owner/repo/file.gguf[@revision] or hf:owner/repo:Q4_K_M")
+    pull_.add_argument(
+        "model", help="hf:owner/repo/file.gguf[@revision], hf:owner/repo:Q4_K_M, or minilm"
+    )
     pull_.set_defaults(run=pull)
     path_ = actions.add_parser("path", help="print where a model's file lies; fetches nothing")
     path_.add_argument("model", help="any reference")
@@ -76,6 +79,8 @@ def list_models(options: argparse.Namespace) -> int:
         file = inspect_model("builtin", kind=kind, cache_dir=settings.cache_dir)
         # Only here: a fingerprint may need a probe, which takes seconds on a large model.
         rows.append(_row(file, fingerprint=source.fingerprint(kind, "builtin")))
+    if find_minilm(settings.cache_dir) is not None:
+        rows.append(_row(inspect_model("minilm", kind="embedding", cache_dir=settings.cache_dir)))
     for model in cached_models():
         try:
             file = inspect_model(model.reference, kind="generation", cache_dir=settings.cache_dir)
@@ -91,11 +96,15 @@ def list_models(options: argparse.Namespace) -> int:
 
 def pull(options: argparse.Namespace) -> int:
     cache_dir = Settings.from_environment().cache_dir
-    from asteady.engine._hub_pull import pull_model
+    kind: Kind = "generation"
+    if options.model == "minilm":
+        kind = "embedding"
+    else:
+        from asteady.engine._hub_pull import pull_model
 
-    pull_model(options.model, cache_dir, show_progress=True)
-    # Its digest is compared with the hub's, and its header read.
-    file = inspect_model(options.model, kind="generation", cache_dir=cache_dir)
+        pull_model(options.model, cache_dir, show_progress=True)
+    # Its digest is compared with the hub's, and its header read; minilm is converted.
+    file = inspect_model(options.model, kind=kind, cache_dir=cache_dir)
     print(file.path)
     return 0
 

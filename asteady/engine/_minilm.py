@@ -30,6 +30,7 @@ _WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d
 _VOCABULARY_SHA256 = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"
 # Part of the file's name: raise it when what `_write` puts into the file changes.
 _REVISION = 1
+_NAME = f"minilm-{_WEIGHTS_SHA256[:16]}-q8_0-{_REVISION}.gguf"
 _LAYERS, _HEADS, _WIDTH, _INNER, _CONTEXT = 6, 12, 384, 1536, 512
 _PAD, _UNK, _CLS, _SEP, _MASK = 0, 100, 101, 102, 103
 
@@ -60,7 +61,7 @@ def convert_minilm(cache_dir: Path, *, report: Callable[[str], None] | None = No
         ModelNotFoundError: the extra ``asteady[minilm]`` is not installed, or not complete.
         ModelFormatError: a file of the package is not the official one; no tensor was read.
     """
-    path = cache_dir / f"minilm-{_WEIGHTS_SHA256[:16]}-q8_0-{_REVISION}.gguf"
+    path = cache_dir / _NAME
     if path.exists():
         return path
     folder = _package_folder()
@@ -84,6 +85,12 @@ def convert_minilm(cache_dir: Path, *, report: Callable[[str], None] | None = No
         temporary.unlink(missing_ok=True)
         raise
     return path
+
+
+def find_minilm(cache_dir: Path) -> Path | None:
+    """The converted file, if there is one."""
+    path = cache_dir / _NAME
+    return path if path.exists() else None
 
 
 def _package_folder() -> Path:
