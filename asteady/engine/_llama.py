@@ -176,7 +176,7 @@ class LlamaEngine:
             self.vocab,
             context_tokens=self.context_tokens,
             threads=self._threads,
-            width=self.width,
+            setup=self.setup,
             model_name=self.model,
             fingerprint=self.fingerprint,
         )

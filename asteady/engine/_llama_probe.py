@@ -11,7 +11,7 @@ import ctypes
 import itertools
 import random
 from collections.abc import Sequence
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Any
 
 import llama_cpp
@@ -26,6 +26,7 @@ from asteady.engine._setup import PIECE_TOKENS, LayoutResult, WidthResult
 # A different order of sums shows in nearly every logit of the first step; more steps let the
 # difference pass through the keys and values too.
 _STEPS = 3
+_TIMED_STEPS = 4
 
 # Past 512 positions attention may be split otherwise. Every other prompt is short, as prompts are
 # what a probe of a large model spends its time on; the long one is copied, not computed twice.
@@ -167,31 +168,45 @@ def _prompts(vocab: Vocab, count: int, room: int) -> list[tuple[list[int], list[
 def _widths(model: Any, limit: int, threads: int) -> tuple[WidthResult, ...]:
     vocab = Vocab(model)
     room = min(_CONTEXT_TOKENS, llama_cpp.llama_model_n_ctx_train(model) or _CONTEXT_TOKENS)
-    results = []
     if llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model):
         limit = 1  # Their state cannot be wound back to repeat a step.
     bench = _Bench(model, vocab.size, limit, room, threads)
     try:
-        alone, step_s = _alone(bench, _prompts(vocab, limit, room))
-        results.append(WidthResult(width=1, held=True, step_s=step_s))
+        alone = _alone(bench, _prompts(vocab, limit, room))
         for sequence, one in enumerate(alone):
             bench.restore(sequence, one.state)
+        held = {1: True}
         for width in range(2, limit + 1):
-            held, step_s = _together(bench, alone, width)
-            results.append(WidthResult(width=width, held=held, step_s=step_s))
-            if not held:
+            held[width] = _together(bench, alone, width)
+            if not held[width]:
                 break
+        for sequence in range(limit):
+            bench.forget(sequence)
+        results = [
+            WidthResult(width=width, held=same, step_s=_step_s(bench, width))
+            for width, same in held.items()
+        ]
     finally:
         bench.close()
     return tuple(results)
 
 
-def _alone(
-    bench: _Bench, prompts: Sequence[tuple[list[int], list[int]]]
-) -> tuple[list[_Alone], float]:
-    """Each prompt's steps with nothing else in the context, and the mean time of a step."""
+def _step_s(bench: _Bench, width: int) -> float:
+    """What a step of short sequences takes, in seconds of a core: the least of several, as other
+    programs can only add to it."""
+    spent_s = []
+    for position in range(_TIMED_STEPS):
+        began = thread_time()
+        bench.step([(sequence, 0, position) for sequence in range(width)])
+        spent_s.append(thread_time() - began)
+    for sequence in range(width):
+        bench.forget(sequence)
+    return min(spent_s)
+
+
+def _alone(bench: _Bench, prompts: Sequence[tuple[list[int], list[int]]]) -> list[_Alone]:
+    """Each prompt's steps with nothing else in the context."""
     made = []
-    spent_s = 0.0
     states: dict[tuple[int, ...], bytes] = {}
     for sequence, (prompt, tokens) in enumerate(prompts):
         state = states.get(tuple(prompt))
@@ -201,19 +216,15 @@ def _alone(
         else:
             bench.restore(sequence, state)
         one = _Alone(state, len(prompt), tokens)
-        began = perf_counter()
         for step, token in enumerate(tokens):
             one.logits += bench.step([(sequence, token, one.position + step)])
-        spent_s += perf_counter() - began
         bench.forget(sequence)
         made.append(one)
-    return made, spent_s / (len(made) * _STEPS)
+    return made
 
 
-def _together(bench: _Bench, alone: Sequence[_Alone], width: int) -> tuple[bool, float]:
-    """Whether `width` of them together get the bits they got alone, and the time of a step."""
-    began = perf_counter()
-    count = 0
+def _together(bench: _Bench, alone: Sequence[_Alone], width: int) -> bool:
+    """Whether `width` of them together get the bits that they got alone."""
     held = True
     # The first ones, with a long prompt among them, and others, in another order.
     chosen = list(range(len(alone)))
@@ -224,8 +235,7 @@ def _together(bench: _Bench, alone: Sequence[_Alone], width: int) -> tuple[bool,
                 for sequence in group
             ]
             logits = bench.step(entries)
-            count += 1
             held = held and logits == [alone[sequence].logits[step] for sequence in group]
         for sequence in group:
             bench.forget(sequence, alone[sequence].position)
-    return held, (perf_counter() - began) / count
+    return held

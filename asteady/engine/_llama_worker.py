@@ -20,7 +20,7 @@ from asteady.engine._llama_lib import Batch, SequenceIds, quick
 from asteady.engine._llama_sampling import logprob_of, make_sampler
 from asteady.engine._llama_vocab import Vocab
 from asteady.engine._protocol import AnswerEvent, ChunkEvent, ErrorEvent, Event, Job, SlotId
-from asteady.engine._setup import PIECE_TOKENS
+from asteady.engine._setup import PIECE_TOKENS, Setup, divide
 from asteady.engine._text import TextStream
 
 _QUICK_VOCABULARY = 8192
@@ -69,13 +69,15 @@ class GenerateWorker:
         *,
         context_tokens: int,
         threads: int,
-        width: int,
+        setup: Setup,
         model_name: str,
         fingerprint: str,
     ) -> None:
         self._vocab = vocab
         self._model_name = model_name
         self._fingerprint = fingerprint
+        width = setup.width
+        self._calls = [divide(count, setup.step_s) for count in range(width + 1)]
         parameters = llama_cpp.llama_context_default_params()
         parameters.n_ctx = context_tokens * width
         parameters.n_seq_max = width
@@ -154,8 +156,10 @@ class GenerateWorker:
                 self._prefill(newcomer, piece, events)
                 return events
         self._since_step = 0
-        if decoding:
-            self._decode(decoding, events)
+        first = 0
+        for size in self._calls[len(decoding)]:
+            self._decode(decoding[first : first + size], events)
+            first += size
         return events
 
     def _prefill(self, sequence: _Sequence, piece: int, events: list[Event]) -> None:

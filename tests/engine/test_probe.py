@@ -26,6 +26,7 @@ from asteady.engine._setup import (
     Setup,
     WidthResult,
     choose,
+    divide,
     probe_report,
     setup_of,
     width_limit,
@@ -275,6 +276,39 @@ def layout(repack: bool, width: int) -> LayoutResult:
 def test_the_layout_is_chosen_by_the_table(plain: int, repacked: int, chosen: Setup) -> None:
     assert choose((layout(False, plain), layout(True, repacked))) == chosen
     assert choose((layout(False, plain),)) == Setup(width=plain)
+
+
+@pytest.mark.parametrize(
+    ("count", "step_s", "calls"),
+    [
+        (0, (1.0, 1.0), ()),
+        (1, (1.0, 1.0), (1,)),
+        (2, (1.0, 1.2), (2,)),
+        (2, (1.0, 2.1), (2,)),
+        (2, (1.0, 3.0), (1, 1)),
+        (3, (1.0, 1.5, 4.0), (2, 1)),
+        (4, (1.0, 3.0, 3.5, 4.0), (4,)),
+        (5, (1.0, 3.0, 3.5, 4.0, 9.0), (1, 1, 1, 1, 1)),
+        (5, (2.0, 3.0, 4.5, 4.1, 9.0), (4, 1)),
+        (3, (1.0, 3.0), (3,)),
+        (3, (), (3,)),
+    ],
+)
+def test_a_step_is_divided_into_the_fastest_calls(
+    count: int, step_s: tuple[float, ...], calls: tuple[int, ...]
+) -> None:
+    assert divide(count, step_s) == calls
+
+
+@pytest.mark.parametrize("step_s", [(1.0,) * 8, (1.0, 9.0, 9.0, 9.0, 9.0, 9.0, 9.0, 9.0)])
+def test_how_a_step_is_divided_changes_no_bit(models: Path, step_s: tuple[float, ...]) -> None:
+    engine = load(models, "gpt2.gguf", setup=Setup(width=8, step_s=step_s))
+    single = load(models, "gpt2.gguf", setup=Setup(width=1))
+    chosen = [request for request in requests() if len(request.prompt or "") < 900]
+    expected = [digest(together(single, [request])[0]) for request in chosen]
+    assert [digest(answer) for answer in together(engine, chosen)] == expected
+    engine.close()
+    single.close()
 
 
 def test_the_width_of_a_large_model_is_bounded_by_memory(file: ModelFile) -> None:
