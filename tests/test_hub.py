@@ -275,6 +275,16 @@ def test_a_moved_tag_is_told_and_a_session_stays_where_it_was(
     assert not caplog.records
 
 
+def test_what_another_program_pulls_moves_nothing_here(
+    hub: HubServer, gguf: bytes, caches: Path, tmp_path: Path
+) -> None:
+    hub.publish(REPO, {"small-q8_0.gguf": gguf})
+    first = resolve_model(REFERENCE, kind="generation", cache_dir=caches)
+    hub.publish(REPO, {"small-q8_0.gguf": gguf[:-1] + b"?"})
+    pull(REFERENCE, tmp_path / "another program")
+    assert resolve_model(REFERENCE, kind="generation", cache_dir=caches) == first
+
+
 def test_a_move_between_two_requests_mixes_nothing(
     hub: HubServer, gguf: bytes, caches: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -509,3 +519,16 @@ def test_removing_one_revision_leaves_what_another_shares(
     assert not first.files[0].parent.exists()
     assert _hub.discard(second.files[0]) == len(gguf)
     assert blobs(tmp_path) == []
+
+
+def test_removing_one_file_leaves_the_others_of_its_commit(
+    hub: HubServer, gguf: bytes, caches: Path, tmp_path: Path
+) -> None:
+    other = gguf[:-1] + bytes([gguf[-1] ^ 1])
+    hub.publish(REPO, {"a-Q4_0.gguf": gguf, "b-Q8_0.gguf": other})
+    first, second = pull(f"hf:{REPO}:Q4_0", caches), pull(f"hf:{REPO}:Q8_0", caches)
+    assert len(blobs(tmp_path)) == 2
+    assert _hub.discard(first.files[0]) == len(gguf)
+    assert len(blobs(tmp_path)) == 1
+    assert second.files[0].read_bytes() == other
+    assert _hub.in_cache(parse_reference(f"hf:{REPO}:Q8_0")) is not None
