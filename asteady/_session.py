@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
-from contextlib import AbstractContextManager
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Unpack, overload
+from typing import TYPE_CHECKING, Unpack, overload
 
 from asteady._answering import CacheMode, Joined
 from asteady._bulk import BulkEmbedder, Progress, check_batches, embed_all, embed_batches
-from asteady._core import Core, SessionStatistics
-from asteady._engines import Kind
-from asteady._errors import InvalidRequestError, SettingsError
-from asteady._lifetime import State
-from asteady._observe import Observer
+from asteady._handle import SessionHandle
 from asteady._requests import (
     Completion,
     Embedding,
@@ -24,13 +17,10 @@ from asteady._requests import (
     GenerateRequest,
     check_options,
 )
-from asteady._settings import Settings
 from asteady._stream import Stream
 
 if TYPE_CHECKING:
     from asteady._requests import Vector
-    from asteady.cache._unopened import Opener
-    from asteady.engine._protocol import Engine
     from asteady.operate._verify import VerifyOptions, VerifyReport
     from asteady.operate._warm import WarmOptions, WarmReport
     from asteady.operate._warm_jobs import WarmSource
@@ -39,7 +29,7 @@ _GENERATE_OPTIONS = frozenset(GenerateOptions.__annotations__) | {"model", "cach
 _EMBED_OPTIONS = frozenset(EmbedOptions.__annotations__) | {"model", "cache"}
 
 
-class Session:
+class Session(SessionHandle):
     """Generates and embeds; owns the models, the workers, the flights and the cache.
 
     Open it with ``async with``, or with `open` and `aclose`, also from two different tasks (an
@@ -55,119 +45,6 @@ class Session:
     Raises:
         SettingsError: a setting is not allowed.
     """
-
-    def __init__(
-        self,
-        settings: Settings | None = None,
-        *,
-        engine: Engine | None = None,
-        _opener: Opener | None = None,
-        **arguments: Any,
-    ) -> None:
-        if settings is not None and arguments:
-            raise SettingsError(
-                f"give either settings=... or {', '.join(arguments)}, not both; "
-                "attrs.evolve(settings, ...) changes single ones"
-            )
-        self.settings = settings or Settings.from_environment(**arguments)
-        self._core = Core(self.settings, engine, _opener)
-        self.cache = self._core.cache
-        # A session that is opened on demand is closed with its loop, and nobody is warned of it.
-        self._closes_with_loop = _opener is not None
-        self._observers = self._core.observers
-        # Bound once: the way of a warm hit is paid in tens of nanoseconds.
-        self._recall_completion = self.cache.generation.recall
-        self._recall_embedding = self.cache.embedding.recall
-
-    # -- lifetime ------------------------------------------------------------------------------
-
-    async def open(self) -> Session:
-        """Open the cache and be ready for requests. Loads no model yet.
-
-        Raises:
-            SessionError: the session was opened before.
-            StoreError: the cache's directory or database cannot be used.
-        """
-        await self._core.open()
-        return self
-
-    async def aclose(self) -> None:
-        """Stop taking requests, end the flights, join the workers, flush and close the cache.
-
-        Callers that still wait get `SessionClosedError`. Each step has a time limit. Closing
-        twice is allowed. Cancelling does not cut it short.
-        """
-        await self._core.aclose()
-
-    def abandon(self) -> None:
-        """For a session whose loop is closed: nothing can be awaited there any more.
-
-        Its threads are daemons, and end with the process.
-        """
-        self._core.tasks.stop_soon()
-
-    @property
-    def is_open(self) -> bool:
-        return self._core.state is State.OPEN
-
-    @property
-    def is_closed(self) -> bool:
-        return self._core.state is State.CLOSED
-
-    async def __aenter__(self) -> Session:
-        return await self.open()
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
-
-    def __del__(self) -> None:
-        core: Core | None = getattr(self, "_core", None)
-        if core is not None and core.tasks.left_open and not self._closes_with_loop:
-            core.tasks.stop_soon()
-            warnings.warn(
-                f"{self!r} was never closed; use `async with`, or await aclose()",
-                ResourceWarning,
-                stacklevel=2,
-                source=self,
-            )
-
-    def __repr__(self) -> str:
-        now = self._core.statistics()
-        models = ", ".join(now.pools) or "no model loaded"
-        return f"<Session {now.state}: {now.flights} flights, {models}>"
-
-    async def load(self, *kinds: Kind) -> None:
-        """Load the models now rather than at the first request; both, or those of `kinds`.
-
-        Raises:
-            ModelError: a model cannot be had.
-        """
-        self._core.check_open()
-        for kind in kinds or ("generation", "embedding"):
-            if kind not in ("generation", "embedding"):
-                raise InvalidRequestError(f'{kind!r} is not allowed: "generation" or "embedding"')
-            await self._core.engines.pool(kind, self._core.model(kind, None))
-
-    def statistics(self) -> SessionStatistics:
-        """What the session is doing now; see `cache` for the statistics of the caches."""
-        return self._core.statistics()
-
-    def observe(
-        self, observer: Observer, *, everywhere: bool = False
-    ) -> AbstractContextManager[None]:
-        """Have `observer` called with an `Observed` for each call that ends within the block.
-
-        By default it sees the calls made in this context: in this task, and in tasks that are
-        started within the block. With ``everywhere=True`` it sees all calls of the session. It is
-        called on the event loop, so it should be quick. While anybody observes, a warm hit takes
-        some microseconds more.
-        """
-        return self._core.observers.observe(observer, everywhere=everywhere)
 
     # -- generation ----------------------------------------------------------------------------
 
