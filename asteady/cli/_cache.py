@@ -18,6 +18,7 @@ from asteady._settings import Settings
 from asteady.cache._cache import Cache
 from asteady.cache._manager import CacheManager
 from asteady.cache._store import ORDERS
+from asteady.cli import _size
 from asteady.cli._arguments import Commands
 
 T = TypeVar("T")
@@ -66,6 +67,7 @@ def add_parser(commands: Commands) -> None:
     clear_.set_defaults(run=clear)
     path_ = actions.add_parser("path", help="print the directory")
     path_.set_defaults(run=path)
+    _size.add_action(actions)
 
 
 def stats(options: argparse.Namespace) -> int:

@@ -16,6 +16,9 @@ from asteady.operate._monitor import CacheMonitor, Counts, Monitored, Operation
 from asteady.operate._otel import opentelemetry
 from asteady.operate._prometheus import PrometheusCollector
 from asteady.operate._replay import Replayed
+from asteady.operate._shards import Curve
+from asteady.operate._sizing import CacheOptimizer, SizeGoal, SizeRecommendation
+from asteady.operate._uses import CachePriority
 from asteady.operate._verify import (
     VerifyDifference,
     VerifyOptions,
@@ -49,8 +52,11 @@ __all__ = [
     "CacheHealth",
     "CacheInspector",
     "CacheMonitor",
+    "CacheOptimizer",
+    "CachePriority",
     "CallTrace",
     "Counts",
+    "Curve",
     "Explanation",
     "HealthWarning",
     "Monitored",
@@ -62,6 +68,8 @@ __all__ = [
     "PrometheusCollector",
     "PromptTiming",
     "Replayed",
+    "SizeGoal",
+    "SizeRecommendation",
     "StrategicCacheWarmer",
     "VerifyDifference",
     "VerifyOptions",
