@@ -359,9 +359,7 @@ class Cache(Generic[A]):
                 self._spoiled.add(key)
         for op, result in zip(operations, outcome.results, strict=True):
             if isinstance(op, Put) and result is True and op.key in outcome.stored:
-                answer = op.answer
-                if not answer.cached:
-                    answer = attrs.evolve(answer, cached=True)  # type: ignore[misc]  # a protocol
+                answer = op.answer if op.answer.cached else _as_cached(op.answer)
                 held = memory.add(op.key, answer, op.cost_s)
                 if held is not None:
                     for alias in op.aliases:
@@ -432,3 +430,13 @@ class Cache(Generic[A]):
         if touches or any(counts.values()):
             self._told = attrs.evolve(now)
             self._store.submit(Touch(touches, counts))
+
+
+def _as_cached(answer: A) -> A:
+    """`attrs.evolve(answer, cached=True)` in a quarter of its time; it is done for every put."""
+    copy = object.__new__(type(answer))
+    for name in type(answer).__slots__:  # type: ignore[attr-defined]  # a slotted attrs record
+        if name != "__weakref__":
+            object.__setattr__(copy, name, getattr(answer, name))
+    object.__setattr__(copy, "cached", True)
+    return copy

@@ -349,6 +349,9 @@ def _let_go(policy: Policy, ledger: Ledger, state: State, budget: Budget, row: R
 
 
 def _drop_ghosts(policy: Policy, ledger: Ledger, state: State, budget: Budget) -> None:
+    ghosts = state.ghosts_once + state.ghosts_more
+    if not ghosts:
+        return
     keep = policy.ghosts_per_entry * state.full(budget)
     while state.ghosts_once + state.ghosts_more > keep:
         ghost = ledger.oldest_ghost()

@@ -30,9 +30,8 @@ _GHOSTS = f"SELECT {COLUMNS} FROM entry WHERE live = 0 ORDER BY turn, key LIMIT 
 
 
 def row_of(values: tuple[object, ...]) -> Row:
-    row = Row(*values)  # type: ignore[arg-type]  # the columns are in the order of its fields
-    row.live = bool(row.live)
-    return row
+    # `live` stays the 0 or 1 that it is in SQLite.
+    return Row(*values)  # type: ignore[arg-type]  # the columns are in the order of its fields
 
 
 class SqlLedger:

@@ -45,9 +45,11 @@ from asteady.cache._store import (
 log = logging.getLogger("asteady")
 A = TypeVar("A")
 
-# What an entry takes besides its key and its values: its row, its place in the index, its share of
-# the ghosts and of pages that are not quite full. Measured, see docs/performance.md.
-ROW_BYTES = 512
+# What an entry takes of the file besides its values: its row, its place in the indexes, and as much
+# for each of its three ghosts. Pages are about two thirds full where answers of all lengths come
+# and go, so values count half as much again. Measured, see docs/performance.md.
+ROW_BYTES = 896
+FILL = 1.5
 
 # Free pages that stay in the file for the next answers, and how many more one commit gives back.
 FREE_PAGES = 16
@@ -75,7 +77,7 @@ _ORDER: dict[Order, str] = {
 
 def entry_bytes(key: Key, values: Sequence[Any]) -> int:
     """What an entry takes of the byte budget."""
-    return ROW_BYTES + len(key.encode()) + payload_bytes(values)
+    return ROW_BYTES + len(key.encode()) + int(FILL * payload_bytes(values))
 
 
 @attrs.define
@@ -217,10 +219,11 @@ class _Commit(Generic[A]):
         self.gone: set[Key] = set()
         self.stored: set[Key] = set()
         self.vacuum_pages = 0
-        # Written at the end, so that an answer that comes and goes in one commit costs nothing,
-        # and a newcomer takes the place of what went: pages stay as full as they were.
+        # Written at the end, so that an answer that comes and goes in one commit costs nothing.
         self.answers: dict[int, tuple[Any, ...]] = {}
-        self.free: list[int] = []
+        # By size: a newcomer takes the place of what went if it fits exactly, as vectors do, and
+        # pages stay as full as they were. Others go to the end, which leaves less holes.
+        self.free: dict[int, list[int]] = {}
 
     def do(self, op: Any) -> Any:
         match op:
@@ -250,8 +253,8 @@ class _Commit(Generic[A]):
             return False
         if not row.slot:
             row.created_s = self.now_s
-            if self.free:
-                row.slot = self.free.pop()
+            if free := self.free.get(size_bytes):
+                row.slot = free.pop()
             else:
                 self.slots += 1
                 row.slot = self.slots
@@ -272,7 +275,9 @@ class _Commit(Generic[A]):
         self.gone.add(row.key)
         self.stored.discard(row.key)
         self.answers.pop(row.slot, None)
-        self.free.append(row.slot)
+        self.free.setdefault(row.size_bytes, []).append(row.slot)
+        # A ghost needs neither, and zero takes no room in a row.
+        row.created_s = row.used_s = 0.0
 
     def touch(self, op: Touch) -> None:
         tables = self.tables
@@ -331,10 +336,9 @@ class _Commit(Generic[A]):
     def finish(self) -> None:
         self.ledger.flush()
         connection, codec = self.connection, self.tables.codec
-        if self.free:
-            connection.executemany(
-                "DELETE FROM answer WHERE slot = ?", [(slot,) for slot in self.free]
-            )
+        empty = [(slot,) for slots in self.free.values() for slot in slots]
+        if empty:
+            connection.executemany("DELETE FROM answer WHERE slot = ?", empty)
             self.vacuum_pages = self.vacuum_pages or VACUUM_PAGES
         if self.answers:
             marks = ", ".join("?" * (2 + len(codec.columns)))

@@ -1,5 +1,7 @@
 """Callers that go away at any stage leave the cache as if they had stayed, or had never come."""
 
+# ruff: noqa: ASYNC110  # it looks at files, and waits for what tells nobody
+
 from __future__ import annotations
 
 import asyncio
@@ -220,5 +222,5 @@ async def test_closing_can_be_cancelled_at_every_step(directory: Path, steps: in
 
 async def threads_end() -> None:
     with anyio.fail_after(5):
-        while any("_connection_worker_thread" in t.name for t in threading.enumerate()):  # noqa: ASYNC110  # threads tell nobody when they end
+        while any("_connection_worker_thread" in t.name for t in threading.enumerate()):
             await anyio.sleep(0.01)

@@ -1,5 +1,7 @@
 """One cache, several processes."""
 
+# ruff: noqa: ASYNC110  # it looks at files, and waits for what tells nobody
+
 from __future__ import annotations
 
 import asyncio
