@@ -129,7 +129,9 @@ async def test_a_cancelled_batch_stops_computing(session: Session, engine: FakeE
     with pytest.raises(asyncio.CancelledError):
         await task
     await engine.wait_idle()
-    assert len(engine.computed) == 2
+    # Whatever was begun was given up, none of it finished.
+    assert len(engine.released) == len(engine.computed) >= 2
+    assert session.statistics().flights == 0
 
 
 async def turns_during(work: Awaitable[object]) -> int:
@@ -185,3 +187,17 @@ async def test_what_cannot_be_a_batch_is_refused(
 ) -> None:
     with pytest.raises(InvalidRequestError):
         session.embed_batches(given, **more)
+
+
+async def test_what_passes_the_cache_is_computed_each_time(
+    session: Session, engine: FakeEngine
+) -> None:
+    for _ in range(2):
+        await session.embed(["same", "same"], cache="bypass")
+    assert len(engine.computed) == 4
+
+
+async def test_an_option_that_is_not_allowed_is_refused_with_its_text(session: Session) -> None:
+    with pytest.raises(InvalidRequestError, match="dimensions") as caught:
+        await session.embed(["a", "b"], dimensions=[3])  # type: ignore[call-overload]
+    assert "(at text[0])" in caught.value.__notes__
