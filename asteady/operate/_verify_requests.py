@@ -13,7 +13,7 @@ import anyio
 import attrs
 
 from asteady._engines import Kind
-from asteady._errors import EngineError, InvalidRequestError
+from asteady._errors import AsteadyError, EngineError, InvalidRequestError
 from asteady._settings import Settings
 
 if TYPE_CHECKING:
@@ -167,7 +167,11 @@ def answer() -> None:
 
             return await map_concurrently(one, order["requests"], limit=8)
 
-    print(json.dumps([[text.hex(), details.hex()] for text, details in asyncio.run(every())]))
+    try:
+        answers = asyncio.run(every())
+    except AsteadyError as exc:
+        sys.exit(str(exc))
+    print(json.dumps([[text.hex(), details.hex()] for text, details in answers]))
 
 
 def _plain(request: VerifyRequest) -> dict[str, Any]:

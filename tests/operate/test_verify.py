@@ -13,11 +13,23 @@ from typing import Any
 import anyio
 import pytest
 
-from asteady import InvalidRequestError, ModelNotFoundError, PromptTooLongError, Session
+from asteady import (
+    EngineError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    PromptTooLongError,
+    Session,
+    Settings,
+)
 from asteady._requests import GenerateRequest
 from asteady.cli import main
 from asteady.operate import VerifyReport, VerifyStep, _verify
-from asteady.operate._verify_requests import first_difference, reproduction, requests_for
+from asteady.operate._verify_requests import (
+    answer_in_process,
+    first_difference,
+    reproduction,
+    requests_for,
+)
 from asteady.testing import FakeEngine
 
 pytestmark = pytest.mark.anyio
@@ -131,6 +143,11 @@ async def test_a_difference_in_a_second_process_is_found(monkeypatch: pytest.Mon
     assert report.difference is not None
     assert report.difference.step == "in a second process"
     assert "'other' in company" in report.difference.where
+
+
+async def test_a_second_process_that_fails_says_why() -> None:
+    with pytest.raises(EngineError, match=r"second process failed \(1\).*/no/such\.gguf"):
+        await answer_in_process(Settings(), "generation", "/no/such.gguf", [{"prompt": "hi"}])
 
 
 async def test_requests_of_every_form_are_taken() -> None:
