@@ -9,8 +9,12 @@ import asteady
 
 
 def modules_after(statement: str) -> set[str]:
+    # What was there before does not count: measuring coverage loads sqlite3, for one.
+    program = (
+        f"import sys\nbefore = set(sys.modules)\n{statement}\nprint(*set(sys.modules) - before)"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", f"import sys\n{statement}\nprint(*sys.modules)"],
+        [sys.executable, "-c", program],
         capture_output=True,
         text=True,
         check=True,

@@ -1,0 +1,57 @@
+"""What a type checker says of asteady.operate. Checked by mypy; nothing here runs."""
+
+from __future__ import annotations
+
+from typing import assert_type
+
+import numpy as np
+from numpy.typing import NDArray
+
+import asteady
+from asteady import operate
+
+
+async def checked(session: asteady.Session) -> None:
+    monitor = operate.CacheMonitor(session)
+    assert_type(monitor.get_hit_rate(cache_type="embedding"), float)
+    told = await monitor.run(session.generate, "hi", seed=1)
+    assert_type(told, operate.Monitored[str])
+    assert_type(told.outcome, operate.Outcome | None)
+    vector = await monitor.monitor_operation(session.embedding, "hi")
+    assert_type(vector.result.vector, NDArray[np.float32])
+    async with monitor.operation() as op:
+        assert_type(op.cache_hit, bool)
+    monitor.get_hit_rate("generations")  # type: ignore[arg-type]  # no such cache
+
+    health = operate.ProductionCacheMonitor(session, alert_threshold=60.0)
+    assert_type(await health.check_cache_health(), operate.CacheHealth)
+    async for check in health.continuous_monitoring(60.0):
+        assert_type(check.warnings, tuple[operate.HealthWarning, ...])
+
+    assert_type(await session.warm(["a"], seeds=[1], max_new_tokens=9), operate.WarmReport)
+    assert_type(await asteady.warm([{"prompt": "a", "seed": 1}]), operate.WarmReport)
+    await session.warm(["a"], sedes=[1])  # type: ignore[call-arg]  # no such option
+
+    inspector = operate.CacheInspector(session)
+    assert_type(await inspector.trace_generation("hi", seed=3), operate.CallTrace)
+    assert_type(inspector.analyze_cache_behavior(), operate.CacheAnalysis)
+    assert_type(await inspector.explain("key"), operate.Explanation)
+
+    aware = operate.CacheAwareGenerator(session)
+    text, used_fallback = await aware.generate_with_fallback("a", "b", background=True)
+    assert_type(text, str)
+    assert_type(used_fallback, bool)
+    results, stats = await aware.batch_generate_optimized(["a", "b"], seed=1)
+    assert_type(results, list[str])
+    assert_type(stats, operate.BatchStatistics)
+
+    benchmark = operate.CacheBenchmark(session)
+    assert_type(await benchmark.benchmark_single_prompt("hi"), operate.PromptTiming)
+    assert_type(await benchmark.benchmark_cache_sizes(["a"], [1]), dict[int, operate.Replayed])
+    async with operate.CacheOptimizer(session) as optimizer:
+        assert_type(optimizer.recommend(by="hits"), operate.SizeRecommendation)
+        assert_type(optimizer.get_cache_priorities(5), list[operate.CachePriority])
+
+
+def test_the_module_is_imported() -> None:
+    assert checked.__name__ == "checked"
