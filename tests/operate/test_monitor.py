@@ -16,7 +16,8 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_the_hit_rate_counts_from_the_mark_in_percent(session: Session) -> None:
-    await session.generate("before")
+    for _ in range(3):
+        await session.generate("before")
     monitor = CacheMonitor(session)
     assert monitor.get_hit_rate() == 0.0
     for _ in range(4):
