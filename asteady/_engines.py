@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Awaitable, Callable, Hashable
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import anyio
 import anyio.to_thread
 
+from asteady._background import run_in_daemon
 from asteady._flight import Flight, Flights
 from asteady._settings import Settings
 
@@ -40,6 +42,16 @@ class EngineSource(Protocol):
         ...
 
 
+@runtime_checkable
+class Fetching(Protocol):
+    """A source whose models may first have to be fetched from afar."""
+
+    def fetch(self, reference: str, stopped: Callable[[], bool]) -> None:
+        """Bring the model's files here, unless they are. Blocks for as long as a download takes,
+        but ends soon after `stopped` gives True. Raises as `EngineSource.fingerprint` does."""
+        ...
+
+
 class LlamaSource:
     """GGUF models in llama.cpp, set up as the settings say."""
 
@@ -57,6 +69,12 @@ class LlamaSource:
         from asteady.engine._llama import LlamaEngine
 
         return LlamaEngine.load(self._file(kind, reference), self._options(), self._cache_dir)
+
+    def fetch(self, reference: str, stopped: Callable[[], bool]) -> None:
+        if reference.startswith("hf:"):
+            from asteady.engine._hub import resolve_hub
+
+            resolve_hub(reference, self._cache_dir, stopped=stopped)
 
     def _file(self, kind: Kind, reference: str) -> ModelFile:
         from asteady.engine._models import resolve_model
@@ -107,6 +125,7 @@ class Engines:
             return known
 
         async def identify(flight: Flight[str]) -> str:
+            await self._fetch(reference)
             # Shielded: a thread cannot be stopped, and its result is good for the next caller.
             with anyio.CancelScope(shield=True):
                 found = await anyio.to_thread.run_sync(self._source.fingerprint, kind, reference)
@@ -122,12 +141,30 @@ class Engines:
             return pool
 
         async def load(flight: Flight[Pool]) -> Pool:
+            await self._fetch(reference)
             with anyio.CancelScope(shield=True):
                 loaded = await anyio.to_thread.run_sync(self._load, kind, reference)
             self._pools[kind, reference] = loaded
             return loaded
 
         return await self._once(("load", kind, reference), load)
+
+    async def _fetch(self, reference: str) -> None:
+        """A download may take an hour. So that it holds up neither closing the session nor the end
+        of the interpreter, it has a thread that can be left behind."""
+        source = self._source
+        if not reference.startswith("hf:") or not isinstance(source, Fetching):
+            return
+
+        async def fetch(flight: Flight[bool]) -> bool:
+            stopped = threading.Event()
+            try:
+                await run_in_daemon("asteady-fetch", source.fetch, reference, stopped.is_set)
+            finally:
+                stopped.set()
+            return True
+
+        await self._once(("fetch", reference), fetch)
 
     def _load(self, kind: Kind, reference: str) -> Pool:
         from asteady.engine._pool import Pool

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import anyio
+import anyio.to_thread
 import pytest
 
-from asteady import ModelFormatError, ModelNotFoundError, Session
+from asteady import ModelFormatError, ModelNotFoundError, Session, SessionClosedError
 from asteady.engine import _hub, _hub_pull
 from asteady.engine._hub import choose, parse_reference, resolve_hub
 from asteady.engine._hub_pull import pull_model
@@ -238,6 +242,57 @@ async def test_a_session_pulls_what_it_needs(hub: HubServer, gguf: bytes) -> Non
     hub.publish(REPO, {"small-q8_0.gguf": gguf})
     assert await _generate(REFERENCE) == await _generate(f"hf:{REPO}:Q8_0")
     assert len(hub.ranges) == 1
+
+
+@pytest.mark.anyio
+async def test_many_callers_pull_a_model_once(hub: HubServer, gguf: bytes) -> None:
+    hub.publish(REPO, {"small-q8_0.gguf": gguf})
+    async with Session(generation_model=REFERENCE, workers=1) as session:
+        await asyncio.gather(
+            *(session.generate(f"hello {number}", max_new_tokens=1) for number in range(20))
+        )
+    assert len(hub.ranges) == 1
+
+
+@pytest.mark.anyio
+async def test_a_session_that_is_closed_in_mid_download_does_not_wait_for_it(
+    hub: HubServer, gguf: bytes, caches: Path, tmp_path: Path
+) -> None:
+    hub.publish(REPO, {"small-q8_0.gguf": gguf})
+    hub.held = threading.Event()
+    async with Session(generation_model=REFERENCE, workers=1) as session:
+        waiting = asyncio.create_task(session.generate("hello"))
+        assert await anyio.to_thread.run_sync(hub.halfway.wait, 60)
+        (thread,) = [t for t in threading.enumerate() if t.name == "asteady-fetch"]
+        with anyio.fail_after(5):
+            await session.aclose()
+    with pytest.raises(SessionClosedError):
+        await waiting
+    # When the rest of the file comes after all, it is not taken.
+    hub.held.set()
+    await anyio.to_thread.run_sync(thread.join, 30)
+    assert not thread.is_alive()
+    assert blobs(tmp_path) == []
+    assert _hub.recorded(parse_reference(REFERENCE), caches) is None
+
+
+def test_an_interrupt_ends_a_program_in_mid_download(hub: HubServer, gguf: bytes) -> None:
+    hub.publish(REPO, {"small-q8_0.gguf": gguf})
+    hub.held = threading.Event()
+    with subprocess.Popen(
+        [sys.executable, "-m", "asteady", "generate", "--model", REFERENCE, "hello"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert hub.halfway.wait(60)
+        process.send_signal(signal.SIGINT)
+        try:
+            out, err = process.communicate(timeout=8)
+        finally:
+            process.kill()
+    assert (process.returncode, out) == (130, "")
+    assert "Traceback" not in err
 
 
 def test_all_parts_of_a_split_model_are_pulled(

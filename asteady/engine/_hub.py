@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import attrs
@@ -96,8 +96,12 @@ def hub_cache() -> Path:
     return Path(os.path.expandvars(named)).expanduser().absolute()
 
 
-def resolve_hub(text: str, cache_dir: Path) -> HubModel:
+def resolve_hub(
+    text: str, cache_dir: Path, *, stopped: Callable[[], bool] | None = None
+) -> HubModel:
     """The files of a reference: those that were pulled, else pull them. Blocks.
+
+    A pull is given up when `stopped` gives True.
 
     Raises:
         ModelNotFoundError: no such reference, repository or file; no access; no network; no room.
@@ -112,7 +116,7 @@ def resolve_hub(text: str, cache_dir: Path) -> HubModel:
         return found
     from asteady.engine._hub_pull import pull_model
 
-    return pull_model(text, cache_dir, show_progress=False)
+    return pull_model(text, cache_dir, show_progress=False, stopped=stopped)
 
 
 # -- what was pulled -----------------------------------------------------------------------------

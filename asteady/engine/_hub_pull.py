@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,11 +34,18 @@ _TIMEOUT_S = 10.0
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-def pull_model(text: str, cache_dir: Path, *, show_progress: bool) -> HubModel:
+def pull_model(
+    text: str,
+    cache_dir: Path,
+    *,
+    show_progress: bool,
+    stopped: Callable[[], bool] | None = None,
+) -> HubModel:
     """Ask the hub for what a reference names now, and fetch what of it is not here yet. Blocks.
 
     A branch or tag that moved since it was last pulled is logged as a warning, with both commits.
-    A reference that names a commit asks nothing of the hub once it is here.
+    A reference that names a commit asks nothing of the hub once it is here. `stopped` is asked at
+    every piece of a file, of 10 MB each; if it gives True, the pull is given up.
 
     Raises:
         ModelNotFoundError: no such repository, revision or file; no access; no network; no room;
@@ -59,7 +66,8 @@ def pull_model(text: str, cache_dir: Path, *, show_progress: bool) -> HubModel:
             f"`asteady models pull {text}`"
         )
     with _explained(reference):
-        model = _fetch(reference, show_progress)
+        bar = None if show_progress else _no_bar(reference, stopped or (lambda: False))
+        model = _fetch(reference, bar)
     if before is not None and before.commit != model.commit:
         log.warning(
             "%s moved: %s was commit %s when it was last pulled and is %s now",
@@ -72,7 +80,7 @@ def pull_model(text: str, cache_dir: Path, *, show_progress: bool) -> HubModel:
     return model
 
 
-def _fetch(reference: HubReference, show_progress: bool) -> HubModel:
+def _fetch(reference: HubReference, bar: Any) -> HubModel:
     from huggingface_hub import HfApi, hf_hub_download
 
     cache = hub_cache()
@@ -98,7 +106,7 @@ def _fetch(reference: HubReference, show_progress: bool) -> HubModel:
                 cache_dir=cache,
                 endpoint=_endpoint(),
                 library_name="asteady",
-                tqdm_class=None if show_progress else _no_bar(),
+                tqdm_class=bar,
             )
         )
         for name in names
@@ -116,8 +124,9 @@ def _fetch(reference: HubReference, show_progress: bool) -> HubModel:
     )
 
 
-def _no_bar() -> Any:
-    """A class of progress bars that show nothing: a session says in its log that it pulls."""
+def _no_bar(reference: HubReference, stopped: Callable[[], bool]) -> Any:
+    """A class of progress bars that show nothing (a session says in its log that it pulls), but
+    end the download when it is to stop: nothing else is called while it goes on."""
     from huggingface_hub import utils
 
     bar: Any = utils.tqdm  # type: ignore[attr-defined]  # public, but not marked as exported
@@ -125,6 +134,11 @@ def _no_bar() -> Any:
     class NoBar(bar):  # type: ignore[misc]  # its base is not typed
         def __init__(self, *arguments: Any, **more: Any) -> None:
             super().__init__(*arguments, **{**more, "disable": True})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            if stopped():
+                raise ModelNotFoundError(f"{reference.text}: the pull was stopped")
+            return super().update(n)  # type: ignore[no-any-return]  # its base is not typed
 
     return NoBar
 
