@@ -18,6 +18,7 @@ from asteady.cache._frecency import Row
 # Candidates fetched at once: a group commit evicts about as many entries as it stores. At least 2:
 # the row that a policy is at work on may come first, and is none.
 FETCH = 64
+FEW = 4
 
 COLUMNS = "key, size_bytes, cost_s, touches, priority, turn, live, slot, created_s, used_s"
 _FIND = f"SELECT {COLUMNS} FROM entry WHERE key = ?"
@@ -54,6 +55,8 @@ class SqlLedger:
 
     def expect(self, keys: Sequence[Key]) -> None:
         """Read the rows of these keys in one go; each will be asked for."""
+        if len(keys) < FEW:
+            return
         for start in range(0, len(keys), FETCH):
             some = keys[start : start + FETCH]
             # Always as many marks, so that the statement is compiled once.

@@ -100,8 +100,9 @@ def connect(path: Path, max_bytes: int) -> sqlite3.Connection:
         # checkpoints, so that a power failure may lose the last commits but damages nothing.
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA temp_store = MEMORY")
-        # The log counts for the size of the cache too: an eighth of the budget, 8 MB at most.
-        log_pages = max(16, min(1024, max_bytes // 8 // PAGE_BYTES))
+        # The log counts for the size of the cache too: an eighth of the budget, 16 MB at most.
+        # When it is full SQLite syncs twice, which takes longer than a thousand puts.
+        log_pages = max(16, min(2048, max_bytes // 8 // PAGE_BYTES))
         connection.execute(f"PRAGMA wal_autocheckpoint = {log_pages}")
         connection.execute(f"PRAGMA journal_size_limit = {log_pages * PAGE_BYTES}")
     except BaseException:

@@ -67,7 +67,51 @@ class Touch:
     counts: dict[str, float]
 
 
-Operation: TypeAlias = Put[A] | Delete | Clear | Touch
+@attrs.frozen(kw_only=True)
+class Incoming:
+    """An entry from elsewhere, without its answer. `size_bytes` is what it takes of a budget here.
+
+    `standing` is how many touches' worth it was above the other cache's tide.
+    """
+
+    key: Key
+    size_bytes: int
+    cost_s: float
+    touches: int
+    standing: float
+    created_s: float
+    used_s: float
+
+
+@attrs.frozen
+class Merge:
+    """Take over entries from elsewhere, all in this transaction. Result: `Merged`.
+
+    `values` gives the checksum and the values of an entry's row; it is called on the writer's
+    thread. What it raises must be no `sqlite3.Error`, which would be taken for this store's own.
+    """
+
+    entries: Sequence[Incoming]
+    values: Callable[[Key], tuple[Any, ...]]
+
+
+@attrs.frozen(kw_only=True)
+class Merged:
+    """What became of the entries of an import, for one cache.
+
+    Of `entries`, `known` were here already, `added` are here now, `declined` are worth less than
+    what fills the cache, and `oversized` are larger than all of it. `evicted` others went for them.
+    """
+
+    entries: int
+    added: int
+    known: int
+    declined: int
+    oversized: int
+    evicted: int
+
+
+Operation: TypeAlias = Put[A] | Delete | Clear | Touch | Merge
 
 
 @attrs.define

@@ -28,11 +28,13 @@ from asteady.cache._frecency import (
     shrink,
     touch,
 )
-from asteady.cache._ledger import SqlLedger
+from asteady.cache._ledger import FETCH, FEW, SqlLedger
+from asteady.cache._merging import merge
 from asteady.cache._store import (
     Clear,
     Delete,
     Entry,
+    Merge,
     Operation,
     Order,
     Outcome,
@@ -174,7 +176,7 @@ class Tables(Generic[A]):
     def _transact(self, connection: sqlite3.Connection, ready: Sequence[Any]) -> Outcome:
         connection.execute("BEGIN IMMEDIATE")
         try:
-            commit = _Commit(self, connection)
+            commit = _Commit(self, connection, len(ready))
             commit.ledger.expect([key for op in ready for key in _keys_of(op)])
             results = [commit.do(op) for op in ready]
             if not ready:
@@ -207,11 +209,12 @@ def _keys_of(op: Any) -> list[Key]:
 class _Commit(Generic[A]):
     """One transaction in the making."""
 
-    def __init__(self, tables: Tables[A], connection: sqlite3.Connection) -> None:
+    def __init__(self, tables: Tables[A], connection: sqlite3.Connection, operations: int) -> None:
         self.tables = tables
         self.connection = connection
         self.now_s = tables.clock()
-        self.ledger = SqlLedger(connection)
+        self.fetch = min(FETCH, max(FEW, operations))
+        self.ledger = SqlLedger(connection, self.fetch)
         *state, self.slots, self.removals, self.evictions = connection.execute(_STATE).fetchone()
         self.state = State(*state)
         self.before = self.removals
@@ -235,6 +238,8 @@ class _Commit(Generic[A]):
                 return self.delete(op)
             case Clear():
                 return self.clear()
+            case Merge():
+                return merge(self, op)
         return self.put(*op)
 
     def put(self, put: Put[A], values: Values, size_bytes: int) -> bool | Exception:
@@ -312,7 +317,7 @@ class _Commit(Generic[A]):
         self.free.clear()
         self.connection.execute("DELETE FROM entry")
         self.connection.execute("DELETE FROM answer")
-        self.ledger = SqlLedger(self.connection)
+        self.ledger = SqlLedger(self.connection, self.fetch)
         self.state = State(phi=self.state.phi)
         self.vacuum_pages = -1
         self.slots = 0
@@ -335,19 +340,23 @@ class _Commit(Generic[A]):
 
     def finish(self) -> None:
         self.ledger.flush()
-        connection, codec = self.connection, self.tables.codec
+        connection = self.connection
         empty = [(slot,) for slots in self.free.values() for slot in slots]
         if empty:
             connection.executemany("DELETE FROM answer WHERE slot = ?", empty)
             self.vacuum_pages = self.vacuum_pages or VACUUM_PAGES
-        if self.answers:
-            marks = ", ".join("?" * (2 + len(codec.columns)))
-            connection.executemany(
-                f"INSERT OR REPLACE INTO answer VALUES ({marks})", self.answers.values()
-            )
+        self.write_answers()
         state = attrs.astuple(self.state)
         self.evictions += self.evicted
         connection.execute(_SAVE_STATE, (*state, self.slots, self.removals, self.evictions))
+
+    def write_answers(self) -> None:
+        if self.answers:
+            marks = ", ".join("?" * (2 + len(self.tables.codec.columns)))
+            self.connection.executemany(
+                f"INSERT OR REPLACE INTO answer VALUES ({marks})", self.answers.values()
+            )
+            self.answers.clear()
 
     def vacuum(self) -> None:
         """Give free pages back, a few at a time unless there is nothing else in the file."""

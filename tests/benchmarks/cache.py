@@ -310,7 +310,7 @@ async def done(value: object) -> object:
 
 
 async def put(rounds: int, steadytext: Any) -> None:
-    count = 6400
+    count = 1920
     numbers = iter(range(10**9))
     with tempfile.TemporaryDirectory() as directory:
         async with opened(directory, embedding_cache_capacity=CAPACITY) as manager:
