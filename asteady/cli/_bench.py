@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+from typing import TYPE_CHECKING
 
 import attrs
 
 from asteady import InvalidRequestError, Session
 from asteady._requests import DEFAULT_MAX_NEW_TOKENS, DEFAULT_SEED
 from asteady.cli._arguments import Commands
-from asteady.operate._accesses import read_accesses
-from asteady.operate._benchmark import CacheBenchmark, PromptTiming
+
+if TYPE_CHECKING:
+    from asteady.operate import PromptTiming
 
 _SIZES = (16, 32, 64, 128, 256, 512, 1024, 2048)
 
@@ -71,6 +73,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _time(options: argparse.Namespace) -> PromptTiming:
+    # Imported here, so that other commands start without it.
+    from asteady.operate import CacheBenchmark
+
     async with Session(generation_model=options.model) as session:
         return await CacheBenchmark(session).benchmark_single_prompt(
             options.prompt,
@@ -81,6 +86,9 @@ async def _time(options: argparse.Namespace) -> PromptTiming:
 
 
 async def _replay(options: argparse.Namespace) -> int:
+    from asteady.operate import CacheBenchmark
+    from asteady.operate._accesses import read_accesses
+
     accesses = read_accesses(options.accesses)
     if not accesses:
         raise InvalidRequestError(f"{options.accesses} has no accesses in it")

@@ -10,9 +10,6 @@ import attrs
 
 from asteady._errors import InvalidRequestError
 from asteady._settings import Settings
-from asteady.operate._accesses import read_accesses
-from asteady.operate._sizing import CacheOptimizer, state_path
-from asteady.operate._sizing_plot import plot, text_of
 
 if TYPE_CHECKING:
     from asteady.cli._arguments import Commands
@@ -52,6 +49,11 @@ def add_action(actions: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    # Imported here, so that other commands start without it.
+    from asteady.operate._accesses import read_accesses
+    from asteady.operate._sizing import CacheOptimizer, state_path
+    from asteady.operate._sizing_plot import plot, text_of
+
     settings = Settings.from_environment()
     optimizer = CacheOptimizer(cache_type=options.kind, settings=settings)
     if options.accesses is not None:

@@ -9,11 +9,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from asteady import Session
 from asteady._requests import DEFAULT_MAX_NEW_TOKENS, DEFAULT_SEED
 from asteady.cli._arguments import Commands
-from asteady.operate._warm import WarmProgress, WarmReport, warm
+
+if TYPE_CHECKING:
+    from asteady.operate import WarmProgress, WarmReport
 
 
 def add_parser(commands: Commands) -> None:
@@ -71,6 +74,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _warm(raw: bytes, options: argparse.Namespace) -> WarmReport:
+    # Imported here, so that other commands start without it.
+    from asteady.operate._warm import warm
+
     async with Session(generation_model=options.model) as session:
         with _progress(sys.stderr.isatty()) as show:
             return await warm(
