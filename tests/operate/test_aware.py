@@ -75,6 +75,8 @@ async def test_the_primary_is_computed_in_the_background(
     engine.resume()
     await aware.wait_background()
     assert aware.background == 0
+    # The second one who asked started nothing that would have joined the first one's.
+    assert session.cache.generation.counters.coalesced == 0
     assert not await ask()
     assert len(engine.computed) == 2
 
