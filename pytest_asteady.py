@@ -49,26 +49,22 @@ def asteady_recording(
     asteady_recording_path: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Recording | None]:
+) -> Iterator[Recording]:
     """All sessions that are constructed in this test answer from the recording (or into it).
 
-    Their cache is in the test's own directory. With ``--asteady-live`` there is no recording.
+    Their cache is in the test's own directory.
     """
     from asteady.testing import Recording
 
-    mode = request.config.getoption("asteady_mode")
-    recording = None if mode == "live" else Recording(asteady_recording_path, mode)
+    recording = Recording(asteady_recording_path, request.config.getoption("asteady_mode"))
     monkeypatch.setenv("ASTEADY_CACHE_DIR", str(tmp_path / "asteady"))
-    if recording is None:
-        yield None
-        return
     with recording:
         request.node.stash[_RECORDING] = recording
         yield recording
 
 
 @pytest.fixture
-def asteady_session(asteady_recording: Recording | None) -> Session:
+def asteady_session(asteady_recording: Recording) -> Session:
     """A session for ``async with asteady_session as session``, on recorded answers.
 
     It is not open yet, so it is the same for every plugin that runs asynchronous tests. Settings

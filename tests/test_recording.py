@@ -245,6 +245,15 @@ def test_the_module_s_functions_are_recorded_with_and_without_await(
     blocking.close()
 
 
+def test_live_the_models_answer_and_the_file_is_left_alone(path: Path, fake: FakeEngine) -> None:
+    path.write_text(dumps({asked("hi"): completion("recorded")}))
+    before = path.read_text()
+    with Recording(path, "live"), blocking.Session() as session:
+        assert session.generate("hi") == "You said: hi"
+        assert session.generate("new") == "You said: new"
+    assert path.read_text() == before
+
+
 @pytest.mark.usefixtures("fake")
 def test_a_refusal_is_replayed_too(path: Path) -> None:
     long = "word " * 21
@@ -330,7 +339,7 @@ def test_a_session_with_its_own_engine_takes_no_part(path: Path, engine: FakeEng
         assert session.generate("hi") == "You said: hi"
 
 
-def test_there_are_two_modes(path: Path) -> None:
+def test_there_are_three_modes(path: Path) -> None:
     with pytest.raises(asteady.InvalidRequestError, match="replay"):
         Recording(path, "play")  # type: ignore[arg-type]  # the point of the test
 

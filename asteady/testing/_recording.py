@@ -32,7 +32,7 @@ from asteady.engine._protocol import (
 )
 from asteady.testing._format import Asked, Recorded, Refusal, dumps, loads, nearest
 
-Mode: TypeAlias = Literal["replay", "record"]
+Mode: TypeAlias = Literal["replay", "record", "live"]
 
 # More makes no difference to a reader.
 _REPLAY_WIDTH = 8
@@ -55,7 +55,8 @@ class Recording:
     path, the file's name), and on the parameters; not on the model file, the build or the CPU.
 
     Recording, the real models answer, and at the end of the block what they said is written to the
-    file, beside what is there already. Answers that are in the file are computed anew.
+    file, beside what is there already. Answers that are in the file are computed anew. In the mode
+    "live" the real models answer, and the file is left alone.
 
     Sessions given an ``engine`` of their own take no part. Default sessions that are open are
     closed at both ends of the block, so that none of them works across it. Use a cache directory
@@ -67,8 +68,8 @@ class Recording:
     """
 
     def __init__(self, path: str | os.PathLike[str], mode: Mode = "replay") -> None:
-        if mode not in ("replay", "record"):
-            raise InvalidRequestError(f'mode={mode!r} is not allowed: "replay" or "record"')
+        if mode not in ("replay", "record", "live"):
+            raise InvalidRequestError(f'mode={mode!r} is not allowed: "replay", "record" or "live"')
         self.path = Path(path)
         self.mode = mode
         self.missing: list[MissingAnswerError] = []
@@ -128,13 +129,15 @@ class Recording:
         return attrs.evolve(found, fingerprint=self._fingerprint)
 
     def note(self, asked: Asked, answer: Answer | Refusal) -> None:
-        """Remember what the real model said."""
-        self._new[asked] = answer
+        """Remember what the real model said, to be written."""
+        if self.mode == "record":
+            self._new[asked] = answer
 
     def _source(self, settings: Settings) -> EngineSource:
         if self.mode == "replay":
             return _Source(self._fingerprint, lambda kind, model: ReplayEngine(self, kind, model))
-        # Converted and downloaded models stay where they are, whatever the tests' cache directory.
+        # What is known of models, and those that were converted, stays where it is, whatever the
+        # tests' cache directory.
         real = LlamaSource(attrs.evolve(settings, cache_dir=self._models_in))
         return _Source(
             self._fingerprint,
