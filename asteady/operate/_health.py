@@ -11,7 +11,8 @@ from typing import Any, Literal, TypeAlias
 import anyio
 import attrs
 
-from asteady._errors import InvalidRequestError
+from asteady._errors import InvalidRequestError, SessionClosedError
+from asteady._lifetime import State
 from asteady._session import Session
 from asteady.operate._which import session_now
 
@@ -113,9 +114,15 @@ class ProductionCacheMonitor:
         """Look at the caches and the queue now.
 
         `alert_threshold` replaces the constructor's, for this check.
+
+        Raises:
+            InvalidRequestError: `alert_threshold` is no percentage.
+            SessionError: the session is not open yet, or is closed.
         """
         threshold = self.alert_threshold if alert_threshold is None else _percent(alert_threshold)
         session = session_now(self._given)
+        if session._core.state in (State.CLOSING, State.CLOSED):
+            session._core.check_open()
         warnings: list[HealthWarning] = []
         for cache, stats in (await session.cache.get_cache_stats()).items():
             warnings += self._of_rate(cache, stats, threshold)
@@ -142,14 +149,18 @@ class ProductionCacheMonitor:
         )
 
     async def continuous_monitoring(self, interval_s: float = 300.0) -> AsyncIterator[CacheHealth]:
-        """Check now, and then every `interval_s` seconds, log, and yield; never ends by itself.
+        """Check now, and then every `interval_s` seconds, log, and yield, until the session closes.
 
         ``async for health in monitor.continuous_monitoring(60): ...``. What the caller does with
         a check is part of no wait: the next one comes `interval_s` after it is asked for.
         """
         # No task group and no cancel scope is open where it yields.
         while True:
-            yield await self._checked()
+            try:
+                health = await self._checked()
+            except SessionClosedError:
+                return
+            yield health
             await self._sleep(interval_s)
 
     async def watch(
@@ -159,16 +170,15 @@ class ProductionCacheMonitor:
     ) -> None:
         """As `continuous_monitoring`, for a task: ``group.create_task(monitor.watch(60))``.
 
-        `on_health` is called with each check; if it raises, that is logged. Ends by cancellation.
+        `on_health` is called with each check; if it raises, that is logged. Ends by cancellation,
+        or when the session closes.
         """
-        while True:
-            health = await self._checked()
+        async for health in self.continuous_monitoring(interval_s):
             if on_health is not None:
                 try:
                     on_health(health)
                 except Exception:
                     logger.exception("the function that is told the cache's health failed")
-            await self._sleep(interval_s)
 
     async def _checked(self) -> CacheHealth:
         health = await self.check_cache_health()

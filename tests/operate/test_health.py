@@ -11,7 +11,14 @@ from typing import cast
 import anyio
 import pytest
 
-from asteady import InvalidRequestError, QueueFullError, Session, StoreError
+from asteady import (
+    InvalidRequestError,
+    QueueFullError,
+    Session,
+    SessionClosedError,
+    SessionNotOpenError,
+    StoreError,
+)
 from asteady.operate import CacheHealth, ProductionCacheMonitor
 from asteady.testing import FakeEngine
 
@@ -165,3 +172,15 @@ async def test_watching_is_a_task_that_ends_by_cancellation(
         group.start_soon(ProductionCacheMonitor(session).watch)
         await anyio.wait_all_tasks_blocked()
         group.cancel_scope.cancel()
+
+
+async def test_it_ends_when_the_session_closes(engine: FakeEngine) -> None:
+    session = Session(engine=engine)
+    monitor = ProductionCacheMonitor(session, sleep=lambda seconds: session.aclose())
+    with pytest.raises(SessionNotOpenError):
+        await monitor.check_cache_health()
+    await session.open()
+    assert [health.healthy async for health in monitor.continuous_monitoring()] == [True]
+    await monitor.watch()
+    with pytest.raises(SessionClosedError):
+        await monitor.check_cache_health()
