@@ -52,7 +52,7 @@ CREATE TABLE cache (
     misses INTEGER NOT NULL DEFAULT 0,
     coalesced INTEGER NOT NULL DEFAULT 0,
     saved_s REAL NOT NULL DEFAULT 0.0
-) STRICT;
+);
 CREATE TABLE entry (
     key TEXT PRIMARY KEY,
     size_bytes INTEGER NOT NULL,
@@ -64,14 +64,14 @@ CREATE TABLE entry (
     slot INTEGER NOT NULL,
     created_s REAL NOT NULL,
     used_s REAL NOT NULL
-) STRICT, WITHOUT ROWID;
+) WITHOUT ROWID;
 CREATE INDEX entry_by_priority ON entry (priority) WHERE live = 1;
 CREATE INDEX ghost_by_turn ON entry (turn) WHERE live = 0;
 CREATE TABLE answer (
     slot INTEGER PRIMARY KEY,
     crc INTEGER NOT NULL,
     {columns}
-) STRICT;
+);
 """
 
 # Statements that bring a database from the version in the key to the next one.
@@ -253,7 +253,7 @@ def _check(connection: sqlite3.Connection, path: Path) -> int:
     """The version of the database, 0 for an empty one."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if tables == 0:
         return 0
     if application != APPLICATION_ID:
