@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -343,6 +345,10 @@ def test_a_session_opens_once_and_says_so(engine: FakeEngine) -> None:
         session.generate("hi")
         with pytest.raises(asteady.SessionError, match="opens only once"):
             session.open()
+        with session.stream("hi") as stream:
+            assert iter(stream) is stream
+            with pytest.raises(asteady.SessionError, match="only once"):
+                stream.__enter__()
     assert session.is_closed
     with pytest.raises(asteady.SessionClosedError):
         session.generate("hi")
@@ -408,3 +414,12 @@ def test_the_caches_can_be_looked_into(session: blocking.Session) -> None:
     assert again is not None
     assert np.array_equal(again.vector, vector)
     assert "generation" in repr(cache)
+
+
+def test_importing_it_starts_no_thread_and_loads_neither_llama_cpp_nor_numpy() -> None:
+    program = """
+import sys, threading, asteady.blocking
+print(threading.active_count(), {"llama_cpp", "numpy", "sqlite3"} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert done.stdout == b"1 set()\n"

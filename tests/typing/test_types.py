@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import asteady
+from asteady import blocking
 
 Vector: TypeAlias = NDArray[np.float32]
 
@@ -35,3 +36,24 @@ async def checked(session: asteady.Session) -> None:
 
 def test_the_module_is_imported() -> None:
     assert checked.__name__ == "checked"
+
+
+def checked_blocking(session: blocking.Session) -> None:
+    assert_type(session.generate("hi", seed=1, stop=["x"], cache="only"), str)
+    assert_type(session.complete("hi"), asteady.Completion)
+    assert_type(session.embed(["a", "b"]), Vector)
+    assert_type(session.embedding("hi"), asteady.Embedding)
+    assert_type(session.is_cached("hi"), bool)
+    assert_type(session.cache.get_cache_stats(), dict[str, dict[str, Any]])
+    assert_type(session.cache.generation.get("key"), asteady.Completion | None)
+    assert_type(session.cache.embedding.get("key"), asteady.Embedding | None)
+    assert_type(blocking.generate("hi"), str)
+    assert_type(blocking.embed("hi"), Vector)
+    assert_type(blocking.run(asteady.is_cached, "hi"), bool)
+    for chunk in blocking.generate_iter("hi"):
+        assert_type(chunk, str)
+    with session.stream("hi") as stream:
+        assert_type(next(stream), str)
+        assert_type(stream.read(), asteady.Completion)
+    session.generate("hi", sede=1)  # type: ignore[call-arg]  # no such option
+    blocking.run(asteady.is_cached, 5)  # type: ignore[arg-type]  # a prompt is needed
