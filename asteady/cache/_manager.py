@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from asteady._requests import Completion, Embedding
 from asteady._settings import MEBIBYTE, Settings
@@ -13,6 +13,10 @@ from asteady.cache._frecency import POLICIES, Budget
 from asteady.cache._memory import Memory
 from asteady.cache._store import NullStore, Store
 from asteady.cache._unopened import Opener
+
+if TYPE_CHECKING:
+    from asteady.cache._store import Merged
+    from asteady.cache._transfer import AnyPath, Exported
 
 A = TypeVar("A", Completion, Embedding)
 
@@ -119,3 +123,38 @@ class CacheManager:
         """
         await self.generation.clear()
         await self.embedding.clear()
+
+    async def export_entries(self, path: AnyPath) -> Exported:
+        """Write all entries with their answers to one file, while the cache is in use.
+
+        The file is put in place whole or not at all, and only its owner can read it. An older
+        export at `path` is replaced, anything else is not. Cancelling leaves no file.
+
+        Raises:
+            StoreError: the cache is disabled or cannot be read, or `path` is another kind of file.
+            OSError: the file cannot be written.
+        """
+        from asteady.cache._transfer import export_entries
+
+        return await export_entries(self, path)
+
+    async def import_entries(
+        self, path: AnyPath, *, max_file_bytes: int | None = None
+    ) -> dict[str, Merged]:
+        """Take over the entries of a file that `export_entries` wrote; gives what became of them.
+
+        Entries that are here already stay, with the better frecency of the two; when the budgets
+        do not hold all, the least valuable go, as ever. A file that is damaged, of a newer version,
+        larger than `max_file_bytes` (4 GiB) or in anything not what an export is, is refused, and
+        nothing is changed. Cancelling while the file is checked changes nothing; later it only
+        stops waiting.
+
+        Raises:
+            StoreVersionError: a newer version of asteady wrote the file.
+            StoreError: the file is refused, or the cache is disabled or cannot be written.
+        """
+        from asteady.cache._transfer import MAX_FILE_BYTES, import_entries
+
+        return await import_entries(
+            self, path, MAX_FILE_BYTES if max_file_bytes is None else max_file_bytes
+        )

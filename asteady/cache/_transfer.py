@@ -1,0 +1,110 @@
+"""Entries from one cache to another, through a file: `CacheManager.export_entries` and back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+import anyio.to_thread
+import attrs
+
+from asteady._errors import StoreError
+from asteady.cache._export_file import CODECS, ExportFile, RefusedError, write_export
+from asteady.cache._store import Incoming, Merge, Merged
+
+if TYPE_CHECKING:
+    from asteady.cache._manager import CacheManager
+
+T = TypeVar("T")
+AnyPath: TypeAlias = str | os.PathLike[str]
+
+MAX_FILE_BYTES = 4 * 1024**3
+
+# The loop keeps only weak references to tasks.
+_merging: set[asyncio.Task[Any]] = set()
+
+
+@attrs.frozen(kw_only=True)
+class Exported:
+    """What was written: how many entries of each cache, and the size of the file."""
+
+    path: Path
+    generation: int
+    embedding: int
+    size_bytes: int
+
+
+async def export_entries(manager: CacheManager, path: AnyPath) -> Exported:
+    """See `CacheManager.export_entries`."""
+    await _check_usable(manager)
+    databases = {kind: manager.directory / f"{kind}_cache.db" for kind in CODECS}
+
+    def written(stop: Event) -> Exported:
+        target = Path(path).absolute()
+        counts = write_export(target, databases, stop)
+        return Exported(path=target, size_bytes=target.stat().st_size, **counts)
+
+    return await _in_thread(written)
+
+
+async def import_entries(
+    manager: CacheManager, path: AnyPath, max_file_bytes: int
+) -> dict[str, Merged]:
+    """See `CacheManager.import_entries`."""
+    await _check_usable(manager)
+    source = Path(path)
+
+    def checked(stop: Event) -> tuple[ExportFile, dict[str, list[Incoming]]]:
+        file = ExportFile.open(source, max_file_bytes, stop)
+        try:
+            # Both, before anything is changed.
+            return file, file.entries()
+        except BaseException:
+            file.close()
+            raise
+
+    file, entries = await _in_thread(checked)
+    # The writer reads from the file, so it stays open also when nobody waits any more.
+    task = asyncio.create_task(_merge(manager, file, entries), name="asteady cache import")
+    _merging.add(task)
+    task.add_done_callback(_merging.discard)
+    return await asyncio.shield(task)
+
+
+async def _merge(
+    manager: CacheManager, file: ExportFile, entries: dict[str, list[Incoming]]
+) -> dict[str, Merged]:
+    merged = {}
+    try:
+        for kind in CODECS:
+            operation = Merge(entries[kind], partial(file.values, kind))
+            merged[kind] = await getattr(manager, kind)._store.submit(operation)
+    except StoreError as exc:
+        if isinstance(exc.__cause__, RefusedError):
+            raise StoreError(str(exc.__cause__)) from exc
+        raise
+    finally:
+        file.close()
+    return merged
+
+
+async def _check_usable(manager: CacheManager) -> None:
+    if manager._settings.disable_cache:
+        raise StoreError("the cache is disabled (disable_cache), so there is nothing to move")
+    # Also opens a default session's.
+    for kind in CODECS:
+        await getattr(manager, kind).entries(0)
+
+
+async def _in_thread(fn: Callable[[Event], T]) -> T:
+    """`fn(stop)` in a thread; `stop` is set when it is not waited for any more."""
+    stop = Event()
+    try:
+        return await anyio.to_thread.run_sync(fn, stop, abandon_on_cancel=True)
+    finally:
+        stop.set()
