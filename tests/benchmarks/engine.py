@@ -14,11 +14,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,16 @@ from asteady._settings import default_workers
 from asteady.engine._llama import LlamaEngine
 from asteady.engine._pool import Pool
 from asteady.engine._setup import EngineOptions, Setup
-from tests.benchmarks.throughput import busy, find, generate, large, prompt, request, table
+from tests.benchmarks.throughput import (
+    CONCURRENCY,
+    busy,
+    find,
+    generate,
+    large,
+    prompt,
+    request,
+    table,
+)
 
 # Python between two decodes.
 
@@ -221,7 +231,9 @@ def cold(folder: Path, tokens: int) -> None:
     )
 
 
-PARTS = {part.__name__: part for part in (overhead, generate, busy, embed, memory, stalls, cold)}
+PARTS: dict[str, Callable[[Path, int], None]] = {
+    part.__name__: part for part in (overhead, generate, busy, embed, memory, stalls, cold)
+}
 
 
 def main() -> None:
@@ -229,7 +241,9 @@ def main() -> None:
     parser.add_argument("--part", nargs="*", choices=PARTS, default=list(PARTS))
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--folder", type=Path, help="where the large models are kept")
+    parser.add_argument("--concurrency", nargs="*", type=int, default=CONCURRENCY)
     arguments = parser.parse_args()
+    PARTS["generate"] = functools.partial(generate, counts=arguments.concurrency)
     with contextlib.ExitStack() as stack:
         folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
