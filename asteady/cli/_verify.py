@@ -13,7 +13,7 @@ from asteady._errors import InvalidRequestError
 from asteady.cli._arguments import Commands
 
 if TYPE_CHECKING:
-    from asteady.operate._verify import VerifyReport, VerifyStep
+    from asteady.operate._verify import VerifyDifference, VerifyStep
     from asteady.operate._verify_requests import VerifyRequest
 
 
@@ -45,19 +45,34 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    requests = options.requests if options.prompts is None else _read(options)
+    return asyncio.run(_run(options, requests))
+
+
+async def _run(options: argparse.Namespace, requests: int | list[VerifyRequest]) -> int:
     # Not above: no other command needs the package that this is in.
     from asteady.operate._verify import report_as_json
 
-    requests = options.requests if options.prompts is None else _read(options)
-    report = asyncio.run(_verify(options, requests))
+    if not options.json:
+        print(f"{'STEP':<26}{'COMPARISONS':>12}{'SECONDS':>10}", flush=True)
+    # Without the cache, so that verifying neither waits for others' writes nor leaves anything.
+    async with Session(disable_cache=True) as session:
+        report = await session.verify(
+            model=options.model,
+            kind="embedding" if options.embedding else "generation",
+            requests=requests,
+            max_new_tokens=options.max_new_tokens,
+            progress=None if options.json else _print_step,
+        )
     if options.json:
         print(report_as_json(report))
     else:
         print(f"{'all':<26}{report.comparisons:>12,}")
-    difference = report.difference
-    if difference is None:
-        return 0
-    if not options.json:
+    return 0 if report.difference is None else _show(report.difference, options.json)
+
+
+def _show(difference: VerifyDifference, json: bool) -> int:
+    if not json:
         print(f"\n{difference.program}", end="")
     print(
         f"asteady: {difference.step}: an answer differs from the one given alone in"
@@ -65,23 +80,6 @@ def run(options: argparse.Namespace) -> int:
         file=sys.stderr,
     )
     return 1
-
-
-async def _verify(options: argparse.Namespace, requests: int | list[VerifyRequest]) -> VerifyReport:
-    from asteady.operate._verify import verify
-
-    if not options.json:
-        print(f"{'STEP':<26}{'COMPARISONS':>12}{'SECONDS':>10}", flush=True)
-    # Without the cache, so that verifying neither waits for others' writes nor leaves anything.
-    async with Session(disable_cache=True) as session:
-        return await verify(
-            session,
-            model=options.model,
-            kind="embedding" if options.embedding else "generation",
-            requests=requests,
-            max_new_tokens=options.max_new_tokens,
-            progress=None if options.json else _print_step,
-        )
 
 
 def _print_step(step: VerifyStep) -> None:
