@@ -29,7 +29,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, cast
 
 import asteady._default as _default
-from asteady._calls import BlockingStream as Stream
+from asteady._blocking_stream import BlockingStream as Stream
 from asteady._calls import Calls, SessionCalls, default_calls
 from asteady._portal import Portal, portal, started
 from asteady._requests import Completion, Embedding, Key
@@ -50,6 +50,7 @@ __all__ = [
     "close",
     "complete",
     "embed",
+    "embed_batches",
     "generate",
     "generate_iter",
     "get_cache_manager",
@@ -257,6 +258,7 @@ generate_iter = default_calls.generate_iter
 complete = default_calls.complete
 stream = default_calls.stream
 embed = default_calls.embed
+embed_batches = default_calls.embed_batches
 is_cached = default_calls.is_cached
 warm = default_calls.warm
 

@@ -101,6 +101,19 @@ def test_settings_are_read_when_the_session_is_first_used(monkeypatch: pytest.Mo
     assert manager.get_cache_stats()["generation"]["capacity"] == 1024
 
 
+def test_any_number_of_texts_are_embedded_in_batches(session: blocking.Session) -> None:
+    done: list[int] = []
+    batches = session.embed_batches((f"{n}" for n in range(5)), batch_size=2, progress=done.append)
+    assert [len(batch) for batch in batches] == [2, 2, 1]
+    assert done[-1] == 5
+    assert np.array_equal(session.embed(["0", "1"], progress=done.append)[0], session.embed("0"))
+    started = session.embed_batches(["a", "b", "c"], batch_size=1)
+    assert next(started).shape == (1, 8)
+    started.close()  # type: ignore[attr-defined]  # it is a generator
+    with pytest.raises(asteady.InvalidRequestError):
+        next(session.embed_batches(["a"], batch_size=0))
+
+
 def test_errors_are_those_of_the_asyncio_functions() -> None:
     with pytest.raises(asteady.InvalidRequestError, match="no option 'sede'"):
         blocking.generate("hi", sede=1)  # type: ignore[call-arg]  # the point of the test
