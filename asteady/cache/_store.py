@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 import attrs
@@ -21,8 +22,8 @@ ORDERS: tuple[Order, ...] = ("priority", "cost", "size", "touches", "last_used")
 class Entry:
     """What is known of one entry, without its answer.
 
-    `size_bytes` is what the entry takes of the byte budget (docs/design.md says how it is counted);
-    times are in seconds since the epoch; `last_used_s` may lag by a second.
+    `size_bytes` is what the entry takes of the byte budget (docs/performance.md says how it is
+    counted); times are in seconds since the epoch; `last_used_s` may lag by a second.
     """
 
     key: Key
@@ -109,6 +110,16 @@ class Merged:
     declined: int
     oversized: int
     evicted: int
+
+
+@attrs.frozen(kw_only=True)
+class Exported:
+    """What was written: how many entries of each cache, and the size of the file."""
+
+    path: Path
+    generation: int
+    embedding: int
+    size_bytes: int
 
 
 Operation: TypeAlias = Put[A] | Delete | Clear | Touch | Merge
