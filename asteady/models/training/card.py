@@ -76,8 +76,8 @@ turns.
 |---|---|
 | perplexity of the held-out answers | {f.perplexity:.2f} |
 | perplexity of held-out prose | {f.prose_perplexity:.1f} |
-| answers that end by themselves within {LIMIT} tokens | **{f.ended_percent:.1f} %** |
-| answers that contain the prompt's key noun, where called for ({f.key_noun_prompts}) \
+| answers that end by themselves within {LIMIT} tokens (aim: 98 %) | **{f.ended_percent:.1f} %** |
+| answers that contain the prompt's key noun (aim: 90 %), where called for ({f.key_noun_prompts}) \
 | **{f.key_noun_percent:.1f} %** |
 | longest substring that an answer shares with the third-party text \
 | {f.longest_shared} characters |

@@ -21,7 +21,7 @@ class Plan:
     """What a build depends on; the same plan gives the same files on the same machine."""
 
     seed: int = 1
-    steps: int = 3000
+    steps: int = 2500
     pairs: int = 400_000
     prose_repeats: int = 6
     threads: int = 1
