@@ -176,7 +176,7 @@ class Answering(Generic[A]):
         )
         if started:
             return Joined(None, flight, "computed", watch)
-        if mode == "use":
+        if mode in ("use", "only"):
             self._cache.count_coalesced()
         return Joined(None, flight, "coalesced", watch)
 

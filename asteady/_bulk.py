@@ -8,6 +8,7 @@ from collections.abc import (
     AsyncIterator,
     Callable,
     Iterable,
+    Mapping,
     Sequence,
 )
 from contextlib import aclosing
@@ -111,7 +112,7 @@ class BulkEmbedder:
 
 async def embed_all(embedder: BulkEmbedder, texts: Iterable[str]) -> Vector:
     """All texts as one matrix."""
-    if not isinstance(texts, Iterable):
+    if isinstance(texts, bytes | Mapping) or not isinstance(texts, Iterable):
         raise InvalidRequestError(f"text={texts!r} is not allowed: a str, or a sequence of them")
     every = list(texts)
     if not every:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING
 
@@ -80,11 +81,14 @@ class Core:
                 f"the session is {self.state.value}, and opens only once; construct a new one"
             )
         try:
-            await self.tasks.start(self._teardown)
+            self.tasks.start(self._teardown)
             await self.cache.open()
         except BaseException:
             await self.aclose()
             raise
+        if not self.tasks.opened():
+            await self.cache.aclose()
+            raise SessionClosedError("the session was closed while it opened; open a new one")
 
     async def aclose(self) -> None:
         """See `Session.aclose`."""
@@ -92,8 +96,13 @@ class Core:
 
     def check_open(self) -> None:
         if self.state is State.OPEN:
+            if self.tasks.loop is not asyncio.get_running_loop():
+                raise SessionError(
+                    "the session belongs to another event loop, the one that opened it; open one"
+                    " in each loop, or use asteady.blocking from threads"
+                )
             return
-        if self.state is State.UNOPENED:
+        if self.state in (State.UNOPENED, State.OPENING):
             raise SessionNotOpenError(
                 "the session is not open yet: use `async with Session() as session`, or await"
                 " session.open()"

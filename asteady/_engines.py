@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable, Hashable
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import anyio
-import anyio.to_thread
 
 from asteady._background import run_in_daemon
+from asteady._errors import SessionClosedError
 from asteady._flight import Flight, Flights
 from asteady._settings import Settings
 
@@ -116,6 +116,9 @@ class Engines:
         self._settings = settings
         self._flights = flights
         self._pools: dict[tuple[Kind, str], Pool] = {}
+        # Guards the two, which loading threads look at too.
+        self._closed = False
+        self._lock = threading.Lock()
         self.fingerprints: dict[tuple[Kind, str], str] = {}
 
     async def fingerprint(self, kind: Kind, reference: str) -> str:
@@ -126,9 +129,9 @@ class Engines:
 
         async def identify(flight: Flight[str]) -> str:
             await self._fetch(reference)
-            # Shielded: a thread cannot be stopped, and its result is good for the next caller.
-            with anyio.CancelScope(shield=True):
-                found = await anyio.to_thread.run_sync(self._source.fingerprint, kind, reference)
+            found = await run_in_daemon(
+                "asteady-identify", self._source.fingerprint, kind, reference
+            )
             self.fingerprints[kind, reference] = found
             return found
 
@@ -142,10 +145,7 @@ class Engines:
 
         async def load(flight: Flight[Pool]) -> Pool:
             await self._fetch(reference)
-            with anyio.CancelScope(shield=True):
-                loaded = await anyio.to_thread.run_sync(self._load, kind, reference)
-            self._pools[kind, reference] = loaded
-            return loaded
+            return await run_in_daemon("asteady-load", self._load, kind, reference)
 
         return await self._once(("load", kind, reference), load)
 
@@ -171,14 +171,23 @@ class Engines:
 
         engine = self._source.load(kind, reference)
         settings = self._settings
-        return Pool(engine, workers=settings.workers, max_pending=settings.max_pending)
+        pool = Pool(engine, workers=settings.workers, max_pending=settings.max_pending)
+        with self._lock:
+            if not self._closed:
+                self._pools[kind, reference] = pool
+                return pool
+        # Closing does not wait for a load; its model is freed by who loaded it.
+        engine.close()
+        raise SessionClosedError("the session was closed while a model was loaded")
 
     def statistics(self) -> dict[str, PoolStatistics]:
         return {f"{kind}:{name}": pool.statistics() for (kind, name), pool in self._pools.items()}
 
     async def aclose(self) -> None:
         """Stop all workers and free the models."""
-        pools, self._pools = self._pools, {}
+        with self._lock:
+            self._closed = True
+            pools, self._pools = self._pools, {}
         async with anyio.create_task_group() as group:
             for pool in pools.values():
                 group.start_soon(pool.aclose)

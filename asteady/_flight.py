@@ -29,9 +29,11 @@ A = TypeVar("A")
 
 
 class Spawn(Protocol):
-    """Starts a task that the session owns."""
+    """Starts a task that the session owns; calls `ended` after it, even if it never began."""
 
-    def __call__(self, fn: Callable[[], Coroutine[Any, Any, None]], /) -> None: ...
+    def __call__(
+        self, fn: Callable[[], Coroutine[Any, Any, None]], ended: Callable[[], None], /
+    ) -> None: ...
 
 
 class Flight(Generic[A]):
@@ -119,11 +121,12 @@ class Flight(Generic[A]):
                 self._answer = await self._compute(self)
         except Exception as exc:
             self._error = exc
-        finally:
-            self._flights.forget(self)
-            self._flights.landed(self)
-            self._done.set()
-            self._tell_readers()
+
+    def ended(self) -> None:
+        """The task that ran it has ended, perhaps before it began."""
+        self._flights.landed(self)
+        self._done.set()
+        self._tell_readers()
 
     def _tell_readers(self) -> None:
         if self._news is not None:
@@ -162,9 +165,9 @@ class Flights:
         started = flight is None
         if flight is None:
             flight = Flight(self, key, compute)
+            self._spawn(flight.run, flight.ended)
             self._by_key[key] = flight  # type: ignore[assignment]  # one type of answer per key
             self._in_air.add(flight)  # type: ignore[arg-type]  # likewise
-            self._spawn(flight.run)
         flight.waiters += 1
         return flight, started
 
@@ -173,6 +176,7 @@ class Flights:
             del self._by_key[flight.key]
 
     def landed(self, flight: Flight[A]) -> None:
+        self.forget(flight)
         self._in_air.discard(flight)  # one set for all types of answers
         if self._empty is not None and not self._in_air:
             self._empty.set()

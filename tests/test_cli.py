@@ -189,3 +189,15 @@ def test_statistics_tell_what_was_saved() -> None:
     shown = run("cache", "stats").stdout
     assert "50.0%" in shown
     assert "the caches have saved 0." in shown
+
+
+def test_a_closed_standard_output_is_one_line() -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m asteady generate hi >&-",
+        shell=True,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "asteady: standard output is closed, so there is nowhere to print\n"

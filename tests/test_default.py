@@ -62,3 +62,15 @@ async def test_an_unopened_session_s_cache_says_what_to_do() -> None:
     session = asteady.Session()
     with pytest.raises(asteady.SessionNotOpenError, match="open the session first"):
         await session.cache.get_cache_stats()
+
+
+async def test_concurrent_first_calls_are_all_answered() -> None:
+    texts = await asyncio.gather(
+        asteady.generate("one", max_new_tokens=2),
+        asteady.generate("two", max_new_tokens=2),
+        asteady.generate("one", max_new_tokens=2),
+        asteady.get_cache_manager().get_cache_stats(),
+        asteady.embed("one"),
+    )
+    assert texts[0] == texts[2]
+    assert len(texts) == 5

@@ -47,7 +47,8 @@ async def flights() -> AsyncIterator[Flights]:
 
     owned = OwnedTasks()
     fleet = Flights(owned.spawn)
-    await owned.start(teardown)
+    owned.start(teardown)
+    assert owned.opened()
     yield fleet
     await owned.stop()
 
@@ -272,7 +273,8 @@ def test_owned_tasks_close_when_asyncio_run_ends() -> None:
 
     async def main() -> OwnedTasks:
         owned = OwnedTasks()
-        await owned.start(teardown)
+        owned.start(teardown)
+        assert owned.opened()
         owned.spawn(anyio.sleep_forever)
         await anyio.wait_all_tasks_blocked()
         return owned
@@ -290,7 +292,8 @@ async def test_stopping_is_not_cut_short_by_cancellation() -> None:
         await go_on.wait()
 
     owned = OwnedTasks()
-    await owned.start(teardown)
+    owned.start(teardown)
+    assert owned.opened()
     stopping = asyncio.create_task(owned.stop())
     await anyio.wait_all_tasks_blocked()
     stopping.cancel()

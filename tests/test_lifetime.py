@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import time
 from pathlib import Path
 
 import anyio
 import pytest
 
 from asteady import Session, SessionClosedError, SessionError, SessionNotOpenError
+from asteady._engines import GivenEngine, Kind
+from asteady.engine._protocol import Engine
 from asteady.testing import FakeEngine
 
 pytestmark = pytest.mark.anyio
@@ -117,3 +120,83 @@ async def test_a_session_that_is_dropped_open_warns_and_is_closed_after_all() ->
         drop()
     await tasks.stop()
     assert engine.closed
+
+
+async def test_closing_does_not_wait_for_a_load_and_the_model_is_freed_afterwards() -> None:
+    """As with a model of many gigabytes on a slow disk."""
+    began, may_end, ended = threading.Event(), threading.Event(), threading.Event()
+    engine = FakeEngine()
+
+    class SlowSource(GivenEngine):
+        def load(self, kind: Kind, reference: str) -> Engine:
+            began.set()
+            assert may_end.wait(30)
+            return engine
+
+    class Closing(FakeEngine):
+        def close(self) -> None:
+            super().close()
+            ended.set()
+
+    engine = Closing()
+    session = await Session(engine=engine).open()
+    session._core.engines._source = SlowSource(engine)
+    asking = asyncio.create_task(session.generate("hi"))
+    assert await asyncio.to_thread(began.wait, 30)
+    with anyio.fail_after(5):
+        await session.aclose()
+    with pytest.raises(SessionClosedError):
+        await asking
+    may_end.set()
+    assert await asyncio.to_thread(ended.wait, 30)
+    assert session.statistics().pools == {}
+
+
+async def test_a_session_is_used_on_its_own_loop_only(engine: FakeEngine) -> None:
+    async with Session(engine=engine) as session:
+
+        def elsewhere() -> str:
+            return asyncio.run(session.generate("hi"))
+
+        with pytest.raises(SessionError, match="another event loop"):
+            await asyncio.to_thread(elsewhere)
+
+
+async def test_a_session_that_is_still_opening_takes_no_requests(engine: FakeEngine) -> None:
+    session = Session(engine=engine)
+    opening = asyncio.create_task(session.open())
+    await asyncio.sleep(0)
+    with pytest.raises(SessionNotOpenError):
+        await session.generate("hi")
+    await opening
+    assert await session.generate("hi") == "You said: hi"
+    await session.aclose()
+
+
+async def test_closed_while_it_opens(engine: FakeEngine) -> None:
+    session = Session(engine=engine)
+    opening = asyncio.create_task(session.open())
+    await asyncio.sleep(0)
+    await session.aclose()
+    with pytest.raises(SessionClosedError, match="while it opened"):
+        await opening
+    assert session.is_closed
+
+
+def test_a_flight_that_never_began_does_not_hold_up_the_loops_end() -> None:
+    """The loop ends in the very moment in which a computation is started."""
+
+    async def main() -> None:
+        session = await Session(engine=FakeEngine()).open()
+        await session.generate("warm")
+        sessions.append(session)
+        asyncio.create_task(session.generate("other"))  # noqa: RUF006  # left to the loop's end
+        await asyncio.sleep(0)
+
+    sessions: list[Session] = []
+    began = time.monotonic()
+    asyncio.run(main())
+    assert time.monotonic() - began < 5
+    assert sessions[0].is_closed
+    # It was left open on purpose, and said so is not what is tested here.
+    sessions[0]._core.tasks._stopped = True

@@ -139,6 +139,15 @@ async def test_only_never_computes(session: Session, engine: FakeEngine) -> None
     assert await session.generate("hi", cache="only") == "You said: hi"
 
 
+async def test_only_counts_each_call_once(engine: FakeEngine) -> None:
+    async with Session(engine=engine) as session:
+        await session.generate("hi")
+    async with Session(engine=engine) as session:
+        await asyncio.gather(*(session.complete("hi", cache="only") for _ in range(10)))
+        counted = await stats(session)
+        assert counted["hits"] + counted["misses"] + counted["coalesced"] == 10
+
+
 async def test_is_cached_is_exact_and_leaves_no_trace(session: Session) -> None:
     assert not await session.is_cached("hi")
     await session.generate("hi")
@@ -349,6 +358,10 @@ async def test_a_bad_text_among_many_is_named(session: Session) -> None:
     assert "(at text[1])" in caught.value.__notes__
     with pytest.raises(InvalidRequestError, match="at least one text"):
         await session.embed([])
+    with pytest.raises(InvalidRequestError, match="text=b'abc'"):
+        await session.embed(b"abc")  # type: ignore[arg-type]  # what is tested
+    with pytest.raises(InvalidRequestError, match="text="):
+        await session.embed({"a": 1})  # type: ignore[call-overload]  # what is tested
     with pytest.raises(InvalidRequestError, match="text=5"):
         await session.embed(5)  # type: ignore[call-overload]  # what is tested
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -31,6 +32,11 @@ SHARDS = 1024
 # Waiting is asking again; a computation takes milliseconds to minutes.
 PAUSE_FIRST_S = 0.002
 PAUSE_LAST_S = 0.05
+# A process that holds a lock so long is stopped, or slower than computing again would be.
+PATIENCE_S = 120.0
+# Each lock that is held or waited for is an open file, of which a process may have a thousand.
+# With more computations under way than this, the others go without.
+MOST_HELD = 128
 
 
 class Run(Protocol):
@@ -66,6 +72,9 @@ class Locks:
         """
         number = zlib.crc32(key.encode()) % SHARDS
         shard = self._held.get(number)
+        if shard is None and len(self._held) >= MOST_HELD:
+            yield False
+            return
         if shard is None:
             shard = self._held[number] = _Shard(self._make(number))
             shard.users += 1
@@ -97,7 +106,17 @@ class Locks:
             await asyncio.wait([self._releasing[number]])
         waited = False
         pause_s = PAUSE_FIRST_S
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + PATIENCE_S
         while not await self._run(lambda: _take(lock)):
+            if loop.time() > deadline:
+                log.warning(
+                    "another process has been computing an answer for %g s; computing it here too"
+                    " (%s)",
+                    PATIENCE_S,
+                    lock.lock_file,
+                )
+                break
             waited = True
             await asyncio.sleep(pause_s)
             pause_s = min(PAUSE_LAST_S, pause_s * 1.5)
@@ -141,6 +160,11 @@ async def _ready(shard: _Shard) -> bool:
 def _take(lock: BaseFileLock) -> bool:
     from filelock import Timeout
 
+    directory = os.path.dirname(lock.lock_file)
+    if not os.path.isdir(directory):
+        # Made here, or filelock would make it, and its parent, readable for all.
+        os.makedirs(os.path.dirname(directory), mode=0o700, exist_ok=True)
+        os.makedirs(directory, mode=0o700, exist_ok=True)
     try:
         lock.acquire(blocking=False)
     except Timeout:

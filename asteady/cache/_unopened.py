@@ -73,4 +73,7 @@ class UnopenedStore(Generic[A]):
                 " session`, or await session.open()"
             )
         await self._opener()
-        return self._opened()
+        store = self._opened()
+        if store is self:
+            raise SessionNotOpenError("the cache is still opening")
+        return store

@@ -1,5 +1,16 @@
 """The command line: ``asteady`` and ``python -m asteady``."""
 
-from asteady.cli._main import main
+from collections.abc import Sequence
 
 __all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command, and return its exit code."""
+    try:
+        # Imported here, so that an interrupt meanwhile ends as one later does.
+        from asteady.cli import _main
+
+        return _main.main(arguments)
+    except KeyboardInterrupt:
+        return 130

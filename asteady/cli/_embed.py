@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,6 +61,11 @@ def _save(matrix: Vector, target: Path) -> None:
     """Write an .npy file whole or not at all: no reader finds half an array under its name."""
     import numpy as np
 
-    with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".npy", delete=False) as file:
-        np.save(file, matrix)
-    os.replace(file.name, target)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            np.save(file, matrix)
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

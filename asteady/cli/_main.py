@@ -19,6 +19,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, and return its exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    if sys.stdout is None:
+        print("asteady: standard output is closed, so there is nowhere to print", file=sys.stderr)
+        return 1
     try:
         result: int = options.run(options)
         sys.stdout.flush()
