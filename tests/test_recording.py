@@ -230,7 +230,7 @@ def test_what_was_recorded_is_replayed_without_a_model(
 def test_the_module_s_functions_are_recorded_with_and_without_await(
     path: Path, fake: FakeEngine
 ) -> None:
-    blocking.close()
+    blocking.generate("other")  # opens a default session, which must not work across the block
     with Recording(path, "record"):
         assert blocking.generate("blocked") == "You said: blocked"
         assert asyncio.run(asteady.generate("awaited")) == "You said: awaited"
