@@ -47,6 +47,7 @@ MAX_TOUCHES = 2**40
 MAX_COST_S = 30 * 86400.0
 _MAGIC = b"SQLite format 3\0"
 _KEY = re.compile(r"[0-9a-f]{64}")
+_TYPES: dict[str, type] = {"TEXT": str, "INTEGER": int, "BLOB": bytes}
 _INCOMING = "key, cost_s, touches, standing, created_s, used_s"
 
 
@@ -65,7 +66,7 @@ def schema(kind: str) -> str:
         f"CREATE TABLE {kind} (key TEXT PRIMARY KEY NOT NULL, cost_s REAL NOT NULL,"
         " touches INTEGER NOT NULL, standing REAL NOT NULL, created_s REAL NOT NULL,"
         f" used_s REAL NOT NULL, crc INTEGER NOT NULL, {', '.join(columns)})"
-        " STRICT, WITHOUT ROWID"
+        " WITHOUT ROWID"
     )
 
 
@@ -182,10 +183,12 @@ def _go_on(stop: Event) -> None:
 
 
 def _check_numbers(key: Key, cost_s: float, touches: int, *others: float) -> None:
-    if not _KEY.fullmatch(key):
-        raise DamagedError(f"{key[:80]!r} is no key")
+    if not (isinstance(key, str) and _KEY.fullmatch(key)):
+        raise DamagedError(f"{str(key)[:80]!r} is no key")
     if not (
-        0 <= cost_s <= MAX_COST_S
+        type(touches) is int
+        and all(type(number) is float for number in (cost_s, *others))
+        and 0 <= cost_s <= MAX_COST_S
         and 1 <= touches <= MAX_TOUCHES
         and all(math.isfinite(number) for number in others)
     ):
@@ -202,6 +205,10 @@ def _check_answer(
     """
     answer = read_back(codec, key, cost_s, crc, values)
     try:
+        # SQLite takes a value of any type into any column.
+        for (name, type_), value in zip(codec.columns, values, strict=True):
+            if type(value) is not _TYPES[type_] and not (value is None and name == "logprobs"):
+                raise ValueError(f"{name} is of another type")
         written = codec.encode(answer)
         if written != tuple(values) or sum(map(_length, written)) > MAX_ROW_BYTES:
             raise ValueError("it is written otherwise")
@@ -297,7 +304,7 @@ class ExportFile:
                 )
             # Before anything is read that the schema could have a hand in.
             found = connection.execute(
-                "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY name LIMIT 9"
+                "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name LIMIT 9"
             ).fetchall()
             if found != [("table", kind, kind, schema(kind)) for kind in sorted(CODECS)]:
                 raise RefusedError("its tables are not those of an export")

@@ -15,8 +15,8 @@ from asteady.cache._store import NullStore, Store
 from asteady.cache._unopened import Opener
 
 if TYPE_CHECKING:
-    from asteady.cache._store import Merged
-    from asteady.cache._transfer import AnyPath, Exported
+    from asteady.cache._store import Exported, Merged
+    from asteady.cache._transfer import AnyPath
 
 A = TypeVar("A", Completion, Embedding)
 

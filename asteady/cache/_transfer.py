@@ -11,11 +11,10 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import anyio.to_thread
-import attrs
 
 from asteady._errors import StoreError
 from asteady.cache._export_file import CODECS, ExportFile, RefusedError, write_export
-from asteady.cache._store import Incoming, Merge, Merged
+from asteady.cache._store import Exported, Incoming, Merge, Merged
 
 if TYPE_CHECKING:
     from asteady.cache._manager import CacheManager
@@ -27,16 +26,6 @@ MAX_FILE_BYTES = 4 * 1024**3
 
 # The loop keeps only weak references to tasks.
 _merging: set[asyncio.Task[Any]] = set()
-
-
-@attrs.frozen(kw_only=True)
-class Exported:
-    """What was written: how many entries of each cache, and the size of the file."""
-
-    path: Path
-    generation: int
-    embedding: int
-    size_bytes: int
 
 
 async def export_entries(manager: CacheManager, path: AnyPath) -> Exported:

@@ -1,4 +1,4 @@
-"""``asteady cache stats|list|get|delete|clear|path``"""
+"""``asteady cache stats|list|get|delete|clear|path``, and the actions of other files"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from asteady._settings import Settings
 from asteady.cache._cache import Cache
 from asteady.cache._manager import CacheManager
 from asteady.cache._store import ORDERS
-from asteady.cli import _size
+from asteady.cli import _size, _transfer
 from asteady.cli._arguments import Commands
 
 T = TypeVar("T")
@@ -68,6 +68,7 @@ def add_parser(commands: Commands) -> None:
     path_ = actions.add_parser("path", help="print the directory")
     path_.set_defaults(run=path)
     _size.add_action(actions)
+    _transfer.add_actions(actions)
 
 
 def stats(options: argparse.Namespace) -> int:

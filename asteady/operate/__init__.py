@@ -1,6 +1,7 @@
 """For whoever runs it: watching, warming, sizing and explaining the cache."""
 
 from asteady._observe import Observed, Outcome
+from asteady.cache._store import Exported, Merged
 from asteady.operate._accesses import Access, AccessLog
 from asteady.operate._aware import (
     BatchResult,
@@ -18,6 +19,7 @@ from asteady.operate._prometheus import PrometheusCollector
 from asteady.operate._replay import Replayed
 from asteady.operate._shards import Curve
 from asteady.operate._sizing import CacheOptimizer, SizeGoal, SizeRecommendation
+from asteady.operate._snapshots import CachePersistenceManager
 from asteady.operate._uses import CachePriority
 from asteady.operate._verify import (
     VerifyDifference,
@@ -53,12 +55,15 @@ __all__ = [
     "CacheInspector",
     "CacheMonitor",
     "CacheOptimizer",
+    "CachePersistenceManager",
     "CachePriority",
     "CallTrace",
     "Counts",
     "Curve",
     "Explanation",
+    "Exported",
     "HealthWarning",
+    "Merged",
     "Monitored",
     "Observed",
     "Operation",

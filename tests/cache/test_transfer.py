@@ -351,6 +351,8 @@ def resealed(path: Path, column: str, value: object) -> None:
         ("chunks", b"\x01\x01"),
         ("logprobs", b"\xff" * 8),
         ("finish_reason", "because"),
+        ("seed", "no number"),
+        ("model", b"no text"),
         ("vector", b""),
         ("vector", b"\x00\x00\xc0\x7f"),
     ],
@@ -372,6 +374,9 @@ async def test_an_answer_that_no_codec_wrote_is_refused(
         ("standing = 1e999", "cannot be"),
         ("used_s = -1e999", "cannot be"),
         ("key = '../../etc'", "is no key"),
+        ("key = x'00'", "is no key"),
+        ("touches = 'many'", "cannot be"),
+        ("cost_s = 'much'", "cannot be"),
     ],
 )
 async def test_numbers_that_cannot_be_are_refused(

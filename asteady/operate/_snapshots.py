@@ -1,0 +1,242 @@
+"""What the caches were like at some moments, kept as files, and what became of them in between."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+import statistics
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio.to_thread
+
+from asteady._errors import InvalidRequestError, SettingsError
+from asteady._session import Session
+from asteady.operate._files import write_whole
+from asteady.operate._which import opened_session, session_now
+
+if TYPE_CHECKING:
+    from asteady.cache._store import Exported, Merged
+
+logger = logging.getLogger("asteady")
+
+KINDS = ("generation", "embedding")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_PREFIX, _SUFFIX = "cache_state_", ".json"
+_DAY_S = 86400.0
+# A file of ours has some hundred bytes.
+_MAX_STATE_BYTES = 1024 * 1024
+# What every snapshot says of a cache. Those of SteadyText's users say less.
+_NEEDED = ("size", "capacity", "hit_rate")
+
+
+class CachePersistenceManager:
+    """Writes snapshots of a session's caches, and compares them; moves entries by file.
+
+    It holds nothing that must be closed, and remembers nothing besides the files. Without a session
+    it works on the running loop's default session.
+
+    Args:
+        session: the session.
+        backup_dir: where the snapshots are; it is made when the first one is written.
+    """
+
+    def __init__(
+        self,
+        session: Session | None = None,
+        *,
+        backup_dir: str | os.PathLike[str] = "./cache_backups",
+    ) -> None:
+        self.backup_dir = Path(backup_dir)
+        self._given = session
+
+    async def export_cache_metadata(self) -> dict[str, Any]:
+        """What the caches are like now: ready for JSON.
+
+        `timestamp` is ISO 8601 in UTC. Under ``generation_cache`` and ``embedding_cache`` are size
+        and capacity (entries), `size_bytes` and `max_size_bytes`, `hit_rate` in percent of this
+        process's look-ups, `all_hit_rate` of those of all processes and runs, and `evictions` and
+        `seconds_saved`, summed over the same.
+        """
+        stats = await session_now(self._given).cache.get_cache_stats()
+        return {
+            "timestamp": datetime.now(UTC).isoformat(),
+            **{f"{kind}_cache": _described(stats[kind]) for kind in KINDS},
+        }
+
+    async def save_cache_state(self, name: str) -> Path:
+        """Write the metadata to ``cache_state_<name>.json``, whole or not at all; gives its path.
+
+        A snapshot of the same name is replaced.
+
+        Raises:
+            InvalidRequestError: the name is not of letters, digits, ``.``, ``_`` and ``-``.
+            OSError: the file cannot be written.
+        """
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise InvalidRequestError(
+                f"name={name!r} is not allowed: up to 100 letters, digits, '.', '_' and '-', with a"
+                " letter or digit first"
+            )
+        metadata = await self.export_cache_metadata()
+        data = json.dumps(metadata, indent=2).encode() + b"\n"
+
+        def write() -> Path:
+            self.backup_dir.mkdir(parents=True, exist_ok=True)
+            return write_whole(self.backup_dir / f"{_PREFIX}{name}{_SUFFIX}", data)
+
+        path = await anyio.to_thread.run_sync(write)
+        logger.info("cache state saved to %s", path)
+        return path
+
+    async def history(self) -> list[dict[str, Any]]:
+        """All snapshots that can be read, by time, each with its `filename`.
+
+        What cannot be read is logged. Snapshots that SteadyText wrote are read too; their times
+        are without a zone, and are taken as local ones.
+        """
+        return (await anyio.to_thread.run_sync(self._read))[0]
+
+    async def analyze_cache_history(self) -> dict[str, Any]:
+        """What the snapshots say together: ready for JSON.
+
+        `total_snapshots`, `date_range`, `unreadable` (names of files), and for each cache, under
+        ``generation_cache_trend`` and ``embedding_cache_trend``: the smallest, largest, first and
+        last size and the mean and last hit rate, and how both changed from first to last
+        (`size_change`, `hit_rate_change` in points) and per day (`size_per_day`,
+        `hit_rate_per_day`: the slopes of straight lines through all snapshots, None if all are of
+        one moment). `full_in_days` is when the cache is full if it goes on growing so; None if it
+        does not grow.
+
+        Without any snapshot, only `error`.
+        """
+        history, unreadable = await anyio.to_thread.run_sync(self._read)
+        if not history:
+            return {"error": "No cache history found"}
+        return {
+            "total_snapshots": len(history),
+            "date_range": {
+                "start": history[0]["timestamp"],
+                "end": history[-1]["timestamp"],
+            },
+            **{f"{kind}_cache_trend": _trend(history, f"{kind}_cache") for kind in KINDS},
+            "unreadable": unreadable,
+        }
+
+    async def plot_history(self, path: str | os.PathLike[str]) -> Path:
+        """Draw sizes and hit rates over time; the format follows the name (``.png``, ``.svg``).
+
+        Raises:
+            SettingsError: matplotlib is not installed (the extra ``plot``).
+            InvalidRequestError: there is no snapshot, or the format is not known.
+            OSError: the file cannot be written.
+        """
+        from asteady.operate._snapshots_plot import plot
+
+        history = await self.history()
+        if not history:
+            raise InvalidRequestError(
+                f"there is no snapshot in {self.backup_dir}: await save_cache_state(name) first"
+            )
+        try:
+            await anyio.to_thread.run_sync(plot, history, path)
+        except SettingsError:
+            raise
+        except ValueError as exc:
+            raise InvalidRequestError(f"{os.fspath(path)}: {exc}") from None
+        return Path(path)
+
+    async def export_entries(self, path: str | os.PathLike[str]) -> Exported:
+        """Write all entries with their answers to a file; see `CacheManager.export_entries`."""
+        return await (await opened_session(self._given)).cache.export_entries(path)
+
+    async def import_entries(
+        self, path: str | os.PathLike[str], *, max_file_bytes: int | None = None
+    ) -> dict[str, Merged]:
+        """Take over the entries of such a file; see `CacheManager.import_entries`."""
+        session = await opened_session(self._given)
+        return await session.cache.import_entries(path, max_file_bytes=max_file_bytes)
+
+    def _read(self) -> tuple[list[dict[str, Any]], list[str]]:
+        history: list[dict[str, Any]] = []
+        unreadable: list[str] = []
+        for file in sorted(self.backup_dir.glob(f"{_PREFIX}*{_SUFFIX}")):
+            try:
+                history.append({**_checked(file), "filename": file.name})
+            except (OSError, ValueError, TypeError, KeyError, RecursionError) as exc:
+                logger.warning("the snapshot %s cannot be read: %s", file, exc)
+                unreadable.append(file.name)
+        # By time and not by name: "after" comes before "before".
+        return sorted(history, key=when), unreadable
+
+
+def when(snapshot: Mapping[str, Any]) -> datetime:
+    """The time of a snapshot; one without a zone is local."""
+    return datetime.fromisoformat(snapshot["timestamp"]).astimezone(UTC)
+
+
+def _checked(file: Path) -> dict[str, Any]:
+    with file.open("rb") as opened:
+        data = opened.read(_MAX_STATE_BYTES + 1)
+    if len(data) > _MAX_STATE_BYTES:
+        raise ValueError(f"it is larger than {_MAX_STATE_BYTES:,} bytes")
+    snapshot = json.loads(data)
+    when(snapshot)
+    for kind in KINDS:
+        for name in _NEEDED:
+            number = snapshot[f"{kind}_cache"][name]
+            if type(number) not in (int, float) or not math.isfinite(number):
+                raise ValueError(f"{name} of the {kind} cache is {number!r}")
+    return dict(snapshot)
+
+
+def _described(stats: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "size": stats["size"],
+        "capacity": stats["capacity"],
+        "hit_rate": _percent(stats["hits"], stats["misses"]),
+        "size_bytes": stats["total_size_bytes"],
+        "max_size_bytes": stats["max_size_bytes"],
+        "all_hit_rate": _percent(stats["all_hits"], stats["all_misses"]),
+        "evictions": stats["all_evictions"],
+        "seconds_saved": stats["all_seconds_saved"],
+    }
+
+
+def _percent(hits: int, misses: int) -> float:
+    return 100.0 * hits / (hits + misses) if hits + misses else 0.0
+
+
+def _trend(history: list[dict[str, Any]], cache: str) -> dict[str, Any]:
+    start = when(history[0])
+    days = [(when(snapshot) - start).total_seconds() / _DAY_S for snapshot in history]
+    sizes = [snapshot[cache]["size"] for snapshot in history]
+    rates = [snapshot[cache]["hit_rate"] for snapshot in history]
+    per_day = _slope(days, sizes)
+    room = max(0, history[-1][cache]["capacity"] - sizes[-1])
+    return {
+        "min_size": min(sizes),
+        "max_size": max(sizes),
+        "avg_hit_rate": statistics.fmean(rates),
+        "first_size": sizes[0],
+        "last_size": sizes[-1],
+        "size_change": sizes[-1] - sizes[0],
+        "size_per_day": per_day,
+        "full_in_days": room / per_day if per_day is not None and per_day > 0 else None,
+        "last_hit_rate": rates[-1],
+        "hit_rate_change": rates[-1] - rates[0],
+        "hit_rate_per_day": _slope(days, rates),
+    }
+
+
+def _slope(days: list[float], values: list[float]) -> float | None:
+    """Of the straight line with the least squares; None if there is none."""
+    if len(set(days)) < 2:
+        return None
+    return statistics.linear_regression(days, values).slope
