@@ -396,8 +396,8 @@ def test_a_session_that_is_dropped_open_warns_and_is_closed(engine: FakeEngine) 
         gc.collect()
 
     async def ended() -> None:
-        assert tasks._task is not None
-        await asyncio.wait([tasks._task])
+        assert tasks._owner is not None
+        await asyncio.wait([tasks._owner])
 
     blocking.run(ended)
     assert engine.closed
