@@ -39,7 +39,8 @@ from asteady._settings import Settings
 if TYPE_CHECKING:
     from asteady._observe import Observer
     from asteady.cache._cache import Cache as _AsyncioCache
-    from asteady.cache._store import Entry, Order
+    from asteady.cache._store import Entry, Exported, Merged, Order
+    from asteady.cache._transfer import AnyPath
     from asteady.engine._protocol import Engine
 
 __all__ = [
@@ -151,6 +152,25 @@ class CacheManager:
             await (await self._calls._session()).cache.clear_all_caches()
 
         self._calls._portal().call(asked)
+
+    def export_entries(self, path: AnyPath) -> Exported:
+        """Write all entries to a file; see `asteady.CacheManager.export_entries`."""
+
+        async def asked() -> Exported:
+            return await (await self._calls._session()).cache.export_entries(path)
+
+        return self._calls._portal().call(asked)
+
+    def import_entries(
+        self, path: AnyPath, *, max_file_bytes: int | None = None
+    ) -> dict[str, Merged]:
+        """Take over the entries of such a file; see `asteady.CacheManager.import_entries`."""
+
+        async def asked() -> dict[str, Merged]:
+            cache = (await self._calls._session()).cache
+            return await cache.import_entries(path, max_file_bytes=max_file_bytes)
+
+        return self._calls._portal().call(asked)
 
 
 class Session(SessionCalls):

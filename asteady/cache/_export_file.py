@@ -122,10 +122,14 @@ def check_target(target: Path) -> None:
         StoreError: something else is there.
     """
     try:
-        with target.open("rb") as file:
-            header = file.read(100)
+        # A pipe would be waited for.
+        regular = stat.S_ISREG(target.stat().st_mode)
     except FileNotFoundError:
         return
+    header = b""
+    if regular:
+        with target.open("rb") as file:
+            header = file.read(100)
     if header[:16] != _MAGIC or header[68:72] != EXPORT_ID.to_bytes(4, "big"):
         raise StoreError(
             f"{target} exists and is no export of a cache, so it is not overwritten; choose another"

@@ -529,6 +529,10 @@ async def test_an_older_export_is_replaced_and_nothing_else(
     with pytest.raises(StoreError, match="is not overwritten"):
         await manager.export_entries(manager.directory / "generation_cache.db")
     assert precious.read_text() == "years"
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "other"):
+        with pytest.raises(StoreError, match="is not overwritten"):
+            await manager.export_entries(tmp_path / name)
     with pytest.raises(FileNotFoundError):
         await manager.export_entries(tmp_path / "missing" / "export.db")
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import asteady
-from asteady import InvalidRequestError, Session, SettingsError, StoreError
+from asteady import InvalidRequestError, Session, SettingsError, StoreError, blocking
 from asteady.operate import CachePersistenceManager
 from asteady.testing import FakeEngine
 from tests.test_cli import run
@@ -220,6 +220,16 @@ async def test_answers_of_one_session_are_another_sessions_too(
             await CachePersistenceManager(other).import_entries(
                 tmp_path / "entries.db", max_file_bytes=10
             )
+
+
+def test_entries_move_without_await(tmp_path: Path) -> None:
+    file = tmp_path / "entries.db"
+    with blocking.Session(engine=FakeEngine()) as session:
+        session.generate("hi")
+        assert session.cache.export_entries(file).generation == 1
+    with blocking.Session(engine=FakeEngine(), cache_dir=tmp_path / "elsewhere") as session:
+        assert session.cache.import_entries(file)["generation"].added == 1
+        assert session.is_cached("hi")
 
 
 def test_the_commands_move_entries_between_directories(tmp_path: Path) -> None:
