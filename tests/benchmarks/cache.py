@@ -9,7 +9,7 @@ Every figure is a median over rounds in turns, with the least in brackets. Quote
 other programs on the machine change every figure.
 """
 
-# ruff: noqa: ASYNC240  # it looks at files, and waits for what tells nobody
+# it looks at files, and waits for what tells nobody
 
 from __future__ import annotations
 

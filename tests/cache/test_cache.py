@@ -1,6 +1,6 @@
 """Two tiers as one cache: what is found, what is counted, what is let go of."""
 
-# ruff: noqa: ASYNC110, ASYNC240  # it looks at files, and waits for what tells nobody
+# ruff: noqa: ASYNC110  # it looks at files, and waits for what tells nobody
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Databases that are damaged, foreign, too new, too old, full, or gone."""
 
-# ruff: noqa: ASYNC240  # it looks at files, and waits for what tells nobody
+# it looks at files, and waits for what tells nobody
 
 from __future__ import annotations
 
