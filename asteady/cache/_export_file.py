@@ -45,6 +45,8 @@ MAX_ENTRIES = 1_000_000
 # Of one entry: beyond them a row is no measurement, and would never be evicted.
 MAX_TOUCHES = 2**40
 MAX_COST_S = 30 * 86400.0
+# Steps of SQLite's machine from one look whether somebody still waits to the next: some ms.
+STOP_STEPS = 100_000
 _MAGIC = b"SQLite format 3\0"
 _KEY = re.compile(r"[0-9a-f]{64}")
 _TYPES: dict[str, type] = {"TEXT": str, "INTEGER": int, "BLOB": bytes}
@@ -273,7 +275,7 @@ class ExportFile:
         opened = cls(path, connection)
         try:
             # A corrupt tree of pages can be walked for ever; between two steps somebody may leave.
-            connection.set_progress_handler(stop.is_set, 100_000)
+            connection.set_progress_handler(stop.is_set, STOP_STEPS)
             opened._check()
         except BaseException:
             connection.close()

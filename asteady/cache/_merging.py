@@ -41,7 +41,6 @@ def merge(commit: _Commit[Any], op: Merge) -> Merged:
     """
     tables, ledger, state = commit.tables, commit.ledger, commit.state
     policy, budget = tables.policy, tables.budget
-    ledger.expect([entry.key for entry in op.entries])
     new: list[Row] = []
     known = oversized = 0
     # The one used longest ago first: policies that go by recency get them in that order.

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -450,6 +451,38 @@ async def test_a_file_cut_short_or_scribbled_upon_is_refused_or_whole(
     assert not list(manager.directory.glob("*damaged*"))
 
 
+async def test_a_page_that_belongs_nowhere_is_refused(manager: CacheManager, export: Path) -> None:
+    # Every row can be read; only the count of free pages in the header is wrong.
+    whole = export.read_bytes()
+    export.write_bytes(whole[:36] + (5).to_bytes(4, "big") + whole[40:])
+    await refused(manager, export, "it is damaged")
+
+
+async def test_a_journal_beside_the_file_is_not_played(
+    manager: CacheManager, export: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "offered" / "export.db"
+    file.parent.mkdir()
+    with closing(sqlite3.connect(export, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("DELETE FROM generation")
+        for suffix in ("", "-wal"):
+            Path(f"{file}{suffix}").write_bytes(Path(f"{export}{suffix}").read_bytes())
+    assert (await manager.import_entries(file))["generation"].added == 3
+    assert sorted(child.name for child in file.parent.iterdir()) == ["export.db", "export.db-wal"]
+
+
+async def test_the_file_is_let_go_of_and_read_to_its_end(
+    manager: CacheManager, export: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whoever has stopped waiting for the check does not cut the merge short.
+    monkeypatch.setattr(_export_file, "STOP_STEPS", 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(_export_file.ExportFile, "close", closed := Mock())
+        assert (await manager.import_entries(export))["generation"].added == 3
+    assert closed.call_count == 1
+
+
 async def test_too_many_entries_are_refused(
     manager: CacheManager, export: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -477,7 +510,7 @@ async def test_a_file_that_changes_between_check_and_merge_changes_nothing(
     monkeypatch.setattr(_transfer, "_merge", changed)
     # Together with somebody else's write, which is not to fail with it.
     putting = asyncio.ensure_future(manager.generation.put(key_of("beside"), completion()))
-    with pytest.raises(StoreError, match="changed while it was read"):
+    with pytest.raises(StoreError, match=r"export\.db changed while it was read"):
         await manager.import_entries(export)
     assert await putting
     assert await manager.generation.keys() == [key_of("beside")]

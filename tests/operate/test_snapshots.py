@@ -161,7 +161,7 @@ async def test_what_cannot_be_read_is_named_and_loses_nothing_else(
     (tmp_path / "cache_state_half.json").write_text('{"timestamp"')
     (tmp_path / "cache_state_binary.json").write_bytes(b"\xff\xfe")
     (tmp_path / "cache_state_deep.json").write_text("[" * 200_000)
-    (tmp_path / "cache_state_large.json").write_text('"' + "x" * 1024 * 1024 + '"')
+    (tmp_path / "cache_state_large.json").write_text(json.dumps(good) + " " * 1024 * 1024)
     (tmp_path / "cache_state_directory.json").mkdir()
     with caplog.at_level(logging.WARNING, "asteady"):
         analysis = await CachePersistenceManager(backup_dir=tmp_path).analyze_cache_history()
