@@ -11,6 +11,16 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
+def unattended(task: asyncio.Task[T]) -> asyncio.Task[T]:
+    """A task that lives until its loop ends: asyncio need not complain if the loop just stops.
+
+    ``asyncio.run`` ends such tasks in order. A loop that is closed by hand, or never, leaves them
+    where they are; nothing is lost by that, and the user could do nothing about it.
+    """
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio's own
+    return task
+
+
 async def run_in_daemon(name: str, fn: Callable[..., T], *arguments: Any) -> T:
     """The result of ``fn(*arguments)`` in a thread of its own.
 

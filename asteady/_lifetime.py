@@ -8,6 +8,7 @@ another, so the tasks belong to an owner, a task of its own, which starts at ope
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import enum
 import logging
@@ -17,6 +18,8 @@ from functools import partial
 from typing import Any
 
 import anyio
+
+from asteady._background import unattended
 
 logger = logging.getLogger("asteady")
 
@@ -62,8 +65,10 @@ class OwnedTasks:
         self.state = State.OPENING
         self.loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()
-        self._owner = self.loop.create_task(
-            self._own(teardown), name="asteady-session", context=self._context
+        self._owner = unattended(
+            self.loop.create_task(
+                self._own(teardown), name="asteady-session", context=self._context
+            )
         )
 
     def opened(self) -> bool:
@@ -84,7 +89,7 @@ class OwnedTasks:
         """
         assert self.loop is not None, "start() comes first"
         assert self._context is not None
-        task = self.loop.create_task(fn(), context=self._context.copy())
+        task = unattended(self.loop.create_task(fn(), context=self._context.copy()))
         self._tasks.add(task)
         task.add_done_callback(partial(self._ended, ended))
 
@@ -116,12 +121,8 @@ class OwnedTasks:
         """`stop`, from anywhere, without waiting; whatever the loop no longer does is left."""
         if self.loop is None or self._owner is None:
             return
-        try:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             self.loop.call_soon_threadsafe(self._stop.set)
-        except RuntimeError:
-            # The loop is closed: no task will ever end, and asyncio need not complain of it.
-            for task in (self._owner, *self._tasks):
-                task._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio's own
 
     async def _own(self, teardown: Callable[[], Awaitable[None]]) -> None:
         try:

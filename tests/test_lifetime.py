@@ -19,6 +19,11 @@ from asteady.testing import FakeEngine
 pytestmark = pytest.mark.anyio
 
 
+def workers() -> list[threading.Thread]:
+    """The worker threads that are alive."""
+    return [t for t in threading.enumerate() if t.name.startswith("asteady-worker")]
+
+
 async def test_a_session_is_used_only_while_it_is_open(engine: FakeEngine) -> None:
     session = Session(engine=engine)
     with pytest.raises(SessionNotOpenError, match="async with"):
@@ -58,7 +63,7 @@ async def test_closing_ends_what_is_under_way(engine: FakeEngine) -> None:
         with pytest.raises(SessionClosedError):
             await task
     assert engine.closed
-    assert not [t for t in threading.enumerate() if t.name.startswith("asteady")]
+    assert not workers()
 
 
 async def test_closing_is_finished_even_if_it_is_cancelled(engine: FakeEngine) -> None:
@@ -78,7 +83,7 @@ async def test_a_cache_that_cannot_be_opened_leaves_nothing_behind(tmp_path: Pat
     with pytest.raises(Exception, match="below"):
         await session.open()
     assert not session.is_open
-    assert not [t for t in threading.enumerate() if t.name.startswith("asteady")]
+    assert not workers()
 
 
 async def test_repr_shows_what_is_going_on(session: Session, engine: FakeEngine) -> None:

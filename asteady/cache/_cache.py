@@ -13,6 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
 
+from asteady._background import unattended
 from asteady._errors import StoreError
 from asteady._requests import Key
 from asteady.cache._frecency import Budget
@@ -101,7 +102,9 @@ class Cache(Generic[A]):
         self._store = store
         if locks is not None:
             self._locks = Locks(locks, store.run, self._failed)
-        self._keeper = asyncio.create_task(self._keep(), name=f"asteady {self.kind} cache keeper")
+        self._keeper = unattended(
+            asyncio.create_task(self._keep(), name=f"asteady {self.kind} cache keeper")
+        )
 
     async def aclose(self) -> None:
         """Write what is to be told, and close the store. Idempotent."""

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import os
 import sqlite3
+import sys
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
@@ -112,7 +113,8 @@ class Door:
         self._close(None)
 
     def _close(self, closed: asyncio.Future[object] | None) -> bool:
-        if self._closed or self._forked:
+        if self._closed or self._forked or sys.is_finalizing():
+            # At the very end of the interpreter there is no thread any more to close it.
             return False
         self._closed = True
         from aiosqlite.core import _STOP_RUNNING_SENTINEL

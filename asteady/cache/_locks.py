@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import attrs
 
+from asteady._background import unattended
 from asteady._requests import Key
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ class Locks:
         del self._held[number]
         # Behind the attempt to take it, should that still be under way.
         before = self._releasing.get(number)
-        releasing = asyncio.ensure_future(self._release(shard.lock, before))
+        releasing = unattended(asyncio.ensure_future(self._release(shard.lock, before)))
         self._releasing[number] = releasing
 
         def released(_: object) -> None:

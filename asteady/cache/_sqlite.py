@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
+from asteady._background import unattended
 from asteady._errors import StoreError
 from asteady._requests import Key
 from asteady.cache._door import Door
@@ -65,7 +66,9 @@ class SqliteStore(Generic[A]):
         """
         await self._open_doors()
         self._ready.set()
-        self._writer = asyncio.create_task(self._write_groups(), name="asteady cache writer")
+        self._writer = unattended(
+            asyncio.create_task(self._write_groups(), name="asteady cache writer")
+        )
 
     async def aclose(self) -> None:
         """Commit what was submitted, then close. Idempotent."""
