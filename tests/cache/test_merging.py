@@ -116,6 +116,17 @@ def test_rows_answers_and_totals_agree_after_every_commit(
         connection.close()
 
 
+def test_what_was_never_here_is_not_evicted(tmp_path: Path) -> None:
+    tables: Tables[Completion] = Tables(POLICIES["tide"], Budget(2, 10**6), CODEC)
+    connection = open_database(tmp_path / "x.db", CODEC.columns, 10**6)
+    merge = merge_of([incoming(f"k{n}", 10, 3, 3.0 + n, 5.0) for n in range(5)])
+    outcome = tables.commit(connection, [merge])
+    assert (outcome.evictions, outcome.gone) == (0, set())
+    assert outcome.results[0].declined == 3
+    assert tables.keys(connection) == ["k3", "k4"]
+    connection.close()
+
+
 def test_what_a_merge_raises_undoes_all_of_it(tmp_path: Path) -> None:
     tables: Tables[Completion] = Tables(POLICIES["tide"], Budget(5, 10**6), CODEC)
     connection = open_database(tmp_path / "x.db", CODEC.columns, 10**6)
