@@ -201,3 +201,15 @@ def test_a_closed_standard_output_is_one_line() -> None:
     )
     assert done.returncode == 1
     assert done.stderr == "asteady: standard output is closed, so there is nowhere to print\n"
+
+
+def test_the_probe_is_shown_as_a_table_and_remembered() -> None:
+    shown = run("models", "probe").stdout.splitlines()
+    assert shown[0].split()[:2] == ["weights", "width"]
+    assert shown[1].split()[:3] == ["plain", "1", "yes"]
+    assert shown[-1].startswith("builtin: width ")
+    again = json.loads(run("models", "probe", "builtin", "--json").stdout)
+    assert f"width {again['setup']['width']}," in shown[-1]
+    refused = run("models", "probe", "no.gguf")
+    assert refused.returncode == 1
+    assert "no.gguf" in refused.stderr

@@ -1,4 +1,4 @@
-"""``asteady models list|pull|path|remove``"""
+"""``asteady models list|pull|path|probe|remove``"""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import attrs
 from asteady._engines import LlamaSource
 from asteady._errors import ModelError, ModelNotFoundError
 from asteady._settings import Settings
+from asteady.cli import _probe
 from asteady.cli._arguments import Commands
 from asteady.engine._gguf import Kind
 from asteady.engine._hub import (
@@ -66,6 +67,12 @@ def add_parser(commands: Commands) -> None:
     path_ = actions.add_parser("path", help="print where a model's file lies; fetches nothing")
     path_.add_argument("model", help="any reference")
     path_.set_defaults(run=path)
+    probe_ = actions.add_parser(
+        "probe", help="how many requests a worker decodes side by side without changing a bit"
+    )
+    probe_.add_argument("model", nargs="?", help="any reference; default: the generation model")
+    probe_.add_argument("--json", action="store_true", help="print everything known, as JSON")
+    probe_.set_defaults(run=_probe.run)
     remove_ = actions.add_parser("remove", help="remove a model from the hub's cache")
     remove_.add_argument("model", help="hf:owner/repo/file.gguf[@revision] or hf:owner/repo:Q4_K_M")
     remove_.set_defaults(run=remove)
