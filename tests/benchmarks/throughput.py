@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,11 +95,11 @@ def speed_since(began: tuple[float, float], tokens: int) -> Speed:
     return Speed(tokens / (now[0] - began[0]), tokens / (now[1] - began[1]))
 
 
-class Contestant:
+class Contestant(ABC):
     """Something that answers `request(number, tokens)`; `one` returns how many tokens it made."""
 
-    async def one(self, number: int) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    async def one(self, number: int) -> int: ...
 
     first = 0
 
@@ -109,8 +110,8 @@ class Contestant:
         began = clocks()
         return speed_since(began, sum(await asyncio.gather(*map(self.one, numbers))))
 
-    async def aclose(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def aclose(self) -> None: ...
 
 
 class Ours(Contestant):

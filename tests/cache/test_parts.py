@@ -136,7 +136,7 @@ async def test_locks_of_two_directories_users_exclude_each_other(tmp_path: Path)
 
     async with asyncio.TaskGroup() as tasks, one.computing("key"):
         tasks.create_task(late())
-        await asyncio.sleep(0.02)
+        await anyio.wait_all_tasks_blocked()  # the other has tried, and pauses
         order.append("first")
     assert order == ["first", "late waited: True"]
 
@@ -195,9 +195,9 @@ async def test_who_waits_goes_on_without_the_lock_when_its_taker_is_cancelled(
 
     async with Locks(tmp_path, inline, Failures()).computing("key"):
         first = asyncio.ensure_future(compute())
-        await asyncio.sleep(0.01)
+        await anyio.wait_all_tasks_blocked()
         second = asyncio.ensure_future(compute())
-        await asyncio.sleep(0.01)
+        await anyio.wait_all_tasks_blocked()
         first.cancel()
         with anyio.fail_after(5):
             await entered.wait()
