@@ -148,7 +148,10 @@ def open_database(
                     if is_damage(exc):
                         set_aside(path, exc)
     except (sqlite3.Error, OSError) as exc:
-        raise StoreError(f"the cache database {path} cannot be opened: {exc}") from exc
+        raise StoreError(
+            f"the cache database {path} cannot be opened: {exc}; set ASTEADY_CACHE_DIR to another"
+            " directory, or ASTEADY_DISABLE_CACHE=1 to do without"
+        ) from exc
 
 
 @contextlib.contextmanager
