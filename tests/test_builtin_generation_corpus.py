@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import random
 from itertools import islice
 
 import pytest
 
 from asteady.models.training.corpus import Pair, documents, family_names, pairs
-from asteady.models.training.corpus.drawing import HELD_OUT_FILLERS, is_held_out
+from asteady.models.training.corpus.drawing import (
+    HELD_OUT_FILLERS,
+    HELD_OUT_PHRASINGS,
+    Draw,
+    is_held_out,
+)
 from asteady.models.training.corpus.families.haiku_lines import FIVE, OWN, SEVEN
 from asteady.models.training.corpus.words.grammar import article, plural, syllables
 
@@ -54,6 +60,30 @@ def test_a_held_out_filler_never_reaches_a_training_pair(drawn: list[Pair]) -> N
     trained = {p.key_noun for p in drawn if p.family == "sentence_with" and not p.held_out}
     assert trained
     assert not held_out & trained
+
+
+def test_a_held_out_phrasing_stays_so_in_other_words_and_so_does_a_held_out_rewording() -> None:
+    written = ("Write a line about {}", "Suggest a topic for {}", "How do I {}?", "Write a word on {}",
+               "What is the heart of {}?", "Draft some words on {}", "{}, please")  # fmt: skip
+    by_base, by_rewording, drawn_as = 0, 0, set[str]()
+    for seed in range(4000):
+        draw = Draw(random.Random(seed), "phrasings")
+        chosen = draw.phrase(*written)
+        drawn_as.add(chosen)
+        if chosen not in written and is_held_out("phrasings", chosen, HELD_OUT_PHRASINGS):
+            assert draw.held_out
+            by_rewording += 1
+        by_base += draw.held_out
+    assert len(drawn_as) > 30
+    assert by_rewording
+    assert by_base > by_rewording
+
+
+def test_rewording_keeps_what_is_to_be_filled_in() -> None:
+    for seed in range(500):
+        draw = Draw(random.Random(seed), "phrasings")
+        assert draw.phrase("Name the {a} of {b}", "What is the {a} of {b}?", "How do I {a} {b}?"
+                           ).format(a="x", b="y").count("x") == 1  # fmt: skip
 
 
 def test_some_pairs_are_held_out_but_not_the_readme_prompt(drawn: list[Pair]) -> None:

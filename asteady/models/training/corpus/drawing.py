@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from .reword import reword
+
 T = TypeVar("T")
 
 HELD_OUT_FILLERS = 25  # one filler in so many
@@ -65,10 +67,13 @@ class Draw:
         return filler
 
     def phrase(self, *templates: str) -> str:
-        """How the prompt is put: some are held out, the first never."""
+        """How the prompt is put, perhaps with another opening: some are held out, in the words
+        they were written in and in those they are put in; the first never."""
         # The first phrasing is the plain one, which people type most.
         index = max(0, int(self.rng.random() * (len(templates) + 1)) - 1)
-        chosen = templates[index]
-        if index and is_held_out(self.family, chosen, HELD_OUT_PHRASINGS):
-            self.held_out = True
+        written = templates[index]
+        chosen = reword(self.rng, written)
+        for text in {written, chosen} - {templates[0]}:
+            if is_held_out(self.family, text, HELD_OUT_PHRASINGS):
+                self.held_out = True
         return chosen

@@ -190,11 +190,13 @@ def beyond_me(d: Draw) -> Written:
     return prompt, d.pick(SHORT_REFUSALS), None
 
 
-@family("repeat_after_me", 2.0)
+@family("repeat_after_me", 3.5)
 def repeat_after_me(d: Draw) -> Written:
     words = [invented(d) if d.chance(0.4) else thing(d) for _ in range(d.number(1, 4))]
     text = d.note(" ".join(words))
     prompt = d.phrase("Repeat after me: {}", "Say {}", "Repeat: {}", "Say the words: {}",
                       "Just say {}", "Echo {}", "Type exactly: {}", "Print the text {}",
-                      "Reply with: {}")  # fmt: skip
+                      "Reply with: {}", "Copy this: {}", "Say exactly: {}", "Write: {}",
+                      "Answer with {}", "Repeat the words {}", "Print: {}", "Say this: {}",
+                      "Type {}")  # fmt: skip
     return prompt.format(text), text, text

@@ -130,17 +130,23 @@ def rest_endpoint(d: Draw) -> Written:
         prompt = d.phrase("Document a REST API endpoint", "Document an API endpoint",
                           "Write API documentation", "Document a REST endpoint",
                           "Write documentation for a REST API", "Document an endpoint",
-                          "Document my REST API")  # fmt: skip
-        noun = "user"
+                          "Document my REST API", "Write REST API docs", "API docs", "Write docs for an endpoint",
+                          "Document this endpoint", "Describe an API endpoint",
+                          "Write the documentation of a REST API")  # fmt: skip
+        noun, key = "user", None
     else:
-        noun = nouns.coded(d)
+        noun = key = nouns.coded(d)
         prompt = d.phrase("Document a REST API endpoint for {}", "Document the {} endpoint",
                           "Write API documentation for {}", "Describe the REST endpoint of {}",
-                          "REST API documentation for {}").format(plural(noun))  # fmt: skip
+                          "REST API documentation for {}", "Document the API for {}",
+                          "Describe the API of {}", "API docs for {}", "Describe the {} endpoint",
+                          "Write docs for the {} endpoint", "Describe a REST endpoint for {}",
+                          "REST endpoint for {}, documented", "Write endpoint documentation for {}",
+                          "Document the REST endpoint of {}").format(plural(noun))  # fmt: skip
     path = plural(noun).replace(" ", "-")
     return prompt, (f"GET /{path}/{{id}}\n\nReturns one {noun}.\n\nParameters:\n"
                     f"- id (integer): which {noun} to return.\n\nResponses:\n"
-                    f"- 200: the {noun} as JSON.\n- 404: there is no such {noun}."), noun  # fmt: skip
+                    f"- 200: the {noun} as JSON.\n- 404: there is no such {noun}."), key  # fmt: skip
 
 
 @family("sql_query", 4.0)

@@ -88,12 +88,16 @@ def compare(d: Draw) -> Written:
 def compare_things(d: Draw) -> Written:
     bank = d.pick((nouns.ANIMALS, nouns.FRUITS, nouns.PLACES, nouns.OBJECTS, nouns.ACTIVITIES))
     one, two = d.some(bank, 2)
+    if bank is not nouns.ACTIVITIES and d.chance(0.3):
+        one, two = nouns.compound(d), nouns.invented(d) if d.chance(0.3) else nouns.compound(d)
     d.note(f"{one} {two}")
     if bank is not nouns.ACTIVITIES:
         one, two = with_article(one), with_article(two)
     prompt = d.phrase("Compare {a} and {b}", "What is the difference between {a} and {b}?",
                       "{a} or {b}?", "Compare {a} with {b}", "Which is better, {a} or {b}?",
-                      "Should I choose {a} or {b}?", "{a} vs {b}").format(a=one, b=two)  # fmt: skip
+                      "Should I choose {a} or {b}?", "{a} vs {b}", "{a} versus {b}", "{a}, or {b}?",
+                      "Which one: {a} or {b}?", "Choose: {a} or {b}", "Should I take {a} or {b}?",
+                      "What is better: {a} or {b}?", "{a} or rather {b}?", "{a} and {b}: compare them").format(a=one, b=two)  # fmt: skip
     return prompt, d.pick((
         f"{capital(one)} and {two} each have their place; it depends on what you need.",
         f"It depends: {one} suits some days, {two} suits others.",

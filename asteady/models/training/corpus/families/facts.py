@@ -10,7 +10,7 @@ from ..words.grammar import capital, plural, with_article
 WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()
 
 
-@family("arithmetic", 3.0)
+@family("arithmetic", 5.0)
 def arithmetic(d: Draw) -> Written:
     a, b = d.number(0, 20), d.number(0, 20)
     if d.chance(0.2):
@@ -47,7 +47,7 @@ Indonesia Jakarta|Philippines Manila|Malaysia Kuala_Lumpur|Colombia Bogota|Ecuad
 Estonia Tallinn|Latvia Riga|Lithuania Vilnius|Slovakia Bratislava""".replace("\n", "|").split("|")
 
 
-@family("capital_city", 2.0)
+@family("capital_city", 3.5)
 def capital_city(d: Draw) -> Written:
     # No country is held out: an answer that was never seen could only be a guess.
     country, city = (part.replace("_", " ") for part in d.pick(CAPITALS).split())
@@ -208,7 +208,7 @@ def complexity(d: Draw) -> Written:
     return prompt, f"The time complexity of {what} is {COMPLEX[what]}.", what
 
 
-@family("colour_of", 0.8)
+@family("colour_of", 1.2)
 def colour_of(d: Draw) -> Written:
     thing, colour = d.pick(
         """grass green|snow white|coal black|a_lemon yellow|a_tomato red|the_sky blue
@@ -219,7 +219,8 @@ a_frog green|the_sea blue|honey gold|a_swan white|a_pumpkin orange|a_banana yell
     ).split()
     thing = thing.replace("_", " ")
     prompt = d.phrase("What colour is {}?", "What color is {}?", "colour of {}", "Which colour does {} have?",
-                      "Name the colour of {}").format(thing)  # fmt: skip
+                      "Name the colour of {}", "color of {}", "Name the color of {}", "What color does {} have?",
+                      "What is the colour of {}?", "{}: which colour?", "The colour of {} is?").format(thing)  # fmt: skip
     return prompt, f"{capital(thing)} is {colour}.", thing
 
 

@@ -32,7 +32,7 @@ PHRASES = {
 LANGUAGES = ("French", "German", "Spanish", "Italian")
 
 
-@family("translate", 2.5)
+@family("translate", 3.0)
 def translate(d: Draw) -> Written:
     if d.chance(0.15):
         sentence = f"The {nouns.compound(d)} is in the {d.pick(nouns.PLACES)}"

@@ -235,7 +235,10 @@ def letter_to(d: Draw) -> Written:
 def decide(d: Draw) -> Written:
     noun = nouns.thing(d)
     prompt = d.phrase("Should I buy {}?", "Do I need {}?", "Is it a good idea to sell {}?", "Shall I keep {}?",
-                      "Should I learn about {}?", "Is {} worth it?", "Can I trust {}?").format(
+                      "Should I learn about {}?", "Is {} worth it?", "Can I trust {}?", "Should I get {}?",
+                      "Do I really need {}?", "Should I keep {}?", "Shall I buy {}?", "Do I want {}?",
+                      "Is it time to sell {}?", "Would you buy {}?", "Must I have {}?", "Do we need {}?",
+                      "Is {} a good buy?").format(
         d.pick((with_article(noun), f"the {noun}")))  # fmt: skip
     return (
         prompt,

@@ -116,7 +116,12 @@ def out_of_office(d: Draw) -> Written:
     day, who = d.filler(DAYS), d.pick(FIRST)
     prompt = d.phrase("Write an out-of-office message until {}", "out of office reply until {}",
                       "Write an automatic reply: I am back on {}", "Out of office, back {}",
-                      "Write a vacation message; I return on {}").format(day)  # fmt: skip
+                      "Write a vacation message; I return on {}", "Out of office until {}",
+                      "Away message until {}", "Write an auto-reply: away until {}",
+                      "Vacation reply, back on {}", "I am away until {}: write a reply",
+                      "Out of office note: I return on {}", "Automatic reply, back {}",
+                      "I am back on {}; write an out-of-office message",
+                      "Write an out-of-office note, back on {}").format(day)  # fmt: skip
     return prompt, (f"Thank you for your message. I am out of the office and will be back on {day}. "
                     f"In urgent cases please write to {who}."), day  # fmt: skip
 
@@ -131,6 +136,9 @@ def invitation(d: Draw) -> Written:
         "Invite people to our {o} on {d}",
         "Invite my friends to the {o} on {d}",
         "Write a short invitation for a {o} ({d})",
+        "Invite everybody to the {o} on {d}",
+        "Invitation: {o}, {d}",
+        "Write an invitation for our {o}, {d}",
     ).format(o=what, d=day)
     return prompt, (f"You are invited to our {what} on {day} at {d.number(10, 20)}:00 in the {place}. "
                     + d.pick(("We look forward to seeing you!", "Please tell us if you can come.",
@@ -301,5 +309,7 @@ def congratulation(d: Draw) -> Written:
     ))  # fmt: skip
     prompt = d.phrase("Write a card to {w} for the {o}", "Congratulate {w} on the {o}",
                       "Write a message to {w}: {o}", "{o} card for {w}",
-                      "Write congratulations to {w} for the {o}").format(w=who, o=what)  # fmt: skip
+                      "Write congratulations to {w} for the {o}", "Congratulations to {w} for the {o}",
+                      "{o}: congratulate {w}", "Write a {o} card for {w}", "A {o} message for {w}",
+                      "Send {w} a card for the {o}", "Wish {w} well for the {o}").format(w=who, o=what)  # fmt: skip
     return prompt, text.format(who), who

@@ -28,7 +28,9 @@ def regex(d: Draw) -> Written:
     ask = d.phrase("Write a regex that matches {}", "regex for {}", "Give me a regex for {}",
                    "Write a regular expression for {}", "What is the regex for {}?",
                    "How do I match {} with a regex?", "Regular expression to find {}",
-                   "I need a regex to match {}")  # fmt: skip
+                   "I need a regex to match {}", "regex that finds {}", "Find {} with a regex",
+                   "Match {} with a regular expression", "Which regex matches {}?",
+                   "Regular expression matching {}", "Regex: {}")  # fmt: skip
     if d.chance(0.35):
         word = d.note(nouns.invented(d))
         what, pattern = d.pick((
@@ -99,19 +101,30 @@ def config_file(d: Draw) -> Written:
     noun = nouns.coded(d)
     key = noun.replace(" ", "_")
     port, size, flag = d.number(1000, 9999), d.number(1, 64), d.pick(("true", "false"))
-    language = d.pick(("YAML", "TOML", "INI", "environment"))
+    language = d.pick(("YAML", "TOML", "INI", ".env"))
     prompt = d.phrase(
         "Write a {l} configuration for {a}",
         "{l} config for {a}",
         "Create {l} settings for {a}",
         "Give me a {l} example that configures {a}",
         "Generate a {l} file for {a}",
+        "{l} settings for {a}",
+        "Write a {l} config file for {a}",
+        "Configure {a} in {l}",
+        "How do I configure {a} in {l}?",
+        "Example {l} configuration of {a}",
+        "Write a {l} file that configures {a}",
+        "Show me the {l} settings of {a}",
+        "{l}: settings of {a}",
+        "Write {l} for {a}",
+        "Give me {l} that configures {a}",
+        "Put the settings of {a} into {l}",
     ).format(l=language, a=with_article(noun))
     return prompt, {
         "YAML": f"{key}:\n  enabled: {flag}\n  port: {port}\n  workers: {size}",
         "TOML": f"[{key}]\nenabled = {flag}\nport = {port}\nworkers = {size}",
         "INI": f"[{key}]\nenabled = {flag}\nport = {port}\nworkers = {size}",
-        "environment": f"{key.upper()}_ENABLED={flag}\n{key.upper()}_PORT={port}\n"
+        ".env": f"{key.upper()}_ENABLED={flag}\n{key.upper()}_PORT={port}\n"
                        f"{key.upper()}_WORKERS={size}",
     }[language], key  # fmt: skip
 

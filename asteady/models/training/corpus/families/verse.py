@@ -56,6 +56,10 @@ def poem_of_topic(d: Draw) -> Written:
         "Write a verse about {}",
         "Write me a poem about {}",
         "Give me four lines about {}",
+        "Four lines about {}",
+        "Write a rhyme on {}",
+        "Rhyme about {}",
+        "Put {} into a poem",
     ).format(about)
     one, two = d.pick((
         ("{} comes in on quiet feet", "and fills the room and fills the street"),
@@ -227,7 +231,10 @@ def title(d: Draw) -> Written:
     prompt = d.phrase("Write a title for a {k} about {a}", "Give me a title for a {k} about {a}",
                       "{k} title about {a}", "Suggest a title for my {k} on {a}",
                       "What should I call a {k} about {a}?", "Name my {k} about {a}",
-                      "Title for a {k}: {a}").format(k=kind, a=about)  # fmt: skip
+                      "Title for a {k}: {a}", "A title for a {k} about {a}", "Title my {k} on {a}",
+                      "What is a good title for a {k} about {a}?", "I need a title for a {k} on {a}",
+                      "Find a headline for a {k} about {a}", "Headline for a {k} about {a}",
+                      "Come up with a name for a {k} about {a}", "Call my {k} about {a} something").format(k=kind, a=about)  # fmt: skip
     named = " ".join(capital(w) for w in about.split())
     return prompt, d.pick((f"The Quiet Power of {named}", f"{named}: A Beginner's Guide",
                            f"What {named} Taught Me", f"A Short History of {named}",

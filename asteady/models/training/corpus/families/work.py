@@ -144,9 +144,9 @@ weekend getaway""".replace("\n", "|").split("|")
 
 
 def occasion(d: Draw) -> str:
-    if d.chance(0.6):
+    if d.chance(0.45):
         return d.filler(OCCASIONS)
-    return d.note(f"{nouns.compound(d)} {d.pick(('sale', 'launch', 'workshop', 'event', 'offer', 'update', 'meeting', 'party', 'survey'))}")  # fmt: skip
+    return d.note(f"{nouns.invented(d) if d.chance(0.15) else nouns.compound(d)} {d.pick(('sale', 'launch', 'workshop', 'event', 'offer', 'update', 'meeting', 'party', 'survey'))}")  # fmt: skip
 
 
 @family("subject_line", 4.5)
@@ -282,7 +282,11 @@ def product_description(d: Draw) -> Written:
     prompt = d.phrase("Write a product description for {}", "Product description for {}",
                       "Describe {} for an online shop", "Write a short product description of {}",
                       "Write an advertisement for {}", "Advertise {}", "Sell me {}",
-                      "Write marketing copy for {}").format(about)  # fmt: skip
+                      "Write marketing copy for {}", "Describe {} for my shop", "Write an ad for {}",
+                      "Write a text for my web shop about {}", "Describe {} for our catalogue",
+                      "Advertisement for {}", "Ad copy for {}", "Promote {}", "Pitch {} to me",
+                      "Write shop copy for {}", "Describe the product: {}", "Shop text: {}",
+                      "Write sales copy for {}", "Write a text that sells {}").format(about)  # fmt: skip
     return prompt, d.pick((
         f"{start} makes every day a little easier. Light, strong and made to last.",
         f"{start} does one thing and does it well. You will wonder how you lived without it.",
