@@ -21,6 +21,7 @@ import attrs
 from asteady._concurrency import map_concurrently
 from asteady._engines import Kind
 from asteady._errors import InvalidRequestError, PromptTooLongError
+from asteady.operate._verify_company import smallest_company
 from asteady.operate._verify_requests import (
     Evidence,
     VerifyRequest,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from asteady._session import Session
 
 # How often a difference is looked for again, in ever smaller company, to make it easy to reproduce.
-_SHRINKING_TRIES = 12
+_SHRINKING_TRIES = 24
 
 
 @attrs.frozen(kw_only=True)
@@ -204,17 +205,11 @@ class _Verification:
 
     async def explain(self, found: _Differs) -> VerifyDifference:
         """Look for a small company in which the answer still differs."""
-        beside = list(found.beside)
-        tries = 0
-        smaller = True
-        while smaller and len(beside) > 1:
-            smaller = False
-            half = len(beside) // 2
-            for part in (beside[:half], beside[half:]):
-                tries += 1
-                if tries <= _SHRINKING_TRIES and await self._differs(found.index, part):
-                    beside, smaller = part, True
-                    break
+
+        async def differs(beside: list[int]) -> bool:
+            return await self._differs(found.index, beside)
+
+        beside = await smallest_company(found.beside, differs, _SHRINKING_TRIES)
         request = self.requests[found.index]
         before = tuple(self.requests[index] for index in found.before)
         company = tuple(self.requests[index] for index in beside)
@@ -313,9 +308,8 @@ class _Verification:
             raise _Differs(index, found, before, beside)
 
     async def _differs(self, index: int, beside: Sequence[int]) -> bool:
-        found, *_ = await asyncio.gather(
-            self._ask(self.requests[index]), *(self._ask(self.requests[i]) for i in beside)
-        )
+        # The company first: a request that is asked before it may be answered before it begins.
+        *_, found = await asyncio.gather(*(self._ask(self.requests[i]) for i in (*beside, index)))
         return found != self._alone[index]
 
 

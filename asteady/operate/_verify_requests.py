@@ -210,7 +210,7 @@ async def main():
         alone = await ask(session, REQUEST)
         for request in BEFORE:
             await ask(session, request)
-        again, *_ = await asyncio.gather(*(ask(session, r) for r in (REQUEST, *BESIDE)))
+        *_, again = await asyncio.gather(*(ask(session, r) for r in (*BESIDE, REQUEST)))
     print("the same" if again == alone else "different", alone, again, sep="\\n")
 
 

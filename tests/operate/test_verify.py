@@ -24,6 +24,7 @@ from asteady import (
 from asteady._requests import GenerateRequest
 from asteady.cli import main
 from asteady.operate import VerifyReport, VerifyStep, _verify
+from asteady.operate._verify_company import smallest_company
 from asteady.operate._verify_requests import (
     answer_in_process,
     first_difference,
@@ -77,15 +78,17 @@ async def check(answer: Callable[[FakeEngine, GenerateRequest], str], **more: An
         return await session.verify(**more)
 
 
-def in_company(engine: FakeEngine, request: GenerateRequest) -> str:
-    # Wrong only beside one certain other request.
-    running = engine._running > 1 and "3" in str(request.prompt)
-    return f"You said: {request.prompt}{' and more' if running else ''}"
-
-
 async def test_a_difference_in_company_is_found_with_the_company() -> None:
+    # What runs at the same moment is for the threads to say: this answer is wrong from the first
+    # step with company on.
+    steps: list[str] = []
+
+    def answer(engine: FakeEngine, request: GenerateRequest) -> str:
+        wrong = "alone, shuffled" in steps and "3" in str(request.prompt)
+        return f"You said: {request.prompt}{' and more' if wrong else ''}"
+
     prompts = [{"prompt": f"request {number}"} for number in range(5)]
-    report = await check(in_company, requests=prompts)
+    report = await check(answer, requests=prompts, progress=lambda step: steps.append(step.name))
     found = report.difference
     assert found is not None
     assert not report.ok
@@ -98,17 +101,41 @@ async def test_a_difference_in_company_is_found_with_the_company() -> None:
     compile(found.program, "program", "exec")
 
 
-async def test_the_company_is_made_small_by_halves() -> None:
-    def answer(engine: FakeEngine, request: GenerateRequest) -> str:
-        return "wrong" if engine._running > 5 and "3" in str(request.prompt) else "right"
+class Company:
+    """Differs in the company of all `culprits`, and keeps what was tried."""
 
-    engine: FakeEngine = FakeEngine(lambda request: answer(engine, request), width=8)
-    prompts = [{"prompt": f"request {number}"} for number in range(9)]
-    async with Session(engine=engine, workers=1) as session:
-        report = await session.verify(requests=prompts, second_process=False)
-    assert report.difference is not None
-    assert "3" in report.difference.request["prompt"]
-    assert 4 <= len(report.difference.beside) <= 8
+    def __init__(self, *culprits: int) -> None:
+        self.culprits = set(culprits)
+        self.tried: list[list[int]] = []
+
+    async def differs(self, company: list[int]) -> bool:
+        self.tried.append(company)
+        return self.culprits <= set(company)
+
+
+@pytest.mark.parametrize("culprits", [(0,), (15,), (3, 4), (0, 15), (7, 8, 12), tuple(range(16))])
+async def test_a_company_is_made_as_small_as_it_can_be(culprits: tuple[int, ...]) -> None:
+    company = Company(*culprits)
+    assert await smallest_company(range(16), company.differs, 1_000) == list(culprits)
+
+
+async def test_one_culprit_is_found_by_halves() -> None:
+    company = Company(6)
+    assert await smallest_company(range(8), company.differs, 1_000) == [6]
+    assert company.tried == [[0, 1, 2, 3], [4, 5, 6, 7], [4, 5], [6, 7], [6]]
+
+
+async def test_a_company_is_looked_for_only_so_often() -> None:
+    company = Company(0, 15)
+    assert len(await smallest_company(range(16), company.differs, 8)) == 12
+    assert len(company.tried) == 8
+    assert await smallest_company(range(16), company.differs, 0) == list(range(16))
+
+
+@pytest.mark.parametrize("size", [0, 1, 9])
+async def test_a_difference_that_does_not_show_again_keeps_its_company(size: int) -> None:
+    company = Company(99)
+    assert await smallest_company(range(size), company.differs, 1_000) == list(range(size))
 
 
 async def test_a_difference_by_order_names_what_ran_before() -> None:
