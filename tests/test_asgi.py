@@ -1,117 +1,226 @@
-"""An ASGI app with the session in its lifespan, hit by many clients at once."""
+"""The web apps of the examples, served by a real server, with many clients at once."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, MutableMapping
-from contextlib import asynccontextmanager
+import importlib
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
-from starlette.routing import Route
+import uvicorn
 
-from asteady import Session
+import asteady
+from asteady.testing import FakeEngine
 
 pytestmark = pytest.mark.anyio
 
+APPS = ["asgi_app", "fastapi_app"]
+
+
+class Client(httpx.AsyncClient):
+    """Asks the apps for the same things, each in its own way."""
+
+    posts: bool
+
+    def ask(self, path: str, prompt: str) -> httpx.Request:
+        if self.posts:
+            return self.build_request("POST", path, json={"prompt": prompt})
+        return self.build_request("GET", path, params={"prompt": prompt})
+
+    async def reply(self, path: str, prompt: str) -> httpx.Response:
+        return await self.send(self.ask(path, prompt))
+
+    def text(self, reply: httpx.Response) -> str:
+        return str(reply.json()["text"]) if self.posts and is_json(reply) else reply.text
+
+
+def is_json(reply: httpx.Response) -> bool:
+    return reply.headers["content-type"] == "application/json"
+
+
+class Server(uvicorn.Server):
+    started_or_failed: asyncio.Event
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # Ctrl-C is pytest's.
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await super().startup(sockets)
+        finally:
+            self.started_or_failed.set()
+
 
 @asynccontextmanager
-async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Session]]:
-    async with Session() as session:
-        yield {"asteady": session}
+async def served(app: Any, **options: Any) -> AsyncIterator[Client]:
+    """The app behind uvicorn on the loopback interface, and a client of it."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = Server(uvicorn.Config(app, log_level="warning", **options))
+        server.started_or_failed = asyncio.Event()
+        serving = asyncio.create_task(server.serve([listening]))
+        await server.started_or_failed.wait()
+        assert server.started
+        port = listening.getsockname()[1]
+        async with Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            client.posts = type(app).__name__ == "FastAPI"
+            yield client
+        server.should_exit = True
+        await serving
 
 
-async def generate(request: Request) -> Response:
-    session: Session = request.state.asteady
-    prompt = request.query_params["prompt"]
-    return PlainTextResponse(await session.generate(prompt, max_new_tokens=16))
-
-
-async def stream(request: Request) -> Response:
-    session: Session = request.state.asteady
-
-    async def chunks() -> AsyncIterator[str]:
-        async with session.stream(request.query_params["prompt"], max_new_tokens=16) as stream:
-            async for chunk in stream:
-                yield chunk
-
-    return StreamingResponse(chunks(), media_type="text/plain; charset=utf-8")
-
-
-async def stats(request: Request) -> Response:
-    session: Session = request.state.asteady
-    return JSONResponse(await session.cache.get_cache_stats())
-
-
-class Server:
-    """Runs an app's lifespan in a task of its own, as ASGI servers do."""
-
-    def __init__(self, app: Starlette) -> None:
-        self.app = app
-        self.state: dict[str, object] = {}
-        self._inbox: asyncio.Queue[MutableMapping[str, Any]] = asyncio.Queue()
-        self._outbox: asyncio.Queue[MutableMapping[str, Any]] = asyncio.Queue()
-
-    async def start(self) -> None:
-        scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": self.state}
-        self._task = asyncio.create_task(self.app(scope, self._inbox.get, self._outbox.put))
-        await self._tell("lifespan.startup")
-
-    async def stop(self) -> None:
-        await self._tell("lifespan.shutdown")
-        await self._task
-
-    async def _tell(self, message: str) -> None:
-        await self._inbox.put({"type": message})
-        assert (await self._outbox.get())["type"] == f"{message}.complete"
-
-    async def __call__(self, scope, receive, send) -> None:  # type: ignore[no-untyped-def]  # ASGI
-        await self.app({**scope, "state": dict(self.state)}, receive, send)
+@pytest.fixture(params=APPS)
+def example(request: pytest.FixtureRequest) -> Any:
+    return importlib.import_module(f"examples.{request.param}")
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[httpx.AsyncClient]:
-    server = Server(
-        Starlette(
-            routes=[Route("/generate", generate), Route("/stream", stream), Route("/stats", stats)],
-            lifespan=lifespan,
-        )
-    )
-    await server.start()
-    async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(app=server), base_url="http://app", timeout=60
-    ) as client:
+async def client(example: Any) -> AsyncIterator[Client]:
+    async with served(example.app) as client:
         yield client
-    await server.stop()
 
 
-async def test_fifty_concurrent_clients(client: httpx.AsyncClient) -> None:
+@pytest.fixture
+def opened(
+    example: Any, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> list[asteady.Session]:
+    """The sessions that the app opens, all on the fake engine."""
+    sessions = []
+
+    def open_session() -> asteady.Session:
+        sessions.append(asteady.Session(engine=engine, workers=1, max_pending=1))
+        return sessions[-1]
+
+    monkeypatch.setattr(
+        example, "asteady", SimpleNamespace(**{**vars(asteady), "Session": open_session})
+    )
+    return sessions
+
+
+@pytest.fixture
+async def held(
+    example: Any, engine: FakeEngine, opened: list[asteady.Session]
+) -> AsyncIterator[Client]:
+    """The app on a fake engine, which is held once the app is warm."""
+    async with served(example.app) as client:
+        engine.computed.clear()
+        engine.hold()
+        try:
+            yield client
+        finally:
+            engine.resume()
+
+
+async def test_an_app_is_warm_and_well_from_the_start(example: Any, client: Client) -> None:
+    async with asteady.Session() as session:
+        for prompt in example.COMMON:
+            assert await session.is_cached(prompt, max_new_tokens=example.LENGTH)
+            expected = await session.generate(prompt, max_new_tokens=example.LENGTH)
+            assert client.text(await client.reply("/generate", prompt)) == expected
+            assert client.text(await client.reply("/stream", prompt)) == expected
+    health = await client.get("/health")
+    assert health.status_code == 200
+    assert health.json()["healthy"] is True
+    assert health.json()["warnings"] == []
+
+
+async def test_fifty_concurrent_clients(client: Client) -> None:
     prompts = [f"Write a haiku about number {n % 10}" for n in range(50)]
     replies = await asyncio.gather(
         *(
-            client.get("/stream" if n % 3 == 0 else "/generate", params={"prompt": prompt})
+            client.reply("/stream" if n % 3 == 0 else "/generate", prompt)
             for n, prompt in enumerate(prompts)
         )
     )
     assert {reply.status_code for reply in replies} == {200}
     for prompt in set(prompts):
-        same = {r.text for r, asked in zip(replies, prompts, strict=True) if asked == prompt}
+        same = {
+            client.text(reply)
+            for reply, asked in zip(replies, prompts, strict=True)
+            if asked == prompt
+        }
         assert len(same) == 1
-    counted = (await client.get("/stats")).json()["generation"]
-    assert counted["misses"] == 10
-    assert counted["hits"] + counted["coalesced"] == 40
 
 
-async def test_a_client_that_hangs_up_does_not_hurt_the_others(client: httpx.AsyncClient) -> None:
-    leaving = asyncio.create_task(client.get("/generate", params={"prompt": "hi"}))
-    staying = asyncio.create_task(client.get("/generate", params={"prompt": "hi"}))
-    await asyncio.sleep(0)
-    leaving.cancel()
-    reply = await staying
-    assert reply.status_code == 200
-    again = await client.get("/generate", params={"prompt": "hi"})
-    assert again.text == reply.text
+async def test_what_cannot_be_served_is_refused(client: Client) -> None:
+    for path in ("/generate", "/stream"):
+        for prompt, reason in (("", "prompt"), ("word " * 5000, "tokens")):
+            reply = await client.reply(path, prompt)
+            assert reply.status_code == 400
+            assert reason in reply.text
+
+
+@pytest.mark.parametrize("path", ["/generate", "/stream"])
+async def test_a_full_queue_is_said_with_a_time_to_come_again(
+    held: Client, engine: FakeEngine, opened: list[asteady.Session], path: str
+) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(held.reply("/generate", "computing"))
+        await engine.wait_computed(1)
+        waiting = group.create_task(held.reply("/generate", "waiting"))
+        while opened[0].statistics().pools["generation:builtin"].pending < 1:  # noqa: ASYNC110  # no event tells
+            await asyncio.sleep(0.01)
+        refused = await asyncio.wait_for(held.reply(path, "one too many"), 5)
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"] == "5"
+        engine.resume()
+    assert waiting.result().status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/generate", "/stream"])
+async def test_hanging_up_before_the_first_chunk_frees_the_worker(
+    held: Client, engine: FakeEngine, path: str
+) -> None:
+    asking = asyncio.create_task(held.reply(path, "hi"))
+    await engine.wait_computed(1)
+    asking.cancel()
+    await released(engine)
+
+
+async def test_hanging_up_within_a_stream_frees_the_worker(
+    held: Client, engine: FakeEngine
+) -> None:
+    sending = asyncio.create_task(held.send(held.ask("/stream", "hi"), stream=True))
+    await engine.wait_computed(1)
+    engine.step()
+    reply = await sending
+    assert await anext(reply.aiter_text()) == "You "
+    await reply.aclose()
+    await released(engine)
+
+
+async def released(engine: FakeEngine) -> None:
+    """The computation was given up; not waited for without end, as it is held."""
+    async with asyncio.timeout(30):
+        await engine.wait_released(1)
+
+
+async def test_a_client_that_hangs_up_does_not_hurt_the_others(
+    held: Client, engine: FakeEngine
+) -> None:
+    leaving = asyncio.create_task(held.send(held.ask("/stream", "hi"), stream=True))
+    staying = asyncio.create_task(held.reply("/generate", "hi"))
+    await engine.wait_computed(1)
+    engine.step()
+    await (await leaving).aclose()
+    engine.resume()
+    assert held.text(await staying) == "You said: hi"
+    assert engine.released == []
+    assert held.text(await held.reply("/generate", "hi")) == "You said: hi"
+
+
+async def test_the_session_of_the_fastapi_app_can_be_another(session: asteady.Session) -> None:
+    example = importlib.import_module("examples.fastapi_app")
+    example.app.dependency_overrides[example.get_session] = lambda: session
+    try:
+        async with served(example.app, lifespan="off") as client:
+            reply = await client.post("/generate", json={"prompt": "hi"})
+            assert reply.json() == {"text": "You said: hi", "cached": False}
+    finally:
+        example.app.dependency_overrides.clear()
