@@ -163,7 +163,7 @@ def _write_entries(
     count = 0
     for key, size_bytes, cost_s, touches, priority, slot, created_s, used_s in copy.execute(
         "SELECT key, size_bytes, cost_s, touches, priority, slot, created_s, used_s FROM entry"
-        " WHERE live = 1 ORDER BY key"
+        " ORDER BY key"
     ):
         _go_on(stop)
         try:

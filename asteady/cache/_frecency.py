@@ -50,8 +50,9 @@ class Budget:
 class Row:
     """One entry as its policy sees it, or the ghost of one that was evicted (not `live`).
 
-    `turn` is the state's turn at eviction. `slot` (where the answer is kept) and the two times (in
-    seconds since the epoch) are the store's; no policy looks at them.
+    Of a ghost only `touches` and `turn`, the state's turn at eviction, are remembered. `slot`
+    (where the answer is kept) and the two times (in seconds since the epoch) are the store's; no
+    policy looks at them.
     """
 
     key: Key
@@ -109,8 +110,8 @@ class Ledger(Protocol):
         """The live row with the lowest priority, ties by key."""
         ...
 
-    def oldest_ghost(self) -> Row | None:
-        """The ghost that was evicted longest ago, ties by key."""
+    def drop_oldest_ghost(self) -> int | None:
+        """Remove the ghost that was evicted longest ago; its touches, or None if there is none."""
         ...
 
 
@@ -247,7 +248,7 @@ def remember(
         policy.touch(state, row, budget, 1)
     else:
         policy.learn(state, row, budget)
-        _uncount_ghost(state, row)
+        _uncount_ghost(state, row.touches)
         ledger.remove(row)  # making room must not drop it as the oldest ghost
         row.size_bytes, row.cost_s = size_bytes, cost_s
         row.slot = 0  # its answer is gone, and the slot may be another's by now
@@ -354,11 +355,10 @@ def _drop_ghosts(policy: Policy, ledger: Ledger, state: State, budget: Budget) -
         return
     keep = policy.ghosts_per_entry * state.full(budget)
     while state.ghosts_once + state.ghosts_more > keep:
-        ghost = ledger.oldest_ghost()
-        if ghost is None:
+        touches = ledger.drop_oldest_ghost()
+        if touches is None:
             break
-        _uncount_ghost(state, ghost)
-        ledger.remove(ghost)
+        _uncount_ghost(state, touches)
 
 
 def _uncount(state: State, row: Row) -> None:
@@ -373,8 +373,8 @@ def _count_ghost(state: State, row: Row) -> None:
         state.ghosts_more += 1
 
 
-def _uncount_ghost(state: State, row: Row) -> None:
-    if row.touches == 1:
+def _uncount_ghost(state: State, touches: int) -> None:
+    if touches == 1:
         state.ghosts_once -= 1
     else:
         state.ghosts_more -= 1

@@ -55,7 +55,8 @@ def merge(commit: _Commit[Any], op: Merge) -> Merged:
             if row is None:
                 state.meet(budget.share(entry.size_bytes))
             else:
-                _uncount_ghost(state, row)
+                _uncount_ghost(state, row.touches)
+                ledger.remove(row)
             row = Row(entry.key, entry.size_bytes, entry.cost_s, live=True)
             row.created_s = min(entry.created_s, commit.now_s)
             state.entries += 1

@@ -16,12 +16,13 @@ from pathlib import Path
 from asteady._errors import StoreError, StoreVersionError
 from asteady.cache._codec import Columns
 from asteady.cache._filesystem import network_filesystem
+from asteady.cache._ledger import mark_of
 
 log = logging.getLogger("asteady")
 
 # "AsCa" in ASCII: `file` and SQLite's own tools can tell what this is.
 APPLICATION_ID = 0x41734361
-VERSION = 1
+VERSION = 2
 # A write waits this long inside SQLite for another process's; the writer then tries again.
 BUSY_TIMEOUT_S = 5.0
 OPEN_PATIENCE_S = 10.0
@@ -59,14 +60,18 @@ CREATE TABLE entry (
     cost_s REAL NOT NULL,
     touches INTEGER NOT NULL,
     priority REAL NOT NULL,
-    turn REAL NOT NULL,
-    live INTEGER NOT NULL,
     slot INTEGER NOT NULL,
     created_s REAL NOT NULL,
     used_s REAL NOT NULL
 ) WITHOUT ROWID;
-CREATE INDEX entry_by_priority ON entry (priority) WHERE live = 1;
-CREATE INDEX ghost_by_turn ON entry (turn) WHERE live = 0;
+CREATE INDEX entry_by_priority ON entry (priority);
+CREATE TABLE ghost (
+    seq INTEGER PRIMARY KEY,
+    mark INTEGER NOT NULL,
+    touches INTEGER NOT NULL,
+    turn REAL NOT NULL
+);
+CREATE INDEX ghost_by_mark ON ghost (mark);
 CREATE TABLE answer (
     slot INTEGER PRIMARY KEY,
     crc INTEGER NOT NULL,
@@ -75,7 +80,24 @@ CREATE TABLE answer (
 """
 
 # Statements that bring a database from the version in the key to the next one.
-MIGRATIONS: dict[int, tuple[str, ...]] = {}
+MIGRATIONS: dict[int, tuple[str, ...]] = {
+    # Ghosts got a table of their own, without keys; entries lost what only ghosts needed.
+    1: (
+        "CREATE TABLE ghost (seq INTEGER PRIMARY KEY, mark INTEGER NOT NULL,"
+        " touches INTEGER NOT NULL, turn REAL NOT NULL)",
+        "INSERT INTO ghost (mark, touches, turn) SELECT mark_of(key), touches, turn FROM entry"
+        " WHERE live = 0 ORDER BY turn, key",
+        "CREATE INDEX ghost_by_mark ON ghost (mark)",
+        "CREATE TABLE living (key TEXT PRIMARY KEY, size_bytes INTEGER NOT NULL,"
+        " cost_s REAL NOT NULL, touches INTEGER NOT NULL, priority REAL NOT NULL,"
+        " slot INTEGER NOT NULL, created_s REAL NOT NULL, used_s REAL NOT NULL) WITHOUT ROWID",
+        "INSERT INTO living SELECT key, size_bytes, cost_s, touches, priority, slot, created_s,"
+        " used_s FROM entry WHERE live = 1",
+        "DROP TABLE entry",
+        "ALTER TABLE living RENAME TO entry",
+        "CREATE INDEX entry_by_priority ON entry (priority)",
+    ),
+}
 
 
 def is_damage(error: BaseException) -> bool:
@@ -223,6 +245,8 @@ def _prepare(connection: sqlite3.Connection, path: Path, columns: Columns) -> No
                 "INSERT INTO cache (id, removals) VALUES (1, ?)", (time.time_ns() // 1000,)
             )
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        # Called by a migration: SQLite reads no hexadecimal digits.
+        connection.create_function("mark_of", 1, mark_of, deterministic=True)
         while 0 < version < VERSION:
             for statement in MIGRATIONS[version]:
                 connection.execute(statement)

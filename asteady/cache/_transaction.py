@@ -47,9 +47,9 @@ from asteady.cache._store import (
 log = logging.getLogger("asteady")
 A = TypeVar("A")
 
-# What an entry takes of the file besides its values: its row, its place in the indexes, and as much
-# for each of its three ghosts. Pages are about two thirds full where answers of all lengths come
-# and go, so values count half as much again. Measured, see docs/performance.md.
+# What an entry takes of the file besides its values: its row, its place in the indexes, and its
+# three ghosts. Pages are about two thirds full where answers of all lengths come and go, so values
+# count half as much again. Measured, see docs/performance.md.
 ROW_BYTES = 896
 FILL = 1.5
 
@@ -96,7 +96,7 @@ class Tables(Generic[A]):
         # One row, always: the counter of removals, and the answer if there is one.
         found = connection.execute(
             f"SELECT removals, entry.cost_s, answer.crc, {names} FROM cache"
-            " LEFT JOIN entry ON entry.key = ? AND entry.live = 1"
+            " LEFT JOIN entry ON entry.key = ?"
             " LEFT JOIN answer ON answer.slot = entry.slot",
             (key,),
         ).fetchone()
@@ -110,17 +110,17 @@ class Tables(Generic[A]):
             return Reading(None, True, removals)
 
     def contains(self, connection: sqlite3.Connection, key: Key) -> bool:
-        sql = "SELECT 1 FROM entry WHERE key = ? AND live = 1"
+        sql = "SELECT 1 FROM entry WHERE key = ?"
         return connection.execute(sql, (key,)).fetchone() is not None
 
     def keys(self, connection: sqlite3.Connection) -> list[Key]:
-        sql = "SELECT key FROM entry WHERE live = 1 ORDER BY key"
+        sql = "SELECT key FROM entry ORDER BY key"
         return [key for (key,) in connection.execute(sql)]
 
     def entries(self, connection: sqlite3.Connection, limit: int, order_by: Order) -> list[Entry]:
         rows = connection.execute(
             "SELECT key, size_bytes, cost_s, touches, priority, created_s, used_s,"
-            " coalesce(model, '') FROM entry LEFT JOIN answer USING (slot) WHERE live = 1"
+            " coalesce(model, '') FROM entry LEFT JOIN answer USING (slot)"
             f" ORDER BY {_ORDER[order_by]}, key LIMIT ?",
             (limit,),
         )
@@ -130,7 +130,7 @@ class Tables(Generic[A]):
     def missing(self, connection: sqlite3.Connection, keys: Sequence[Key]) -> tuple[int, list[Key]]:
         # The counter first: what is removed after it shows in the next look at it.
         removals = self.removals(connection)
-        sql = "SELECT 1 FROM entry WHERE key = ? AND live = 1"
+        sql = "SELECT 1 FROM entry WHERE key = ?"
         gone = [key for key in keys if connection.execute(sql, (key,)).fetchone() is None]
         return removals, gone
 
@@ -281,8 +281,6 @@ class _Commit(Generic[A]):
         self.stored.discard(row.key)
         self.answers.pop(row.slot, None)
         self.free.setdefault(row.size_bytes, []).append(row.slot)
-        # A ghost needs neither, and zero takes no room in a row.
-        row.created_s = row.used_s = 0.0
 
     def touch(self, op: Touch) -> None:
         tables = self.tables
@@ -315,8 +313,8 @@ class _Commit(Generic[A]):
         self.stored.clear()
         self.answers.clear()
         self.free.clear()
-        self.connection.execute("DELETE FROM entry")
-        self.connection.execute("DELETE FROM answer")
+        for table in ("entry", "ghost", "answer"):
+            self.connection.execute(f"DELETE FROM {table}")
         self.ledger = SqlLedger(self.connection, self.fetch)
         self.state = State(phi=self.state.phi)
         self.vacuum_pages = -1
@@ -334,7 +332,7 @@ class _Commit(Generic[A]):
             self.connection.execute(
                 "UPDATE cache SET policy = ?, max_entries = ?, max_bytes = ?", ours
             )
-            self.connection.execute("DELETE FROM entry WHERE live = 0")
+            self.connection.execute("DELETE FROM ghost")
             self.state = adopt(policy, self.ledger, budget, self.ledger.by_use())
         self.dropped(shrink(policy, self.ledger, self.state, budget))
 

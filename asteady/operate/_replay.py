@@ -87,11 +87,11 @@ class _Ledger:
             heapq.heappop(self._live)
         return None
 
-    def oldest_ghost(self) -> Row | None:
+    def drop_oldest_ghost(self) -> int | None:
         while self._ghosts:
-            turn, key = self._ghosts[0]
+            turn, key = heapq.heappop(self._ghosts)
             row = self._rows.get(key)
             if row is not None and not row.live and row.turn == turn:
-                return row
-            heapq.heappop(self._ghosts)
+                del self._rows[key]
+                return row.touches
         return None

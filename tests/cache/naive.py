@@ -24,9 +24,12 @@ class NaiveLedger:
         live = [row for row in self.rows.values() if row.live]
         return min(live, key=lambda row: (row.priority, row.key), default=None)
 
-    def oldest_ghost(self) -> Row | None:
+    def drop_oldest_ghost(self) -> int | None:
         ghosts = [row for row in self.rows.values() if not row.live]
-        return min(ghosts, key=lambda row: (row.turn, row.key), default=None)
+        if not ghosts:
+            return None
+        oldest = min(ghosts, key=lambda row: (row.turn, row.key))
+        return self.rows.pop(oldest.key).touches
 
 
 class NaiveTide:

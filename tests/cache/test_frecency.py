@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 
 import attrs
@@ -29,7 +29,8 @@ from asteady.cache._schema import TABLES
 from tests.cache.naive import NaiveLedger, NaiveTide
 
 TIDE = POLICIES["tide"]
-keys = st.sampled_from([f"k{number}" for number in range(12)])
+KEYS = [f"k{number}" for number in range(12)]
+keys = st.sampled_from(KEYS)
 operations = st.lists(
     st.one_of(
         st.tuples(
@@ -37,7 +38,7 @@ operations = st.lists(
         ),
         st.tuples(st.just("touch"), keys, st.integers(1, 3), st.just(0.0)),
         st.tuples(st.just("forget"), keys, st.just(0), st.just(0.0)),
-        st.tuples(st.just("flush"), keys, st.just(0), st.just(0.0)),
+        st.tuples(st.just("flush"), keys, st.integers(0, 12), st.just(0.0)),
     ),
     max_size=60,
 )
@@ -56,11 +57,16 @@ def run(policy: Policy, ledger: Ledger, budget: Budget, ops: object) -> Iterator
             yield forget(ledger, state, key) is not None
         elif isinstance(ledger, SqlLedger):
             ledger.flush()
+            ledger.expect(KEYS[:number])
         yield attrs.astuple(state)
 
 
-def rows_of(ledger: NaiveLedger) -> list[tuple[object, ...]]:
-    return sorted(attrs.astuple(row) for row in ledger.rows.values())
+def remembered(rows: Iterable[Row]) -> list[tuple[object, ...]]:
+    """What a ledger has to remember of its rows."""
+    return sorted(
+        attrs.astuple(attrs.evolve(row, turn=0.0)) if row.live else (row.key, row.touches, row.turn)
+        for row in rows
+    )
 
 
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=list(POLICIES))
@@ -106,9 +112,27 @@ def test_the_ledger_in_sqlite_does_what_the_naive_one_does(
         ledger.flush()
         fresh = SqlLedger(connection, fetch)
         found = [fresh.find(key) for key in naive.rows]
-        assert sorted(attrs.astuple(row) for row in found if row) == rows_of(naive)
-        (count,) = connection.execute("SELECT count(*) FROM entry").fetchone()
-        assert count == len(naive.rows)
+        assert remembered(row for row in found if row) == remembered(naive.rows.values())
+        counts = [
+            connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+            for table in ("entry", "ghost")
+        ]
+        live = sum(row.live for row in naive.rows.values())
+        assert counts == [live, len(naive.rows) - live]
+
+
+@pytest.mark.parametrize("expected", [[], KEYS[:4]])
+def test_a_ghost_dropped_in_this_transaction_does_not_return_in_it(expected: list[str]) -> None:
+    state, budget = State(), Budget(1, 100)
+    with closing(database()) as connection:
+        ledger = SqlLedger(connection)
+        for key in ("k0", "gone", "older", "old", "new"):
+            remember(TIDE, ledger, state, budget, key, 1, 1.0)
+        ledger.flush()
+        ledger.expect([*expected, "gone"])
+        remember(TIDE, ledger, state, budget, "newer", 1, 1.0)
+        row, _ = remember(TIDE, ledger, state, budget, "gone", 1, 1.0)
+    assert row.touches == 1
 
 
 @given(

@@ -101,8 +101,8 @@ def test_rows_answers_and_totals_agree_after_every_commit(
             size_bytes = sum(entry.size_bytes for entry in entries)
             assert totals["size_bytes"] == size_bytes <= budget.max_bytes
             ghosts = connection.execute(
-                "SELECT count(*) FROM entry WHERE live = 0 AND touches = 1"
-                " UNION ALL SELECT count(*) FROM entry WHERE live = 0 AND touches != 1"
+                "SELECT count(*) FROM ghost WHERE touches = 1"
+                " UNION ALL SELECT count(*) FROM ghost WHERE touches != 1"
             ).fetchall()
             assert ghosts == [(totals["ghosts_once"],), (totals["ghosts_more"],)]
             (answers,) = connection.execute("SELECT count(*) FROM answer").fetchone()

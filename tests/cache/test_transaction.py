@@ -72,6 +72,8 @@ def test_rows_answers_and_totals_agree_after_every_commit(
             assert totals["size_bytes"] == size_bytes <= budget.max_bytes
             (answers,) = connection.execute("SELECT count(*) FROM answer").fetchone()
             assert answers == len(live)
+            (ghosts,) = connection.execute("SELECT count(*) FROM ghost").fetchone()
+            assert ghosts == totals["ghosts_once"] + totals["ghosts_more"]
         connection.close()
 
 
