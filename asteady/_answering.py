@@ -36,8 +36,14 @@ class Joined(Generic[A]):
     """
 
     def __init__(
-        self, answer: A | None, flight: Flight[A] | None, outcome: Outcome, watch: Watch | None
+        self,
+        key: Key,
+        answer: A | None,
+        flight: Flight[A] | None,
+        outcome: Outcome,
+        watch: Watch | None,
     ) -> None:
+        self.key = key
         self._answer = answer
         self._flight = flight
         self._outcome = outcome
@@ -145,6 +151,10 @@ class Answering(Generic[A]):
         """Whether the answer is in the cache; computes, counts and touches nothing."""
         return await self._cache.contains(await self.key(request, model))
 
+    async def secure(self, request: GenerateRequest | EmbedRequest, *, model: str) -> bool:
+        """As `contains`; what is there is held by the namespace that is asked under, if any."""
+        return await self.contains(request, model=model)
+
     async def _join(
         self,
         request: GenerateRequest | EmbedRequest,
@@ -164,7 +174,7 @@ class Answering(Generic[A]):
             answer = self._cache.recall_key(key)
             if answer is not None:
                 self._cache.remember_alias(alias, key)
-                return Joined(answer, None, "memory", watch)
+                return Joined(key, answer, None, "memory", watch)
 
         async def compute(flight: Flight[A]) -> A:
             return await self._answer(flight, request, key, model, mode, alias)
@@ -175,10 +185,10 @@ class Answering(Generic[A]):
             object() if mode == "bypass" else (self._kind, mode, key), compute
         )
         if started:
-            return Joined(None, flight, "computed", watch)
+            return Joined(key, None, flight, "computed", watch)
         if mode in ("use", "only"):
             self._cache.count_coalesced()
-        return Joined(None, flight, "coalesced", watch)
+        return Joined(key, None, flight, "coalesced", watch)
 
     async def _answer(
         self,
@@ -205,7 +215,7 @@ class Answering(Generic[A]):
             if mode == "use" and (found := await self._cache.look_again(key)) is not None:
                 return _replay(flight, found)
             answer = await self._compute(flight, request, model)
-            await self._cache.put(key, answer, alias=alias)
+            await self._cache.put(key, answer, alias=alias, namespaces=tuple(flight.namespaces))
         return answer
 
     async def _compute(

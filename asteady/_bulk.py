@@ -23,7 +23,7 @@ from asteady._errors import InvalidRequestError
 if TYPE_CHECKING:
     from asteady._answering import CacheMode
     from asteady._requests import EmbedOptions, Vector
-    from asteady._session import Session
+    from asteady._session import Asking
 
 Progress: TypeAlias = Callable[[int], object]
 """Called with the number of texts done so far, every 64 texts and at the end."""
@@ -40,7 +40,7 @@ class BulkEmbedder:
 
     def __init__(
         self,
-        session: Session,
+        session: Asking,
         model: str | None,
         cache: CacheMode,
         options: EmbedOptions,

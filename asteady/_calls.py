@@ -18,13 +18,16 @@ from asteady._engines import Kind
 from asteady._errors import SessionClosedError, SessionNotOpenError
 from asteady._portal import Portal, portal
 from asteady._requests import Completion, Embedding, EmbedOptions, GenerateOptions
-from asteady._session import Session
+from asteady._session import Asking, Session
 from asteady._stream import Stream
 
 if TYPE_CHECKING:
+    from asteady._blocking_namespace import Namespace
     from asteady._bulk import Progress
     from asteady._core import SessionStatistics
+    from asteady._namespace import Namespace as AsyncioNamespace
     from asteady._requests import Vector
+    from asteady._tagged import TaggedAnswering
     from asteady.cache._cache import Cache
     from asteady.cache._memory import Held
     from asteady.operate._verify import VerifyOptions, VerifyReport
@@ -40,13 +43,18 @@ class Recaller:
 
     def __init__(self, portal: Portal, session: Session) -> None:
         self.session = session
+        self.generation: Any = session.cache.generation
+        self.embedding: Any = session.cache.embedding
         self._portal = portal
         self._observers = session._observers
-        self._used: deque[tuple[Cache[Any], Held[Any]]] = deque()
+        self._used: deque[tuple[Cache[Any] | TaggedAnswering[Any], Held[Any]]] = deque()
         self._due = False
 
-    def recall(self, cache: Cache[Any], alias: tuple[object, ...]) -> Any:
-        """The answer under this alias, or None. Only reads; `count` tells the cache later."""
+    def recall(self, cache: Any, alias: tuple[object, ...]) -> Any:
+        """The answer under this alias, or None. Only reads; `count` tells the cache later.
+
+        `cache` is `generation` or `embedding`.
+        """
         try:
             held = cache._aliases.get(alias)
         except TypeError:  # not hashable, so not an alias
@@ -64,11 +72,34 @@ class Recaller:
         # Lowered first: a hit that comes after the last look makes another count due.
         self._due = False
         while self._used:
-            cache, held = self._used.popleft()
-            cache._hit(held)
+            counting, held = self._used.popleft()
+            counting._hit(held)
 
     def _count_soon(self) -> None:
         self._portal.loop.call_later(_COUNT_WITHIN_S, self.count)
+
+
+class TaggedRecaller(Recaller):
+    """The same, of what a namespace is known to hold; counts with the session's own."""
+
+    def __init__(self, whole: Recaller, namespace: AsyncioNamespace) -> None:
+        super().__init__(whole._portal, whole.session)
+        self.generation, self.embedding = namespace._generation, namespace._embedding
+        self.whole = whole
+
+    def recall(self, cache: Any, alias: tuple[object, ...]) -> Any:
+        try:
+            held = cache.find(alias)
+        except TypeError:  # not hashable, so not an alias
+            return None
+        if held is None or self._observers.active or self._portal.forked:
+            return None
+        whole = self.whole
+        whole._used.append((cache, held))
+        if not whole._due:
+            whole._due = True
+            whole._portal.post(whole._count_soon)
+        return held.answer
 
 
 class Calls(ABC):
@@ -83,21 +114,9 @@ class Calls(ABC):
     def _portal(self) -> Portal: ...
 
     @abstractmethod
-    async def _open_session(self) -> Session:
-        """The session, open; on the loop."""
+    async def _session(self) -> Asking:
+        """Whom to ask; on the loop."""
         ...
-
-    async def _session(self) -> Session:
-        session = await self._open_session()
-        self.count()
-        if self._recaller is None or self._recaller.session is not session:
-            self._recaller = Recaller(self._portal(), session)
-        return session
-
-    def count(self) -> None:
-        """Count the hits so far; on the loop."""
-        if self._recaller is not None:
-            self._recaller.count()
 
     # -- generation ----------------------------------------------------------------------------
 
@@ -114,7 +133,7 @@ class Calls(ABC):
         if recaller is not None and cache == "use":
             # The same alias as `Session.generate` gives it.
             alias = (prompt, model, *options, *options.values(), *map(type, options.values()))
-            answer = recaller.recall(recaller.session.cache.generation, alias)
+            answer = recaller.recall(recaller.generation, alias)
             if answer is not None:
                 return answer.text  # type: ignore[no-any-return]  # a Completion
 
@@ -197,15 +216,6 @@ class Calls(ABC):
 
         return self._portal().call(asked)
 
-    def verify(self, **options: Unpack[VerifyOptions]) -> VerifyReport:
-        """Answer the same requests alone and in company, and compare every byte; see
-        `asteady.Session.verify`."""
-
-        async def asked() -> VerifyReport:
-            return await (await self._session()).verify(**options)
-
-        return self._portal().call(asked)
-
     # -- embedding -----------------------------------------------------------------------------
 
     def embed(
@@ -222,7 +232,7 @@ class Calls(ABC):
         if recaller is not None and cache == "use" and isinstance(text, str):
             # The same alias as `Session.embedding` gives it.
             alias = (text, model, *options, *options.values(), *map(type, options.values()))
-            answer = recaller.recall(recaller.session.cache.embedding, alias)
+            answer = recaller.recall(recaller.embedding, alias)
             if answer is not None:
                 return answer.vector  # type: ignore[no-any-return]  # an Embedding's
 
@@ -279,7 +289,45 @@ class Calls(ABC):
 
         return self._portal().call(asked)
 
-    # -- the session itself --------------------------------------------------------------------
+
+class WholeCalls(Calls):
+    """Calls of a whole session."""
+
+    @abstractmethod
+    async def _open_session(self) -> Session:
+        """The session, open; on the loop."""
+        ...
+
+    async def _session(self) -> Session:
+        session = await self._open_session()
+        self.count()
+        if self._recaller is None or self._recaller.session is not session:
+            self._recaller = Recaller(self._portal(), session)
+        return session
+
+    def count(self) -> None:
+        """Count the hits so far; on the loop."""
+        if self._recaller is not None:
+            self._recaller.count()
+
+    def namespace(self, path: str) -> Namespace:
+        """The same calls, whose entries the namespace holds; see `asteady.Session.namespace`.
+
+        Raises:
+            InvalidRequestError: `path` is not names with single slashes between them.
+        """
+        from asteady._blocking_namespace import Namespace
+
+        return Namespace(self, path)
+
+    def verify(self, **options: Unpack[VerifyOptions]) -> VerifyReport:
+        """Answer the same requests alone and in company, and compare every byte; see
+        `asteady.Session.verify`."""
+
+        async def asked() -> VerifyReport:
+            return await (await self._session()).verify(**options)
+
+        return self._portal().call(asked)
 
     def load(self, *kinds: Kind) -> None:
         """Load the models now rather than at the first request; both, or those of `kinds`."""
@@ -298,7 +346,7 @@ class Calls(ABC):
         return self._portal().call(asked)
 
 
-class DefaultCalls(Calls):
+class DefaultCalls(WholeCalls):
     """Calls of the default session of the portal's loop: the one that `asteady.generate` and the
     others use there. Opened at the first call, with settings from the environment."""
 
@@ -322,7 +370,7 @@ class DefaultCalls(Calls):
 default_calls = DefaultCalls()
 
 
-class SessionCalls(Calls):
+class SessionCalls(WholeCalls):
     """Calls of one session, given at construction, from `open` to `close`."""
 
     def __init__(self, session: Session) -> None:

@@ -47,6 +47,8 @@ class Flight(Generic[A]):
     ) -> None:
         self.key = key
         self.chunks: list[str] = []
+        self.namespaces: set[str] = set()
+        """Where those who joined asked from; they hold the answer once it is stored."""
         self.waiters = 0
         self._flights = flights
         self._compute = compute
@@ -63,6 +65,11 @@ class Flight(Generic[A]):
     @property
     def done(self) -> bool:
         return self._done.is_set()
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether there is an answer."""
+        return self._answer is not None
 
     def emit(self, *chunks: str) -> None:
         """Append chunks, and wake the readers that are waiting for some."""

@@ -41,6 +41,8 @@ class SessionHandle:
         # A session that is opened on demand is closed with its loop, and nobody is warned of it.
         self._closes_with_loop = _opener is not None
         self._observers = self._core.observers
+        self._generation = self._core.generation
+        self._embedding = self._core.embedding
         # Bound once: the way of a warm hit is paid in tens of nanoseconds.
         self._recall_completion = self.cache.generation.recall
         self._recall_embedding = self.cache.embedding.recall

@@ -31,6 +31,8 @@ EmbedMode: TypeAlias = Literal["query", "document"]
 # llama.cpp reads the largest 32-bit number as "choose a seed at random".
 MAX_SEED = 2**32 - 2
 MAX_LOGPROBS = 100
+# A path is stored with each entry that its namespace holds, and printed in tables.
+MAX_NAMESPACE = 200
 DEFAULT_SEED = 42
 DEFAULT_MAX_NEW_TOKENS = 512
 
@@ -187,6 +189,28 @@ def check_options(call: str, options: Mapping[str, object], known: Iterable[str]
             near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(names)}"
             raise InvalidRequestError(f"{call}() has no option {name!r}; {hint}")
+
+
+def namespace_path(value: object) -> str:
+    """The path of a namespace, if it is one: names with single slashes between them.
+
+    Raises:
+        InvalidRequestError: it is not.
+    """
+    path = _text("namespace", value)
+    names = path.split("/")
+    if (
+        len(path) > MAX_NAMESPACE
+        or not path.isprintable()
+        or not all(name and name == name.strip() for name in names)
+    ):
+        raise _refuse(
+            "namespace",
+            value,
+            'names with single slashes between them, as in "emails/marketing": none of them empty,'
+            f" printable, without spaces at their ends, {MAX_NAMESPACE} characters in all",
+        )
+    return path
 
 
 @attrs.frozen(kw_only=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Unpack, overload
 
 from asteady._answering import CacheMode, Joined
@@ -20,6 +21,10 @@ from asteady._requests import (
 from asteady._stream import Stream
 
 if TYPE_CHECKING:
+    from asteady._answering import Answering
+    from asteady._core import Core
+    from asteady._namespace import Namespace
+    from asteady._observe import Observers
     from asteady._requests import Vector
     from asteady.operate._verify import VerifyOptions, VerifyReport
     from asteady.operate._warm import WarmOptions, WarmReport
@@ -29,22 +34,28 @@ _GENERATE_OPTIONS = frozenset(GenerateOptions.__annotations__) | {"model", "cach
 _EMBED_OPTIONS = frozenset(EmbedOptions.__annotations__) | {"model", "cache"}
 
 
-class Session(SessionHandle):
-    """Generates and embeds; owns the models, the workers, the flights and the cache.
+class Asking(ABC):
+    """What a session can be asked for, also under a namespace; see `Session`."""
 
-    Open it with ``async with``, or with `open` and `aclose`, also from two different tasks (an
-    ASGI lifespan, a fixture). It belongs to the event loop that opened it, and opens only once.
-    Models are loaded when they are first needed, or by `load`.
+    _core: Core
+    _observers: Observers
+    _generation: Answering[Completion]
+    _embedding: Answering[Embedding]
+    _recall_completion: Callable[[Hashable], Completion | None]
+    _recall_embedding: Callable[[Hashable], Embedding | None]
 
-    Args:
-        settings: all settings; without it they come from the arguments, then from the
-            ``ASTEADY_*`` variables, then from the defaults.
-        engine: serves every request in place of llama.cpp, for tests.
-        arguments: single settings, named as the fields of `Settings`.
+    @abstractmethod
+    def namespace(self, path: str) -> Namespace:
+        """The same calls, whose entries the namespace holds: ``namespace("emails/marketing")``.
 
-    Raises:
-        SettingsError: a setting is not allowed.
-    """
+        An answer is stored once, however many namespaces hold it. `Namespace` has what can be done
+        with them together: statistics, listing, preloading, and clearing. See
+        docs/operate/namespaces.md.
+
+        Raises:
+            InvalidRequestError: `path` is not names with single slashes between them.
+        """
+        ...
 
     # -- generation ----------------------------------------------------------------------------
 
@@ -129,9 +140,7 @@ class Session(SessionHandle):
         Exact; computes nothing, and leaves frecency and statistics alone.
         """
         request = self._generate_request("is_cached", prompt, options)
-        return await self._core.generation.contains(
-            request, model=self._core.model("generation", model)
-        )
+        return await self._generation.contains(request, model=self._core.model("generation", model))
 
     async def warm(self, prompts: WarmSource, **options: Unpack[WarmOptions]) -> WarmReport:
         """Compute and remember answers before anybody asks: ``warm(prompts, seeds=[42])``.
@@ -141,15 +150,6 @@ class Session(SessionHandle):
         from asteady.operate._warm import warm
 
         return await warm(self, prompts, **options)
-
-    async def verify(self, **options: Unpack[VerifyOptions]) -> VerifyReport:
-        """Answer the same requests alone and in all kinds of company, and compare every byte.
-
-        Stops at the first difference; see `VerifyOptions`, and docs/determinism.md.
-        """
-        from asteady.operate._verify import verify
-
-        return await verify(self, **options)
 
     # -- embedding -----------------------------------------------------------------------------
 
@@ -248,7 +248,7 @@ class Session(SessionHandle):
                     return answer
         self._core.check_open()
         check_options("embed", options, _EMBED_OPTIONS)
-        return await self._core.embedding.answer(
+        return await self._embedding.answer(
             EmbedRequest.of(text, **options),
             model=self._core.model("embedding", model),
             mode=cache,
@@ -260,7 +260,7 @@ class Session(SessionHandle):
     async def _join(
         self, prompt: str | None, model: str | None, cache: CacheMode, options: GenerateOptions
     ) -> Joined[Completion]:
-        return await self._core.generation.join(
+        return await self._generation.join(
             self._generate_request("stream", prompt, options),
             model=self._core.model("generation", model),
             mode=cache,
@@ -281,9 +281,41 @@ class Session(SessionHandle):
         options: GenerateOptions,
         alias: tuple[object, ...] | None,
     ) -> Completion:
-        return await self._core.generation.answer(
+        return await self._generation.answer(
             self._generate_request("generate", prompt, options),
             model=self._core.model("generation", model),
             mode=cache,
             alias=alias,
         )
+
+
+class Session(Asking, SessionHandle):
+    """Generates and embeds; owns the models, the workers, the flights and the cache.
+
+    Open it with ``async with``, or with `open` and `aclose`, also from two different tasks (an
+    ASGI lifespan, a fixture). It belongs to the event loop that opened it, and opens only once.
+    Models are loaded when they are first needed, or by `load`.
+
+    Args:
+        settings: all settings; without it they come from the arguments, then from the
+            ``ASTEADY_*`` variables, then from the defaults.
+        engine: serves every request in place of llama.cpp, for tests.
+        arguments: single settings, named as the fields of `Settings`.
+
+    Raises:
+        SettingsError: a setting is not allowed.
+    """
+
+    def namespace(self, path: str) -> Namespace:
+        from asteady._namespace import Namespace
+
+        return Namespace(self, path)
+
+    async def verify(self, **options: Unpack[VerifyOptions]) -> VerifyReport:
+        """Answer the same requests alone and in all kinds of company, and compare every byte.
+
+        Stops at the first difference; see `VerifyOptions`, and docs/determinism.md.
+        """
+        from asteady.operate._verify import verify
+
+        return await verify(self, **options)

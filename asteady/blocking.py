@@ -29,8 +29,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, cast
 
 import asteady._default as _default
+from asteady._blocking_namespace import Namespace
 from asteady._blocking_stream import BlockingStream as Stream
-from asteady._calls import Calls, SessionCalls, default_calls
+from asteady._calls import SessionCalls, WholeCalls, default_calls
 from asteady._portal import Portal, portal, started
 from asteady._requests import Completion, Embedding, Key
 from asteady._session import Session as _AsyncioSession
@@ -39,13 +40,14 @@ from asteady._settings import Settings
 if TYPE_CHECKING:
     from asteady._observe import Observer
     from asteady.cache._cache import Cache as _AsyncioCache
-    from asteady.cache._store import Entry, Exported, Merged, Order
+    from asteady.cache._store import Entry, Exported, Merged, NamespaceSize, Order
     from asteady.cache._transfer import AnyPath
     from asteady.engine._protocol import Engine
 
 __all__ = [
     "Cache",
     "CacheManager",
+    "Namespace",
     "Session",
     "Stream",
     "close",
@@ -56,6 +58,7 @@ __all__ = [
     "generate_iter",
     "get_cache_manager",
     "is_cached",
+    "namespace",
     "run",
     "stream",
     "warm",
@@ -77,7 +80,7 @@ _observing = threading.Lock()
 class Cache(Generic[A]):
     """One cache of a session; see `asteady.Cache`. Usable as long as the session is."""
 
-    def __init__(self, calls: Calls, kind: Literal["generation", "embedding"]) -> None:
+    def __init__(self, calls: WholeCalls, kind: Literal["generation", "embedding"]) -> None:
         self._calls = calls
         self.kind = kind
 
@@ -104,9 +107,11 @@ class Cache(Generic[A]):
         """The keys of all entries, sorted."""
         return self._ask(lambda cache: cache.keys())
 
-    def entries(self, limit: int = 100, order_by: Order = "priority") -> list[Entry]:
+    def entries(
+        self, limit: int = 100, order_by: Order = "priority", *, namespace: str | None = None
+    ) -> list[Entry]:
         """The first entries in this order; see `asteady.Cache.entries`."""
-        return self._ask(lambda cache: cache.entries(limit, order_by))
+        return self._ask(lambda cache: cache.entries(limit, order_by, namespace=namespace))
 
     def statistics(self) -> dict[str, Any]:
         """See `CacheManager.get_cache_stats`."""
@@ -123,7 +128,7 @@ class Cache(Generic[A]):
 class CacheManager:
     """Both caches of a session; see `asteady.CacheManager`. Usable as long as the session is."""
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: WholeCalls) -> None:
         self._calls = calls
         self.generation: Cache[Completion] = Cache(calls, "generation")
         self.embedding: Cache[Embedding] = Cache(calls, "embedding")
@@ -152,6 +157,31 @@ class CacheManager:
             await (await self._calls._session()).cache.clear_all_caches()
 
         self._calls._portal().call(asked)
+
+    def namespaces(self, below: str | None = None) -> dict[str, NamespaceSize]:
+        """What each namespace holds; see `asteady.CacheManager.namespaces`."""
+
+        async def asked() -> dict[str, NamespaceSize]:
+            return await (await self._calls._session()).cache.namespaces(below)
+
+        return self._calls._portal().call(asked)
+
+    def namespace_size(self, path: str) -> NamespaceSize:
+        """What this namespace and all below it hold, each entry counted once."""
+
+        async def asked() -> NamespaceSize:
+            return await (await self._calls._session()).cache.namespace_size(path)
+
+        return self._calls._portal().call(asked)
+
+    def clear_namespace(self, path: str) -> int:
+        """Remove what only this namespace, or one below it, holds; see
+        `asteady.CacheManager.clear_namespace`."""
+
+        async def asked() -> int:
+            return await (await self._calls._session()).cache.clear_namespace(path)
+
+        return self._calls._portal().call(asked)
 
     def export_entries(self, path: AnyPath) -> Exported:
         """Write all entries to a file; see `asteady.CacheManager.export_entries`."""
@@ -281,6 +311,7 @@ embed = default_calls.embed
 embed_batches = default_calls.embed_batches
 is_cached = default_calls.is_cached
 warm = default_calls.warm
+namespace = default_calls.namespace
 
 
 def get_cache_manager() -> CacheManager:

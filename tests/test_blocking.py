@@ -439,3 +439,66 @@ print(threading.active_count(), {"llama_cpp", "numpy", "sqlite3"} & loaded)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert done.stdout == b"1 set()\n"
+
+
+def test_a_namespace_holds_what_was_asked_under_it_from_any_thread() -> None:
+    engine = FakeEngine()
+    with blocking.Session(engine=engine) as session:
+        emails = session.namespace("emails")
+        marketing = emails.namespace("marketing")
+        assert repr(marketing) == "<blocking Namespace emails/marketing>"
+        text = marketing.generate("hello")
+        with ThreadPoolExecutor(8) as executor:
+            texts = list(executor.map(lambda _: marketing.generate("hello"), range(100)))
+        assert {*texts, session.generate("hello")} == {text}
+        with marketing.stream("hello") as stream:
+            assert stream.read().text == text
+        vector = marketing.embed("hello")
+        assert (marketing.embed("hello") == vector).all()
+        assert marketing.is_cached("hello")
+        report = emails.preload([{"subcategory": "sales", "prompt": "two"}])
+        assert report.warmed == 1
+
+        found = emails.statistics()
+        assert (found.generation.entries, found.embedding.entries) == (2, 1)
+        assert (found.generation.hits, found.generation.misses) == (101, 2)
+        assert (found.embedding.hits, found.embedding.misses) == (1, 1)
+        assert emails.children() == ["emails/marketing", "emails/sales"]
+        assert len(marketing.entries()) == len(marketing.entries("embedding")) == 1
+        assert len(session.cache.generation.entries(namespace="emails")) == 2
+        assert list(session.cache.namespaces("emails/sales")) == ["emails/sales"]
+        assert session.cache.namespace_size("emails").entries == 3
+
+        assert marketing.clear() == 2
+        marketing.generate("hello")
+        assert session.cache.clear_namespace("emails") == 2
+        assert session.cache.generation.keys() == []
+        assert len(engine.computed) == 4
+
+
+def test_a_warm_hit_under_a_namespace_is_answered_on_the_caller_s_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with blocking.Session(engine=FakeEngine()) as session:
+        emails, docs = session.namespace("emails"), session.namespace("docs")
+        for _ in range(2):
+            emails.generate("hello")
+            emails.embed("hello")
+        session.generate("hello")
+        trips = round_trips(monkeypatch)
+        assert emails.generate("hello") == "You said: hello"
+        assert emails.embed("hello").shape == (8,)
+        assert not trips
+        assert session.cache.get_cache_stats()["generation"]["hits"] == 3
+        assert emails.statistics().generation.hits == 2
+        docs.generate("hello")
+        assert len(trips) == 3  # it was known, but not as one of these
+        assert docs.statistics().generation.entries == 1
+
+
+def test_a_namespace_of_the_default_session_outlives_it() -> None:
+    emails = blocking.namespace("emails")
+    text = emails.generate("hello", max_new_tokens=4)
+    blocking.close()
+    assert emails.generate("hello", max_new_tokens=4) == text
+    assert emails.statistics().generation.hits == 1

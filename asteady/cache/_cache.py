@@ -15,10 +15,11 @@ import attrs
 
 from asteady._background import unattended
 from asteady._errors import StoreError
-from asteady._requests import Key
+from asteady._requests import Key, namespace_path
 from asteady.cache._frecency import Budget
 from asteady.cache._locks import Locks
 from asteady.cache._memory import Held, Memory
+from asteady.cache._namespaces import Namespaces
 from asteady.cache._statistics import Counters, Latency, described
 from asteady.cache._store import (
     ORDERS,
@@ -31,7 +32,9 @@ from asteady.cache._store import (
     OversizedError,
     Put,
     Store,
+    Tag,
     Touch,
+    Untag,
 )
 from asteady.cache._unopened import Opener, UnopenedStore
 
@@ -88,6 +91,7 @@ class Cache(Generic[A]):
         self._misses_at: deque[int] = deque(maxlen=RECENT)
         self._told = Counters()
         self._keeper: asyncio.Task[None] | None = None
+        self._namespaces = Namespaces(self)
 
     def __repr__(self) -> str:
         counters = self.counters
@@ -207,7 +211,14 @@ class Cache(Generic[A]):
 
     # -- changes ----------------------------------------------------------------------------------
 
-    async def put(self, key: Key, answer: A, *, alias: Hashable = None) -> bool:
+    async def put(
+        self,
+        key: Key,
+        answer: A,
+        *,
+        alias: Hashable = None,
+        namespaces: tuple[str, ...] = (),
+    ) -> bool:
         """Store an answer; True once the commit that holds it is done. Never raises.
 
         False if the store failed, or if it is larger than the whole budget, or is worth less than
@@ -216,7 +227,7 @@ class Cache(Generic[A]):
         aliases = () if alias is None else (alias,)
         start_s = perf_counter()
         try:
-            stored = await self._store.submit(Put(key, answer, answer.cost_s, aliases))
+            stored = await self._store.submit(Put(key, answer, answer.cost_s, aliases, namespaces))
             self._done("write", start_s)
             if stored is False:
                 self.counters.declined += 1
@@ -252,18 +263,22 @@ class Cache(Generic[A]):
         """
         return await self._store.keys()
 
-    async def entries(self, limit: int = 100, order_by: Order = "priority") -> list[Entry]:
+    async def entries(
+        self, limit: int = 100, order_by: Order = "priority", *, namespace: str | None = None
+    ) -> list[Entry]:
         """The first entries in this order, largest or latest first; without their answers.
 
-        `limit` of -1 means all of them.
+        `limit` of -1 means all of them; with a `namespace`, those that it holds, or one below it.
 
         Raises:
             ValueError: there is no such order.
+            InvalidRequestError: `namespace` is no path of a namespace.
             StoreError: the store cannot be read.
         """
         if order_by not in ORDERS:
             raise ValueError(f"order_by={order_by!r} is not allowed: one of {', '.join(ORDERS)}")
-        return await self._store.entries(limit, order_by)
+        path = None if namespace is None else namespace_path(namespace)
+        return await self._store.entries(limit, order_by, path)
 
     # -- computing --------------------------------------------------------------------------------
 
@@ -365,8 +380,12 @@ class Cache(Generic[A]):
                 answer = op.answer if op.answer.cached else _as_cached(op.answer)
                 held = memory.add(op.key, answer, op.cost_s)
                 if held is not None:
+                    if op.namespaces:
+                        self._namespaces.know(held, *op.namespaces)
                     for alias in op.aliases:
                         memory.alias(alias, held)
+            elif isinstance(op, Tag | Untag):
+                self._namespaces.committed(op, result)
         self.counters.evictions += outcome.evictions
         if self._seen(outcome.before):
             self._removals = outcome.removals
@@ -416,6 +435,7 @@ class Cache(Generic[A]):
                 removals, gone = await self._store.missing(list(self._memory.by_key))
                 for key in gone:
                     self._memory.discard(key)
+                self._namespaces.forget()
                 self._removals = max(removals, self._removals)
             self._wake()
         except StoreError as exc:

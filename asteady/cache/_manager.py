@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from asteady._requests import Completion, Embedding
+from asteady._requests import Completion, Embedding, namespace_path
 from asteady._settings import MEBIBYTE, Settings
 from asteady.cache._cache import Cache
 from asteady.cache._codec import Codec, CompletionCodec, EmbeddingCodec
 from asteady.cache._frecency import POLICIES, Budget
 from asteady.cache._memory import Memory
-from asteady.cache._store import NullStore, Store
+from asteady.cache._namespaces import is_below
+from asteady.cache._store import Holding, NamespaceSize, NullStore, Store, Untag
 from asteady.cache._unopened import Opener
 
 if TYPE_CHECKING:
@@ -123,6 +124,47 @@ class CacheManager:
         """
         await self.generation.clear()
         await self.embedding.clear()
+
+    async def namespaces(self, below: str | None = None) -> dict[str, NamespaceSize]:
+        """What each namespace holds itself, by its path; only those at or below `below`, if given.
+
+        Raises:
+            InvalidRequestError: `below` is no path of a namespace.
+            StoreError: a database cannot be read.
+        """
+        path = None if below is None else namespace_path(below)
+        generation = await self.generation._store.holdings()
+        embedding = await self.embedding._store.holdings()
+        return {
+            name: NamespaceSize(generation.get(name, Holding()), embedding.get(name, Holding()))
+            for name in sorted({*generation, *embedding})
+            if path is None or is_below(name, path)
+        }
+
+    async def namespace_size(self, path: str) -> NamespaceSize:
+        """What this namespace and all below it hold, each entry counted once.
+
+        Raises:
+            InvalidRequestError: `path` is no path of a namespace.
+            StoreError: a database cannot be read.
+        """
+        path = namespace_path(path)
+        return NamespaceSize(
+            await self.generation._store.holding(path), await self.embedding._store.holding(path)
+        )
+
+    async def clear_namespace(self, path: str) -> int:
+        """Have this namespace and all below it hold nothing, in every process's view within a
+        second, and remove the entries that no other namespace holds; returns how many those were.
+
+        Raises:
+            InvalidRequestError: `path` is no path of a namespace.
+            StoreError: a database cannot be written.
+        """
+        operation = Untag(namespace_path(path))
+        return int(await self.generation._store.submit(operation)) + int(
+            await self.embedding._store.submit(operation)
+        )
 
     async def export_entries(self, path: AnyPath) -> Exported:
         """Write all entries with their answers to one file, while the cache is in use.

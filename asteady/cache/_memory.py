@@ -23,7 +23,10 @@ ENTRY_BYTES = 400
 
 
 class Held(Generic[A]):
-    """One answer in memory. `touches` were not told to the store yet."""
+    """One answer in memory. `touches` were not told to the store yet.
+
+    `tags` are namespaces that are known to hold it; others may do so too.
+    """
 
     __slots__ = (
         "aliases",
@@ -33,6 +36,7 @@ class Held(Generic[A]):
         "newer",
         "older",
         "size_bytes",
+        "tags",
         "touches",
         "used",
     )
@@ -45,6 +49,7 @@ class Held(Generic[A]):
         self.touches = 0
         self.used = False
         self.aliases: list[Hashable] = []
+        self.tags: tuple[str, ...] = ()
         self.newer: Held[A] | None = None
         self.older: Held[A] | None = None
 

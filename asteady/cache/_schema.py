@@ -17,12 +17,13 @@ from asteady._errors import StoreError, StoreVersionError
 from asteady.cache._codec import Columns
 from asteady.cache._filesystem import network_filesystem
 from asteady.cache._ledger import mark_of
+from asteady.cache._tags import TABLE as TAG_TABLE
 
 log = logging.getLogger("asteady")
 
 # "AsCa" in ASCII: `file` and SQLite's own tools can tell what this is.
 APPLICATION_ID = 0x41734361
-VERSION = 2
+VERSION = 3
 # A write waits this long inside SQLite for another process's; the writer then tries again.
 BUSY_TIMEOUT_S = 5.0
 OPEN_PATIENCE_S = 10.0
@@ -78,6 +79,7 @@ CREATE TABLE answer (
     {columns}
 );
 """
+TABLES += f"{TAG_TABLE};\n"
 
 # Statements that bring a database from the version in the key to the next one.
 MIGRATIONS: dict[int, tuple[str, ...]] = {
@@ -97,6 +99,8 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
         "ALTER TABLE living RENAME TO entry",
         "CREATE INDEX entry_by_priority ON entry (priority)",
     ),
+    # Namespaces hold entries.
+    2: (TAG_TABLE,),
 }
 
 

@@ -24,7 +24,17 @@ from asteady._errors import StoreError
 from asteady._requests import Key
 from asteady.cache._door import Door
 from asteady.cache._schema import connect, identity, is_busy, is_damage, open_database
-from asteady.cache._store import Clear, Committed, Entry, Operation, Order, Outcome, Reading
+from asteady.cache._store import (
+    Clear,
+    Committed,
+    Entry,
+    Holding,
+    Operation,
+    Order,
+    Outcome,
+    Reading,
+)
+from asteady.cache._tags import holding, holdings, tagged
 from asteady.cache._transaction import Tables
 
 log = logging.getLogger("asteady")
@@ -95,8 +105,19 @@ class SqliteStore(Generic[A]):
     async def keys(self) -> list[Key]:
         return await self._reading(self._tables.keys)
 
-    async def entries(self, limit: int, order_by: Order) -> list[Entry]:
-        return await self._reading(self._tables.entries, limit, order_by)
+    async def entries(
+        self, limit: int, order_by: Order, namespace: str | None = None
+    ) -> list[Entry]:
+        return await self._reading(self._tables.entries, limit, order_by, namespace)
+
+    async def tagged(self, key: Key, namespace: str) -> bool:
+        return await self._reading(tagged, key, namespace)
+
+    async def holding(self, path: str) -> Holding:
+        return await self._reading(holding, path)
+
+    async def holdings(self) -> dict[str, Holding]:
+        return await self._reading(holdings)
 
     async def missing(self, keys: Sequence[Key]) -> tuple[int, list[Key]]:
         return await self._reading(self._tables.missing, keys)

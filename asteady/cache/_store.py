@@ -44,6 +44,8 @@ class Put(Generic[A]):
     answer: A
     cost_s: float
     aliases: tuple[Any, ...] = ()
+    namespaces: tuple[str, ...] = ()
+    """These hold it from now on, besides those that hold it already."""
 
 
 @attrs.frozen
@@ -66,6 +68,48 @@ class Touch:
 
     touches: Sequence[tuple[Key, int]]
     counts: dict[str, float]
+
+
+@attrs.frozen
+class Tag:
+    """Have a namespace hold an entry. Result: whether it does; False if there is no such entry."""
+
+    key: Key
+    namespace: str
+
+
+@attrs.frozen
+class Untag:
+    """Have a namespace, and all below it, hold nothing, and remove what nobody else holds.
+
+    Result: how many entries were removed.
+    """
+
+    namespace: str
+
+
+@attrs.frozen
+class Holding:
+    """What a namespace holds in one cache: how many entries, and their size."""
+
+    entries: int = 0
+    size_bytes: int = 0
+
+
+@attrs.frozen
+class NamespaceSize:
+    """What a namespace holds in each cache."""
+
+    generation: Holding
+    embedding: Holding
+
+    @property
+    def entries(self) -> int:
+        return self.generation.entries + self.embedding.entries
+
+    @property
+    def size_bytes(self) -> int:
+        return self.generation.size_bytes + self.embedding.size_bytes
 
 
 @attrs.frozen(kw_only=True)
@@ -122,7 +166,7 @@ class Exported:
     size_bytes: int
 
 
-Operation: TypeAlias = Put[A] | Delete | Clear | Touch | Merge
+Operation: TypeAlias = Put[A] | Delete | Clear | Touch | Tag | Untag | Merge
 
 
 @attrs.define
@@ -177,7 +221,21 @@ class Store(Protocol[A]):
 
     async def keys(self) -> list[Key]: ...
 
-    async def entries(self, limit: int, order_by: Order) -> list[Entry]: ...
+    async def entries(
+        self, limit: int, order_by: Order, namespace: str | None = None
+    ) -> list[Entry]: ...
+
+    async def tagged(self, key: Key, namespace: str) -> bool:
+        """Whether this very namespace holds the entry."""
+        ...
+
+    async def holding(self, path: str) -> Holding:
+        """What the namespace and all below it hold, each entry counted once."""
+        ...
+
+    async def holdings(self) -> dict[str, Holding]:
+        """What each namespace holds itself."""
+        ...
 
     async def missing(self, keys: Sequence[Key]) -> tuple[int, list[Key]]:
         """The count of removals, and which of these keys are not in the store."""
@@ -209,7 +267,7 @@ class NullStore(Generic[A]):
 
     def submit(self, operation: Operation[A]) -> asyncio.Future[Any]:
         future = asyncio.get_running_loop().create_future()
-        future.set_result(0 if isinstance(operation, Clear) else None)
+        future.set_result(0 if isinstance(operation, Clear | Untag) else None)
         return future
 
     async def read(self, key: Key) -> Reading[A]:
@@ -221,8 +279,19 @@ class NullStore(Generic[A]):
     async def keys(self) -> list[Key]:
         return []
 
-    async def entries(self, limit: int, order_by: Order) -> list[Entry]:
+    async def entries(
+        self, limit: int, order_by: Order, namespace: str | None = None
+    ) -> list[Entry]:
         return []
+
+    async def tagged(self, key: Key, namespace: str) -> bool:
+        return False
+
+    async def holding(self, path: str) -> Holding:
+        return Holding()
+
+    async def holdings(self) -> dict[str, Holding]:
+        return {}
 
     async def missing(self, keys: Sequence[Key]) -> tuple[int, list[Key]]:
         return 0, list(keys)

@@ -41,8 +41,11 @@ from asteady.cache._store import (
     OversizedError,
     Put,
     Reading,
+    Tag,
     Touch,
+    Untag,
 )
+from asteady.cache._tags import HELD, TagLedger, add_tag, remove_tags
 
 log = logging.getLogger("asteady")
 A = TypeVar("A")
@@ -117,12 +120,19 @@ class Tables(Generic[A]):
         sql = "SELECT key FROM entry ORDER BY key"
         return [key for (key,) in connection.execute(sql)]
 
-    def entries(self, connection: sqlite3.Connection, limit: int, order_by: Order) -> list[Entry]:
+    def entries(
+        self,
+        connection: sqlite3.Connection,
+        limit: int,
+        order_by: Order,
+        namespace: str | None = None,
+    ) -> list[Entry]:
+        held = "" if namespace is None else f" WHERE {HELD}"
         rows = connection.execute(
             "SELECT key, size_bytes, cost_s, touches, priority, created_s, used_s,"
             " coalesce(model, '') FROM entry LEFT JOIN answer USING (slot)"
-            f" ORDER BY {_ORDER[order_by]}, key LIMIT ?",
-            (limit,),
+            f"{held} ORDER BY {_ORDER[order_by]}, key LIMIT :limit",
+            {"limit": limit, "path": namespace},
         )
         names = [field.name for field in attrs.fields(Entry)]
         return [Entry(**dict(zip(names, row, strict=True))) for row in rows]
@@ -201,7 +211,7 @@ def _keys_of(op: Any) -> list[Key]:
             return [key for key, _ in op.touches]
         case (Put(), _, _):
             return [op[0].key]
-        case Delete():
+        case Delete() | Tag():
             return [op.key]
     return []
 
@@ -215,6 +225,7 @@ class _Commit(Generic[A]):
         self.now_s = tables.clock()
         self.fetch = min(FETCH, max(FEW, operations))
         self.ledger = SqlLedger(connection, self.fetch)
+        self.tags = TagLedger(connection)
         *state, self.slots, self.removals, self.evictions = connection.execute(_STATE).fetchone()
         self.state = State(*state)
         self.before = self.removals
@@ -238,12 +249,17 @@ class _Commit(Generic[A]):
                 return self.delete(op)
             case Clear():
                 return self.clear()
+            case Tag():
+                return add_tag(self, op)
+            case Untag():
+                return remove_tags(self, op)
             case Merge():
                 return merge(self, op)
         return self.put(*op)
 
     def put(self, put: Put[A], values: Values, size_bytes: int) -> bool | Exception:
         tables = self.tables
+        size_bytes += self.tags.bytes_with(self.ledger.find(put.key), put.namespaces)
         if size_bytes > tables.budget.max_bytes:
             return OversizedError(
                 f"{size_bytes} bytes are more than the whole budget of {tables.budget.max_bytes}"
@@ -264,6 +280,8 @@ class _Commit(Generic[A]):
                 self.slots += 1
                 row.slot = self.slots
         row.used_s = self.now_s
+        if put.namespaces:
+            self.tags.of(row.slot).update(put.namespaces)
         crc = checksum(put.key, put.cost_s, values)
         self.answers[row.slot] = (row.slot, crc, *values)
         self.stored.add(put.key)
@@ -279,6 +297,7 @@ class _Commit(Generic[A]):
         self.removals += 1
         self.gone.add(row.key)
         self.stored.discard(row.key)
+        self.tags.vacated(row.slot)
         self.answers.pop(row.slot, None)
         self.free.setdefault(row.size_bytes, []).append(row.slot)
 
@@ -313,9 +332,10 @@ class _Commit(Generic[A]):
         self.stored.clear()
         self.answers.clear()
         self.free.clear()
-        for table in ("entry", "ghost", "answer"):
+        for table in ("entry", "ghost", "answer", "tag"):
             self.connection.execute(f"DELETE FROM {table}")
         self.ledger = SqlLedger(self.connection, self.fetch)
+        self.tags = TagLedger(self.connection)
         self.state = State(phi=self.state.phi)
         self.vacuum_pages = -1
         self.slots = 0
@@ -338,6 +358,7 @@ class _Commit(Generic[A]):
 
     def finish(self) -> None:
         self.ledger.flush()
+        self.tags.flush()
         connection = self.connection
         empty = [(slot,) for slots in self.free.values() for slot in slots]
         if empty:

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from asteady._errors import SessionNotOpenError
 from asteady._requests import Key
-from asteady.cache._store import Entry, Operation, Order, Reading, Store
+from asteady.cache._store import Entry, Holding, Operation, Order, Reading, Store
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -51,8 +51,19 @@ class UnopenedStore(Generic[A]):
     async def keys(self) -> list[Key]:
         return await (await self._store()).keys()
 
-    async def entries(self, limit: int, order_by: Order) -> list[Entry]:
-        return await (await self._store()).entries(limit, order_by)
+    async def entries(
+        self, limit: int, order_by: Order, namespace: str | None = None
+    ) -> list[Entry]:
+        return await (await self._store()).entries(limit, order_by, namespace)
+
+    async def tagged(self, key: Key, namespace: str) -> bool:
+        return await (await self._store()).tagged(key, namespace)
+
+    async def holding(self, path: str) -> Holding:
+        return await (await self._store()).holding(path)
+
+    async def holdings(self) -> dict[str, Holding]:
+        return await (await self._store()).holdings()
 
     async def missing(self, keys: Sequence[Key]) -> tuple[int, list[Key]]:
         return await (await self._store()).missing(keys)

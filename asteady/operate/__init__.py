@@ -1,7 +1,8 @@
 """For whoever runs it: watching, warming, sizing and explaining the cache."""
 
+from asteady._namespace import Namespace, NamespaceCounts, NamespaceStatistics
 from asteady._observe import Observed, Outcome
-from asteady.cache._store import Exported, Merged
+from asteady.cache._store import Exported, Holding, Merged, NamespaceSize
 from asteady.operate._accesses import Access, AccessLog
 from asteady.operate._aware import (
     BatchResult,
@@ -12,6 +13,7 @@ from asteady.operate._aware import (
 from asteady.operate._benchmark import CacheBenchmark, PromptTiming
 from asteady.operate._explain import Explanation
 from asteady.operate._health import CacheHealth, HealthWarning, ProductionCacheMonitor
+from asteady.operate._hierarchy import HierarchicalCache
 from asteady.operate._inspector import CacheAnalysis, CacheInspector, CallTrace
 from asteady.operate._monitor import CacheMonitor, Counts, Monitored, Operation
 from asteady.operate._otel import opentelemetry
@@ -63,8 +65,14 @@ __all__ = [
     "Explanation",
     "Exported",
     "HealthWarning",
+    "HierarchicalCache",
+    "Holding",
     "Merged",
     "Monitored",
+    "Namespace",
+    "NamespaceCounts",
+    "NamespaceSize",
+    "NamespaceStatistics",
     "Observed",
     "Operation",
     "Outcome",

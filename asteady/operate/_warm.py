@@ -25,7 +25,7 @@ from asteady.operate._warm_jobs import (
 )
 
 if TYPE_CHECKING:
-    from asteady._session import Session
+    from asteady._session import Asking
 
 logger = logging.getLogger("asteady")
 
@@ -105,7 +105,7 @@ class WarmReport:
 
 
 async def warm(
-    session: Session,
+    session: Asking,
     prompts: WarmSource,
     *,
     model: str | None = None,
@@ -215,13 +215,13 @@ class _Warming:
     """One call of `warm`, from its first job to its report."""
 
     def __init__(
-        self, session: Session, on_progress: Callable[[WarmProgress], object] | None
+        self, session: Asking, on_progress: Callable[[WarmProgress], object] | None
     ) -> None:
         self._session = session
         self._core = session._core
         self._on_progress = on_progress
         self._total: int | None = None
-        self._met: set[Key] = set()
+        self._met: set[tuple[str | None, Key]] = set()
         self._failed: list[WarmFailure] = []
         self._by_priority: dict[Priority, int] = dict.fromkeys(PRIORITIES, 0)
         self._cached = self._skipped = self._duplicates = 0
@@ -275,14 +275,16 @@ class _Warming:
 
     async def _one(self, job: Job, request: GenerateRequest) -> None:
         self._core.check_open()
-        generation = self._core.generation
+        session = self._session
+        # A path below the session's own, if that is a namespace.
+        generation = (session.namespace(job.namespace) if job.namespace else session)._generation
         model = self._core.model("generation", job.model)
         key = await generation.key(request, model)
-        if key in self._met:
+        if (job.namespace, key) in self._met:
             self._duplicates += 1
             return
-        self._met.add(key)
-        if await generation.contains(request, model=model):
+        self._met.add((job.namespace, key))
+        if await generation.secure(request, model=model):
             self._cached += 1
             self._tell(job, "already_cached")
             return

@@ -10,14 +10,20 @@ from typing import Any, Literal, TypeAlias
 import attrs
 
 from asteady._errors import InvalidRequestError
-from asteady._requests import DEFAULT_SEED, GenerateOptions, GenerateRequest, check_options
+from asteady._requests import (
+    DEFAULT_SEED,
+    GenerateOptions,
+    GenerateRequest,
+    check_options,
+    namespace_path,
+)
 
 Priority: TypeAlias = Literal["high", "medium", "low"]
 PRIORITIES: tuple[Priority, ...] = ("high", "medium", "low")
 
 WarmPrompt: TypeAlias = str | Mapping[str, Any]
 """A prompt, or a mapping with "prompt" or "messages", and, if it likes, "seed" or "seeds",
-"priority" ("high", "medium", "low"), "model" and any of `GenerateOptions`."""
+"priority" ("high", "medium", "low"), "model", "namespace" and any of `GenerateOptions`."""
 
 WarmSource: TypeAlias = Iterable[WarmPrompt] | AsyncIterable[WarmPrompt] | os.PathLike[str]
 """Prompts, or the path of a JSON Lines file with one of them on each line."""
@@ -35,6 +41,7 @@ class Job:
     seed: int | None = None
     priority: Priority = "medium"
     model: str | None = None
+    namespace: str | None = None
     request: GenerateRequest | None = None
     error: Exception | None = None
 
@@ -52,6 +59,8 @@ def jobs_of(
                 f'priority={priority!r} is not allowed: "high", "medium" or "low"'
             )
         model = item.pop("model", model)
+        namespace = item.pop("namespace", None)
+        namespace = None if namespace is None else namespace_path(namespace)
         if "seed" in item and "seeds" in item:
             raise InvalidRequestError("give either seed or seeds, not both")
         seeds = [item.pop("seed")] if "seed" in item else item.pop("seeds", seeds)
@@ -64,7 +73,14 @@ def jobs_of(
         yield Job(where=where, prompt=prompt, error=exc)
         return
     for seed in seeds:
-        job = Job(where=where, prompt=prompt, seed=seed, priority=priority, model=model)
+        job = Job(
+            where=where,
+            prompt=prompt,
+            seed=seed,
+            priority=priority,
+            model=model,
+            namespace=namespace,
+        )
         try:
             yield attrs.evolve(job, request=GenerateRequest.of(text, **{**merged, "seed": seed}))
         except InvalidRequestError as exc:

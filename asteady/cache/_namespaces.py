@@ -1,0 +1,114 @@
+"""Namespaces as one process knows them: which of them hold what is in memory, and what was asked.
+
+That a namespace holds an entry is written once. From then on the memory tier knows it, and a hit
+under the namespace looks in the same dictionary as any other. What is known is forgotten when
+something was removed by another process, for that may have been a namespace's hold.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import attrs
+
+from asteady._errors import StoreError
+from asteady._requests import Key
+from asteady.cache._store import Tag, Untag
+
+if TYPE_CHECKING:
+    from asteady.cache._cache import Cache
+    from asteady.cache._memory import Held
+
+A = TypeVar("A", bound=Any)
+
+# Known in memory for one entry, so that a loop that makes up new namespaces does not fill it; the
+# others are read from the store.
+TAGS_PER_ENTRY = 8
+# Namespaces that are counted; those used longest ago go first.
+COUNTED = 10_000
+
+
+def is_below(namespace: str, path: str) -> bool:
+    """Whether `namespace` is `path` or below it, by whole names: "emails-old" is not "emails"."""
+    return namespace == path or namespace.startswith(path + "/")
+
+
+@attrs.define
+class Asked:
+    """What was asked under one namespace; each call is counted once: hit, miss or coalesced."""
+
+    hits: int = 0
+    misses: int = 0
+    coalesced: int = 0
+
+
+class Namespaces(Generic[A]):
+    """The namespaces of one cache; lives as long as that."""
+
+    def __init__(self, cache: Cache[A]) -> None:
+        self._cache = cache
+        self._asked: dict[str, Asked] = {}
+        self._knows = False
+        self._forgotten = 0
+
+    def asked(self, namespace: str) -> Asked:
+        """Where to count what is asked under this very namespace."""
+        found = self._asked.pop(namespace, None) or Asked()
+        self._asked[namespace] = found
+        if len(self._asked) > COUNTED:
+            del self._asked[next(iter(self._asked))]
+        return found
+
+    def asked_below(self, path: str) -> Asked:
+        """What was asked under this namespace and all below it."""
+        below = [asked for name, asked in self._asked.items() if is_below(name, path)]
+        return Asked(
+            sum(asked.hits for asked in below),
+            sum(asked.misses for asked in below),
+            sum(asked.coalesced for asked in below),
+        )
+
+    async def hold(self, key: Key, namespace: str) -> None:
+        """Have the namespace hold an entry, if it is there; returns when that is committed.
+
+        A store that fails is logged and counted. Cancelling stops waiting.
+        """
+        cache = self._cache
+        held = cache._keys.get(key)
+        if held is not None and namespace in held.tags:
+            return
+        what, forgotten = "read", self._forgotten
+        try:
+            # Most are held already, by an earlier process; reading costs a tenth of a commit.
+            if await cache._store.tagged(key, namespace):
+                # It may have been taken away since it was read.
+                if held is not None and self._forgotten == forgotten:
+                    self.know(held, namespace)
+                return
+            what = "write"
+            await cache._store.submit(Tag(key, namespace))
+        except StoreError as exc:
+            cache._failed(what, exc)
+
+    def committed(self, op: Tag | Untag, result: Any) -> None:
+        """The store has done this operation."""
+        if isinstance(op, Untag):
+            self.forget()
+            return
+        held = self._cache._memory.by_key.get(op.key)
+        if held is not None and result is True:
+            self.know(held, op.namespace)
+
+    def forget(self) -> None:
+        """Somebody may have taken entries from namespaces: nothing is known any more."""
+        self._forgotten += 1
+        if self._knows:
+            self._knows = False
+            for held in self._cache._memory.by_key.values():
+                held.tags = ()
+
+    def know(self, held: Held[A], *namespaces: str) -> None:
+        """These are known to hold it, besides those that were known so far."""
+        self._knows = True
+        others = [path for path in held.tags if path not in namespaces]
+        held.tags = (*others, *namespaces)[-TAGS_PER_ENTRY:]
