@@ -32,6 +32,17 @@ async def checked(session: asteady.Session) -> None:
     assert_type(await asteady.warm([{"prompt": "a", "seed": 1}]), operate.WarmReport)
     await session.warm(["a"], sedes=[1])  # type: ignore[call-arg]  # no such option
 
+    emails = session.namespace("emails/marketing")
+    assert_type(emails, operate.Namespace)
+    assert_type(await emails.generate("hi", seed=3), str)
+    assert_type(await emails.embed(["a", "b"]), NDArray[np.float32])
+    assert_type(await emails.preload([{"subcategory": "a", "prompt": "b"}]), operate.WarmReport)
+    assert_type((await emails.statistics()).both.hit_rate, float)
+    assert_type(await emails.clear(), int)
+    await emails.generate("hi", sede=3)  # type: ignore[call-arg]  # no such option
+    hierarchy = operate.HierarchicalCache(session)
+    assert_type(await hierarchy.get_or_generate("emails", "marketing", "hi", seed=3), str)
+
     inspector = operate.CacheInspector(session)
     assert_type(await inspector.trace_generation("hi", seed=3), operate.CallTrace)
     assert_type(inspector.analyze_cache_behavior(), operate.CacheAnalysis)
