@@ -215,7 +215,9 @@ class Answering(Generic[A]):
             if mode == "use" and (found := await self._cache.look_again(key)) is not None:
                 return _replay(flight, found)
             answer = await self._compute(flight, request, model)
-            await self._cache.put(key, answer, alias=alias, namespaces=tuple(flight.namespaces))
+            await self._cache.put(
+                key, answer, alias=alias, request=request, namespaces=tuple(flight.namespaces)
+            )
         return answer
 
     async def _compute(

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from asteady.cache._cache import Cache
     from asteady.cache._memory import Held
     from asteady.operate._verify import VerifyOptions, VerifyReport
+    from asteady.operate._verify_cache import VerifyCacheOptions, VerifyCacheReport
     from asteady.operate._warm import WarmOptions, WarmReport
     from asteady.operate._warm_jobs import WarmSource
 
@@ -326,6 +327,15 @@ class WholeCalls(Calls):
 
         async def asked() -> VerifyReport:
             return await (await self._session()).verify(**options)
+
+        return self._portal().call(asked)
+
+    def verify_cache(self, **options: Unpack[VerifyCacheOptions]) -> VerifyCacheReport:
+        """Compute a sample of the stored answers again, and compare every byte; see
+        `asteady.Session.verify_cache`."""
+
+        async def asked() -> VerifyCacheReport:
+            return await (await self._session()).verify_cache(**options)
 
         return self._portal().call(asked)
 

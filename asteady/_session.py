@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from asteady._observe import Observers
     from asteady._requests import Vector
     from asteady.operate._verify import VerifyOptions, VerifyReport
+    from asteady.operate._verify_cache import VerifyCacheOptions, VerifyCacheReport
     from asteady.operate._warm import WarmOptions, WarmReport
     from asteady.operate._warm_jobs import WarmSource
 
@@ -319,3 +320,13 @@ class Session(Asking, SessionHandle):
         from asteady.operate._verify import verify
 
         return await verify(self, **options)
+
+    async def verify_cache(self, **options: Unpack[VerifyCacheOptions]) -> VerifyCacheReport:
+        """Compute a sample of the stored answers again, and compare every byte.
+
+        Only entries that keep their request, see `Settings.keep_requests_bytes`, and that are of
+        this model, build and CPU. The cache stays as it is; see `VerifyCacheOptions`.
+        """
+        from asteady.operate._verify_cache import verify_cache
+
+        return await verify_cache(self, **options)

@@ -20,6 +20,7 @@ CachePolicy: TypeAlias = Literal["tide", "lru", "lfu"]
 
 PREFIXES = ("ASTEADY_", "STEADYTEXT_")
 MEBIBYTE = 1024 * 1024
+KEEP_REQUESTS_BYTES = 4096
 
 # The three of the caching guide: how many entries, and how many megabytes of them.
 PROFILES: dict[str, dict[str, float]] = {
@@ -143,6 +144,7 @@ class Settings:
     memory_max_size_mb: float = _field(_megabytes, 64.0)
     cache_policy: CachePolicy = _field(_policy, "tide")
     disable_cache: bool = _field(_switch, False)
+    keep_requests_bytes: int = _field(_whole(0, 2**20), KEEP_REQUESTS_BYTES)
     cache_dir: Path = _field(_directory, attrs.Factory(_default_cache_dir))
     generation_model: str = _field(_model, "builtin")
     embedding_model: str = _field(_model, "builtin")

@@ -40,6 +40,7 @@ from asteady._settings import Settings
 if TYPE_CHECKING:
     from asteady._observe import Observer
     from asteady.cache._cache import Cache as _AsyncioCache
+    from asteady.cache._kept import Request
     from asteady.cache._store import Entry, Exported, Merged, NamespaceSize, Order
     from asteady.cache._transfer import AnyPath
     from asteady.engine._protocol import Engine
@@ -112,6 +113,10 @@ class Cache(Generic[A]):
     ) -> list[Entry]:
         """The first entries in this order; see `asteady.Cache.entries`."""
         return self._ask(lambda cache: cache.entries(limit, order_by, namespace=namespace))
+
+    def request(self, key: Key) -> Request | None:
+        """What was asked, where the entry keeps it; see `asteady.Cache.request`."""
+        return self._ask(lambda cache: cache.request(key))
 
     def statistics(self) -> dict[str, Any]:
         """See `CacheManager.get_cache_stats`."""

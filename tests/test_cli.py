@@ -173,8 +173,12 @@ def test_entries_are_listed_shown_and_removed_by_key() -> None:
     run("embed", "hi")
     rows = json.loads(run("cache", "list", "--json").stdout)
     assert [row["cache"] for row in rows] == ["generation", "embedding"]
-    assert rows[0]["key"][:16] in run("cache", "list", "--order-by", "cost").stdout
-    assert run("cache", "get", rows[0]["key"][:10]).stdout == text
+    assert [row["prompt"] for row in rows] == ["hi", "hi"]
+    listed = run("cache", "list", "--order-by", "cost").stdout
+    assert rows[0]["key"][:16] in listed
+    assert listed.splitlines()[1].endswith(" 'hi'")
+    got = run("cache", "get", rows[0]["key"][:10])
+    assert (got.stdout, got.stderr) == (text, "asteady: the answer to 'hi'\n")
     assert len(run("cache", "get", rows[1]["key"]).stdout.split()) > 100
     assert "2 entries have keys" in run("cache", "get", "").stderr
     assert run("cache", "delete", rows[0]["key"]).stdout == f"removed {rows[0]['key']}\n"

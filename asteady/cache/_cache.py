@@ -17,6 +17,7 @@ from asteady._background import unattended
 from asteady._errors import StoreError
 from asteady._requests import Key, namespace_path
 from asteady.cache._frecency import Budget
+from asteady.cache._kept import Request
 from asteady.cache._locks import Locks
 from asteady.cache._memory import Held, Memory
 from asteady.cache._namespaces import Namespaces
@@ -217,9 +218,12 @@ class Cache(Generic[A]):
         answer: A,
         *,
         alias: Hashable = None,
+        request: Request | None = None,
         namespaces: tuple[str, ...] = (),
     ) -> bool:
         """Store an answer; True once the commit that holds it is done. Never raises.
+
+        The `request` is kept beside it, unless it is longer than `keep_requests_bytes`.
 
         False if the store failed, or if it is larger than the whole budget, or is worth less than
         all that would have to go for it. Cancelling stops waiting; it is stored all the same.
@@ -227,7 +231,8 @@ class Cache(Generic[A]):
         aliases = () if alias is None else (alias,)
         start_s = perf_counter()
         try:
-            stored = await self._store.submit(Put(key, answer, answer.cost_s, aliases, namespaces))
+            put = Put(key, answer, answer.cost_s, aliases, namespaces, request)
+            stored = await self._store.submit(put)
             self._done("write", start_s)
             if stored is False:
                 self.counters.declined += 1
@@ -279,6 +284,14 @@ class Cache(Generic[A]):
             raise ValueError(f"order_by={order_by!r} is not allowed: one of {', '.join(ORDERS)}")
         path = None if namespace is None else namespace_path(namespace)
         return await self._store.entries(limit, order_by, path)
+
+    async def request(self, key: Key) -> Request | None:
+        """What was asked; None if there is no such entry, or it does not keep its request.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        return await self._store.request(key)
 
     # -- computing --------------------------------------------------------------------------------
 

@@ -90,7 +90,12 @@ class CacheManager:
         from asteady.cache._sqlite import SqliteStore
         from asteady.cache._transaction import Tables
 
-        tables = Tables(POLICIES[self._settings.cache_policy], self._budgets[cache.kind], codec)
+        tables = Tables(
+            POLICIES[self._settings.cache_policy],
+            self._budgets[cache.kind],
+            codec,
+            keep_requests_bytes=self._settings.keep_requests_bytes,
+        )
         path = self._settings.cache_dir / f"{cache.kind}_cache.db"
         return SqliteStore(path, tables, cache.committed)
 

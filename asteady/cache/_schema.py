@@ -23,7 +23,7 @@ log = logging.getLogger("asteady")
 
 # "AsCa" in ASCII: `file` and SQLite's own tools can tell what this is.
 APPLICATION_ID = 0x41734361
-VERSION = 3
+VERSION = 4
 # A write waits this long inside SQLite for another process's; the writer then tries again.
 BUSY_TIMEOUT_S = 5.0
 OPEN_PATIENCE_S = 10.0
@@ -76,7 +76,8 @@ CREATE INDEX ghost_by_mark ON ghost (mark);
 CREATE TABLE answer (
     slot INTEGER PRIMARY KEY,
     crc INTEGER NOT NULL,
-    {columns}
+    {columns},
+    request TEXT
 );
 """
 TABLES += f"{TAG_TABLE};\n"
@@ -101,6 +102,8 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
     ),
     # Namespaces hold entries.
     2: (TAG_TABLE,),
+    # An entry may keep its request, as its last column: whoever reads answers does not read it.
+    3: ("ALTER TABLE answer ADD COLUMN request TEXT",),
 }
 
 

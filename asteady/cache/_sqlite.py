@@ -23,6 +23,7 @@ from asteady._background import unattended
 from asteady._errors import StoreError
 from asteady._requests import Key
 from asteady.cache._door import Door
+from asteady.cache._kept import Request
 from asteady.cache._schema import connect, identity, is_busy, is_damage, open_database
 from asteady.cache._store import (
     Clear,
@@ -118,6 +119,9 @@ class SqliteStore(Generic[A]):
 
     async def holdings(self) -> dict[str, Holding]:
         return await self._reading(holdings)
+
+    async def request(self, key: Key) -> Request | None:
+        return await self._reading(self._tables.request, key)
 
     async def missing(self, keys: Sequence[Key]) -> tuple[int, list[Key]]:
         return await self._reading(self._tables.missing, keys)

@@ -10,6 +10,7 @@ from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
 import attrs
 
 from asteady._requests import Key
+from asteady.cache._kept import Request
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -23,7 +24,8 @@ class Entry:
     """What is known of one entry, without its answer.
 
     `size_bytes` is what the entry takes of the byte budget (docs/performance.md says how it is
-    counted); times are in seconds since the epoch; `last_used_s` may lag by a second.
+    counted); times are in seconds since the epoch; `last_used_s` may lag by a second. `prompt` is
+    the beginning of what was asked, None where the entry does not keep its request.
     """
 
     key: Key
@@ -34,6 +36,8 @@ class Entry:
     created_s: float
     last_used_s: float
     model: str
+    fingerprint: str
+    prompt: str | None
 
 
 @attrs.frozen
@@ -46,6 +50,8 @@ class Put(Generic[A]):
     aliases: tuple[Any, ...] = ()
     namespaces: tuple[str, ...] = ()
     """These hold it from now on, besides those that hold it already."""
+    request: Request | None = None
+    """To be kept beside the answer, if it is short enough."""
 
 
 @attrs.frozen
@@ -132,8 +138,9 @@ class Incoming:
 class Merge:
     """Take over entries from elsewhere, all in this transaction. Result: `Merged`.
 
-    `values` gives the checksum and the values of an entry's row; it is called on the writer's
-    thread. What it raises must be no `sqlite3.Error`, which would be taken for this store's own.
+    `values` gives the checksum, the values and the request of an entry's row; it is called on the
+    writer's thread. What it raises must be no `sqlite3.Error`, which would be taken for this
+    store's own.
     """
 
     entries: Sequence[Incoming]
@@ -237,6 +244,10 @@ class Store(Protocol[A]):
         """What each namespace holds itself."""
         ...
 
+    async def request(self, key: Key) -> Request | None:
+        """The request that the entry keeps, if it is there and leads to its key."""
+        ...
+
     async def missing(self, keys: Sequence[Key]) -> tuple[int, list[Key]]:
         """The count of removals, and which of these keys are not in the store."""
         ...
@@ -292,6 +303,9 @@ class NullStore(Generic[A]):
 
     async def holdings(self) -> dict[str, Holding]:
         return {}
+
+    async def request(self, key: Key) -> Request | None:
+        return None
 
     async def missing(self, keys: Sequence[Key]) -> tuple[int, list[Key]]:
         return 0, list(keys)

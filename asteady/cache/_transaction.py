@@ -28,6 +28,7 @@ from asteady.cache._frecency import (
     shrink,
     touch,
 )
+from asteady.cache._kept import Request, beginning, believed, kept_text
 from asteady.cache._ledger import FETCH, FEW, SqlLedger
 from asteady.cache._merging import merge
 from asteady.cache._store import (
@@ -81,7 +82,7 @@ _ORDER: dict[Order, str] = {
 
 
 def entry_bytes(key: Key, values: Sequence[Any]) -> int:
-    """What an entry takes of the byte budget."""
+    """What an entry takes of the byte budget; its request, if it keeps it, is among the values."""
     return ROW_BYTES + len(key.encode()) + int(FILL * payload_bytes(values))
 
 
@@ -93,6 +94,7 @@ class Tables(Generic[A]):
     budget: Budget
     codec: Codec[A]
     clock: Callable[[], float] = time.time
+    keep_requests_bytes: int = 0
 
     def read(self, connection: sqlite3.Connection, key: Key) -> Reading[A]:
         names = ", ".join(f"answer.{name}" for name, _ in self.codec.columns)
@@ -130,12 +132,22 @@ class Tables(Generic[A]):
         held = "" if namespace is None else f" WHERE {HELD}"
         rows = connection.execute(
             "SELECT key, size_bytes, cost_s, touches, priority, created_s, used_s,"
-            " coalesce(model, '') FROM entry LEFT JOIN answer USING (slot)"
+            " coalesce(model, ''), coalesce(fingerprint, ''), request"
+            " FROM entry LEFT JOIN answer USING (slot)"
             f"{held} ORDER BY {_ORDER[order_by]}, key LIMIT :limit",
             {"limit": limit, "path": namespace},
         )
         names = [field.name for field in attrs.fields(Entry)]
-        return [Entry(**dict(zip(names, row, strict=True))) for row in rows]
+        return [
+            Entry(**dict(zip(names, (*row, beginning(text)), strict=True))) for *row, text in rows
+        ]
+
+    def request(self, connection: sqlite3.Connection, key: Key) -> Request | None:
+        found = connection.execute(
+            "SELECT request, fingerprint FROM entry JOIN answer USING (slot) WHERE key = ?",
+            (key,),
+        ).fetchone()
+        return None if found is None else believed(found[0], key, found[1])
 
     def missing(self, connection: sqlite3.Connection, keys: Sequence[Key]) -> tuple[int, list[Key]]:
         # The counter first: what is removed after it shows in the next look at it.
@@ -178,7 +190,8 @@ class Tables(Generic[A]):
 
     def _encode(self, put: Put[A]) -> tuple[Put[A], Values, int] | Exception:
         try:
-            values = self.codec.encode(put.answer)
+            request = put.request and kept_text(put.request, self.keep_requests_bytes)
+            values = (*self.codec.encode(put.answer), request)
             return put, values, entry_bytes(put.key, values)
         except Exception as exc:
             return exc
@@ -282,7 +295,7 @@ class _Commit(Generic[A]):
         row.used_s = self.now_s
         if put.namespaces:
             self.tags.of(row.slot).update(put.namespaces)
-        crc = checksum(put.key, put.cost_s, values)
+        crc = checksum(put.key, put.cost_s, values[:-1])
         self.answers[row.slot] = (row.slot, crc, *values)
         self.stored.add(put.key)
         self.gone.discard(put.key)
@@ -371,7 +384,7 @@ class _Commit(Generic[A]):
 
     def write_answers(self) -> None:
         if self.answers:
-            marks = ", ".join("?" * (2 + len(self.tables.codec.columns)))
+            marks = ", ".join("?" * (3 + len(self.tables.codec.columns)))
             self.connection.executemany(
                 f"INSERT OR REPLACE INTO answer VALUES ({marks})", self.answers.values()
             )

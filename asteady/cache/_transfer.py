@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import anyio.to_thread
 
 from asteady._errors import StoreError
-from asteady.cache._export_file import CODECS, ExportFile, RefusedError, write_export
+from asteady.cache._export_file import CODECS, RefusedError, write_export
+from asteady.cache._import_file import ExportFile
 from asteady.cache._store import Exported, Incoming, Merge, Merged
 
 if TYPE_CHECKING:
@@ -32,10 +33,11 @@ async def export_entries(manager: CacheManager, path: AnyPath) -> Exported:
     """See `CacheManager.export_entries`."""
     await _check_usable(manager)
     databases = {kind: manager.directory / f"{kind}_cache.db" for kind in CODECS}
+    keep_bytes = manager._settings.keep_requests_bytes
 
     def written(stop: Event) -> Exported:
         target = Path(path).absolute()
-        counts = write_export(target, databases, stop)
+        counts = write_export(target, databases, keep_bytes, stop)
         return Exported(path=target, size_bytes=target.stat().st_size, **counts)
 
     return await _in_thread(written)
@@ -47,9 +49,10 @@ async def import_entries(
     """See `CacheManager.import_entries`."""
     await _check_usable(manager)
     source = Path(path)
+    keep_bytes = manager._settings.keep_requests_bytes
 
     def checked(stop: Event) -> tuple[ExportFile, dict[str, list[Incoming]]]:
-        file = ExportFile.open(source, max_file_bytes, stop)
+        file = ExportFile.open(source, max_file_bytes, keep_bytes, stop)
         try:
             # Both, before anything is changed.
             return file, file.entries()

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from asteady._errors import SessionNotOpenError
 from asteady._requests import Key
+from asteady.cache._kept import Request
 from asteady.cache._store import Entry, Holding, Operation, Order, Reading, Store
 
 A = TypeVar("A")
@@ -64,6 +65,9 @@ class UnopenedStore(Generic[A]):
 
     async def holdings(self) -> dict[str, Holding]:
         return await (await self._store()).holdings()
+
+    async def request(self, key: Key) -> Request | None:
+        return await (await self._store()).request(key)
 
     async def missing(self, keys: Sequence[Key]) -> tuple[int, list[Key]]:
         return await (await self._store()).missing(keys)

@@ -7,6 +7,7 @@ import asyncio
 import datetime
 import json
 import os
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from asteady._errors import InvalidRequestError
 from asteady._requests import Completion
 from asteady._settings import Settings
 from asteady.cache._cache import Cache
+from asteady.cache._kept import prompt_of, shown
 from asteady.cache._manager import CacheManager
 from asteady.cache._store import ORDERS
 from asteady.cli import _size, _transfer
@@ -98,12 +100,14 @@ def list_entries(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(rows, indent=2))
         return 0
-    print(f"{'key':<16} {'cache':<10} {'bytes':>9} {'cost':>9} {'touches':>7} {'last used':<19}")
+    head = f"{'key':<16} {'cache':<10} {'bytes':>9} {'cost':>9} {'touches':>7} {'last used':<19}"
+    print(head, "prompt")
     for row in rows:
         used = datetime.datetime.fromtimestamp(row["last_used_s"]).isoformat(" ", "seconds")
+        prompt = "-" if row["prompt"] is None else shown(row["prompt"], 40)
         print(
             f"{row['key'][:16]} {row['cache']:<10} {row['size_bytes']:>9,}"
-            f" {row['cost_s']:>7.3f} s {row['touches']:>7} {used}"
+            f" {row['cost_s']:>7.3f} s {row['touches']:>7} {used} {prompt}"
         )
     return 0
 
@@ -111,9 +115,11 @@ def list_entries(options: argparse.Namespace) -> int:
 def get(options: argparse.Namespace) -> int:
     async def answer(manager: CacheManager) -> Any:
         cache, key = await _find(manager, options.key)
-        return await cache.look_again(key)
+        return await cache.look_again(key), await cache.request(key)
 
-    found = _with_manager(answer)
+    found, request = _with_manager(answer)
+    if request is not None:
+        print(f"asteady: the answer to {shown(prompt_of(request))}", file=sys.stderr)
     if isinstance(found, Completion):
         print(found.text)
     else:

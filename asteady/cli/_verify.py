@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,8 @@ def add_parser(commands: Commands) -> None:
         description=(
             "Answer the same requests alone, in other orders, at every concurrency, between"
             " cancellations, after other prompts and in a second process, and compare every byte."
-            " Ends with exit code 1 at the first difference."
+            " Ends with exit code 1 at the first difference. With --cache: compute a sample of the"
+            " stored answers again instead, and compare."
         ),
     )
     parser.add_argument("model", nargs="?", help="default: the one from the settings")
@@ -35,7 +37,15 @@ def add_parser(commands: Commands) -> None:
         "--prompts", metavar="FILE", help="your own instead, one on each line of a text file"
     )
     parser.add_argument(
-        "--max-new-tokens", type=int, default=24, metavar="N", help="default: %(default)s"
+        "--max-new-tokens", type=int, metavar="N", help="for each request; default: 24"
+    )
+    parser.add_argument(
+        "--cache",
+        action="store_true",
+        help="compute stored answers again, of entries that keep their request",
+    )
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="which entries --cache takes; default: 0"
     )
     parser.add_argument(
         "--embedding", action="store_true", help="verify embeddings, not generated text"
@@ -45,6 +55,14 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    for name, others in (("--prompts", True), ("--max-new-tokens", True), ("--seed", False)):
+        given = getattr(options, name[2:].replace("-", "_")) is not None
+        if given and options.cache == others:
+            raise InvalidRequestError(
+                f"{name} {'does not go' if others else 'only goes'} with --cache"
+            )
+    if options.cache:
+        return asyncio.run(_run_cache(options))
     requests = options.requests if options.prompts is None else _read(options)
     return asyncio.run(_run(options, requests))
 
@@ -61,7 +79,7 @@ async def _run(options: argparse.Namespace, requests: int | list[VerifyRequest])
             model=options.model,
             kind="embedding" if options.embedding else "generation",
             requests=requests,
-            max_new_tokens=options.max_new_tokens,
+            max_new_tokens=24 if options.max_new_tokens is None else options.max_new_tokens,
             progress=None if options.json else _print_step,
         )
     if options.json:
@@ -71,8 +89,38 @@ async def _run(options: argparse.Namespace, requests: int | list[VerifyRequest])
     return 0 if report.difference is None else _show(report.difference, options.json)
 
 
-def _show(difference: VerifyDifference, json: bool) -> int:
-    if not json:
+async def _run_cache(options: argparse.Namespace) -> int:
+    from asteady.operate._verify_cache import report_as_json
+
+    async with Session() as session:
+        report = await session.verify_cache(
+            model=options.model,
+            kind="embedding" if options.embedding else "generation",
+            requests=options.requests,
+            seed=options.seed or 0,
+        )
+    if options.json:
+        print(report_as_json(report))
+    else:
+        rows = {"computed again": report.compared, "the same": report.same}
+        rows["different"] = len(report.differences)
+        for name, count in {**rows, **report.skipped, "all entries": report.entries}.items():
+            print(f"{name:<36}{count:>8,}")
+        for each in report.differences:
+            print(f"\n{each.key}\n{json.dumps(each.request, ensure_ascii=False)}\n{each.where}")
+    if report.remedy is not None:
+        print(f"asteady: {report.remedy}", file=sys.stderr)
+    if report.differences:
+        print(
+            f"asteady: {len(report.differences)} of {report.compared} entries differ from what is"
+            f" computed; the first at {report.differences[0].where}",
+            file=sys.stderr,
+        )
+    return 0 if report.ok else 1
+
+
+def _show(difference: VerifyDifference, as_json: bool) -> int:
+    if not as_json:
         print(f"\n{difference.program}", end="")
     print(
         f"asteady: {difference.step}: an answer differs from the one given alone in"

@@ -29,6 +29,11 @@ from asteady.operate._verify import (
     VerifyReport,
     VerifyStep,
 )
+from asteady.operate._verify_cache import (
+    VerifyCacheDifference,
+    VerifyCacheOptions,
+    VerifyCacheReport,
+)
 from asteady.operate._verify_requests import VerifyRequest
 from asteady.operate._warm import (
     WarmerOptions,
@@ -84,6 +89,9 @@ __all__ = [
     "SizeGoal",
     "SizeRecommendation",
     "StrategicCacheWarmer",
+    "VerifyCacheDifference",
+    "VerifyCacheOptions",
+    "VerifyCacheReport",
     "VerifyDifference",
     "VerifyOptions",
     "VerifyReport",

@@ -16,6 +16,7 @@ from asteady._errors import InvalidRequestError
 from asteady._observe import Observed
 from asteady._requests import GenerateRequest, Key
 from asteady._session import Session
+from asteady._settings import KEEP_REQUESTS_BYTES
 from asteady.operate._monitor import CacheType
 
 
@@ -35,30 +36,34 @@ class AccessLog:
     def __init__(self, cache_type: CacheType = "generation", *, limit: int = 100_000) -> None:
         self.cache_type = cache_type
         self.accesses: deque[Access] = deque(maxlen=limit)
+        self._keep_requests_bytes = KEEP_REQUESTS_BYTES
 
     @contextmanager
     def recording(self, session: Session) -> Iterator[None]:
         """Record the look-ups of the whole session."""
+        self._keep_requests_bytes = session.settings.keep_requests_bytes
         with session.observe(self.observe, everywhere=True):
             yield
 
     def observe(self, call: Observed) -> None:
         """Take a call down, if it looked up this cache and got an answer."""
-        access = access_of(call, self.cache_type)
+        access = access_of(call, self.cache_type, self._keep_requests_bytes)
         if access is not None:
             self.accesses.append(access)
 
 
-def access_of(call: Observed, cache_type: CacheType) -> Access | None:
+def access_of(call: Observed, cache_type: CacheType, keep_requests_bytes: int) -> Access | None:
     """The access that a call was; None for the other cache's, and for calls without an answer."""
     generated = isinstance(call.request, GenerateRequest)
     if generated != (cache_type == "generation") or call.key is None or call.answer is None:
         return None
     from asteady.cache._codec import CompletionCodec, EmbeddingCodec
+    from asteady.cache._kept import kept_text
     from asteady.cache._transaction import entry_bytes
 
     codec: Any = CompletionCodec() if generated else EmbeddingCodec()
-    size_bytes = entry_bytes(call.key, codec.encode(call.answer))
+    request = kept_text(call.request, keep_requests_bytes)
+    size_bytes = entry_bytes(call.key, (*codec.encode(call.answer), request))
     return Access(call.key, size_bytes, call.answer.cost_s)
 
 

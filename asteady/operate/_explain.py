@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from asteady._requests import Key
+from asteady.cache._kept import shown
 from asteady.cache._store import Entry
 
 if TYPE_CHECKING:
@@ -107,7 +108,9 @@ def _sentences(
         "lru": "The entry goes that was used longest ago.",
         "lfu": "The entry goes that was used least often; among equals, longest ago.",
     }.get(str(stats["policy"]), "")
+    asked = [] if entry.prompt is None else [f"It is the answer to {shown(entry.prompt)}."]
     return [
+        *asked,
         fate,
         f"It was used {uses}, the last time {_ago(age_s)} ago; it took {entry.cost_s:.3g} s to"
         f" compute, and takes {entry.size_bytes:,} bytes, {100 * share:.2g} % of the scarcer"

@@ -19,6 +19,7 @@ from asteady._observe import Observed
 from asteady._requests import GenerateRequest
 from asteady._session import Session
 from asteady._settings import MEBIBYTE, Settings
+from asteady.cache._kept import prompt_of
 from asteady.operate._accesses import Access, access_of
 from asteady.operate._files import write_whole
 from asteady.operate._monitor import CacheType
@@ -248,15 +249,12 @@ class CacheOptimizer:
         return True
 
     def _observe(self, call: Observed) -> None:
-        access = access_of(call, self.cache_type)
-        if access is None:
-            return
-        request = call.request
-        if isinstance(request, GenerateRequest):
-            prompt = request.prompt if request.prompt is not None else request.messages[-1][1]
-            self.record(access, prompt=prompt, seed=request.seed)
-        else:
-            self.record(access, prompt=request.text)
+        settings = self._settings or Settings()
+        access = access_of(call, self.cache_type, settings.keep_requests_bytes)
+        if access is not None:
+            request = call.request
+            seed = request.seed if isinstance(request, GenerateRequest) else None
+            self.record(access, prompt=prompt_of(request), seed=seed)
 
 
 def state_path(settings: Settings, cache_type: CacheType) -> Path:

@@ -96,12 +96,12 @@ def first_difference(kind: Kind, expected: Evidence, found: Evidence) -> str:
     """Which byte differs first, in words."""
     (text, details), (other_text, other_details) = expected, found
     if text != other_text:
-        at = _first(text, other_text)
+        at = first(text, other_text)
         return (
             f"byte {at} of the text: {text[at : at + 40]!r} alone, "
             f"{other_text[at : at + 40]!r} in company"
         )
-    at = _first(details, other_details)
+    at = first(details, other_details)
     if kind == "embedding":
         return f"component {at // 4} of the vector (byte {at})"
     record = details.index(b"\0") + 1
@@ -110,7 +110,8 @@ def first_difference(kind: Kind, expected: Evidence, found: Evidence) -> str:
     return f"the log probability of token {(at - record) // 12} (the text is the same)"
 
 
-def _first(one: bytes, other: bytes) -> int:
+def first(one: bytes, other: bytes) -> int:
+    """The first byte that differs, or where the shorter ends."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
 

@@ -47,7 +47,7 @@ def merge_of(entries: Sequence[Incoming]) -> Merge:
 
     def values(key: str) -> tuple[Any, ...]:
         made = CODEC.encode(completion("m" * lengths[key]))
-        return (checksum(key, 0.5, made), *made)
+        return (checksum(key, 0.5, made), *made, None)
 
     return Merge(entries, values)
 

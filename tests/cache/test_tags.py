@@ -142,6 +142,7 @@ async def test_a_database_of_version_2_is_migrated(directory: Path) -> None:
         await manager.generation.put(key_of("old"), completion("from before"))
     with closing(sqlite3.connect(old)) as connection:
         connection.execute("DROP TABLE tag")
+        connection.execute("ALTER TABLE answer DROP COLUMN request")
         connection.execute("PRAGMA user_version = 2")
     async with opened(directory) as manager:
         found = await manager.generation.get(key_of("old"))

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from asteady._errors import SessionNotOpenError, StoreError, StoreVersionError
 from asteady._requests import TokenLogprob
-from asteady.cache import _export_file, _merging, _transfer
+from asteady.cache import _export_file, _import_file, _merging, _transfer
 from asteady.cache._codec import CompletionCodec, EmbeddingCodec, checksum
 from asteady.cache._export_file import EXPORT_VERSION, MAX_TOUCHES
 from asteady.cache._frecency import POLICIES, Budget, Row, State
@@ -476,9 +476,9 @@ async def test_the_file_is_let_go_of_and_read_to_its_end(
     manager: CacheManager, export: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Whoever has stopped waiting for the check does not cut the merge short.
-    monkeypatch.setattr(_export_file, "STOP_STEPS", 1)
+    monkeypatch.setattr(_import_file, "STOP_STEPS", 1)
     with monkeypatch.context() as patched:
-        patched.setattr(_export_file.ExportFile, "close", closed := Mock())
+        patched.setattr(_import_file.ExportFile, "close", closed := Mock())
         assert (await manager.import_entries(export))["generation"].added == 3
     assert closed.call_count == 1
 
@@ -486,7 +486,7 @@ async def test_the_file_is_let_go_of_and_read_to_its_end(
 async def test_too_many_entries_are_refused(
     manager: CacheManager, export: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_export_file, "MAX_ENTRIES", 2)
+    monkeypatch.setattr(_import_file, "MAX_ENTRIES", 2)
     await refused(manager, export, "more than 2 entries")
 
 
@@ -494,7 +494,7 @@ async def test_a_value_that_is_too_large_is_refused_unread(
     manager: CacheManager, export: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(export, "UPDATE generation SET text = zeroblob(300000)")
-    monkeypatch.setattr(_export_file, "MAX_ROW_BYTES", 100_000)
+    monkeypatch.setattr(_import_file, "MAX_ROW_BYTES", 100_000)
     await refused(manager, export, "too big")
 
 
@@ -612,11 +612,11 @@ async def test_a_cancelled_export_leaves_no_file(
     go_on = threading.Event()
     write = _export_file.write_export
 
-    def held(target: Path, databases: Any, stop: Any) -> Any:
+    def held(*arguments: Any) -> Any:
         loop.call_soon_threadsafe(started.set)
         assert go_on.wait(30)
         try:
-            return write(target, databases, stop)
+            return write(*arguments)
         finally:
             loop.call_soon_threadsafe(ended.set)
 
