@@ -31,6 +31,8 @@ EmbedMode: TypeAlias = Literal["query", "document"]
 # llama.cpp reads the largest 32-bit number as "choose a seed at random".
 MAX_SEED = 2**32 - 2
 MAX_LOGPROBS = 100
+# What SteadyText calls the model's own end.
+OWN_END = "[EOS]"
 # A path is stored with each entry that its namespace holds, and printed in tables.
 MAX_NAMESPACE = 200
 DEFAULT_SEED = 42
@@ -71,6 +73,9 @@ class GenerateOptions(TypedDict, total=False):
     """Add to the logits of these token ids."""
     stop: str | Sequence[str] | None
     """End before the first of these strings; it is not part of the text."""
+    eos_string: str
+    """One more string to end before, by SteadyText's name; "[EOS]" adds none. The model's own end
+    counts always."""
     logprobs: int | None
     """Record each token's log probability, and that of so many alternatives."""
 
@@ -128,10 +133,13 @@ def _flag(name: str, value: object) -> bool:
     return value
 
 
-def _stops(value: object) -> tuple[str, ...]:
+def _stops(value: object, eos_string: object) -> tuple[str, ...]:
+    more = _text("eos_string", eos_string)
+    if not more:
+        raise _refuse("eos_string", more, f"at least one character, or {OWN_END!r} for none")
     if value is None:
-        return ()
-    if isinstance(value, str):
+        value = ()
+    elif isinstance(value, str):
         value = (value,)
     if isinstance(value, Mapping) or not isinstance(value, Iterable):
         raise _refuse("stop", value, "a str, or a sequence of them")
@@ -139,7 +147,7 @@ def _stops(value: object) -> tuple[str, ...]:
     stops = sorted({_text("stop", item) for item in value})
     if "" in stops:
         raise _refuse("stop", "", "a stop string has at least one character")
-    return tuple(stops)
+    return tuple(stops if more == OWN_END else sorted({*stops, more}))
 
 
 def _messages(value: object) -> tuple[tuple[str, str], ...]:
@@ -256,6 +264,7 @@ class GenerateRequest:
         frequency_penalty: float = 0.0,
         logit_bias: Mapping[int, float] | None = None,
         stop: str | Sequence[str] | None = None,
+        eos_string: str = OWN_END,
         logprobs: int | None = None,
     ) -> GenerateRequest:
         """Validate the arguments of `Session.generate` and put them into canonical form.
@@ -289,7 +298,7 @@ class GenerateRequest:
             presence_penalty=_number("presence_penalty", presence_penalty, -10, 10),
             frequency_penalty=_number("frequency_penalty", frequency_penalty, -10, 10),
             logit_bias=_biases(logit_bias),
-            stop=_stops(stop),
+            stop=_stops(stop, eos_string),
             logprobs=None if logprobs is None else _whole("logprobs", logprobs, 0, MAX_LOGPROBS),
         )
 

@@ -58,6 +58,18 @@ def test_streamed_and_whole_output_are_the_same() -> None:
     assert run(*arguments).stdout == run(*arguments, "--no-stream").stdout
 
 
+def test_an_eos_string_ends_the_text() -> None:
+    arguments = ("generate", "Tell me about caches", "--max-new-tokens", "12", "--no-stream")
+    whole = run(*arguments).stdout.removesuffix("\n")
+    end = whole[5:8]
+    told = run(*arguments, "--eos-string", end)
+    assert told.stdout.removesuffix("\n") == whole[: whole.index(end)]
+    assert run(*arguments, "--stop", end).stdout == told.stdout
+    stats = json.loads(run("cache", "stats", "--json").stdout)
+    assert stats["generation"]["size"] == 2
+    assert "eos_string='' is not allowed" in run(*arguments, "--eos-string", "").stderr
+
+
 def test_the_prompt_may_come_from_standard_input() -> None:
     argument = run("generate", "hi ü", "--max-new-tokens", "5")
     piped = run("generate", "--max-new-tokens", "5", stdin="hi ü\n")

@@ -87,6 +87,14 @@ def test_two_ways_to_say_the_same_are_one_request() -> None:
     said = GenerateRequest.of("hi", temperature=1, stop="x")
     assert said == GenerateRequest.of("hi", temperature=1.0, stop=["x", "x"])
     assert GenerateRequest.of("hi", stop=["a", "b"]) == GenerateRequest.of("hi", stop=("b", "a"))
+    for stop, eos_string in (("x", "[EOS]"), (None, "x"), ("x", "x"), (["x"], Shouting("x"))):
+        other = GenerateRequest.of("hi", temperature=1, stop=stop, eos_string=eos_string)
+        assert other == said
+        assert other.key("f") == said.key("f")
+    both = GenerateRequest.of("hi", stop=["b", "c"], eos_string="a")
+    assert both == GenerateRequest.of("hi", stop=["a", "b", "c"])
+    assert GenerateRequest.of("hi", eos_string="[EOS]") == GenerateRequest.of("hi")
+    assert GenerateRequest.of("hi", stop="[EOS]") != GenerateRequest.of("hi")
     assert GenerateRequest.of("hi", temperature=-0.0) == GenerateRequest.of("hi")
 
 
@@ -122,6 +130,10 @@ def test_a_subclass_of_str_is_taken_for_its_text() -> None:
         ({"stop": 5}, "stop=5"),
         ({"stop": [5]}, "stop=5"),
         ({"stop": {"a": 1}}, "stop="),
+        ({"eos_string": ""}, "eos_string='' is not allowed: at least one character"),
+        ({"eos_string": 5}, "eos_string=5 is not allowed: a str is needed, not int"),
+        ({"eos_string": None}, "eos_string=None"),
+        ({"eos_string": ["x"]}, "eos_string="),
         ({"raw": 1}, "raw=1"),
         ({"logprobs": -1}, "logprobs=-1"),
         ({"logit_bias": [1]}, "logit_bias="),

@@ -79,6 +79,38 @@ async def test_a_different_request_is_a_different_entry(
     assert len(engine.computed) == 2
 
 
+async def test_an_eos_string_is_a_stop_string_in_every_call(
+    session: Session, engine: FakeEngine
+) -> None:
+    await session.generate("hi", stop="X")
+    assert await session.is_cached("hi", eos_string="X")
+    await session.generate("hi", eos_string="X")
+    await session.complete("hi", eos_string="X")
+    async with session.stream("hi", eos_string="X") as stream:
+        await stream.read()
+    warmed = await session.warm(["hi", {"prompt": "hi", "stop": ["X"]}], eos_string="X")
+    assert (warmed.warmed, warmed.already_cached, warmed.duplicates) == (0, 1, 1)
+    warmed = await session.warm([{"prompt": "hi", "eos_string": "X"}])
+    assert (warmed.warmed, warmed.already_cached) == (0, 1)
+    (request,) = engine.computed
+    assert isinstance(request, GenerateRequest)
+    assert request.stop == ("X",)
+    await session.generate("hi", eos_string="[EOS]")
+    await session.generate("hi")
+    assert len(engine.computed) == 2
+
+
+async def test_the_built_in_models_text_ends_before_an_eos_string() -> None:
+    async with Session(workers=1) as session:
+        whole = await session.generate("Write a haiku about rain", max_new_tokens=12)
+        end = whole[4:7]
+        answer = await session.complete(
+            "Write a haiku about rain", max_new_tokens=12, eos_string=end
+        )
+    assert answer.text == whole[: whole.index(end)]
+    assert answer.finish_reason == "stop"
+
+
 async def test_another_engine_gets_none_of_the_answers(engine: FakeEngine) -> None:
     async with Session(engine=engine) as session:
         await session.generate("hi")

@@ -10,7 +10,7 @@ import sys
 import attrs
 
 from asteady import Completion, Session
-from asteady._requests import DEFAULT_MAX_NEW_TOKENS, DEFAULT_SEED
+from asteady._requests import DEFAULT_MAX_NEW_TOKENS, DEFAULT_SEED, OWN_END
 from asteady.cli._arguments import Commands, add_common
 from asteady.cli._input import read_standard_input
 
@@ -38,6 +38,13 @@ def add_parser(commands: Commands) -> None:
         action="append",
         metavar="TEXT",
         help="end before this text; may be given more than once",
+    )
+    parser.add_argument(
+        "--eos-string",
+        default=OWN_END,
+        metavar="TEXT",
+        help="as --stop TEXT, by SteadyText's name; %(default)s, the default, is the model's own"
+        " end only",
     )
     parser.add_argument("--raw", action="store_true", help="skip the model's chat template")
     parser.add_argument(
@@ -69,6 +76,7 @@ async def _run(options: argparse.Namespace) -> int:
             max_new_tokens=options.max_new_tokens,
             temperature=options.temperature,
             stop=options.stop,
+            eos_string=options.eos_string,
         ) as stream:
             if options.json or options.no_stream:
                 answer = await stream.read()

@@ -15,6 +15,7 @@ Vector: TypeAlias = NDArray[np.float32]
 
 async def checked(session: asteady.Session) -> None:
     assert_type(await session.generate("hi", seed=1, stop=["x"], cache="only"), str)
+    assert_type(await session.generate("hi", eos_string="x"), str)
     assert_type(await session.generate(messages=[{"role": "user", "content": "hi"}]), str)
     assert_type(await session.complete("hi"), asteady.Completion)
     assert_type(await session.embed("hi"), Vector)
