@@ -20,7 +20,7 @@ from asteady.cache._cache import Cache
 from asteady.cache._kept import prompt_of, shown
 from asteady.cache._manager import CacheManager
 from asteady.cache._store import ORDERS
-from asteady.cli import _size, _transfer
+from asteady.cli import _namespaces, _size, _transfer
 from asteady.cli._arguments import Commands
 
 T = TypeVar("T")
@@ -56,6 +56,7 @@ def add_parser(commands: Commands) -> None:
     list_.add_argument(
         "--order-by", choices=tuple(ORDERS), default="priority", help="default: %(default)s"
     )
+    _namespaces.add_option(list_, "only those that this namespace holds, or one below it")
     list_.set_defaults(run=list_entries)
     for action in (stats_, list_):
         action.add_argument("--json", action="store_true", help="print as JSON")
@@ -65,16 +66,23 @@ def add_parser(commands: Commands) -> None:
     delete_.set_defaults(run=delete)
     for action in (get_, delete_):
         action.add_argument("key", help="its key, or as much of the beginning as is unique")
-    clear_ = actions.add_parser("clear", help="remove all entries")
+    clear_ = actions.add_parser("clear", help="remove all entries, or those of a namespace")
+    _namespaces.add_option(
+        clear_, "only those that this namespace and all below it hold, and no other one"
+    )
     clear_.set_defaults(run=clear)
     path_ = actions.add_parser("path", help="print the directory")
     path_.set_defaults(run=path)
+    _namespaces.add_action(actions)
     _size.add_action(actions)
     _transfer.add_actions(actions)
 
 
 def stats(options: argparse.Namespace) -> int:
-    caches = _with_manager(lambda manager: manager.get_cache_stats())
+    async def told(manager: CacheManager) -> tuple[dict[str, dict[str, Any]], int]:
+        return await manager.get_cache_stats(), len(await manager.namespaces())
+
+    caches, namespaces = _with_manager(told)
     if options.json:
         print(json.dumps(caches, indent=2))
         return 0
@@ -85,6 +93,8 @@ def stats(options: argparse.Namespace) -> int:
     print(f"{'hit rate':<12}", *(f"{rate:>14}" for rate in rates))
     saved_s = sum(cache["all_seconds_saved"] for cache in caches.values())
     print(f"\nthe caches have saved {_duration(saved_s)} of computing")
+    if namespaces:
+        print(f"namespaces: {namespaces:,} (`asteady cache namespaces` prints them)")
     return 0
 
 
@@ -92,7 +102,9 @@ def list_entries(options: argparse.Namespace) -> int:
     async def entries(manager: CacheManager) -> list[dict[str, Any]]:
         found = []
         for name, cache in _caches(manager).items():
-            for entry in await cache.entries(options.limit, options.order_by):
+            for entry in await cache.entries(
+                options.limit, options.order_by, namespace=options.namespace
+            ):
                 found.append({"cache": name, **attrs.asdict(entry)})
         return found
 
@@ -139,6 +151,8 @@ def delete(options: argparse.Namespace) -> int:
 
 def clear(options: argparse.Namespace) -> int:
     async def all_caches(manager: CacheManager) -> int:
+        if options.namespace is not None:
+            return await manager.clear_namespace(options.namespace)
         return await manager.generation.clear() + await manager.embedding.clear()
 
     count = _with_manager(all_caches)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from asteady import InvalidRequestError, Session
 from asteady.cli._arguments import Commands, add_common
 from asteady.cli._input import read_standard_input
+from asteady.cli._namespaces import asked_under
 
 if TYPE_CHECKING:
     from asteady._requests import Vector
@@ -54,7 +55,8 @@ def run(options: argparse.Namespace) -> int:
 
 async def _embed(texts: list[str], options: argparse.Namespace) -> Vector:
     async with Session(embedding_model=options.model) as session:
-        return await session.embed(texts, cache=options.cache, truncate=options.truncate)
+        asking = asked_under(session, options.namespace)
+        return await asking.embed(texts, cache=options.cache, truncate=options.truncate)
 
 
 def _save(matrix: Vector, target: Path) -> None:

@@ -13,6 +13,7 @@ from asteady import Completion, Session
 from asteady._requests import DEFAULT_MAX_NEW_TOKENS, DEFAULT_SEED, OWN_END
 from asteady.cli._arguments import Commands, add_common
 from asteady.cli._input import read_standard_input
+from asteady.cli._namespaces import asked_under
 
 
 def add_parser(commands: Commands) -> None:
@@ -68,7 +69,7 @@ async def _run(options: argparse.Namespace) -> int:
                 " --model FILE.gguf or ASTEADY_GENERATION_MODEL",
                 file=sys.stderr,
             )
-        async with session.stream(
+        async with asked_under(session, options.namespace).stream(
             options.prompt,
             cache=options.cache,
             raw=options.raw,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from asteady import Session
 from asteady._requests import DEFAULT_MAX_NEW_TOKENS, DEFAULT_SEED
 from asteady.cli._arguments import Commands
+from asteady.cli._namespaces import add_option, asked_under
 
 if TYPE_CHECKING:
     from asteady.operate import WarmProgress, WarmReport
@@ -30,7 +31,7 @@ def add_parser(commands: Commands) -> None:
         "file",
         metavar="FILE",
         help='JSON Lines: on each line a string, or an object with "prompt" or "messages", and, if'
-        ' it likes, "seed", "priority" and other options; - is standard input',
+        ' it likes, "seed", "priority", "namespace" and other options; - is standard input',
     )
     parser.add_argument(
         "--seed",
@@ -49,6 +50,7 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("--budget", type=float, metavar="SECONDS", help="stop after so long")
     parser.add_argument("--model", metavar="MODEL", help='"builtin" or the path of a .gguf file')
+    add_option(parser, 'have this namespace hold the answers, as "emails/marketing"')
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.set_defaults(run=run)
 
@@ -80,7 +82,7 @@ async def _warm(raw: bytes, options: argparse.Namespace) -> WarmReport:
     async with Session(generation_model=options.model) as session:
         with _progress(sys.stderr.isatty()) as show:
             return await warm(
-                session,
+                asked_under(session, options.namespace),
                 (),
                 lines=raw,
                 seeds=options.seed,

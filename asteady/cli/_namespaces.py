@@ -1,0 +1,65 @@
+"""``asteady cache namespaces``, and the option ``--namespace`` of other commands"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+import attrs
+
+from asteady._settings import Settings
+from asteady.cache._manager import CacheManager
+
+if TYPE_CHECKING:
+    from asteady._session import Asking, Session
+    from asteady.cache._store import NamespaceSize
+    from asteady.cli._arguments import Commands
+
+
+def add_action(actions: Commands) -> None:
+    parser = actions.add_parser(
+        "namespaces",
+        help="print the namespaces and what each of them holds",
+        description="Print each namespace that holds entries itself: how many, and their bytes. An"
+        " entry that several hold counts in each of them.",
+    )
+    parser.add_argument(
+        "path", nargs="?", metavar="PATH", help="only this namespace and those below it"
+    )
+    parser.add_argument("--json", action="store_true", help="print as JSON")
+    parser.set_defaults(run=run)
+
+
+def add_option(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--namespace", metavar="PATH", help=what)
+
+
+def asked_under(session: Session, path: str | None) -> Asking:
+    """The session, or the namespace of it that was named."""
+    return session if path is None else session.namespace(path)
+
+
+def run(options: argparse.Namespace) -> int:
+    found = asyncio.run(_namespaces(options.path))
+    if options.json:
+        print(json.dumps({path: attrs.asdict(size) for path, size in found.items()}, indent=2))
+        return 0
+    width = max([len("namespace"), *map(len, found)])
+    print(f"{'namespace':<{width}} {'generation':>10} {'embedding':>10} {'bytes':>14}")
+    for path, size in found.items():
+        print(
+            f"{path:<{width}} {size.generation.entries:>10,} {size.embedding.entries:>10,}"
+            f" {size.size_bytes:>14,}"
+        )
+    return 0
+
+
+async def _namespaces(path: str | None) -> dict[str, NamespaceSize]:
+    manager = CacheManager(Settings.from_environment())
+    await manager.open()
+    try:
+        return await manager.namespaces(path)
+    finally:
+        await manager.aclose()
