@@ -22,6 +22,7 @@ from typing import Any, get_args
 from asteady._errors import AsteadyError, StoreError
 from asteady._requests import Embedding, FinishReason, Key
 from asteady.cache._codec import Codec, CompletionCodec, DamagedError, EmbeddingCodec, read_back
+from asteady.cache._export_tags import tag_schema, write_tags
 from asteady.cache._frecency import POLICIES, Budget, Row
 from asteady.cache._kept import believed, kept_text
 from asteady.cache._merging import standing
@@ -31,7 +32,7 @@ log = logging.getLogger("asteady")
 
 # "AsEx" in ASCII.
 EXPORT_ID = 0x41734578
-EXPORT_VERSION = 2
+EXPORT_VERSION = 3
 CODECS: dict[str, Codec[Any]] = {"generation": CompletionCodec(), "embedding": EmbeddingCodec()}
 # No answer is nearly as large: 100,000 tokens with 20 alternatives each take about 50 MB.
 MAX_ROW_BYTES = 64 * 1024 * 1024
@@ -60,6 +61,14 @@ def schema(kind: str, version: int = EXPORT_VERSION) -> str:
         f" used_s REAL NOT NULL, crc INTEGER NOT NULL, {', '.join(columns)}"
         f"{', request TEXT' if version > 1 else ''}) WITHOUT ROWID"
     )
+
+
+def tables(version: int) -> dict[str, str]:
+    """What the tables of an export are made with, by their names; since version 3 with tags."""
+    made = {kind: schema(kind, version) for kind in CODECS}
+    if version > 2:
+        made |= {f"{kind}_tag": tag_schema(kind) for kind in CODECS}
+    return made
 
 
 def answer_columns(kind: str) -> str:
@@ -93,8 +102,9 @@ def write_export(
             out.execute(f"PRAGMA application_id = {EXPORT_ID}")
             out.execute(f"PRAGMA user_version = {EXPORT_VERSION}")
             out.execute("BEGIN")
+            for made_with in tables(EXPORT_VERSION).values():
+                out.execute(made_with)
             for kind, path in databases.items():
-                out.execute(schema(kind))
                 try:
                     with _copied(path, Path(directory, kind), stop) as copy:
                         counts[kind] = _write_entries(out, copy, kind, keep_requests_bytes, stop)
@@ -176,6 +186,7 @@ def _write_entries(
         entry = (key, cost_s, touches, above, created_s, used_s, crc)
         kept = own_request(request, key, values, keep_requests_bytes)
         out.execute(f"INSERT INTO {kind} VALUES ({marks})", (*entry, *values, kept))
+        write_tags(out, copy, kind, key, slot)
         count += 1
     return count
 

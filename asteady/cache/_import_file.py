@@ -27,10 +27,12 @@ from asteady.cache._export_file import (
     check_answer,
     check_numbers,
     own_request,
-    schema,
+    tables,
 )
+from asteady.cache._export_tags import read_tags
 from asteady.cache._schema import APPLICATION_ID
 from asteady.cache._store import Incoming
+from asteady.cache._tags import tag_bytes
 from asteady.cache._transaction import entry_bytes
 
 # What is known of an entry besides its answer is held in memory, some hundred bytes each.
@@ -50,6 +52,7 @@ class ExportFile:
         self._connection = connection
         self._keep_requests_bytes = keep_requests_bytes
         self._request = "request"
+        self._has_tags = True
 
     @classmethod
     def open(
@@ -121,11 +124,12 @@ class ExportFile:
             found = connection.execute(
                 "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name LIMIT 9"
             ).fetchall()
-            tables = [("table", kind, kind, schema(kind, version)) for kind in sorted(CODECS)]
-            if found != tables:
+            expected = sorted(tables(version).items())
+            if found != [("table", name, name, made_with) for name, made_with in expected]:
                 raise RefusedError("its tables are not those of an export")
             if version < 2:
                 self._request = "NULL"
+            self._has_tags = version > 2
             (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
             if verdict != "ok":
                 raise RefusedError(f"it is damaged: {verdict}")
@@ -145,6 +149,7 @@ class ExportFile:
         codec = CODECS[kind]
         found: list[Incoming] = []
         with self._reading():
+            held_by = read_tags(self._connection, kind) if self._has_tags else {}
             for (
                 key,
                 cost_s,
@@ -163,16 +168,20 @@ class ExportFile:
                 check_numbers(key, cost_s, touches, above, created_s, used_s)
                 check_answer(codec, key, cost_s, crc, values)
                 kept = own_request(request, key, values, self._keep_requests_bytes)
+                namespaces = tuple(held_by.pop(key, ()))
                 entry = Incoming(
                     key=key,
-                    size_bytes=entry_bytes(key, (*values, kept)),
+                    size_bytes=entry_bytes(key, (*values, kept)) + tag_bytes(namespaces),
                     cost_s=cost_s,
                     touches=touches,
                     standing=above,
                     created_s=created_s,
                     used_s=used_s,
+                    namespaces=namespaces,
                 )
                 found.append(entry)
+            for key in held_by:
+                raise RefusedError(f"it has no entry {str(key)[:80]!r}, which a namespace holds")
         return found
 
     def values(self, kind: str, key: Key) -> tuple[Any, ...]:

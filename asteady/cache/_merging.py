@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from asteady.cache._codec import payload_bytes
 from asteady.cache._frecency import Policy, Row, State, Tide, _uncount_ghost, shrink
 from asteady.cache._store import Incoming, Merge, Merged
+from asteady.cache._tags import add_tags
 
 if TYPE_CHECKING:
     from asteady.cache._frecency import Budget
@@ -48,6 +49,7 @@ def merge(commit: _Commit[Any], op: Merge) -> Merged:
         row = ledger.find(entry.key)
         if row is not None and row.live:
             known += 1
+            add_tags(commit, row, entry.namespaces)
         elif entry.size_bytes > budget.max_bytes:
             oversized += 1
             continue
@@ -99,6 +101,8 @@ def _store_answers(commit: _Commit[Any], op: Merge, new: set[str]) -> int:
         commit.slots += 1
         row.slot = commit.slots
         commit.ledger.save(row)
+        if entry.namespaces:
+            commit.tags.of(row.slot).update(entry.namespaces)
         commit.answers[row.slot] = (row.slot, *values)
         added += 1
         gathered_bytes += payload_bytes(values)

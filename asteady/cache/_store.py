@@ -132,6 +132,8 @@ class Incoming:
     standing: float
     created_s: float
     used_s: float
+    namespaces: tuple[str, ...] = ()
+    """These held it there, and hold it here from now on; `size_bytes` is with their tags."""
 
 
 @attrs.frozen

@@ -7,7 +7,7 @@ same transaction, and what it takes of the file is part of the entry's size.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 from asteady._requests import Key
@@ -104,13 +104,20 @@ def add_tag(commit: _Commit[Any], op: Tag) -> bool:
     row = commit.ledger.find(op.key)
     if row is None or not row.live:
         return False
-    held_by = commit.tags.of(row.slot)
-    if op.namespace not in held_by:
-        held_by.add(op.namespace)
-        _resize(commit, row, tag_bytes([op.namespace]))
+    if add_tags(commit, row, (op.namespace,)):
         tables = commit.tables
         commit.dropped(shrink(tables.policy, commit.ledger, commit.state, tables.budget))
     return bool(row.live)
+
+
+def add_tags(commit: _Commit[Any], row: Row, namespaces: Collection[str]) -> bool:
+    """Have these hold an entry, which may then be larger than there is room for; False if all of
+    them did so already."""
+    new = set(namespaces) - commit.tags.of(row.slot) if namespaces else set()
+    if new:
+        commit.tags.of(row.slot).update(new)
+        _resize(commit, row, tag_bytes(new))
+    return bool(new)
 
 
 def remove_tags(commit: _Commit[Any], op: Untag) -> int:

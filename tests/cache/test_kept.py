@@ -325,6 +325,8 @@ async def test_an_export_of_version_1_comes_in_without_requests(
         *tables,
         f"INSERT INTO generation SELECT {columns} FROM newer",
         "DROP TABLE newer",
+        "DROP TABLE generation_tag",
+        "DROP TABLE embedding_tag",
         "PRAGMA user_version = 1",
     )
     assert (await manager.import_entries(export))["generation"].added == 2
