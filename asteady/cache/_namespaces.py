@@ -7,10 +7,12 @@ something was removed by another process, for that may have been a namespace's h
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import attrs
 
+from asteady._background import unattended
 from asteady._errors import StoreError
 from asteady._requests import Key
 from asteady.cache._store import Tag, Untag
@@ -48,6 +50,7 @@ class Namespaces(Generic[A]):
     def __init__(self, cache: Cache[A]) -> None:
         self._cache = cache
         self._asked: dict[str, Asked] = {}
+        self._holding: dict[tuple[Key, str], asyncio.Task[None]] = {}
         self._knows = False
         self._forgotten = 0
 
@@ -71,12 +74,28 @@ class Namespaces(Generic[A]):
     async def hold(self, key: Key, namespace: str) -> None:
         """Have the namespace hold an entry, if it is there; returns when that is committed.
 
-        A store that fails is logged and counted. Cancelling stops waiting.
+        Those who ask for the same at once share the look at the store, and the commit. A store that
+        fails is logged and counted. Cancelling stops waiting; it is held all the same.
         """
-        cache = self._cache
-        held = cache._keys.get(key)
+        held = self._cache._keys.get(key)
         if held is not None and namespace in held.tags:
             return
+        what = (key, namespace)
+        task = self._holding.get(what)
+        if task is None:
+            task = unattended(
+                asyncio.create_task(self._hold(key, namespace, held), name="asteady cache tag")
+            )
+            self._holding[what] = task
+            task.add_done_callback(lambda task: self._landed(what, task))
+        await asyncio.shield(task)
+
+    def _landed(self, what: tuple[Key, str], task: asyncio.Task[None]) -> None:
+        if self._holding.get(what) is task:
+            del self._holding[what]
+
+    async def _hold(self, key: Key, namespace: str, held: Held[A] | None) -> None:
+        cache = self._cache
         what, forgotten = "read", self._forgotten
         try:
             # Most are held already, by an earlier process; reading costs a tenth of a commit.
@@ -102,6 +121,8 @@ class Namespaces(Generic[A]):
     def forget(self) -> None:
         """Somebody may have taken entries from namespaces: nothing is known any more."""
         self._forgotten += 1
+        # What has looked already is of no use to those who ask from now on.
+        self._holding.clear()
         if self._knows:
             self._knows = False
             for held in self._cache._memory.by_key.values():

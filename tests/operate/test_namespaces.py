@@ -144,6 +144,8 @@ async def test_the_modes_are_the_session_s(session: Session, engine: FakeEngine)
     await session.namespace("docs").generate("hello", cache="refresh")
     assert await held(session, "docs") == await held(session, "emails") == 1
     assert len(engine.computed) == 3
+    asked = (await session.namespace("docs").statistics()).generation
+    assert (asked.hits, asked.misses) == (0, 0)  # no look-ups
     with pytest.raises(InvalidRequestError, match="cache='sometimes'"):
         await emails.generate("hello", cache="sometimes")  # type: ignore[arg-type]  # no mode
 
@@ -195,6 +197,56 @@ async def test_one_who_joins_while_the_answer_is_written_holds_it_too(
         await anyio.wait_all_tasks_blocked()
         go_on.set()
     assert await held(session, "a") == await held(session, "b") == 1
+
+
+async def test_a_thousand_who_ask_at_once_cost_one_look_and_one_write(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await session.generate("hello")
+    store, looks = session.cache.generation._store, []
+    tagged = store.tagged
+
+    async def looked(key: str, namespace: str) -> bool:
+        looks.append(namespace)
+        return await tagged(key, namespace)
+
+    monkeypatch.setattr(store, "tagged", looked)
+    submitted = writes(session.cache.generation, monkeypatch)
+    emails, docs = session.namespace("emails"), session.namespace("docs")
+    await asyncio.gather(*(emails.generate("hello") for _ in range(1000)), docs.generate("hello"))
+    assert sorted(looks) == ["docs", "emails"]
+    assert len([op for op in submitted if isinstance(op, Tag)]) == 2
+    assert (await emails.statistics()).generation.hits == 1000
+
+
+@pytest.mark.parametrize("by", ["scope", "task"])
+async def test_a_caller_that_is_cancelled_while_it_is_written_leaves_the_others_waiting(
+    session: Session, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    await session.generate("hello")
+    store, go_on = session.cache.generation._store, asyncio.Event()
+    tagged = store.tagged
+
+    async def slow(key: str, namespace: str) -> bool:
+        await go_on.wait()
+        return await tagged(key, namespace)
+
+    monkeypatch.setattr(store, "tagged", slow)
+    emails = session.namespace("emails")
+    if by == "scope":
+        with anyio.move_on_after(0) as scope:
+            await emails.generate("hello")
+        assert scope.cancelled_caught
+    else:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(emails.generate("hello"), 0.01)
+    other = asyncio.ensure_future(emails.generate("hello"))
+    await anyio.wait_all_tasks_blocked()
+    assert not other.done()
+    go_on.set()
+    assert await other == await session.generate("hello")
+    assert await held(session, "emails") == 1
+    assert not session.cache.generation._namespaces._holding
 
 
 async def test_a_failure_is_nobody_s(session: Session) -> None:
