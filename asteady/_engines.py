@@ -84,7 +84,7 @@ class LlamaSource:
     def _options(self) -> EngineOptions:
         from asteady.engine._setup import EngineOptions
 
-        return EngineOptions(threads=self._settings.threads, batch_width=self._settings.batch_width)
+        return EngineOptions.of(self._settings)
 
 
 class GivenEngine:

@@ -151,6 +151,7 @@ class Settings:
     workers: int = _field(_whole(1, 256), attrs.Factory(default_workers))
     threads: int = _field(_whole(1, 256), 1)
     batch_width: int = _field(_whole(1, 64), 8)
+    probe: bool = _field(_switch, True)
     max_pending: int = _field(_whole(1, 10**9), 1024)
 
     def __attrs_post_init__(self) -> None:

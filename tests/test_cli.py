@@ -226,6 +226,8 @@ def test_the_probe_is_shown_as_a_table_and_remembered() -> None:
     assert shown[-1].startswith("builtin: width ")
     again = json.loads(run("models", "probe", "builtin", "--json").stdout)
     assert f"width {again['setup']['width']}," in shown[-1]
+    skipped = run("models", "probe", ASTEADY_PROBE="0").stdout
+    assert skipped.startswith("builtin: width 1, plain weights: the probe is switched off")
     refused = run("models", "probe", "no.gguf")
     assert refused.returncode == 1
     assert "no.gguf" in refused.stderr

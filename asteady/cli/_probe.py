@@ -17,8 +17,7 @@ def run(options: argparse.Namespace) -> int:
     settings = Settings.from_environment()
     reference = options.model or settings.generation_model
     file = resolve_model(reference, kind="generation", cache_dir=settings.cache_dir)
-    engine = EngineOptions(threads=settings.threads, batch_width=settings.batch_width)
-    report = probe_report(file, engine, settings.cache_dir)
+    report = probe_report(file, EngineOptions.of(settings), settings.cache_dir)
     if options.json:
         print(json.dumps(attrs.asdict(report), indent=2))
         return 0

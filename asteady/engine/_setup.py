@@ -15,6 +15,7 @@ from pathlib import Path
 
 import attrs
 
+from asteady._settings import Settings
 from asteady.engine._build import build_of
 from asteady.engine._models import ModelFile
 from asteady.engine._remember import recall, remember
@@ -61,6 +62,10 @@ class EngineOptions:
     threads: int = 1
     batch_width: int = 8
     probe: bool = True
+
+    @classmethod
+    def of(cls, settings: Settings) -> EngineOptions:
+        return cls(threads=settings.threads, batch_width=settings.batch_width, probe=settings.probe)
 
     def context_for(self, model: ModelFile) -> int:
         """How many positions a request to this model has."""
@@ -129,7 +134,7 @@ def probe_report(model: ModelFile, options: EngineOptions, cache_dir: Path) -> P
     if model.header.kind == "embedding":
         return ProbeReport(setup=Setup(), reason="texts are embedded one at a time")
     if not options.probe:
-        return ProbeReport(setup=Setup(), reason="the probe was switched off")
+        return ProbeReport(setup=Setup(), reason="the probe is switched off (ASTEADY_PROBE)")
     if _NEVER_HELD.issuperset(model.header.matrix_types):
         return ProbeReport(
             setup=Setup(), reason=f"{'/'.join(model.header.matrix_types)} never holds"

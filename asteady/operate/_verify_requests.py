@@ -242,6 +242,7 @@ def reproduction(
         "workers": settings.workers,
         "threads": settings.threads,
         "batch_width": settings.batch_width,
+        "probe": settings.probe,
     }
     return _PROGRAM.format(
         request=dict(request),

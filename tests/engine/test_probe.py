@@ -11,9 +11,11 @@ import attrs
 import llama_cpp
 import pytest
 
+from asteady import Session
 from asteady._errors import EngineError
 from asteady._requests import GenerateRequest
 from asteady.engine import _llama_probe, _setup
+from asteady.engine._fingerprint import fingerprint_of
 from asteady.engine._llama import LlamaEngine
 from asteady.engine._llama_lib import load_model
 from asteady.engine._llama_probe import _Bench
@@ -197,6 +199,28 @@ def test_a_spoiled_memory_is_probed_anew(file: ModelFile, tmp_path: Path, spoile
     again = probe_report(file, EngineOptions(), tmp_path)
     assert again.setup == first.setup
     assert again.layouts
+
+
+@pytest.mark.anyio
+async def test_a_session_can_do_without_the_probe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ASTEADY_PROBE", "0")
+    with monkeypatch.context() as patched:
+        patched.setattr(_llama_probe, "probe", None)
+        async with Session(cache_dir=tmp_path, workers=1) as session:
+            assert not session.settings.probe
+            skipped = await session.complete("hi", max_new_tokens=4)
+            assert session.statistics().pools["generation:builtin"].width == 1
+    assert not (tmp_path / "probes.json").exists()
+    file = resolve_model("builtin", kind="generation", cache_dir=tmp_path)
+    alone = fingerprint_of(file, EngineOptions(), tmp_path, Setup())
+    assert skipped.fingerprint == alone
+    async with Session(cache_dir=tmp_path, workers=1, probe=True) as session:
+        probed = await session.complete("hi", max_new_tokens=4)
+        width = session.statistics().pools["generation:builtin"].width
+    found = probe_report(file, EngineOptions(), tmp_path).setup
+    assert (width, probed.fingerprint == alone) == (found.width, found == Setup())
 
 
 def test_what_needs_no_probe_is_not_loaded(
