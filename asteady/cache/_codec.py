@@ -42,8 +42,14 @@ class Codec(Protocol[A]):
 
 def checksum(key: Key, cost_s: float, values: Sequence[Any]) -> int:
     """CRC-32 over the key, the cost and the values; the types count too."""
-    blobs = [value for value in values if type(value) is bytes]
-    plain = [len(value) if type(value) is bytes else value for value in values]
+    blobs: list[bytes] = []
+    plain: list[Any] = []
+    for value in values:
+        if type(value) is bytes:
+            blobs.append(value)
+            plain.append(len(value))
+        else:
+            plain.append(value)
     crc = zlib.crc32(repr((key, cost_s, plain)).encode())
     for blob in blobs:
         crc = zlib.crc32(blob, crc)
@@ -52,12 +58,15 @@ def checksum(key: Key, cost_s: float, values: Sequence[Any]) -> int:
 
 def payload_bytes(values: Sequence[Any]) -> int:
     """What the values take in a row, without their headers; a number counts 8."""
-    sized = [value for value in values if value is not None]
-    return sum([len(_bytes(value)) if type(value) in (bytes, str) else 8 for value in sized])
-
-
-def _bytes(value: bytes | str) -> bytes | str:
-    return value if isinstance(value, bytes) or value.isascii() else value.encode()
+    total = 0
+    for value in values:
+        if type(value) is bytes:
+            total += len(value)
+        elif type(value) is str:
+            total += len(value) if value.isascii() else len(value.encode())
+        elif value is not None:
+            total += 8
+    return total
 
 
 def read_back(codec: Codec[A], key: Key, cost_s: float, crc: int, values: Sequence[Any]) -> A:

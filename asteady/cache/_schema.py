@@ -29,7 +29,9 @@ BUSY_TIMEOUT_S = 5.0
 OPEN_PATIENCE_S = 10.0
 # Damage as SQLite reports it: SQLITE_CORRUPT and SQLITE_NOTADB, whatever the extended part.
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-PAGE_BYTES = 8192
+PAGE_BYTES = 4096
+MIN_LOG_BYTES = 128 * 1024
+MAX_LOG_BYTES = 16 * 1024 * 1024
 SIDE_FILES = ("-wal", "-shm", "-journal")
 
 TABLES = """
@@ -130,10 +132,12 @@ def connect(path: Path, max_bytes: int) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA temp_store = MEMORY")
         # The log counts for the size of the cache too: an eighth of the budget, 16 MB at most.
-        # When it is full SQLite syncs twice, which takes longer than a thousand puts.
-        log_pages = max(16, min(2048, max_bytes // 8 // PAGE_BYTES))
-        connection.execute(f"PRAGMA wal_autocheckpoint = {log_pages}")
-        connection.execute(f"PRAGMA journal_size_limit = {log_pages * PAGE_BYTES}")
+        # When it is full SQLite syncs twice, which takes longer than a hundred puts.
+        log_bytes = max(MIN_LOG_BYTES, min(MAX_LOG_BYTES, max_bytes // 8))
+        # A database keeps the pages that it was made with.
+        (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+        connection.execute(f"PRAGMA wal_autocheckpoint = {log_bytes // page_bytes}")
+        connection.execute(f"PRAGMA journal_size_limit = {log_bytes}")
     except BaseException:
         connection.close()
         raise
@@ -232,8 +236,8 @@ def _prepare(connection: sqlite3.Connection, path: Path, columns: Columns) -> No
     if _check(connection, path) == VERSION:
         _choose_journal(connection, path)
         return
-    # Both can be set only while the file is empty. A page holds five vectors of 384 dimensions, and
-    # a group commit writes half the bytes it would with SQLite's 4096 (docs/performance.md); free
+    # Both can be set only while the file is empty. Answers are overwritten here and there, and a
+    # page with one of them is written whole: smaller ones write less (docs/performance.md). Free
     # pages are given back by the writer.
     connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
