@@ -54,7 +54,7 @@ A = TypeVar("A")
 # What an entry takes of the file besides its values: its row, its place in the indexes, and its
 # three ghosts. Pages are about two thirds full where answers of all lengths come and go, so values
 # count half as much again. Measured, see docs/performance.md.
-ROW_BYTES = 896
+ROW_BYTES = 512
 FILL = 1.5
 
 # Free pages that stay in the file for the next answers, and how many more one commit gives back.

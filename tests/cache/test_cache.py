@@ -167,7 +167,7 @@ async def test_an_answer_that_is_worth_less_than_what_it_displaces_is_declined(
 ) -> None:
     async with opened(directory, generation_cache_max_size_mb=0.05) as manager:
         cache = manager.generation
-        for number in range(30):
+        for number in range(60):
             await cache.put(key_of(number), completion(str(number)))
         size = (await cache.statistics())["size"]
         assert not await cache.put(KEY, completion("x" * 8000, cost_s=0.01), alias=ALIAS)

@@ -17,6 +17,7 @@ from asteady.cache import _export_file, _schema
 from asteady.cache._codec import CompletionCodec, payload_bytes
 from asteady.cache._kept import arguments, beginning, believed, kept_text, request_of, shown
 from asteady.cache._manager import CacheManager
+from asteady.cache._transaction import ROW_BYTES
 from asteady.testing import FakeEngine
 from tests.cache.helpers import completion, embedding, opened
 
@@ -269,7 +270,7 @@ async def requests_in(manager: CacheManager) -> dict[str, object]:
     cache = manager.generation
     entries = await cache.entries()
     sizes = {
-        entry.key: int(896 + 64 + 1.5 * payload_bytes((*CODEC.encode(answer), text)))
+        entry.key: int(ROW_BYTES + 64 + 1.5 * payload_bytes((*CODEC.encode(answer), text)))
         for entry in entries
         if (answer := await cache.look_again(entry.key)) is not None
         for request in [await cache.request(entry.key)]
