@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Hashable, Sequence
@@ -13,13 +12,13 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
 
-from asteady._background import unattended
 from asteady._errors import StoreError
 from asteady._requests import Key, namespace_path
 from asteady.cache._frecency import Budget
+from asteady.cache._keeper import ASLEEP, Keeper
 from asteady.cache._kept import Request
 from asteady.cache._locks import Locks
-from asteady.cache._memory import Held, Memory
+from asteady.cache._memory import Held, Memory, as_cached
 from asteady.cache._namespaces import Namespaces
 from asteady.cache._statistics import Counters, Latency, described
 from asteady.cache._store import (
@@ -34,7 +33,6 @@ from asteady.cache._store import (
     Put,
     Store,
     Tag,
-    Touch,
     Untag,
 )
 from asteady.cache._unopened import Opener, UnopenedStore
@@ -54,13 +52,7 @@ class Answer(Protocol):
 
 A = TypeVar("A", bound=Answer)
 
-# How often a cache in use looks whether another process removed something, and in how many looks
-# touches are written once: both within a second.
-TICK_S = 0.5
-TICKS_PER_FLUSH = 2
 RECENT = 1000
-
-_ASLEEP: dict[Any, Any] = {}
 
 
 class Cache(Generic[A]):
@@ -82,17 +74,13 @@ class Cache(Generic[A]):
         self._latencies = {"read": Latency(), "write": Latency()}
         self._complaint = ""
         # The hot path looks here: the memory tier, or nothing while nobody looks after it.
-        self._aliases: dict[Hashable, Held[A]] = _ASLEEP
-        self._keys: dict[Key, Held[A]] = _ASLEEP
-        self._dirty: list[Held[A]] = []
-        self._used = asyncio.Event()
-        self._removals = -1
+        self._aliases: dict[Hashable, Held[A]] = ASLEEP
+        self._keys: dict[Key, Held[A]] = ASLEEP
         self._reads: dict[Key, int] = {}
         self._spoiled: set[Key] = set()
         self._misses_at: deque[int] = deque(maxlen=RECENT)
-        self._told = Counters()
-        self._keeper: asyncio.Task[None] | None = None
         self._namespaces = Namespaces(self)
+        self._keeper = Keeper(self)
 
     def __repr__(self) -> str:
         counters = self.counters
@@ -107,17 +95,11 @@ class Cache(Generic[A]):
         self._store = store
         if locks is not None:
             self._locks = Locks(locks, store.run, self._failed)
-        self._keeper = unattended(
-            asyncio.create_task(self._keep(), name=f"asteady {self.kind} cache keeper")
-        )
+        self._keeper.start()
 
     async def aclose(self) -> None:
         """Write what is to be told, and close the store. Idempotent."""
-        self._aliases = self._keys = _ASLEEP
-        keeper, self._keeper = self._keeper, None
-        if keeper is not None:
-            keeper.cancel()
-            self._flush()
+        self._keeper.stop()
         await self._store.aclose()
 
     # -- lookups ----------------------------------------------------------------------------------
@@ -135,7 +117,7 @@ class Cache(Generic[A]):
         held.used = True
         held.touches += 1
         if held.touches == 1:
-            self._note(held)
+            self._keeper.note(held)
         return held.answer
 
     def recall_key(self, key: Key) -> A | None:
@@ -169,7 +151,7 @@ class Cache(Generic[A]):
             if not self._reads[key]:
                 del self._reads[key]
                 self._spoiled.discard(key)
-        self._seen(reading.removals)
+        self._keeper.seen(reading.removals)
         answer = reading.answer
         if answer is None:
             self._missed()
@@ -323,10 +305,9 @@ class Cache(Generic[A]):
         except StoreError as exc:
             self._failed("read", exc)
             totals = {}
-        pending_s = sum(held.touches * held.cost_s for held in self._dirty)
-        now = attrs.evolve(self.counters, saved_s=self.counters.saved_s + pending_s)
+        now = attrs.evolve(self.counters, saved_s=self.counters.saved_s + self._keeper.pending_s)
         return {
-            **described(now, self._told, totals, self._budget),
+            **described(now, self._keeper.told, totals, self._budget),
             "recent_hit_rate": self._recent_hit_rate(),
             "memory_size": len(self._memory),
             "memory_size_bytes": self._memory.size_bytes,
@@ -347,19 +328,14 @@ class Cache(Generic[A]):
         held.used = True
         held.touches += 1
         if held.touches == 1:
-            self._note(held)
+            self._keeper.note(held)
         return held.answer
-
-    def _note(self, held: Held[A]) -> None:
-        self._dirty.append(held)
-        if len(self._dirty) == 1:
-            self._used.set()
 
     def _missed(self) -> None:
         counters = self.counters
         counters.misses += 1
         self._misses_at.append(counters.hits + counters.misses)
-        self._used.set()
+        self._keeper.use()
 
     def _failed(self, what: str, error: Exception) -> None:
         self.counters.errors += 1
@@ -390,7 +366,7 @@ class Cache(Generic[A]):
                 self._spoiled.add(key)
         for op, result in zip(operations, outcome.results, strict=True):
             if isinstance(op, Put) and result is True and op.key in outcome.stored:
-                answer = op.answer if op.answer.cached else _as_cached(op.answer)
+                answer = op.answer if op.answer.cached else as_cached(op.answer)
                 held = memory.add(op.key, answer, op.cost_s)
                 if held is not None:
                     if op.namespaces:
@@ -400,79 +376,4 @@ class Cache(Generic[A]):
             elif isinstance(op, Tag | Untag):
                 self._namespaces.committed(op, result)
         self.counters.evictions += outcome.evictions
-        if self._seen(outcome.before):
-            self._removals = outcome.removals
-
-    def _seen(self, removals: int) -> bool:
-        """Compare with what was last seen; False if another process removed something since."""
-        if removals > self._removals and self._removals >= 0 and len(self._memory):
-            # The keeper sees to it, at once if it was asleep and else in half a second.
-            self._used.set()
-            return False
-        self._removals = max(removals, self._removals)
-        self._wake()
-        return True
-
-    def _wake(self) -> None:
-        if self._keeper is not None and self._keys is _ASLEEP:
-            self._aliases, self._keys = self._memory.by_alias, self._memory.by_key
-            self._used.set()
-
-    async def _keep(self) -> None:
-        """While the cache is in use, flush touches and look for what other processes removed.
-
-        Nobody looks while it is not; then the memory tier is asleep, and the first lookup goes to
-        the store, which tells whether it is still right.
-        """
-        ticks = 0
-        while True:
-            await self._used.wait()
-            if self._keys is _ASLEEP:
-                await self._look()
-            while self._used.is_set():
-                self._used.clear()
-                await asyncio.sleep(TICK_S)
-                ticks += 1
-                if ticks % TICKS_PER_FLUSH == 0:
-                    self._flush()
-                elif self._dirty:
-                    self._used.set()
-                await self._look()
-            self._flush()
-            self._aliases = self._keys = _ASLEEP
-
-    async def _look(self) -> None:
-        try:
-            removals = await self._store.removals()
-            if removals > self._removals:
-                removals, gone = await self._store.missing(list(self._memory.by_key))
-                for key in gone:
-                    self._memory.discard(key)
-                self._namespaces.forget()
-                self._removals = max(removals, self._removals)
-            self._wake()
-        except StoreError as exc:
-            self._failed("read", exc)
-
-    def _flush(self) -> None:
-        dirty, self._dirty = self._dirty, []
-        now, told = self.counters, self._told
-        now.saved_s += sum(held.touches * held.cost_s for held in dirty)
-        touches = [(held.key, held.touches) for held in dirty]
-        for held in dirty:
-            held.touches = 0
-        names = ("hits", "misses", "coalesced", "saved_s")
-        counts = {name: getattr(now, name) - getattr(told, name) for name in names}
-        if touches or any(counts.values()):
-            self._told = attrs.evolve(now)
-            self._store.submit(Touch(touches, counts))
-
-
-def _as_cached(answer: A) -> A:
-    """`attrs.evolve(answer, cached=True)` in a quarter of its time; it is done for every put."""
-    copy = object.__new__(type(answer))
-    for name in type(answer).__slots__:  # type: ignore[attr-defined]  # a slotted attrs record
-        if name != "__weakref__":
-            object.__setattr__(copy, name, getattr(answer, name))
-    object.__setattr__(copy, "cached", True)
-    return copy
+        self._keeper.seen(outcome.before, outcome.removals)

@@ -174,3 +174,13 @@ def deep_bytes(value: Any) -> int:
     if isinstance(value, tuple):
         return sys.getsizeof(value) + sum(deep_bytes(item) for item in value)
     return sys.getsizeof(value)
+
+
+def as_cached(answer: A) -> A:
+    """`attrs.evolve(answer, cached=True)` in a quarter of its time; it is done for every put."""
+    copy = object.__new__(type(answer))
+    for name in type(answer).__slots__:  # type: ignore[attr-defined]  # a slotted attrs record
+        if name != "__weakref__":
+            object.__setattr__(copy, name, getattr(answer, name))
+    object.__setattr__(copy, "cached", True)
+    return copy

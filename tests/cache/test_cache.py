@@ -16,7 +16,7 @@ import pytest
 
 from asteady._errors import StoreError
 from asteady._requests import Completion
-from asteady.cache import _cache
+from asteady.cache import _cache, _keeper
 from asteady.cache._cache import Cache
 from asteady.cache._manager import CacheManager
 from tests.cache.helpers import completion, embedding, key_of, opened, settings
@@ -279,7 +279,7 @@ async def test_an_answer_too_large_for_memory_is_served_and_touched_from_the_sto
 async def test_touches_are_flushed_while_the_cache_is_open(
     manager: CacheManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_cache, "TICK_S", 0.001)
+    monkeypatch.setattr(_keeper, "TICK_S", 0.001)
     cache = manager.generation
     await cache.put(KEY, completion())
     for _ in range(3):
@@ -292,13 +292,13 @@ async def test_touches_are_flushed_while_the_cache_is_open(
 async def test_the_memory_tier_sleeps_when_nobody_uses_it_and_wakes_at_the_next_lookup(
     manager: CacheManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_cache, "TICK_S", 0.001)
+    monkeypatch.setattr(_keeper, "TICK_S", 0.001)
     cache = manager.generation
     await cache.put(KEY, completion(), alias=ALIAS)
     with anyio.fail_after(5):
         while cache.recall(ALIAS) is not None:
             await anyio.sleep(0.05)
-    monkeypatch.setattr(_cache, "TICK_S", 60)
+    monkeypatch.setattr(_keeper, "TICK_S", 60)
     assert await cache.get(KEY) is not None
     assert cache.recall(ALIAS) is not None
 

@@ -15,7 +15,7 @@ import anyio
 import pytest
 
 from asteady._errors import StoreError, StoreVersionError
-from asteady.cache import _cache, _schema
+from asteady.cache import _keeper, _schema
 from asteady.cache._manager import CacheManager
 from asteady.cache._sqlite import SqliteStore
 from tests.cache.helpers import completion, key_of, opened, settings
@@ -128,7 +128,7 @@ async def test_two_processes_that_find_the_same_damage_set_it_aside_once(directo
 async def test_a_database_that_was_removed_is_made_again(
     directory: Path, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_cache, "TICK_S", 0.001)
+    monkeypatch.setattr(_keeper, "TICK_S", 0.001)
     async with opened(directory) as manager:
         cache = manager.generation
         await cache.put(KEY, completion())

@@ -37,7 +37,7 @@ async def fill(manager: CacheManager, names: range, **fields: Any) -> None:
 
 async def flushed(manager: CacheManager) -> None:
     """Tell the store of all uses, and wait until it knows."""
-    manager.generation._flush()
+    manager.generation._keeper.flush()
     await manager.generation.delete("none")
 
 

@@ -56,7 +56,7 @@ async def test_entries_are_left_as_they_were(session: Session, engine: FakeEngin
     before = await cache.entries()
     stats = await cache.statistics()
     assert (await session.verify_cache()).same == 3
-    cache._flush()
+    cache._keeper.flush()
     await cache.delete("none")  # what was flushed is committed with it
     assert await cache.entries() == before
     after = await cache.statistics()
@@ -150,7 +150,7 @@ async def test_the_seed_says_which_entries_are_compared() -> None:
 
         first = await drawn(0)
         await session.generate("prompt 3")
-        session.cache.generation._flush()
+        session.cache.generation._keeper.flush()
         assert await drawn(0) == first
         assert await drawn(1) != first
 
