@@ -6,7 +6,8 @@ every project in the same environment, also in those that measure the coverage o
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+import traceback
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,9 +83,27 @@ _RECORDING: pytest.StashKey[Recording] = pytest.StashKey()
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Fail a test that asked for what is not recorded, whatever the program made of the error."""
     __tracebackhide__ = True
+    result, asked = None, ""
     try:
-        return (yield)
-    finally:
-        recording = item.stash.get(_RECORDING, None)
-        if recording is not None and recording.missing:
-            pytest.fail(str(recording.missing[0]), pytrace=False)
+        result = yield
+    except (Exception, pytest.fail.Exception, pytest.skip.Exception) as exc:
+        if not _missing(item):
+            raise
+        asked = _where(exc, item.path)
+    if missing := _missing(item):
+        # Not within the `except`: the same message would be shown once for each link of the chain.
+        pytest.fail(f"{asked}{missing[0]}", pytrace=False)
+    return result
+
+
+def _missing(item: pytest.Item) -> Sequence[Exception]:
+    recording = item.stash.get(_RECORDING, None)
+    return [] if recording is None else recording.missing
+
+
+def _where(exc: BaseException, path: Path) -> str:
+    """The line of the test that asked, if the error came all the way to it."""
+    lines = [
+        at.lineno for at in traceback.extract_tb(exc.__traceback__) if at.filename == str(path)
+    ]
+    return f"{path.name}:{lines[-1]}: " if lines else ""

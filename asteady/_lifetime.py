@@ -117,6 +117,10 @@ class OwnedTasks:
         if not owner.cancelled():
             owner.result()
 
+    async def wait_stopping(self) -> None:
+        """Wait until somebody calls `stop`."""
+        await self._stop.wait()
+
     def stop_soon(self) -> None:
         """`stop`, from anywhere, without waiting; whatever the loop no longer does is left."""
         if self.loop is None or self._owner is None:

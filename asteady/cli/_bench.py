@@ -48,11 +48,10 @@ def add_parser(commands: Commands) -> None:
         type=int,
         nargs="+",
         metavar="N",
-        default=_SIZES,
-        help="capacities to replay at, in entries",
+        help="with --accesses: capacities to replay at, in entries",
     )
     parser.add_argument(
-        "--policy", choices=("tide", "lru", "lfu"), default="tide", help="default: %(default)s"
+        "--policy", choices=("tide", "lru", "lfu"), help="with --accesses; default: tide"
     )
     parser.add_argument("--json", action="store_true", help="print as JSON")
     parser.set_defaults(run=run)
@@ -61,6 +60,11 @@ def add_parser(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     if options.accesses is not None:
         return asyncio.run(_replay(options))
+    if options.sizes is not None or options.policy is not None:
+        raise InvalidRequestError(
+            "--sizes and --policy are for recorded accesses: give --accesses FILE too, which"
+            " CacheBenchmark.save_accesses writes (docs/operate/benchmark.md)"
+        )
     timing = asyncio.run(_time(options))
     if options.json:
         print(json.dumps(attrs.asdict(timing), ensure_ascii=False))
@@ -93,7 +97,7 @@ async def _replay(options: argparse.Namespace) -> int:
     if not accesses:
         raise InvalidRequestError(f"{options.accesses} has no accesses in it")
     results = await CacheBenchmark().benchmark_cache_sizes(
-        accesses, options.sizes, policy=options.policy
+        accesses, options.sizes or _SIZES, policy=options.policy or "tide"
     )
     if options.json:
         print(json.dumps([attrs.asdict(result) for result in results.values()]))

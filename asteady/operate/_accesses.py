@@ -17,7 +17,7 @@ from asteady._observe import Observed
 from asteady._requests import GenerateRequest, Key
 from asteady._session import Session
 from asteady._settings import KEEP_REQUESTS_BYTES
-from asteady.operate._monitor import CacheType
+from asteady.operate._checks import CacheType
 
 
 @attrs.frozen

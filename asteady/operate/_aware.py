@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Unpack
 
 import anyio
 import attrs
 
 from asteady._concurrency import map_concurrently
-from asteady._errors import AsteadyError, CacheMissError, InvalidRequestError
+from asteady._errors import AsteadyError, CacheMissError
 from asteady._observe import Observed
 from asteady._requests import GenerateOptions
 from asteady._session import Session
+from asteady.operate._checks import check_count, check_list, check_seconds
 from asteady.operate._which import opened_session
 
 logger = logging.getLogger("asteady")
@@ -64,6 +65,9 @@ class CacheAwareGenerator:
         self._idle = anyio.Event()
         self._idle.set()
 
+    def __repr__(self) -> str:
+        return f"<CacheAwareGenerator: {self.background} in the background>"
+
     @property
     def background(self) -> int:
         """How many computations are under way in the background."""
@@ -110,6 +114,8 @@ class CacheAwareGenerator:
             TimeoutError: neither was cached, and the primary took longer than `timeout_s`.
             AsteadyError: as `generate`.
         """
+        if timeout_s is not None:
+            check_seconds("timeout_s", timeout_s)
         session = await opened_session(self._given)
         if fallback_prompt is not None and not await session.is_cached(
             primary_prompt, model=model, **options
@@ -128,9 +134,12 @@ class CacheAwareGenerator:
         if background and timeout_s is not None:
             # It shares the flight with the call below, and is still there if that one gives up.
             self._go_on(session, primary_prompt, model, options)
-        with nullcontext() if timeout_s is None else anyio.fail_after(timeout_s):
+        with anyio.move_on_after(timeout_s):
             text = await session.generate(primary_prompt, model=model, **options)
-        return WithFallback(text, False)
+            return WithFallback(text, False)
+        raise TimeoutError(
+            f"neither prompt was cached, and the primary one was not answered in {timeout_s:g} s"
+        )
 
     async def batch_generate_optimized(
         self,
@@ -146,13 +155,11 @@ class CacheAwareGenerator:
         The first error cancels the others and is raised.
 
         Raises:
-            InvalidRequestError: `prompts` is one str, or `concurrency` is below 1.
+            InvalidRequestError: `prompts` is no list, or `concurrency` is below 1.
             AsteadyError: as `generate`.
         """
-        if isinstance(prompts, str):
-            raise InvalidRequestError("prompts is one str: give a list of them")
-        if concurrency < 1:
-            raise InvalidRequestError(f"concurrency={concurrency!r} is not allowed: at least 1")
+        check_list("prompts", prompts, "prompts")
+        check_count("concurrency", concurrency)
         session = await opened_session(self._given)
         unique = list(dict.fromkeys(prompts))
         texts: dict[str, str] = {}

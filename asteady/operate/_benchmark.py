@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Unpack
 
 import anyio.to_thread
@@ -15,9 +17,16 @@ from asteady._errors import InvalidRequestError
 from asteady._requests import GenerateOptions
 from asteady._session import Session
 from asteady._settings import CachePolicy
-from asteady.cache._frecency import Budget
-from asteady.operate._accesses import Access, AccessLog
-from asteady.operate._monitor import CacheType
+from asteady.cache._frecency import POLICIES, Budget
+from asteady.operate._accesses import Access, AccessLog, write_accesses
+from asteady.operate._checks import (
+    CacheType,
+    check_cache_type,
+    check_count,
+    check_list,
+    check_share,
+)
+from asteady.operate._files import write_whole
 from asteady.operate._replay import Replayed, replay
 from asteady.operate._which import opened_session, session_now
 
@@ -50,8 +59,13 @@ class CacheBenchmark:
         cache_type: CacheType = "generation",
         limit: int = 100_000,
     ) -> None:
+        check_cache_type(cache_type)
+        check_count("limit", limit)
         self._given = session
         self._log = AccessLog(cache_type, limit=limit)
+
+    def __repr__(self) -> str:
+        return f"<CacheBenchmark {self._log.cache_type}: {len(self._log.accesses)} accesses>"
 
     @property
     def accesses(self) -> list[Access]:
@@ -63,6 +77,18 @@ class CacheBenchmark:
         """Record the session's accesses within a block, to be replayed afterwards."""
         with self._log.recording(session_now(self._given)):
             yield
+
+    async def save_accesses(self, path: str | os.PathLike[str]) -> Path:
+        """Write what was recorded, for ``asteady bench`` and ``asteady cache size --accesses``.
+
+        Keys are digests, so the file has no prompts in it. It appears whole, and only its owner
+        can read it.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        data = write_accesses(self._log.accesses)
+        return await anyio.to_thread.run_sync(write_whole, path, data)
 
     async def benchmark_single_prompt(
         self,
@@ -81,8 +107,7 @@ class CacheBenchmark:
             InvalidRequestError: `iterations` is below 2.
             AsteadyError: as `Session.generate`.
         """
-        if iterations < 2:
-            raise InvalidRequestError(f"iterations={iterations!r} is not allowed: at least 2")
+        check_count("iterations", iterations, least=2)
         session = await opened_session(self._given)
         await session._core.engines.pool("generation", session._core.model("generation", model))
         began_s = time.perf_counter()
@@ -122,12 +147,19 @@ class CacheBenchmark:
             cache_sizes: most entries.
             max_bytes: the byte budget; default: none.
             policy: "tide", "lru" or "lfu".
+
+        Raises:
+            InvalidRequestError: an argument is not allowed, or nothing was recorded.
         """
         recorded = self._accesses(accesses)
+        check_list("cache_sizes", cache_sizes, "numbers of entries")
+        if policy not in POLICIES:
+            raise InvalidRequestError(
+                f"policy={policy!r} is not allowed: {', '.join(map(repr, POLICIES))}"
+            )
         results: dict[int, Replayed] = {}
-        for size in cache_sizes:
-            if size < 1:
-                raise InvalidRequestError(f"cache_sizes has {size!r}: at least 1 is needed")
+        for index, size in enumerate(cache_sizes):
+            check_count(f"cache_sizes[{index}]", size)
             results[size] = await anyio.to_thread.run_sync(
                 replay, recorded, Budget(size, max_bytes), policy
             )
@@ -146,10 +178,10 @@ class CacheBenchmark:
         saved, and 1 is enough.
 
         Raises:
-            InvalidRequestError: `target` is not above 0 and at most 1.
+            InvalidRequestError: `target` is not above 0 and at most 1, or as
+                `benchmark_cache_sizes`.
         """
-        if not 0 < target <= 1:
-            raise InvalidRequestError(f"target={target!r} is not allowed: above 0, at most 1")
+        check_share("target", target)
         recorded = self._accesses(accesses)
         high = max(1, len({access.key for access in recorded}))
         best = await self.benchmark_cache_sizes(recorded, [high], policy=policy)
@@ -166,5 +198,11 @@ class CacheBenchmark:
 
     def _accesses(self, accesses: Sequence[Access] | Sequence[str] | None) -> list[Access]:
         if accesses is None:
+            if not self._log.accesses:
+                raise InvalidRequestError(
+                    "nothing was recorded yet: use `with benchmark.recording(): ...` first, or"
+                    " give accesses or prompts"
+                )
             return self.accesses
+        check_list("accesses", accesses, "accesses or prompts")
         return [Access(one, 1, 1.0) if isinstance(one, str) else one for one in accesses]

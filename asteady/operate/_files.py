@@ -8,9 +8,18 @@ from pathlib import Path
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes) -> Path:
-    """Write the file and put it in place at once; only its owner can read it. Blocks."""
+    """Write the file and put it in place at once; only its owner can read it. Blocks.
+
+    Raises:
+        OSError: it cannot be written; the error names `path`.
+    """
     target = Path(path).absolute()
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    except OSError as exc:
+        # Not the name that was made up for it.
+        exc.filename = os.fspath(path)
+        raise
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

@@ -11,10 +11,10 @@ from typing import Any, Literal, TypeAlias
 import anyio
 import attrs
 
-from asteady._errors import InvalidRequestError, SessionClosedError
-from asteady._lifetime import State
+from asteady._errors import SessionClosedError
 from asteady._session import Session
-from asteady.operate._which import session_now
+from asteady.operate._checks import check_count, check_percent, check_seconds
+from asteady.operate._which import session_now, stats_of
 
 logger = logging.getLogger("asteady")
 
@@ -102,13 +102,24 @@ class ProductionCacheMonitor:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
-        self.alert_threshold = _percent(alert_threshold)
+        check_percent("alert_threshold", alert_threshold)
+        check_count("min_lookups", min_lookups, least=0)
+        check_seconds("min_stay_s", min_stay_s)
+        self.alert_threshold = alert_threshold
         self.min_lookups = min_lookups
         self.min_stay_s = min_stay_s
         self._given = session
         self._clock = clock
         self._sleep = sleep
         self._seen: dict[str, _Seen] = {}
+        self._latest: CacheHealth | None = None
+
+    def __repr__(self) -> str:
+        if self._latest is None:
+            return "<ProductionCacheMonitor: nothing checked yet>"
+        kinds = ", ".join(warning.kind for warning in self._latest.warnings) or "no warnings"
+        healthy = "healthy" if self._latest.healthy else "not healthy"
+        return f"<ProductionCacheMonitor {healthy} at {self._latest.timestamp:%H:%M:%S}: {kinds}>"
 
     async def check_cache_health(self, alert_threshold: float | None = None) -> CacheHealth:
         """Look at the caches and the queue now.
@@ -119,12 +130,11 @@ class ProductionCacheMonitor:
             InvalidRequestError: `alert_threshold` is no percentage.
             SessionError: the session is not open yet, or is closed.
         """
-        threshold = self.alert_threshold if alert_threshold is None else _percent(alert_threshold)
+        threshold = self.alert_threshold if alert_threshold is None else alert_threshold
+        check_percent("alert_threshold", threshold)
         session = session_now(self._given)
-        if session._core.state in (State.CLOSING, State.CLOSED):
-            session._core.check_open()
         warnings: list[HealthWarning] = []
-        for cache, stats in (await session.cache.get_cache_stats()).items():
+        for cache, stats in (await stats_of(session)).items():
             warnings += self._of_rate(cache, stats, threshold)
             warnings += _of_size(cache, stats)
             warnings += self._of_changes(cache, stats)
@@ -142,18 +152,23 @@ class ProductionCacheMonitor:
                         limit=pool.max_pending,
                     )
                 )
-        return CacheHealth(
+        self._latest = CacheHealth(
             timestamp=datetime.now(UTC),
             healthy=not any(warning.serious for warning in warnings),
             warnings=tuple(warnings),
         )
+        return self._latest
 
     async def continuous_monitoring(self, interval_s: float = 300.0) -> AsyncIterator[CacheHealth]:
         """Check now, and then every `interval_s` seconds, log, and yield, until the session closes.
 
         ``async for health in monitor.continuous_monitoring(60): ...``. What the caller does with
         a check is part of no wait: the next one comes `interval_s` after it is asked for.
+
+        Raises:
+            InvalidRequestError: `interval_s` is not more than 0.
         """
+        check_seconds("interval_s", interval_s, zero=False)
         # No task group and no cancel scope is open where it yields.
         while True:
             try:
@@ -161,7 +176,7 @@ class ProductionCacheMonitor:
             except SessionClosedError:
                 return
             yield health
-            await self._sleep(interval_s)
+            await self._pause(interval_s)
 
     async def watch(
         self,
@@ -179,6 +194,19 @@ class ProductionCacheMonitor:
                     on_health(health)
                 except Exception:
                     logger.exception("the function that is told the cache's health failed")
+
+    async def _pause(self, interval_s: float) -> None:
+        """Sleep, but not on when the session closes: whoever waits for this task would wait too."""
+        tasks = session_now(self._given)._core.tasks
+
+        async def wake() -> None:
+            await tasks.wait_stopping()
+            group.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(wake)
+            await self._sleep(interval_s)
+            group.cancel_scope.cancel()
 
     async def _checked(self) -> CacheHealth:
         health = await self.check_cache_health()
@@ -250,9 +278,3 @@ def _of_size(cache: str, stats: dict[str, Any]) -> Iterator[HealthWarning]:
                 limit=stats[budget],
                 serious=False,
             )
-
-
-def _percent(value: float) -> float:
-    if not 0 <= value <= 100:
-        raise InvalidRequestError(f"alert_threshold={value!r} is not allowed: 0 to 100, in percent")
-    return value

@@ -19,6 +19,7 @@ from asteady._errors import InvalidRequestError
 from asteady._observe import Observed, Outcome
 from asteady._requests import Completion, GenerateOptions, GenerateRequest, Key
 from asteady._session import Session
+from asteady.operate._checks import check_count
 from asteady.operate._explain import Explanation, explain
 from asteady.operate._files import write_whole
 from asteady.operate._which import opened_session, session_now
@@ -88,10 +89,12 @@ class CacheInspector:
     """
 
     def __init__(self, session: Session | None = None, *, limit: int = 1000) -> None:
-        if limit < 1:
-            raise InvalidRequestError(f"limit={limit!r} is not allowed: at least 1")
+        check_count("limit", limit)
         self._given = session
         self._log: deque[CallTrace] = deque(maxlen=limit)
+
+    def __repr__(self) -> str:
+        return f"<CacheInspector: {len(self._log)} traces>"
 
     @property
     def generation_log(self) -> list[CallTrace]:
@@ -187,8 +190,14 @@ class CacheInspector:
         """Why the entry with this key is kept or next to go; keys are in traces and entries.
 
         Raises:
+            InvalidRequestError: the key is no str.
+            SessionError: the session is not open yet, or is closed.
             StoreError: the store cannot be read.
         """
+        if not isinstance(key, str):
+            raise InvalidRequestError(
+                f"key={key!r} is not allowed: a str, such as the `key` of a trace or an entry"
+            )
         return await explain(await opened_session(self._given), key)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Generic, Literal, ParamSpec, TypeAlias, TypeVar
+from typing import Generic, ParamSpec, TypeVar
 
 import attrs
 
@@ -14,13 +15,11 @@ from asteady._errors import InvalidRequestError
 from asteady._observe import Observed, Outcome
 from asteady._requests import GenerateRequest
 from asteady._session import Session
-from asteady.operate._which import session_now
+from asteady.operate._checks import CACHE_TYPES, CacheType, check_cache_type
+from asteady.operate._which import session_now, stats_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-CacheType: TypeAlias = Literal["generation", "embedding"]
-CACHE_TYPES: tuple[CacheType, ...] = ("generation", "embedding")
 
 # The further from the memory tier, the more an operation paid: the last one names a whole.
 _FURTHER: tuple[Outcome, ...] = ("memory", "disk", "coalesced", "computed", "failed")
@@ -142,10 +141,7 @@ class CacheMonitor:
         Raises:
             InvalidRequestError: there is no such cache.
         """
-        if cache_type not in self._marks:
-            raise InvalidRequestError(
-                f'cache_type={cache_type!r} is not allowed: "generation" or "embedding"'
-            )
+        check_cache_type(cache_type)
         now, then = self._now(cache_type), self._marks[cache_type]
         return Counts(
             hits=now.hits - then.hits,
@@ -172,10 +168,28 @@ class CacheMonitor:
     async def run(
         self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> Monitored[T]:
-        """Await ``fn(*args, **kwargs)`` as one operation. Raises what it raises."""
+        """Await ``fn(*args, **kwargs)`` as one operation.
+
+        Raises:
+            InvalidRequestError: `fn` is no function, or what it returns cannot be awaited.
+            Exception: whatever `fn` raises.
+        """
+        if not callable(fn):
+            if inspect.iscoroutine(fn):
+                fn.close()
+            raise InvalidRequestError(
+                f"{fn!r} is no function: give it and its arguments apart, as in"
+                " run(session.generate, prompt, seed=42)"
+            )
         operation = self.operation()
         async with operation:
-            result = await fn(*args, **kwargs)
+            asked = fn(*args, **kwargs)
+            if not inspect.isawaitable(asked):
+                raise InvalidRequestError(
+                    f"what {fn!r} returned cannot be awaited: give an async function; for plain"
+                    " ones there is asteady.blocking.CacheMonitor"
+                )
+            result = await asked
         return Monitored(
             result=result,
             duration_s=operation.duration_s,
@@ -188,8 +202,12 @@ class CacheMonitor:
     monitor_operation = run
 
     async def summary(self) -> str:
-        """The caches' sizes, and their counts since the mark, for people to read."""
-        stats = await session_now(self._given).cache.get_cache_stats()
+        """The caches' sizes, and their counts since the mark, for people to read.
+
+        Raises:
+            SessionError: the session is not open yet, or is closed.
+        """
+        stats = await stats_of(session_now(self._given))
         lines = ["=== Cache Performance Summary ==="]
         for cache_type in CACHE_TYPES:
             counts, now = self.since_mark(cache_type), stats[cache_type]

@@ -21,8 +21,8 @@ from asteady._session import Session
 from asteady._settings import MEBIBYTE, Settings
 from asteady.cache._kept import prompt_of
 from asteady.operate._accesses import Access, access_of
+from asteady.operate._checks import CacheType, check_cache_type, check_count, check_share
 from asteady.operate._files import write_whole
-from asteady.operate._monitor import CacheType
 from asteady.operate._shards import Curve, Shards
 from asteady.operate._uses import CachePriority, Uses
 from asteady.operate._warm_jobs import shown
@@ -69,6 +69,13 @@ class SizeRecommendation:
         return self.entries
 
     def __str__(self) -> str:
+        if not self.accesses:
+            return "no accesses were seen yet, so there is nothing to recommend"
+        if not self.entries:
+            return (
+                f"nothing was asked for twice in {self.accesses:,} accesses: no size of the cache"
+                " would give hits"
+            )
         return (
             f"{self.entries:,} entries and {self.size_bytes / MEBIBYTE:,.1f} MB reach"
             f" {self.rate:.1f} % of {self.best_rate:.1f} % ({self.by}); the cache now has room for"
@@ -107,8 +114,8 @@ class CacheOptimizer:
         remember: bool = True,
         settings: Settings | None = None,
     ) -> None:
-        if max_keys < 1:
-            raise InvalidRequestError(f"max_keys={max_keys!r} is not allowed: at least 1")
+        check_cache_type(cache_type)
+        check_count("max_keys", max_keys)
         self.cache_type = cache_type
         self._given = session
         self._settings = settings or (session.settings if session else None)
@@ -179,8 +186,7 @@ class CacheOptimizer:
         Raises:
             InvalidRequestError: an argument is not allowed.
         """
-        if not 0 < target <= 1:
-            raise InvalidRequestError(f"target={target!r} is not allowed: above 0, at most 1")
+        check_share("target", target)
         if by not in ("seconds", "hits"):
             raise InvalidRequestError(f'by={by!r} is not allowed: "seconds" or "hits"')
         entries, sizes = self.curve(), self.curve_by_bytes()

@@ -18,7 +18,7 @@ import anyio.to_thread
 from asteady._errors import InvalidRequestError, SettingsError
 from asteady._session import Session
 from asteady.operate._files import write_whole
-from asteady.operate._which import opened_session, session_now
+from asteady.operate._which import opened_session, session_now, stats_of
 
 if TYPE_CHECKING:
     from asteady.cache._store import Exported, Merged
@@ -56,6 +56,9 @@ class CachePersistenceManager:
         self.backup_dir = Path(backup_dir)
         self._given = session
 
+    def __repr__(self) -> str:
+        return f"<CachePersistenceManager {os.fspath(self.backup_dir)!r}>"
+
     async def export_cache_metadata(self) -> dict[str, Any]:
         """What the caches are like now: ready for JSON.
 
@@ -63,8 +66,11 @@ class CachePersistenceManager:
         and capacity (entries), `size_bytes` and `max_size_bytes`, `hit_rate` in percent of this
         process's look-ups, `all_hit_rate` of those of all processes and runs, and `evictions` and
         `seconds_saved`, summed over the same.
+
+        Raises:
+            SessionError: the session is not open yet, or is closed.
         """
-        stats = await session_now(self._given).cache.get_cache_stats()
+        stats = await stats_of(session_now(self._given))
         return {
             "timestamp": datetime.now(UTC).isoformat(),
             **{f"{kind}_cache": _described(stats[kind]) for kind in KINDS},

@@ -5,7 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import anyio
@@ -13,7 +21,8 @@ import anyio.to_thread
 import attrs
 
 from asteady._errors import InvalidRequestError, SessionError, StoreError
-from asteady._requests import GenerateOptions, GenerateRequest, Key
+from asteady._requests import GenerateOptions, GenerateRequest, Key, check_options
+from asteady.operate._checks import check_count, check_seconds
 from asteady.operate._warm_jobs import (
     PRIORITIES,
     Job,
@@ -117,22 +126,29 @@ async def warm(
     **options: Any,
 ) -> WarmReport:
     """See `Session.warm`. `lines` is the contents of a JSON Lines file, in place of `prompts`."""
-    if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
-        raise InvalidRequestError(f"concurrency={concurrency!r} is not allowed: at least 1")
-    if "seed" in options:
-        raise InvalidRequestError("warm() has no option 'seed'; did you mean 'seeds'?")
+    check_count("concurrency", concurrency)
+    if budget_s is not None:
+        check_seconds("budget_s", budget_s)
+    if on_progress is not None and not callable(on_progress):
+        raise InvalidRequestError(f"on_progress={on_progress!r} is not allowed: a function")
     session._core.check_open()
+    session._core.model("generation", model)
     warming = _Warming(session, on_progress)
     given = check_seeds(seeds)
-    defaults = GenerateOptions(**options)  # type: ignore[typeddict-item]  # checked with each job
+    # What is wrong for every prompt is no failure of each.
+    check_options("warm", options, WarmOptions.__annotations__.keys() - {"seed"})
+    defaults = GenerateOptions(**options)  # type: ignore[typeddict-item]  # its names are checked
+    for seed in given:
+        GenerateRequest.of("any", **{**defaults, "seed": seed})
     if lines is None and isinstance(prompts, os.PathLike):
         lines = await anyio.to_thread.run_sync(_read, os.fspath(prompts))
     drawn: list[_Draw]
     if lines is not None:
         drawn = warming.plan(jobs_of_lines(lines, given, defaults, model))
-    elif isinstance(prompts, str):
+    elif isinstance(prompts, (str, bytes, Mapping)):
         raise InvalidRequestError(
-            "prompts is one str: give a list of prompts, or a Path of a JSON Lines file"
+            f"prompts is one {type(prompts).__name__}: give a list of prompts, or the Path of a"
+            " JSON Lines file"
         )
     elif isinstance(prompts, AsyncIterable):
         drawn = [_Stream(prompts, lambda at, item: jobs_of(at, item, given, defaults, model))]

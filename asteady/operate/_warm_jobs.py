@@ -64,8 +64,7 @@ def jobs_of(
         if "seed" in item and "seeds" in item:
             raise InvalidRequestError("give either seed or seeds, not both")
         seeds = [item.pop("seed")] if "seed" in item else item.pop("seeds", seeds)
-        if isinstance(seeds, str) or not isinstance(seeds, Iterable):
-            raise InvalidRequestError(f"seeds={seeds!r} is not allowed: a list of numbers")
+        seeds = check_seeds(seeds)
         text = item.pop("prompt", None)
         check_options("warm", item, _OPTIONS)
         merged: dict[str, Any] = {**options, **item}
@@ -98,7 +97,7 @@ def jobs_of_lines(
         try:
             value = json.loads(line.decode())
         except ValueError as exc:
-            error = InvalidRequestError(f"no JSON: {exc}")
+            error = InvalidRequestError(f"no JSON: {exc}; a plain prompt needs quotes around it")
             yield Job(where=where, prompt=shown(line.decode(errors="replace")), error=error)
             continue
         yield from jobs_of(where, value, seeds, options, model)

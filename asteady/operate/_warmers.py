@@ -7,6 +7,7 @@ from typing import Any, Unpack
 
 from asteady._errors import InvalidRequestError
 from asteady._session import Session
+from asteady.operate._checks import check_list
 from asteady.operate._warm import WarmerOptions, WarmOptions, WarmReport
 from asteady.operate._warm_jobs import PRIORITIES, Priority, WarmPrompt, WarmSource
 from asteady.operate._which import opened_session
@@ -52,12 +53,17 @@ class StrategicCacheWarmer:
             priority: [] for priority in PRIORITIES
         }
 
+    def __repr__(self) -> str:
+        waiting = ", ".join(f"{len(p)} {name}" for name, p in self.priority_prompts.items())
+        return f"<StrategicCacheWarmer: {waiting}>"
+
     def add_prompts(self, prompts: Iterable[WarmPrompt], priority: Priority = "medium") -> None:
         """Add prompts to one priority: "high", "medium" or "low".
 
         Raises:
-            InvalidRequestError: there is no such priority.
+            InvalidRequestError: there is no such priority, or `prompts` is no list of them.
         """
+        check_list("prompts", prompts, "prompts")
         if priority not in self.priority_prompts:
             raise InvalidRequestError(
                 f'priority={priority!r} is not allowed: "high", "medium" or "low"'

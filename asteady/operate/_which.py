@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from asteady._default import _session_of, default_session
 from asteady._errors import SessionError
+from asteady._lifetime import State
 from asteady._session import Session
 
 
@@ -28,5 +30,27 @@ def session_now(session: Session | None) -> Session:
 
 
 async def opened_session(session: Session | None) -> Session:
-    """The session; the default one is opened if it is not open yet."""
-    return await default_session() if session is None else session
+    """The session; the default one is opened if it is not open yet.
+
+    Raises:
+        SessionError: the session is not open yet, or is closed.
+    """
+    if session is None:
+        return await default_session()
+    session._core.check_open()
+    return session
+
+
+def check_not_closed(session: Session) -> None:
+    """Raise `SessionClosedError` rather than tell of a closed session's caches that they are empty.
+
+    One that is not open yet may be a default session, which opens at the first use of its cache.
+    """
+    if session._core.state in (State.CLOSING, State.CLOSED):
+        session._core.check_open()
+
+
+async def stats_of(session: Session) -> dict[str, dict[str, Any]]:
+    """`CacheManager.get_cache_stats`; see `check_not_closed`."""
+    check_not_closed(session)
+    return await session.cache.get_cache_stats()

@@ -122,7 +122,7 @@ async def test_a_deadline_ends_the_waiting_and_the_computation(
 ) -> None:
     aware = CacheAwareGenerator(session)
     engine.hold()
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError, match=r"not answered in 0\.05 s"):
         await aware.generate_with_fallback("primary", "fallback", timeout_s=0.05)
     engine.resume()
     await engine.wait_idle()

@@ -115,7 +115,7 @@ async def test_sizes_are_compared_by_replay(session: Session, engine: FakeEngine
     assert results[3].saved_rate == pytest.approx(90.0)
     assert results[3].compute_s == 3.0
     assert engine.computed == []
-    with pytest.raises(InvalidRequestError, match="cache_sizes has 0"):
+    with pytest.raises(InvalidRequestError, match=r"cache_sizes\[0\]=0"):
         await benchmark.benchmark_cache_sizes(["a"], [0])
 
 
@@ -124,7 +124,6 @@ async def test_the_smallest_capacity_that_is_enough_is_found(session: Session) -
     loop = [f"p{n}" for n in range(20)] * 5
     assert await benchmark.find_optimal_cache_size(loop, policy="lru") == 20
     assert await benchmark.find_optimal_cache_size(["a", "b", "c"]) == 1
-    assert await benchmark.find_optimal_cache_size() == 1
     with pytest.raises(InvalidRequestError, match="target=0"):
         await benchmark.find_optimal_cache_size(loop, target=0)
 
@@ -147,6 +146,19 @@ async def test_accesses_are_written_and_read(session: Session, tmp_path: Path) -
             read_accesses(plain)
 
 
+async def test_recorded_accesses_are_saved_for_the_command(
+    session: Session, tmp_path: Path
+) -> None:
+    benchmark = CacheBenchmark(session)
+    with benchmark.recording():
+        for prompt in ("secret one", "two", "secret one"):
+            await session.generate(prompt)
+    path = await benchmark.save_accesses(tmp_path / "accesses.tsv")
+    assert read_accesses(path) == benchmark.accesses
+    assert len(benchmark.accesses) == 3
+    assert b"secret" not in path.read_bytes()
+
+
 def test_the_command_times_a_prompt() -> None:
     shown = run("bench", "hi", "--max-new-tokens", "5", "--iterations", "3")
     assert shown.returncode == 0, shown.stderr
@@ -164,9 +176,10 @@ def test_the_command_replays(tmp_path: Path) -> None:
     told = json.loads(run("bench", "--accesses", str(file), "--sizes", "3", "--json").stdout)
     assert told[0]["hits"] == 6
     file.write_bytes(b"")
-    refused = run("bench", "--accesses", str(file))
-    assert refused.returncode == 1
-    assert refused.stderr.count("\n") == 1
+    for arguments in (("--accesses", str(file)), ("--sizes", "3"), ("--policy", "lru")):
+        refused = run("bench", *arguments)
+        assert refused.returncode == 1
+        assert refused.stderr.count("\n") == 1
 
 
 def test_an_access_is_a_record() -> None:
