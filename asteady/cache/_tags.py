@@ -104,20 +104,23 @@ def add_tag(commit: _Commit[Any], op: Tag) -> bool:
     row = commit.ledger.find(op.key)
     if row is None or not row.live:
         return False
-    if add_tags(commit, row, (op.namespace,)):
-        tables = commit.tables
-        commit.dropped(shrink(tables.policy, commit.ledger, commit.state, tables.budget))
-    return bool(row.live)
+    add_tags(commit, row, (op.namespace,))
+    tables = commit.tables
+    commit.dropped(shrink(tables.policy, commit.ledger, commit.state, tables.budget))
+    return op.namespace in commit.tags.of(row.slot)
 
 
-def add_tags(commit: _Commit[Any], row: Row, namespaces: Collection[str]) -> bool:
-    """Have these hold an entry, which may then be larger than there is room for; False if all of
-    them did so already."""
-    new = set(namespaces) - commit.tags.of(row.slot) if namespaces else set()
-    if new:
-        commit.tags.of(row.slot).update(new)
-        _resize(commit, row, tag_bytes(new))
-    return bool(new)
+def add_tags(commit: _Commit[Any], row: Row, namespaces: Collection[str]) -> None:
+    """Have these hold a live entry, unless that made it larger than the whole budget; the cache may
+    be larger than its budget then."""
+    if not namespaces:
+        return
+    held_by = commit.tags.of(row.slot)
+    new = set(namespaces) - held_by
+    more_bytes = tag_bytes(new)
+    if row.size_bytes + more_bytes <= commit.tables.budget.max_bytes:
+        held_by |= new
+        _resize(commit, row, more_bytes)
 
 
 def remove_tags(commit: _Commit[Any], op: Untag) -> int:

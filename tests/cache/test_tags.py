@@ -135,6 +135,21 @@ def check_reading(connection: sqlite3.Connection, tables: Tables[Completion]) ->
         assert itself == {key for key in held_by if tagged(connection, key, path)}
 
 
+def test_an_entry_does_not_grow_beyond_the_budget_by_its_tags() -> None:
+    tables: Tables[Completion] = Tables(POLICIES["tide"], Budget(9, 2_500), CODEC, lambda: 1.0)
+    with TemporaryDirectory() as directory, database(directory, "x.db", tables) as connection:
+        tables.commit(connection, [Put("k0", completion(), 9.0), Put("k1", completion(), 0.1)])
+        group = [Tag("k0", f"{number:0100}") for number in range(9)]
+        results = tables.commit(connection, group).results
+        held = sum(results)
+        assert 0 < held < 9
+        assert results == [True] * held + [False] * (9 - held)
+        assert tables.keys(connection) == ["k0"]
+        assert tables.totals(connection)["size_bytes"] <= 2_500
+        # Those that hold it do so already.
+        assert tables.commit(connection, group).results == results
+
+
 @pytest.mark.anyio
 async def test_a_database_of_version_2_is_migrated(directory: Path) -> None:
     old = directory / "generation_cache.db"

@@ -447,11 +447,14 @@ async def test_more_namespaces_than_memory_knows_are_held_all_the_same(
 
 async def test_tags_count_for_the_byte_budget(engine: FakeEngine) -> None:
     async with Session(engine=engine, generation_cache_max_size_mb=0.01) as session:
+        await session.generate("another")
         for number in range(400):
             await session.namespace(f"user/{number}").generate("hello")
         statistics = (await session.cache.get_cache_stats())["generation"]
         assert statistics["total_size_bytes"] <= statistics["max_size_bytes"]
-        assert statistics["evictions"]
+        assert (statistics["size"], statistics["evictions"]) == (1, 1)
+        assert 0 < len(await session.cache.namespaces("user")) < 400
+        assert len(engine.computed) == 2
 
 
 # -- looking --------------------------------------------------------------------------------------
