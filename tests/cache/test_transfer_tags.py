@@ -54,10 +54,12 @@ def change(path: Path, *statements: str) -> None:
 
 
 async def test_namespaces_hold_here_what_they_held_there(
-    manager: CacheManager, export: Path, directory: Path
+    manager: CacheManager, export: Path, tmp_path: Path
 ) -> None:
     await manager.import_entries(export)
     assert await entries(manager) == {"docs": 3, "emails/marketing": 1}
+    async with opened(tmp_path / "other") as other:
+        assert await manager.namespaces() == await other.namespaces()
     await totals_agree(manager)
     assert await manager.clear_namespace("docs") == 2
     assert await manager.generation.keys() == sorted(map(key_of, ("both", "none")))
