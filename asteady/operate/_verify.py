@@ -235,9 +235,9 @@ class _Verification:
 
         async def one(place: int) -> None:
             index = order[place % len(order)]
-            beside = running[place] = {order[other % len(order)] for other in running}
             for others in running.values():
                 others.add(index)
+            beside = running[place] = {order[other % len(order)] for other in running}
             found = await self._ask(self.requests[index])
             del running[place]
             self._check(index, found, beside=sorted(beside))

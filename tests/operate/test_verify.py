@@ -138,6 +138,24 @@ async def test_a_difference_that_does_not_show_again_keeps_its_company(size: int
     assert await smallest_company(range(size), company.differs, 1_000) == list(range(size))
 
 
+async def test_a_difference_that_shows_once_is_told_with_all_of_its_company() -> None:
+    steps: list[str] = []
+    wrong: list[GenerateRequest] = []
+
+    def answer(engine: FakeEngine, request: GenerateRequest) -> str:
+        if "6 at once" in steps and request.prompt == "request 3" and not wrong:
+            wrong.append(request)
+            return "wrong"
+        return f"You said: {request.prompt}"
+
+    prompts = [{"prompt": f"request {number}"} for number in range(5)]
+    report = await check(answer, requests=prompts, progress=lambda step: steps.append(step.name))
+    assert report.difference is not None
+    assert report.difference.step == "7 at once"
+    beside = [request["prompt"] for request in report.difference.beside]
+    assert beside == [f"request {number}" for number in (0, 1, 2, 4)]
+
+
 async def test_a_difference_by_order_names_what_ran_before() -> None:
     def answer(engine: FakeEngine, request: GenerateRequest) -> str:
         return f"You said: {engine.computed[-2:]}"
