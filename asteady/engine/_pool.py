@@ -3,7 +3,7 @@
 The loop's thread and the worker threads share one lock, held for microseconds and never across a
 call into the engine (except `Worker.interrupt`, which returns at once). Who waits and who runs is
 decided under it, in `_assign`: the oldest waiting job goes to the worker with the fewest. Workers
-reach the loop only through an `Outbox`, so a slow loop delays no worker.
+(`_worker_loop`) reach the loop only through an `Outbox`, so a slow loop delays no worker.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from typing import TypeVar
 
 import attrs
 
-from asteady._errors import AsteadyError, EngineError, QueueFullError, SessionClosedError
+from asteady._errors import AsteadyError, EngineError, QueueFullError
 from asteady.engine._lane import Emit, Lane, Outbox, Task
-from asteady.engine._protocol import Answer, ChunkEvent, Engine, ErrorEvent, Event, Request
+from asteady.engine._protocol import Answer, Engine, ErrorEvent, Request
+from asteady.engine._worker_loop import WorkerLoop, closed_error
 
 T = TypeVar("T")
 
@@ -147,7 +148,7 @@ class Pool:
             with self._lock:
                 self._preparing -= 1
                 if self._closing:
-                    raise _closed_error()
+                    raise closed_error()
                 self._queue[task] = None
                 self._assign()
             return await task.future
@@ -179,7 +180,7 @@ class Pool:
             )
         with self._lock:
             if self._closing:
-                raise _closed_error()
+                raise closed_error()
             running = sum(lane.load for lane in self._lanes)
             present = self._preparing + len(self._queue) + running
             slots = len(self._lanes) * self._width
@@ -199,7 +200,7 @@ class Pool:
                 return
             if lane.thread is None:
                 lane.thread = threading.Thread(
-                    target=self._serve, args=(lane,), name=f"asteady-worker-{lane.index}"
+                    target=WorkerLoop(self, lane).run, name=f"asteady-worker-{lane.index}"
                 )
                 lane.thread.daemon = True
                 lane.thread.start()
@@ -240,122 +241,6 @@ class Pool:
             self._finished += 1
         self._assign()
 
-    # What follows runs in the worker threads.
-
-    def _serve(self, lane: Lane) -> None:
-        while True:
-            with self._lock:
-                while not (lane.inbox or lane.left or lane.tasks or self._closing):
-                    lane.wake.wait()
-                if self._closing:
-                    break
-                left, lane.left = lane.left, []
-            try:
-                self._release(lane, left)
-                self._admit(lane)
-                if lane.tasks and lane.worker is not None:
-                    self._distribute(lane, lane.worker.step())
-            # A worker's failure, whatever it is, must not cost the pool a thread.
-            except BaseException as exc:
-                self._replace(lane, exc)
-        self._end(lane, self._empty(lane), _closed_error, failed=False)
-
-    def _release(self, lane: Lane, left: list[Task]) -> None:
-        for task in left:
-            if task.done:
-                continue
-            assert lane.worker is not None
-            assert task.slot is not None
-            lane.worker.release(task.slot)
-            with self._lock:
-                del lane.tasks[task.slot]
-                self._leave(task, lane)
-
-    def _admit(self, lane: Lane) -> None:
-        while True:
-            with self._lock:
-                if not lane.inbox or self._closing:
-                    return
-                task = lane.entering = lane.inbox.pop(0)
-            if lane.worker is None:
-                worker = self._engine.open_worker()
-                with self._lock:
-                    lane.worker = worker
-            slot = lane.worker.admit(task.job)
-            with self._lock:
-                lane.entering = None
-                lane.tasks[slot] = task
-                task.slot = slot
-                self._started += 1
-                if task.outbox.loop.is_closed() and not task.abandoned:
-                    task.abandoned = True
-                    lane.left.append(task)
-                if task.abandoned or self._closing:
-                    lane.worker.interrupt(slot)
-
-    def _distribute(self, lane: Lane, events: list[Event]) -> None:
-        if not events:
-            return
-        posts: dict[Outbox, list[tuple[Task, Event]]] = {}
-        with self._lock:
-            for event in events:
-                task = lane.tasks[event.slot]
-                if not isinstance(event, ChunkEvent):
-                    del lane.tasks[event.slot]
-                    failed = isinstance(event, ErrorEvent)
-                    if isinstance(event, ErrorEvent):
-                        event = ErrorEvent(event.slot, _engine_error(event.error))
-                    self._leave(task, lane, failed=failed)
-                elif not task.listening and not task.outbox.loop.is_closed():
-                    continue
-                posts.setdefault(task.outbox, []).append((task, event))
-        for outbox, posted in posts.items():
-            if not outbox.post(posted):
-                with self._lock:
-                    for task in lane.tasks.values():
-                        if task.outbox is outbox and not task.abandoned:
-                            task.abandoned = True
-                            lane.left.append(task)
-
-    def _replace(self, lane: Lane, exc: BaseException) -> None:
-        """The worker failed: its jobs fail, and the next job gets a new worker."""
-        with self._lock:
-            self._restarted += 1
-        tasks = self._empty(lane)
-        _log.error(
-            "worker %d failed on %d jobs and is replaced: %r",
-            lane.index,
-            len(tasks),
-            exc,
-            exc_info=exc,
-        )
-        self._end(lane, tasks, lambda: _engine_error(exc), failed=True)
-
-    def _empty(self, lane: Lane) -> list[Task]:
-        """Close the worker; the jobs that it had, or was about to get."""
-        with self._lock:
-            tasks = [*lane.tasks.values(), *lane.inbox]
-            if lane.entering is not None:
-                tasks.append(lane.entering)
-            lane.tasks, lane.inbox, lane.entering = {}, [], None
-            worker, lane.worker = lane.worker, None
-        if worker is not None:
-            try:
-                worker.close()
-            except Exception:
-                _log.exception("a worker could not be closed")
-        return tasks
-
-    def _end(
-        self, lane: Lane, tasks: list[Task], error: Callable[[], Exception], *, failed: bool
-    ) -> None:
-        with self._lock:
-            for task in tasks:
-                task.abandoned |= not failed
-                self._leave(task, lane, failed=failed)
-        for task in tasks:
-            task.outbox.post([(task, ErrorEvent(-1, error()))])
-
     # Closing.
 
     def _begin_close(self) -> list[threading.Thread]:
@@ -366,7 +251,7 @@ class Pool:
             self._cancelled += len(queued)
             for task in queued:
                 task.done = True
-                task.outbox.post([(task, ErrorEvent(-1, _closed_error()))])
+                task.outbox.post([(task, ErrorEvent(-1, closed_error()))])
             for lane in self._lanes:
                 if lane.worker is not None:
                     for slot in lane.tasks:
@@ -401,20 +286,6 @@ class Pool:
         else:
             _log.warning("a worker did not stop within %.1f s; its model stays loaded", timeout_s)
         _pools.discard(self)
-
-
-def _closed_error() -> SessionClosedError:
-    return SessionClosedError("the session was closed, so nothing more is computed")
-
-
-def _engine_error(exc: BaseException) -> AsteadyError:
-    """As an error of ours, a new one for each job."""
-    if isinstance(exc, AsteadyError):
-        copy = type(exc)(*exc.args)
-    else:
-        copy = EngineError(f"the engine failed: {exc!r}")
-    copy.__cause__ = exc
-    return copy
 
 
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
