@@ -96,7 +96,8 @@ class Tables(Generic[A]):
     clock: Callable[[], float] = time.time
     keep_requests_bytes: int = 0
 
-    def read(self, connection: sqlite3.Connection, key: Key) -> Reading[A]:
+    def read(self, connection: sqlite3.Connection, key: Key, *, tell: bool = True) -> Reading[A]:
+        """The answer, if it is there and sound; with `tell`, damage is logged."""
         names = ", ".join(f"answer.{name}" for name, _ in self.codec.columns)
         # One row, always: the counter of removals, and the answer if there is one.
         found = connection.execute(
@@ -111,7 +112,8 @@ class Tables(Generic[A]):
         try:
             return Reading(read_back(self.codec, key, cost_s, crc, values), False, removals)
         except DamagedError as exc:
-            log.error("a value in the %s cache is damaged: %s", self.codec.kind, exc)
+            if tell:
+                log.error("a value in the %s cache is damaged: %s", self.codec.kind, exc)
             return Reading(None, True, removals)
 
     def contains(self, connection: sqlite3.Connection, key: Key) -> bool:
@@ -336,7 +338,8 @@ class _Commit(Generic[A]):
         row = self.ledger.find(key)
         if row is None or not row.live or row.slot in self.answers:
             return False
-        return self.tables.read(self.connection, key).damaged
+        # Whoever found it so has told it.
+        return self.tables.read(self.connection, key, tell=False).damaged
 
     def clear(self) -> int:
         self.ledger.flush()
