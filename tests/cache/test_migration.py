@@ -103,3 +103,16 @@ async def test_two_that_open_it_at_once_migrate_it_once(directory: Path, databas
     finally:
         await first.aclose()
         await second.aclose()
+
+
+@pytest.mark.parametrize("page_bytes", [4096, 8192])
+def test_the_log_is_as_large_whatever_the_pages_are(tmp_path: Path, page_bytes: int) -> None:
+    path = tmp_path / "x.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA page_size = {page_bytes}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("CREATE TABLE x (y)")
+    with closing(_schema.connect(path, 80 * 2**20)) as connection:
+        (pages,) = connection.execute("PRAGMA wal_autocheckpoint").fetchone()
+        (left_bytes,) = connection.execute("PRAGMA journal_size_limit").fetchone()
+    assert pages * page_bytes == left_bytes == 10 * 2**20
