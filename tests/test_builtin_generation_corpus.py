@@ -63,8 +63,8 @@ def test_a_held_out_filler_never_reaches_a_training_pair(drawn: list[Pair]) -> N
 
 
 def test_a_held_out_phrasing_stays_so_in_other_words_and_so_does_a_held_out_rewording() -> None:
-    written = ("Write a line about {}", "Suggest a topic for {}", "How do I {}?", "Write a word on {}",
-               "What is the heart of {}?", "Draft some words on {}", "{}, please")  # fmt: skip
+    written = ("Write a line about {}", "Suggest a topic for {}", "Write a word on {}",
+               "How do I {}?", "What is the heart of {}?", "{}, please")  # fmt: skip
     by_base, by_rewording, drawn_as = 0, 0, set[str]()
     for seed in range(4000):
         draw = Draw(random.Random(seed), "phrasings")
