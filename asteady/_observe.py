@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,12 +51,16 @@ Observer: TypeAlias = Callable[[Observed], None]
 
 
 class Observers:
-    """The observers of one session. `active` is False when there are none: then nothing is done."""
+    """The observers of one session. `active` is False when there are none: then nothing is done.
+
+    They come and go on any thread: asteady.blocking's on that of its caller.
+    """
 
     def __init__(self) -> None:
         self.active = False
         self._everywhere: list[Observer] = []
-        self._scoped = 0
+        self._count = 0
+        self._counting = threading.Lock()
         self._here: contextvars.ContextVar[tuple[Observer, ...]] = contextvars.ContextVar(
             "asteady_observers", default=()
         )
@@ -63,24 +68,31 @@ class Observers:
     @contextmanager
     def observe(self, observer: Observer, *, everywhere: bool) -> Iterator[None]:
         """See `Session.observe`."""
-        if everywhere:
-            self._everywhere.append(observer)
+        with self._counted():
+            if everywhere:
+                self._everywhere.append(observer)
+                try:
+                    yield
+                finally:
+                    self._everywhere.remove(observer)
+            else:
+                token = self._here.set((*self._here.get(), observer))
+                try:
+                    yield
+                finally:
+                    self._here.reset(token)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._counting:
+            self._count += 1
             self.active = True
-            try:
-                yield
-            finally:
-                self._everywhere.remove(observer)
-                self.active = bool(self._everywhere or self._scoped)
-            return
-        token = self._here.set((*self._here.get(), observer))
-        self._scoped += 1
-        self.active = True
         try:
             yield
         finally:
-            self._here.reset(token)
-            self._scoped -= 1
-            self.active = bool(self._everywhere or self._scoped)
+            with self._counting:
+                self._count -= 1
+                self.active = self._count > 0
 
     def tell(self, observed: Observed) -> None:
         """Call them all; one that raises is logged, and does not reach the caller."""

@@ -7,9 +7,10 @@
     print(asteady.generate("Write a haiku about caching", seed=42))
 
 The module's functions use one session, opened at the first call with settings from the
-environment; `Session` is for a session of one's own. All sessions live on one event loop in a
-background thread. They may be used from any number of threads at once, also inside a function that
-runs in another event loop (which they block meanwhile), and are closed when the interpreter exits.
+environment; `Session` is for a session of one's own. The tools of `asteady.operate` are here too,
+under the same names. All sessions live on one event loop in a background thread. They may be used
+from any number of threads at once, also inside a function that runs in another event loop (which
+they block meanwhile), and are closed when the interpreter exits.
 
 In a child that was forked, the module's functions open a session of their own; a `Session` that
 the parent had opened raises `SessionError` there.
@@ -19,7 +20,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import threading
 import warnings
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
@@ -38,6 +38,22 @@ from asteady._session import Session as _AsyncioSession
 from asteady._settings import Settings
 
 if TYPE_CHECKING:
+    from asteady._blocking_tools import (
+        CacheAwareGenerator,
+        CacheBenchmark,
+        CacheInspector,
+        CacheMonitor,
+        CacheOptimizer,
+        CachePersistenceManager,
+        HierarchicalCache,
+        Operation,
+        ProductionCacheMonitor,
+        PrometheusCollector,
+        StrategicCacheWarmer,
+        opentelemetry,
+        warm_cache_parallel,
+        warm_cache_sequential,
+    )
     from asteady._observe import Observer
     from asteady.cache._cache import Cache as _AsyncioCache
     from asteady.cache._kept import Request
@@ -47,9 +63,20 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Cache",
+    "CacheAwareGenerator",
+    "CacheBenchmark",
+    "CacheInspector",
     "CacheManager",
+    "CacheMonitor",
+    "CacheOptimizer",
+    "CachePersistenceManager",
+    "HierarchicalCache",
     "Namespace",
+    "Operation",
+    "ProductionCacheMonitor",
+    "PrometheusCollector",
     "Session",
+    "StrategicCacheWarmer",
     "Stream",
     "close",
     "complete",
@@ -60,9 +87,12 @@ __all__ = [
     "get_cache_manager",
     "is_cached",
     "namespace",
+    "opentelemetry",
     "run",
     "stream",
     "warm",
+    "warm_cache_parallel",
+    "warm_cache_sequential",
 ]
 
 _log = logging.getLogger("asteady")
@@ -75,7 +105,6 @@ A = TypeVar("A", Completion, Embedding)
 _EXIT_S = 5.0
 
 _sessions: weakref.WeakSet[_AsyncioSession] = weakref.WeakSet()
-_observing = threading.Lock()
 
 
 class Cache(Generic[A]):
@@ -270,14 +299,8 @@ class Session(SessionCalls):
     def observe(self, observer: Observer, *, everywhere: bool = False) -> Iterator[None]:
         """Have `observer` called, on the background loop's thread, with an `Observed` for each
         call that ends within the block; see `asteady.Session.observe`."""
-        watching = self._asyncio_session.observe(observer, everywhere=everywhere)
-        with _observing:
-            watching.__enter__()
-        try:
+        with self._asyncio_session.observe(observer, everywhere=everywhere):
             yield
-        finally:
-            with _observing:
-                watching.__exit__(None, None, None)
 
     def __enter__(self) -> Session:
         return self.open()
@@ -317,6 +340,15 @@ embed_batches = default_calls.embed_batches
 is_cached = default_calls.is_cached
 warm = default_calls.warm
 namespace = default_calls.namespace
+
+
+def __getattr__(name: str) -> Any:
+    # The tools, which are imported when somebody asks for one.
+    if name in __all__:
+        from asteady import _blocking_tools
+
+        return getattr(_blocking_tools, name)
+    raise AttributeError(f"module 'asteady.blocking' has no attribute {name!r}")
 
 
 def get_cache_manager() -> CacheManager:

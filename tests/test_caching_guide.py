@@ -230,6 +230,59 @@ for priority in ("high", "medium", "low"):
         warmed[priority] += 1
 assert warmed == {"high": 2, "medium": 1, "low": 1}
 """,
+    "the guide's classes by their names, without pasting them": """
+monitor = steadytext.CacheMonitor()
+first = monitor.monitor_operation(steadytext.generate, "Write a haiku about rain")
+again = monitor.monitor_operation(steadytext.generate, "Write a haiku about rain")
+assert (first.cache_hit, again.cache_hit) == (False, True)
+assert monitor.get_hit_rate(cache_type="generation") == 50.0
+monitor.print_summary()
+
+warmed = steadytext.warm_cache_sequential(["one", "two"], [42, 100])
+assert warmed.warmed == 4
+assert steadytext.warm_cache_parallel(["one", "two"], [42], max_workers=4).already_cached == 2
+warmer = steadytext.StrategicCacheWarmer()
+warmer.add_prompts(["Generate error message"], priority="high")
+assert warmer.warm_cache(available_time=60.0).by_priority["high"] == 1
+
+with steadytext.CacheOptimizer() as optimizer:
+    for prompt in ("Sort a list", "Explain rain", "Sort a list"):
+        steadytext.generate(prompt, max_new_tokens=5)
+assert optimizer.get_cache_priorities(5)[0].prompt == "Sort a list"
+print(optimizer.recommend_cache_size())
+
+categories = steadytext.HierarchicalCache()
+categories.get_or_generate("emails", "marketing", "Write a subject line", seed=100)
+assert categories.clear_category("emails") == 1
+
+cache_gen = steadytext.CacheAwareGenerator()
+assert cache_gen.is_likely_cached("one", max_new_tokens=100)
+text, used_fallback = cache_gen.generate_with_fallback("In depth", "one", max_new_tokens=100)
+assert used_fallback
+results, stats = cache_gen.batch_generate_optimized(["one", "new", "one"], max_new_tokens=100)
+assert len(results) == stats.total == 3
+
+persistence = steadytext.CachePersistenceManager()
+persistence.save_cache_state("before_optimization")
+persistence.save_cache_state("after_batch_generation")
+print(json.dumps(persistence.analyze_cache_history(), indent=2))
+
+benchmark = steadytext.CacheBenchmark()
+assert benchmark.benchmark_single_prompt("one", iterations=5, max_new_tokens=20).speedup > 1
+assert benchmark.benchmark_cache_sizes(["a", "b", "a"], [1, 2])[2].hits == 1
+assert benchmark.find_optimal_cache_size(["a", "b", "a"]) == 2
+
+inspector = steadytext.CacheInspector()
+assert inspector.trace_generation("one", 42).outcome == "computed"
+assert inspector.analyze_cache_behavior().total_generations == 1
+inspector.export_trace_log("cache_trace.json")
+
+production = steadytext.ProductionCacheMonitor(alert_threshold=60.0)
+assert production.check_cache_health().healthy
+for health in production.continuous_monitoring(300):
+    assert health.as_dict()["healthy"]
+    break
+""",
     "watching the caches' health": """
 import logging
 def check(threshold):

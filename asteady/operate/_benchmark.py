@@ -14,6 +14,7 @@ import anyio.to_thread
 import attrs
 
 from asteady._errors import InvalidRequestError
+from asteady._observe import Observed
 from asteady._requests import GenerateOptions
 from asteady._session import Session
 from asteady._settings import CachePolicy
@@ -75,8 +76,12 @@ class CacheBenchmark:
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Record the session's accesses within a block, to be replayed afterwards."""
-        with self._log.recording(session_now(self._given)):
+        with session_now(self._given).observe(self.observe, everywhere=True):
             yield
+
+    def observe(self, call: Observed) -> None:
+        """Record one call; what `recording` does with each."""
+        self._log.observe(call)
 
     async def save_accesses(self, path: str | os.PathLike[str]) -> Path:
         """Write what was recorded, for ``asteady bench`` and ``asteady cache size --accesses``.

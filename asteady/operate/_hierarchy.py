@@ -24,6 +24,9 @@ class HierarchicalCache:
     def __init__(self, session: Session | None = None) -> None:
         self._given = session
 
+    def __repr__(self) -> str:
+        return f"<HierarchicalCache of {self._given or 'the default session'!s}>"
+
     async def namespace(self, path: str) -> Namespace:
         """`Session.namespace`."""
         return (await opened_session(self._given)).namespace(path)

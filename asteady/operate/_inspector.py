@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Any, Literal
 
 import anyio.to_thread
 import attrs
@@ -17,7 +17,7 @@ import attrs
 from asteady._answering import CacheMode
 from asteady._errors import InvalidRequestError
 from asteady._observe import Observed, Outcome
-from asteady._requests import Completion, GenerateOptions, GenerateRequest, Key
+from asteady._requests import DEFAULT_SEED, Completion, GenerateRequest, Key
 from asteady._session import Session
 from asteady.operate._checks import check_count
 from asteady.operate._explain import Explanation, explain
@@ -108,12 +108,14 @@ class CacheInspector:
     async def trace_generation(
         self,
         prompt: str | None = None,
+        seed: int = DEFAULT_SEED,
         *,
         model: str | None = None,
         cache: CacheMode = "use",
-        **options: Unpack[GenerateOptions],
+        **options: Any,
     ) -> CallTrace:
-        """`Session.generate`, traced, with the number of entries before and after.
+        """`Session.generate`, traced, with the number of entries before and after; options as
+        there.
 
         What it met is this call's own, whatever runs beside it; the sizes are those of the moments
         before and after. Raises what `generate` raises; the trace is kept all the same.
@@ -123,7 +125,7 @@ class CacheInspector:
         seen: list[Observed] = []
         try:
             with session.observe(seen.append):
-                await session.generate(prompt, model=model, cache=cache, **options)
+                await session.generate(prompt, model=model, cache=cache, seed=seed, **options)
         finally:
             # A request that is refused never becomes a call.
             if seen:
@@ -143,12 +145,12 @@ class CacheInspector:
 
         With ``everywhere=False`` only those of this task and of tasks started in the block.
         """
-
-        def observe(call: Observed) -> None:
-            self._log.append(_trace(call))
-
-        with session_now(self._given).observe(observe, everywhere=everywhere):
+        with session_now(self._given).observe(self.observe, everywhere=everywhere):
             yield
+
+    def observe(self, call: Observed) -> None:
+        """Trace one call; what `tracing` does with each."""
+        self._log.append(_trace(call))
 
     def analyze(self) -> CacheAnalysis:
         """Sum the traces up."""

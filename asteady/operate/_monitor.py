@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
+import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -11,7 +12,7 @@ from typing import Generic, ParamSpec, TypeVar
 
 import attrs
 
-from asteady._errors import InvalidRequestError
+from asteady._errors import InvalidRequestError, SessionError
 from asteady._observe import Observed, Outcome
 from asteady._requests import GenerateRequest
 from asteady._session import Session
@@ -85,10 +86,19 @@ class Operation:
             "embedding_hits": len(generation) - sum(generation),
         }
 
+    def told(self, result: T) -> Monitored[T]:
+        """It as a record, with what the function returned that was called in it."""
+        return Monitored(
+            result=result,
+            duration_s=self.duration_s,
+            outcome=self.outcome,
+            cache_hit=self.cache_hit,
+            stats_delta=self.stats_delta,
+            calls=tuple(self.calls),
+        )
+
     async def __aenter__(self) -> Operation:
-        self._observing = self._session.observe(self.calls.append)
-        self._observing.__enter__()
-        self._began_s = time.perf_counter()
+        self._begin()
         return self
 
     async def __aexit__(
@@ -97,6 +107,14 @@ class Operation:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._end()
+
+    def _begin(self) -> None:
+        self._observing = self._session.observe(self.calls.append)
+        self._observing.__enter__()
+        self._began_s = time.perf_counter()
+
+    def _end(self) -> None:
         self.duration_s = time.perf_counter() - self._began_s
         observing, self._observing = self._observing, None
         if observing is not None:
@@ -127,13 +145,16 @@ class CacheMonitor:
         self.mark()
 
     def __repr__(self) -> str:
-        return (
-            f"<CacheMonitor: {', '.join(f'{c} {self.get_hit_rate(c):.1f}%' for c in CACHE_TYPES)}>"
-        )
+        try:
+            rates = ", ".join(f"{c} {self.get_hit_rate(c):.1f}%" for c in CACHE_TYPES)
+        except SessionError:  # of a default session, where no event loop runs
+            return "<CacheMonitor>"
+        return f"<CacheMonitor: {rates}>"
 
     def mark(self) -> None:
         """Count from here on."""
         self._marks = {cache_type: self._now(cache_type) for cache_type in CACHE_TYPES}
+        self._marked = weakref.ref(session_now(self._given))
 
     def since_mark(self, cache_type: CacheType = "generation") -> Counts:
         """What one cache has counted since the mark.
@@ -143,6 +164,9 @@ class CacheMonitor:
         """
         check_cache_type(cache_type)
         now, then = self._now(cache_type), self._marks[cache_type]
+        if self._marked() is not session_now(self._given):
+            # The default session was closed since, and another one counts from 0.
+            then = Counts(hits=0, misses=0, coalesced=0, seconds_saved=0.0)
         return Counts(
             hits=now.hits - then.hits,
             misses=now.misses - then.misses,
@@ -190,14 +214,7 @@ class CacheMonitor:
                     " ones there is asteady.blocking.CacheMonitor"
                 )
             result = await asked
-        return Monitored(
-            result=result,
-            duration_s=operation.duration_s,
-            outcome=operation.outcome,
-            cache_hit=operation.cache_hit,
-            stats_delta=operation.stats_delta,
-            calls=tuple(operation.calls),
-        )
+        return operation.told(result)
 
     monitor_operation = run
 

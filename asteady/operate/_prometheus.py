@@ -89,6 +89,9 @@ class PrometheusCollector:
             registry=None,
         )
 
+    def __repr__(self) -> str:
+        return f"<PrometheusCollector of {self._session!r}>"
+
     async def __aenter__(self) -> PrometheusCollector:
         self._loop = asyncio.get_running_loop()
         await self.refresh()

@@ -77,9 +77,9 @@ class SizeRecommendation:
                 " would give hits"
             )
         return (
-            f"{self.entries:,} entries and {self.size_bytes / MEBIBYTE:,.1f} MB reach"
+            f"{self.entries:,} entries and {_megabytes(self.size_bytes)} reach"
             f" {self.rate:.1f} % of {self.best_rate:.1f} % ({self.by}); the cache now has room for"
-            f" {self.current_entries:,} entries and {self.current_size_bytes / MEBIBYTE:,.1f} MB,"
+            f" {self.current_entries:,} entries and {_megabytes(self.current_size_bytes)},"
             f" which gives {self.current_rate:.1f} %"
         )
 
@@ -261,6 +261,11 @@ class CacheOptimizer:
             request = call.request
             seed = request.seed if isinstance(request, GenerateRequest) else None
             self.record(access, prompt=prompt_of(request), seed=seed)
+
+
+def _megabytes(size_bytes: int) -> str:
+    megabytes = size_bytes / MEBIBYTE
+    return f"{megabytes:,.1f} MB" if megabytes >= 1 else f"{megabytes:.2g} MB"
 
 
 def state_path(settings: Settings, cache_type: CacheType) -> Path:

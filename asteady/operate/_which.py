@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from asteady._default import _session_of, default_session
-from asteady._errors import SessionError
+from asteady._errors import InvalidRequestError, SessionError
 from asteady._lifetime import State
 from asteady._session import Session
 
@@ -16,9 +16,10 @@ def session_now(session: Session | None) -> Session:
 
     Raises:
         SessionError: none was given, and no event loop is running.
+        InvalidRequestError: something else was given.
     """
     if session is not None:
-        return session
+        return _checked(session)
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
@@ -37,7 +38,16 @@ async def opened_session(session: Session | None) -> Session:
     """
     if session is None:
         return await default_session()
-    session._core.check_open()
+    _checked(session)._core.check_open()
+    return session
+
+
+def _checked(session: Session) -> Session:
+    if not isinstance(session, Session):
+        raise InvalidRequestError(
+            f"session={session!r} is not allowed: an asteady.Session; what a blocking.Session needs"
+            " is in asteady.blocking, and other arguments have names"
+        )
     return session
 
 

@@ -36,6 +36,14 @@ async def test_a_trace_has_what_the_guides_has(session: Session) -> None:
     assert inspector.generation_log == []
 
 
+async def test_the_seed_may_come_second_as_the_guides(session: Session) -> None:
+    inspector = CacheInspector(session)
+    assert (await inspector.trace_generation("hi", 7)).seed == 7
+    assert (await inspector.trace_generation("hi", seed=7)).cache_hit
+    with pytest.raises(InvalidRequestError, match="did you mean 'max_new_tokens'"):
+        await inspector.trace_generation("hi", max_new_token=7)
+
+
 async def test_traces_are_exact_beside_one_another(session: Session, engine: FakeEngine) -> None:
     inspector = CacheInspector(session)
     await session.generate("known")

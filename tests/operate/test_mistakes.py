@@ -84,6 +84,10 @@ MISTAKES: dict[str, Callable[[Any], Any]] = {
     ),
     "accesses is one str": lambda s: tools.CacheBenchmark(s).benchmark_cache_sizes("abc", [1]),
     "nothing was recorded yet": lambda s: tools.CacheBenchmark(s).benchmark_cache_sizes(None, [1]),
+    "session='states' is not allowed: an asteady.Session": lambda s: tools.CachePersistenceManager(
+        "states"
+    ).save_cache_state("x"),
+    "session='x' is not allowed": lambda s: tools.CacheAwareGenerator("x").is_cached("a"),
     "key=5 is not allowed": lambda s: tools.CacheInspector(s).explain(5),
 }
 

@@ -117,6 +117,17 @@ async def test_without_a_session_it_watches_the_default_one() -> None:
         await asteady.aclose()
 
 
+async def test_another_default_session_counts_from_the_start() -> None:
+    for _ in range(2):
+        await asteady.generate("hi", max_new_tokens=2)
+    monitor = CacheMonitor()
+    await asteady.aclose()
+    await asteady.generate("hi", max_new_tokens=2)
+    assert monitor.since_mark().hits == 1
+    assert monitor.get_hit_rate() == 100.0
+    await asteady.aclose()
+
+
 def test_without_a_session_it_needs_a_loop() -> None:
     with pytest.raises(SessionError, match="session="):
         CacheMonitor()

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import asteady
-from asteady import operate
+from asteady import blocking, operate
 
 
 async def checked(session: asteady.Session) -> None:
@@ -63,6 +63,20 @@ async def checked(session: asteady.Session) -> None:
     async with operate.CacheOptimizer(session) as optimizer:
         assert_type(optimizer.recommend(by="hits"), operate.SizeRecommendation)
         assert_type(optimizer.get_cache_priorities(5), list[operate.CachePriority])
+
+
+def checked_blocking(session: blocking.Session) -> None:
+    monitor = blocking.CacheMonitor(session)
+    assert_type(monitor.get_hit_rate("generation"), float)
+    assert_type(monitor.run(session.generate, "hi", seed=1), operate.Monitored[str])
+    with monitor.operation() as op:
+        assert_type(op.cache_hit, bool)
+    aware = blocking.CacheAwareGenerator(session)
+    assert_type(aware.generate_with_fallback("a", "b", seed=1), operate.WithFallback)
+    aware.generate_with_fallback("a", "b", sede=1)  # type: ignore[call-arg]  # no such option
+    with blocking.CacheOptimizer() as optimizer:
+        assert_type(optimizer.recommend(by="hits"), operate.SizeRecommendation)
+    assert_type(blocking.StrategicCacheWarmer().warm_cache(10.0), operate.WarmReport)
 
 
 def test_the_module_is_imported() -> None:

@@ -1,0 +1,410 @@
+"""The tools of `asteady.operate` without await; users find them in `asteady.blocking`.
+
+Each has the asyncio tool of the same name behind it, on the background loop. Its methods are those
+of that tool, waited for: the same arguments, answers and errors, from any thread.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, ParamSpec, Self, TypeVar
+
+from asteady import operate
+from asteady._blocking_namespace import Namespace
+from asteady._calls import SessionCalls, WholeCalls, default_calls
+from asteady._errors import InvalidRequestError
+from asteady._portal import Portal
+from asteady._requests import DEFAULT_SEED
+from asteady.operate._monitor import Operation as _AsyncioOperation
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from asteady._observe import Observer
+    from asteady._session import Session as AsyncioSession
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Tool = TypeVar("Tool")
+
+
+def _waited(
+    method: Callable[Concatenate[Any, P], Awaitable[R]],
+) -> Callable[Concatenate[BlockingTool[Any], P], R]:
+    """The asynchronous method of a tool, as a plain one."""
+
+    @functools.wraps(method)
+    def plain(self: BlockingTool[Any], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self._portal().call(method, self._tool, *args, **kwargs)
+
+    return plain
+
+
+def _on_loop(
+    method: Callable[Concatenate[Any, P], R],
+) -> Callable[Concatenate[BlockingTool[Any], P], R]:
+    """A method that looks at what the loop's thread changes, called on that thread."""
+
+    @functools.wraps(method)
+    def plain(self: BlockingTool[Any], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        async def called() -> R:
+            return method(self._tool, *args, **kwargs)
+
+        return self._portal().call(called)
+
+    return plain
+
+
+class BlockingTool(Generic[Tool]):
+    """A tool of `asteady.operate`, without await.
+
+    It holds nothing that must be closed. Without a session it works on the module's own.
+
+    Args:
+        session: an `asteady.blocking.Session`.
+        arguments: as for the tool in `asteady.operate`.
+    """
+
+    _kind: ClassVar[Callable[..., Any]]
+
+    def __init__(self, session: SessionCalls | None = None, **arguments: Any) -> None:
+        self._calls = _calls_of(session)
+
+        async def make() -> Any:
+            given = None if session is None else session._asyncio_session
+            return type(self)._kind(given, **arguments)
+
+        self._tool: Tool = self._portal().call(make)
+
+    def __repr__(self) -> str:
+        return f"<blocking {repr(self._tool).removeprefix('<')}"
+
+    def _portal(self) -> Portal:
+        return self._calls._portal()
+
+    def _opened(self) -> AsyncioSession:
+        return self._portal().call(self._calls._session)
+
+    @contextmanager
+    def _observing(self, observer: Observer, *, everywhere: bool) -> Iterator[None]:
+        # On the caller's thread: what is not everywhere is in its context.
+        with self._opened().observe(observer, everywhere=everywhere):
+            yield
+
+
+def _calls_of(session: SessionCalls | None) -> WholeCalls:
+    if session is None:
+        return default_calls
+    if not isinstance(session, SessionCalls):
+        raise InvalidRequestError(
+            f"session={session!r} is not allowed: an asteady.blocking.Session; asteady.Session has"
+            " its tools in asteady.operate"
+        )
+    return session
+
+
+class Operation(_AsyncioOperation):
+    """As `asteady.operate.Operation`, for a plain ``with`` block."""
+
+    def __enter__(self) -> Operation:
+        self._begin()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._end()
+
+
+class CacheMonitor(BlockingTool[operate.CacheMonitor]):
+    """`asteady.operate.CacheMonitor` without await."""
+
+    _kind = operate.CacheMonitor
+
+    mark = _on_loop(operate.CacheMonitor.mark)
+    since_mark = _on_loop(operate.CacheMonitor.since_mark)
+    get_hit_rate = _on_loop(operate.CacheMonitor.get_hit_rate)
+    summary = _waited(operate.CacheMonitor.summary)
+
+    def print_summary(self) -> None:
+        """Print `summary`."""
+        print(self.summary())
+
+    def operation(self) -> Operation:
+        """Tell what becomes of the calls that this thread makes in a block, and of no others::
+
+        with monitor.operation() as op:
+            text = asteady.generate("Write a haiku about caching")
+        print(op.outcome, op.duration_s)
+        """
+        return Operation(self._opened())
+
+    def run(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> operate.Monitored[R]:
+        """Call ``fn(*args, **kwargs)`` as one operation. Raises what it raises."""
+        if not callable(fn):
+            raise InvalidRequestError(
+                f"{fn!r} is no function: give it and its arguments apart, as in"
+                " run(generate, prompt, seed=42)"
+            )
+        operation = self.operation()
+        with operation:
+            result = fn(*args, **kwargs)
+        return operation.told(result)
+
+    monitor_operation = run
+
+
+class ProductionCacheMonitor(BlockingTool[operate.ProductionCacheMonitor]):
+    """`asteady.operate.ProductionCacheMonitor` without await.
+
+    `watch` is for a thread of its own; `on_health` is called on the background loop's.
+    """
+
+    _kind = operate.ProductionCacheMonitor
+
+    check_cache_health = _waited(operate.ProductionCacheMonitor.check_cache_health)
+    watch = _waited(operate.ProductionCacheMonitor.watch)
+
+    def continuous_monitoring(self, interval_s: float = 300.0) -> Iterator[operate.CacheHealth]:
+        """Check now, and then every `interval_s` seconds, log, and yield; until the session
+        closes."""
+        portal = self._portal()
+        checks = self._tool.continuous_monitoring(interval_s)
+        while (health := portal.call(lambda: anext(checks, None))) is not None:
+            yield health
+
+
+class StrategicCacheWarmer(BlockingTool[operate.StrategicCacheWarmer]):
+    """`asteady.operate.StrategicCacheWarmer` without await."""
+
+    _kind = operate.StrategicCacheWarmer
+
+    add_prompts = _on_loop(operate.StrategicCacheWarmer.add_prompts)
+    warm_cache = _waited(operate.StrategicCacheWarmer.warm_cache)
+
+    @property
+    def priority_prompts(self) -> dict[operate.Priority, list[operate.WarmPrompt]]:
+        """What was added, by priority."""
+        return self._tool.priority_prompts
+
+
+def warm_cache_sequential(
+    prompts: operate.WarmSource,
+    seeds: Sequence[int] | None = None,
+    *,
+    session: SessionCalls | None = None,
+    **options: Unpack[operate.WarmerOptions],
+) -> operate.WarmReport:
+    """`warm`, one prompt after the other, with ``max_new_tokens=100``."""
+    return warm_cache_parallel(prompts, seeds, 1, session=session, **options)
+
+
+def warm_cache_parallel(
+    prompts: operate.WarmSource,
+    seeds: Sequence[int] | None = None,
+    max_workers: int = 4,
+    *,
+    session: SessionCalls | None = None,
+    **options: Unpack[operate.WarmerOptions],
+) -> operate.WarmReport:
+    """`warm`, `max_workers` prompts at once, with ``max_new_tokens=100``."""
+    calls = _calls_of(session)
+
+    async def asked() -> operate.WarmReport:
+        return await operate.warm_cache_parallel(
+            prompts, seeds, max_workers, session=await calls._session(), **options
+        )
+
+    return calls._portal().call(asked)
+
+
+class CacheOptimizer(BlockingTool[operate.CacheOptimizer]):
+    """`asteady.operate.CacheOptimizer` without await: ``with CacheOptimizer() as optimizer``."""
+
+    _kind = operate.CacheOptimizer
+
+    record = _on_loop(operate.CacheOptimizer.record)
+    track_usage = _on_loop(operate.CacheOptimizer.track_usage)
+    curve = _on_loop(operate.CacheOptimizer.curve)
+    curve_by_bytes = _on_loop(operate.CacheOptimizer.curve_by_bytes)
+    recommend = _on_loop(operate.CacheOptimizer.recommend)
+    recommend_cache_size = recommend
+    get_cache_priorities = _on_loop(operate.CacheOptimizer.get_cache_priorities)
+    save = _waited(operate.CacheOptimizer.save)
+
+    def __enter__(self) -> Self:
+        self._portal().call(self._tool.__aenter__)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._portal().call(self._tool.__aexit__, exc_type, exc, traceback)
+
+
+class CacheAwareGenerator(BlockingTool[operate.CacheAwareGenerator]):
+    """`asteady.operate.CacheAwareGenerator` without await."""
+
+    _kind = operate.CacheAwareGenerator
+
+    is_cached = _waited(operate.CacheAwareGenerator.is_cached)
+    is_likely_cached = is_cached
+    generate_with_fallback = _waited(operate.CacheAwareGenerator.generate_with_fallback)
+    batch_generate_optimized = _waited(operate.CacheAwareGenerator.batch_generate_optimized)
+    wait_background = _waited(operate.CacheAwareGenerator.wait_background)
+
+    @property
+    def background(self) -> int:
+        """How many computations are under way in the background."""
+        return self._tool.background
+
+
+class CachePersistenceManager(BlockingTool[operate.CachePersistenceManager]):
+    """`asteady.operate.CachePersistenceManager` without await."""
+
+    _kind = operate.CachePersistenceManager
+
+    export_cache_metadata = _waited(operate.CachePersistenceManager.export_cache_metadata)
+    save_cache_state = _waited(operate.CachePersistenceManager.save_cache_state)
+    history = _waited(operate.CachePersistenceManager.history)
+    analyze_cache_history = _waited(operate.CachePersistenceManager.analyze_cache_history)
+    plot_history = _waited(operate.CachePersistenceManager.plot_history)
+    export_entries = _waited(operate.CachePersistenceManager.export_entries)
+    import_entries = _waited(operate.CachePersistenceManager.import_entries)
+
+    @property
+    def backup_dir(self) -> Path:
+        """Where the snapshots are."""
+        return self._tool.backup_dir
+
+
+class CacheInspector(BlockingTool[operate.CacheInspector]):
+    """`asteady.operate.CacheInspector` without await."""
+
+    _kind = operate.CacheInspector
+
+    analyze = _on_loop(operate.CacheInspector.analyze)
+    analyze_cache_behavior = analyze
+    clear = _on_loop(operate.CacheInspector.clear)
+    export = _waited(operate.CacheInspector.export)
+    export_trace_log = export
+    explain = _waited(operate.CacheInspector.explain)
+
+    def trace_generation(
+        self, prompt: str | None = None, seed: int = DEFAULT_SEED, **options: Any
+    ) -> operate.CallTrace:
+        """`generate`, traced, with the number of entries before and after; options as there."""
+        trace = self._tool.trace_generation
+        return self._portal().call(trace, prompt, seed, **options)
+
+    @property
+    def generation_log(self) -> list[operate.CallTrace]:
+        """The traces, oldest first."""
+
+        async def read() -> list[operate.CallTrace]:
+            return self._tool.generation_log
+
+        return self._portal().call(read)
+
+    @contextmanager
+    def tracing(self, *, everywhere: bool = True) -> Iterator[None]:
+        """Trace every call of the session that ends within the block, embeddings too.
+
+        With ``everywhere=False`` only those of this thread.
+        """
+        with self._observing(self._tool.observe, everywhere=everywhere):
+            yield
+
+
+class CacheBenchmark(BlockingTool[operate.CacheBenchmark]):
+    """`asteady.operate.CacheBenchmark` without await."""
+
+    _kind = operate.CacheBenchmark
+
+    benchmark_single_prompt = _waited(operate.CacheBenchmark.benchmark_single_prompt)
+    benchmark_cache_sizes = _waited(operate.CacheBenchmark.benchmark_cache_sizes)
+    find_optimal_cache_size = _waited(operate.CacheBenchmark.find_optimal_cache_size)
+    save_accesses = _waited(operate.CacheBenchmark.save_accesses)
+
+    @property
+    def accesses(self) -> list[operate.Access]:
+        """What was recorded, oldest first."""
+
+        async def read() -> list[operate.Access]:
+            return self._tool.accesses
+
+        return self._portal().call(read)
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Record the session's accesses within a block, to be replayed afterwards."""
+        with self._observing(self._tool.observe, everywhere=True):
+            yield
+
+
+class HierarchicalCache(BlockingTool[operate.HierarchicalCache]):
+    """`asteady.operate.HierarchicalCache` without await."""
+
+    _kind = operate.HierarchicalCache
+
+    preload_category = _waited(operate.HierarchicalCache.preload_category)
+    clear_category = _waited(operate.HierarchicalCache.clear_category)
+    clear = clear_category
+    statistics = _waited(operate.HierarchicalCache.statistics)
+    namespaces = _waited(operate.HierarchicalCache.namespaces)
+
+    def get_or_generate(
+        self,
+        category: str,
+        subcategory: str,
+        prompt: str | None = None,
+        seed: int = DEFAULT_SEED,
+        **options: Any,
+    ) -> str:
+        """`Session.generate` under the namespace ``category/subcategory``; options as there."""
+        ask = self._tool.get_or_generate
+        return self._portal().call(ask, category, subcategory, prompt, seed, **options)
+
+    def namespace(self, path: str) -> Namespace:
+        """`Session.namespace`."""
+        return self._calls.namespace(path)
+
+
+class PrometheusCollector(BlockingTool[operate.PrometheusCollector]):
+    """`asteady.operate.PrometheusCollector` without await: registered within its block."""
+
+    _kind = operate.PrometheusCollector
+
+    refresh = _waited(operate.PrometheusCollector.refresh)
+    text = _waited(operate.PrometheusCollector.text)
+
+    def __enter__(self) -> Self:
+        self._opened()
+        self._portal().call(self._tool.__aenter__)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._portal().call(self._tool.__aexit__, exc_type, exc, traceback)
+
+
+@contextmanager
+def opentelemetry(session: SessionCalls | None = None, **providers: Any) -> Iterator[None]:
+    """`asteady.operate.opentelemetry`, in a plain program."""
+    calls = _calls_of(session)
+    with operate.opentelemetry(calls._portal().call(calls._session), **providers):
+        yield
