@@ -108,8 +108,10 @@ class Namespace(Asking):
         """What it holds, with all below it, and how the calls under it did.
 
         Raises:
+            SessionError: the session is not open yet, or is closed.
             StoreError: a database cannot be read.
         """
+        self._core.check_open()
         cache = self._session.cache
         size = await cache.namespace_size(self.path)
         return NamespaceStatistics(
@@ -128,10 +130,12 @@ class Namespace(Asking):
         Raises:
             InvalidRequestError: `kind` is neither "generation" nor "embedding".
             ValueError: there is no such order.
+            SessionError: the session is not open yet, or is closed.
             StoreError: the store cannot be read.
         """
         if kind not in ("generation", "embedding"):
-            raise InvalidRequestError(f'{kind!r} is not allowed: "generation" or "embedding"')
+            raise InvalidRequestError(f'kind={kind!r} is not allowed: "generation" or "embedding"')
+        self._core.check_open()
         cache = getattr(self._session.cache, kind)
         found: list[Entry] = await cache.entries(limit, order_by, namespace=self.path)
         return found
@@ -140,8 +144,10 @@ class Namespace(Asking):
         """The paths directly below that hold something themselves or further below, sorted.
 
         Raises:
+            SessionError: the session is not open yet, or is closed.
             StoreError: a database cannot be read.
         """
+        self._core.check_open()
         depth = self.path.count("/") + 2
         paths = await self._session.cache.namespaces(self.path)
         below = {"/".join(path.split("/")[:depth]) for path in paths if path != self.path}
@@ -156,8 +162,10 @@ class Namespace(Asking):
 
         Raises:
             InvalidRequestError: `path` is not allowed.
+            SessionError: the session is not open yet, or is closed.
             StoreError: a database cannot be written.
         """
+        self._core.check_open()
         path = self.path if path is None else namespace_path(path)
         if not (is_below(path, self.path) or is_below(self.path, path)):
             raise InvalidRequestError(

@@ -18,6 +18,7 @@ from asteady._errors import (
     AsteadyError,
     CacheMissError,
     InvalidRequestError,
+    SessionClosedError,
     SessionNotOpenError,
 )
 from asteady.cache._cache import Cache
@@ -272,7 +273,8 @@ async def test_who_asks_after_a_clear_does_not_wait_for_a_look_before_it(
     await cache._store.removals()
     await emails.clear()
     monkeypatch.setattr(cache._store, "tagged", tagged)
-    await emails.generate("hello")
+    with anyio.fail_after(10):
+        await emails.generate("hello")
     assert await held(session, "emails") == 1
     go_on.set()
     await early
@@ -336,8 +338,20 @@ async def test_before_the_session_opens_it_says_so(engine: FakeEngine) -> None:
     emails = Session(engine=engine).namespace("emails")
     with pytest.raises(SessionNotOpenError):
         await emails.generate("hello")
-    with pytest.raises(SessionNotOpenError):
-        await emails.clear()
+    for ask in (emails.statistics, emails.entries, emails.children, emails.clear):
+        with pytest.raises(SessionNotOpenError):
+            await ask()
+
+
+async def test_a_closed_cache_is_not_told_to_be_empty(engine: FakeEngine) -> None:
+    async with Session(engine=engine) as session:
+        emails = session.namespace("emails")
+        await emails.generate("hello")
+    for ask in (emails.statistics, emails.entries, emails.children, emails.clear):
+        with pytest.raises(SessionClosedError):
+            await ask()
+    with pytest.raises(SessionClosedError):
+        await emails.generate("hello")
 
 
 # -- clearing -------------------------------------------------------------------------------------
@@ -543,7 +557,7 @@ async def test_entries_and_children_are_listed(session: Session) -> None:
     assert sizes["emails/sales"].size_bytes == (
         sizes["emails/sales"].generation.size_bytes + sizes["emails/sales"].embedding.size_bytes
     )
-    with pytest.raises(InvalidRequestError, match="'answers'"):
+    with pytest.raises(InvalidRequestError, match="kind='answers'"):
         await emails.entries("answers")  # type: ignore[arg-type]  # no such cache
 
 
@@ -651,6 +665,8 @@ async def test_the_guide_s_class_does_what_it_did(session: Session, engine: Fake
     assert await hierarchy.clear("emails") == 1
     assert await session.cache.generation.keys() == []
     assert isinstance(await hierarchy.namespace("emails"), Namespace)
+    assert repr(hierarchy).startswith("<HierarchicalCache of <Session open")
+    assert repr(HierarchicalCache()) == "<HierarchicalCache of the default session>"
 
 
 # -- other processes ------------------------------------------------------------------------------
