@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -52,6 +53,26 @@ def test_the_readme_opens_with_the_two_commands() -> None:
         'python -m pip install . && asteady generate "Write a haiku about caching"',
         "python -m pip install nox && nox -s tests",
     ]
+
+
+def test_the_readmes_commands_run_one_after_the_other(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    section = readme.split("## On the command line", 1)[1]
+    commands = re.findall(r"^    (.*asteady.*|echo.*)$", section, re.M)
+    assert len(commands) > 5
+    program = f'asteady() {{ "{sys.executable}" -m asteady "$@"; }}\n' + "\n".join(commands)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["sh", "-ec", program],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "warmed 1, already cached 0, failed 0" in done.stdout
 
 
 def test_links_in_the_documentation_lead_somewhere() -> None:
