@@ -203,7 +203,14 @@ def warm_cache_sequential(
     **options: Unpack[operate.WarmerOptions],
 ) -> operate.WarmReport:
     """`warm`, one prompt after the other, with ``max_new_tokens=100``."""
-    return warm_cache_parallel(prompts, seeds, 1, session=session, **options)
+    calls = _calls_of(session)
+
+    async def asked() -> operate.WarmReport:
+        return await operate.warm_cache_sequential(
+            prompts, seeds, session=await calls._session(), **options
+        )
+
+    return calls._portal().call(asked)
 
 
 def warm_cache_parallel(
@@ -258,10 +265,15 @@ class CacheAwareGenerator(BlockingTool[operate.CacheAwareGenerator]):
     _kind = operate.CacheAwareGenerator
 
     is_cached = _waited(operate.CacheAwareGenerator.is_cached)
-    is_likely_cached = is_cached
     generate_with_fallback = _waited(operate.CacheAwareGenerator.generate_with_fallback)
     batch_generate_optimized = _waited(operate.CacheAwareGenerator.batch_generate_optimized)
     wait_background = _waited(operate.CacheAwareGenerator.wait_background)
+
+    def is_likely_cached(
+        self, prompt: str | None = None, seed: int = DEFAULT_SEED, **options: Any
+    ) -> bool:
+        """As `is_cached`, with the seed second, as the caching guide's: nothing is guessed."""
+        return self._portal().call(self._tool.is_likely_cached, prompt, seed, **options)
 
     @property
     def background(self) -> int:

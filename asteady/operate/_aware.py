@@ -13,12 +13,17 @@ import attrs
 from asteady._concurrency import map_concurrently
 from asteady._errors import AsteadyError, CacheMissError
 from asteady._observe import Observed
-from asteady._requests import GenerateOptions
+from asteady._requests import DEFAULT_SEED, GenerateOptions, check_options
 from asteady._session import Session
 from asteady.operate._checks import check_count, check_list, check_seconds
 from asteady.operate._which import opened_session
 
 logger = logging.getLogger("asteady")
+
+
+_OPTIONS = GenerateOptions.__annotations__.keys()
+_FALLBACK_OPTIONS = _OPTIONS | {"model", "background", "timeout_s"}
+_BATCH_OPTIONS = _OPTIONS | {"model", "concurrency"}
 
 
 class WithFallback(NamedTuple):
@@ -87,7 +92,16 @@ class CacheAwareGenerator:
         """`Session.is_cached`: exact, for just these options."""
         return await (await opened_session(self._given)).is_cached(prompt, model=model, **options)
 
-    is_likely_cached = is_cached
+    async def is_likely_cached(
+        self,
+        prompt: str | None = None,
+        seed: int = DEFAULT_SEED,
+        *,
+        model: str | None = None,
+        **options: Any,
+    ) -> bool:
+        """As `is_cached`, with the seed second, as the caching guide's: nothing is guessed."""
+        return await self.is_cached(prompt, model=model, seed=seed, **options)
 
     async def generate_with_fallback(
         self,
@@ -114,6 +128,7 @@ class CacheAwareGenerator:
             TimeoutError: neither was cached, and the primary took longer than `timeout_s`.
             AsteadyError: as `generate`.
         """
+        check_options("generate_with_fallback", options, _FALLBACK_OPTIONS)
         if timeout_s is not None:
             check_seconds("timeout_s", timeout_s)
         session = await opened_session(self._given)
@@ -158,6 +173,7 @@ class CacheAwareGenerator:
             InvalidRequestError: `prompts` is no list, or `concurrency` is below 1.
             AsteadyError: as `generate`.
         """
+        check_options("batch_generate_optimized", options, _BATCH_OPTIONS)
         check_list("prompts", prompts, "prompts")
         check_count("concurrency", concurrency)
         session = await opened_session(self._given)

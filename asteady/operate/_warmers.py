@@ -6,14 +6,16 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Unpack
 
 from asteady._errors import InvalidRequestError
+from asteady._requests import check_options
 from asteady._session import Session
-from asteady.operate._checks import check_list
+from asteady.operate._checks import check_count, check_list, check_seconds
 from asteady.operate._warm import WarmerOptions, WarmOptions, WarmReport
 from asteady.operate._warm_jobs import PRIORITIES, Priority, WarmPrompt, WarmSource
 from asteady.operate._which import opened_session
 
 # The one that these take unless told otherwise; `generate` and `Session.warm` take 512.
 _MAX_NEW_TOKENS = 100
+_NOT_HERE = {"seed", "budget_s"}
 
 
 async def warm_cache_sequential(
@@ -25,9 +27,9 @@ async def warm_cache_sequential(
 ) -> WarmReport:
     """`Session.warm`, one prompt after the other, with ``max_new_tokens=100``.
 
-    Without a session: the running loop's default one.
+    Without a session: the running loop's default one. Raises as `Session.warm`.
     """
-    return await warm_cache_parallel(prompts, seeds, 1, session=session, **options)
+    return await _warm(session, "warm_cache_sequential", prompts, seeds, 1, options)
 
 
 async def warm_cache_parallel(
@@ -39,8 +41,22 @@ async def warm_cache_parallel(
     **options: Unpack[WarmerOptions],
 ) -> WarmReport:
     """`Session.warm`, `max_workers` prompts at once, with ``max_new_tokens=100``."""
+    check_count("max_workers", max_workers)
+    return await _warm(session, "warm_cache_parallel", prompts, seeds, max_workers, options)
+
+
+async def _warm(
+    session: Session | None,
+    call: str,
+    prompts: WarmSource,
+    seeds: Sequence[int] | None,
+    concurrency: int,
+    options: WarmerOptions,
+) -> WarmReport:
+    # Those that have a parameter of their own would be lost among the others.
+    check_options(call, options, WarmerOptions.__annotations__.keys() - {"seed"})
     how: dict[str, Any] = {"max_new_tokens": _MAX_NEW_TOKENS, **options}
-    how |= {"seeds": seeds, "concurrency": max_workers}
+    how |= {"seeds": seeds, "concurrency": concurrency}
     return await (await opened_session(session)).warm(prompts, **how)
 
 
@@ -77,7 +93,13 @@ class StrategicCacheWarmer:
 
         No medium prompt begins before the high ones have ended, and no low one before the medium
         ones. What is cached is skipped, so a second call goes on where the first one stopped.
+
+        Raises:
+            InvalidRequestError: an argument is not allowed.
         """
+        if available_time is not None:
+            check_seconds("available_time", available_time)
+        check_options("warm_cache", options, WarmOptions.__annotations__.keys() - _NOT_HERE)
         prompts: list[WarmPrompt] = []
         for priority, given in self.priority_prompts.items():
             prompts += [

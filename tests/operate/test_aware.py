@@ -26,6 +26,13 @@ async def test_is_cached_is_exact(session: Session) -> None:
     assert not await aware.is_likely_cached("hi", seed=2)
 
 
+async def test_the_guides_question_takes_the_seed_second(session: Session) -> None:
+    aware = CacheAwareGenerator(session)
+    await session.generate("hi", seed=7)
+    assert await aware.is_likely_cached("hi", 7)
+    assert not await aware.is_likely_cached("hi")
+
+
 async def test_the_primary_is_used_if_cached(session: Session, engine: FakeEngine) -> None:
     aware = CacheAwareGenerator(session)
     await session.generate("primary")

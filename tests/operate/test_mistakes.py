@@ -45,6 +45,20 @@ MISTAKES: dict[str, Callable[[Any], Any]] = {
     "prompts is one str: give a list of prompts": lambda s: tools.StrategicCacheWarmer(
         s
     ).add_prompts("abc"),
+    "max_workers=0 is not allowed": lambda s: tools.warm_cache_parallel(["a"], [1], 0, session=s),
+    "warm_cache_parallel() has no option 'concurrency'": lambda s: tools.warm_cache_parallel(
+        ["a"], session=s, concurrency=8
+    ),
+    "available_time=-1 is not allowed": lambda s: tools.StrategicCacheWarmer(s).warm_cache(-1),
+    "warm_cache() has no option 'budget_s'": lambda s: tools.StrategicCacheWarmer(s).warm_cache(
+        budget_s=5
+    ),
+    "did you mean 'timeout_s'": lambda s: tools.CacheAwareGenerator(s).generate_with_fallback(
+        "a", timeout=5
+    ),
+    "batch_generate_optimized() has no option 'workers'": lambda s: tools.CacheAwareGenerator(
+        s
+    ).batch_generate_optimized(["a"], workers=5),
     "alert_threshold='x' is not allowed": lambda s: tools.ProductionCacheMonitor(
         s, alert_threshold="x"
     ),
