@@ -291,6 +291,8 @@ class _Warming:
 
     async def _one(self, job: Job, request: GenerateRequest) -> None:
         self._core.check_open()
+        if self._core.settings.disable_cache:
+            raise StoreError("the cache is disabled (disable_cache, ASTEADY_DISABLE_CACHE)")
         session = self._session
         # A path below the session's own, if that is a namespace.
         generation = (session.namespace(job.namespace) if job.namespace else session)._generation

@@ -151,11 +151,22 @@ async def test_one_failure_loses_nothing_else() -> None:
     assert str(report.failed[0]).startswith("prompts[2] (7): ")
 
 
-async def test_an_answer_that_is_not_kept_is_a_failure(engine: FakeEngine) -> None:
-    async with Session(engine=engine, disable_cache=True) as session:
+async def test_an_answer_that_is_not_kept_is_a_failure() -> None:
+    engine = FakeEngine(lambda request: "too long " * 10_000)
+    async with Session(engine=engine, generation_cache_max_size_mb=0.01) as session:
         report = await session.warm(["a"])
     assert report.warmed == 0
     assert "has not kept it" in report.failed[0].reason
+
+
+async def test_a_disabled_cache_is_said_and_nothing_is_computed_in_vain(
+    engine: FakeEngine,
+) -> None:
+    async with Session(engine=engine, disable_cache=True) as session:
+        report = await session.warm(["a", "b"])
+    assert [failure.reason.split(":")[0] for failure in report.failed] == ["StoreError"] * 2
+    assert "ASTEADY_DISABLE_CACHE" in report.failed[0].reason
+    assert engine.computed == []
 
 
 async def test_progress_is_told_and_may_fail(
