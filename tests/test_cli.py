@@ -95,6 +95,7 @@ def test_cache_only_fails_for_what_is_not_there() -> None:
         (("generate", "hi", "--temperature", "-1"), "temperature=-1.0"),
         (("generate", ""), "prompt=''"),
         (("embed", "hi", "--npy", "/no/such/directory/x.npy"), "/no/such/directory"),
+        (("warm", "no_such.jsonl"), "asteady: no_such.jsonl: No such file or directory"),
     ],
 )
 def test_an_expected_failure_is_one_line_and_exit_code_1(

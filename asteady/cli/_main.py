@@ -33,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as exc:
-        print(f"asteady: {exc}", file=sys.stderr)
+        # Without the number, which says nothing to who typed the name.
+        reason = f"{exc.filename}: {exc.strerror}" if exc.filename and exc.strerror else exc
+        print(f"asteady: {reason}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(file=sys.stderr)
