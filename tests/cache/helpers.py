@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,17 @@ async def opened(directory: Path, **changes: Any) -> AsyncIterator[CacheManager]
         yield manager
     finally:
         await manager.aclose()
+
+
+async def fill(manager: CacheManager, names: range, **fields: Any) -> None:
+    for n in names:
+        await manager.generation.put(key_of(n), completion(f"answer {n}", **fields))
+
+
+def change(path: Path, *statements: str, parameters: tuple[Any, ...] = ()) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for statement in statements:
+            connection.execute(statement, parameters)
 
 
 PRELUDE = """

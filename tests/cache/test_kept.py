@@ -19,7 +19,7 @@ from asteady.cache._kept import arguments, beginning, believed, kept_text, reque
 from asteady.cache._manager import CacheManager
 from asteady.cache._transaction import ROW_BYTES
 from asteady.testing import FakeEngine
-from tests.cache.helpers import completion, embedding, opened
+from tests.cache.helpers import change, completion, embedding, opened
 
 pytestmark = pytest.mark.anyio
 VERSION_1 = Path(__file__).parents[1] / "data" / "generation_cache_version_1.sql"
@@ -257,12 +257,6 @@ async def export(tmp_path: Path) -> Path:
         await put(other, "x" * 80)
         await other.export_entries(path)
     return path
-
-
-def change(path: Path, *statements: str) -> None:
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        for statement in statements:
-            connection.execute(statement)
 
 
 async def requests_in(manager: CacheManager) -> dict[str, object]:

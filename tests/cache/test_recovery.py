@@ -18,7 +18,7 @@ from asteady._errors import StoreError, StoreVersionError
 from asteady.cache import _keeper, _schema
 from asteady.cache._manager import CacheManager
 from asteady.cache._sqlite import SqliteStore
-from tests.cache.helpers import completion, key_of, opened, settings
+from tests.cache.helpers import change, completion, key_of, opened, settings
 
 pytestmark = pytest.mark.anyio
 KEY = key_of("key")
@@ -33,12 +33,6 @@ async def fill(directory: Path, entries: int = 50) -> None:
     async with opened(directory) as manager:
         for number in range(entries):
             await manager.generation.put(key_of(number), completion(str(number) * 100))
-
-
-def change(database: Path, *statements: str) -> None:
-    with closing(sqlite3.connect(database)) as connection, connection:
-        for statement in statements:
-            connection.execute(statement)
 
 
 def scribble(database: Path, start: int, length: int) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,7 @@ from asteady.cache import _export_tags
 from asteady.cache._manager import CacheManager
 from asteady.cache._store import Tag
 from asteady.cache._tags import tag_bytes
-from tests.cache.helpers import completion, embedding, key_of, opened
+from tests.cache.helpers import change, completion, embedding, key_of, opened
 
 pytestmark = pytest.mark.anyio
 
@@ -45,12 +43,6 @@ async def export(tmp_path: Path) -> Path:
         await other.embedding.put(key_of("v"), embedding(0.6, 0.8), namespaces=("docs",))
         await other.export_entries(path)
     return path
-
-
-def change(path: Path, *statements: str) -> None:
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        for statement in statements:
-            connection.execute(statement)
 
 
 async def test_namespaces_hold_here_what_they_held_there(
