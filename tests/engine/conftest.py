@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -8,7 +8,10 @@ import pytest
 from asteady.engine._gguf import Kind
 from asteady.engine._llama import LlamaEngine
 from asteady.engine._models import resolve_model
+from asteady.engine._pool import Pool
 from asteady.engine._setup import EngineOptions, Setup
+from tests.engine.gated import GatedEngine
+from tests.engine.pooled import MakePool
 from tests.gguf_files import write_bert, write_llama
 
 
@@ -59,3 +62,26 @@ def bert(models: Path) -> Iterator[LlamaEngine]:
     engine = load(models, "bert.gguf")
     yield engine
     engine.close()
+
+
+@pytest.fixture
+def engine() -> GatedEngine:
+    """An engine with gates, instead of the fake one that a session has."""
+    return GatedEngine()
+
+
+@pytest.fixture
+async def make_pool(engine: GatedEngine) -> AsyncIterator[MakePool]:
+    """Makes pools over the engine and closes them."""
+    pools = []
+
+    def make_pool(workers: int = 1, max_pending: int = 100, width: int = 1) -> Pool:
+        engine.width = width
+        pool = Pool(engine, workers, max_pending)
+        pools.append(pool)
+        return pool
+
+    yield make_pool
+    engine.open()
+    for pool in pools:
+        await pool.aclose()

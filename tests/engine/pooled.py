@@ -1,0 +1,30 @@
+"""Calls to a pool over an engine with gates, and waiting for what becomes of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+
+from asteady.engine._pool import Pool, PoolStatistics
+from tests.engine.gated import GatedEngine, ask
+
+MakePool = Callable[..., Pool]
+
+
+def start(pool: Pool, name: str, chunks: int = 0) -> asyncio.Task[Any]:
+    return asyncio.ensure_future(pool.run(ask(name, chunks)))
+
+
+async def settle(pool: Pool, condition: Callable[[PoolStatistics], bool]) -> None:
+    """Wait until the pool's numbers are so; they change in other threads."""
+    with anyio.fail_after(10):
+        while not condition(pool.statistics()):
+            await anyio.lowlevel.checkpoint()
+
+
+def admissions(engine: GatedEngine) -> list[str]:
+    return [line.removeprefix("admit ") for line in engine.log if line.startswith("admit")]

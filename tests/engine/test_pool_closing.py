@@ -1,0 +1,123 @@
+"""How a pool on an engine with gates is closed, and what is left when its loop is closed first."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from asteady._errors import SessionClosedError
+from asteady._requests import Completion
+from asteady.engine._pool import Pool
+from tests.engine.gated import GatedEngine, ask
+from tests.engine.pooled import MakePool, settle, start
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_closing_ends_what_runs_and_what_waits(
+    engine: GatedEngine, make_pool: MakePool
+) -> None:
+    pool = make_pool()
+    tasks = [start(pool, name) for name in "ab"]
+    await engine.happens("admit a")
+    await settle(pool, lambda now: now.pending == 1)
+    await pool.aclose()
+    for task in tasks:
+        with pytest.raises(SessionClosedError):
+            await task
+    with pytest.raises(SessionClosedError):
+        await pool.run(ask("c"))
+    assert engine.log[-2:] == ["close", "engine closed"]
+    await pool.aclose()
+    assert engine.log.count("engine closed") == 1
+    now = pool.statistics()
+    assert (now.cancelled, now.running, now.pending, now.failed) == (2, 0, 0, 0)
+
+
+async def test_closing_an_unused_pool_closes_the_engine(
+    engine: GatedEngine, make_pool: MakePool
+) -> None:
+    await make_pool().aclose()
+    assert engine.log == ["engine closed"]
+
+
+async def test_a_request_that_is_prepared_while_the_pool_closes(
+    engine: GatedEngine, make_pool: MakePool
+) -> None:
+    pool = make_pool()
+    task = start(pool, "a")
+    await anyio.lowlevel.checkpoint()
+    closing = asyncio.ensure_future(pool.aclose())
+    with pytest.raises(SessionClosedError):
+        await task
+    await closing
+
+
+async def test_a_worker_that_does_not_stop_is_left_behind_with_a_warning(
+    engine: GatedEngine, make_pool: MakePool, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = make_pool()
+    engine.deaf = True
+    task = start(pool, "a")
+    await engine.happens("admit a")
+    await pool.aclose(timeout_s=0.05)
+    assert "did not stop within 0.1 s" in caplog.text or "did not stop within 0.0" in caplog.text
+    assert "engine closed" not in engine.log
+    engine.open()
+    with pytest.raises(SessionClosedError):
+        await task
+
+
+async def test_closing_goes_on_when_the_one_who_waits_is_cancelled(
+    engine: GatedEngine, make_pool: MakePool
+) -> None:
+    pool = make_pool()
+    engine.deaf = True
+    task = start(pool, "a")
+    await engine.happens("admit a")
+    closing = asyncio.ensure_future(pool.aclose())
+    await anyio.lowlevel.checkpoint()
+    closing.cancel()
+    await asyncio.wait([closing])
+    engine.open()
+    await engine.happens("engine closed")
+    with pytest.raises(SessionClosedError):
+        await task
+
+
+def test_a_loop_that_was_closed_does_not_harm_the_pool(engine: GatedEngine) -> None:
+    pool = Pool(engine, 1, 10)
+
+    async def leave(*names: str) -> None:
+        for name in names:
+            asyncio.get_running_loop().create_task(pool.run(ask(name, 3)))
+        await engine.happens(f"prepare {names[-1]}", f"admit {names[0]}")
+
+    def run_and_drop(*names: str) -> None:
+        # A loop that is closed without cancelling its tasks, as a careless program does.
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(leave(*names))
+        for task in asyncio.all_tasks(loop):
+            task._log_destroy_pending = False  # type: ignore[attr-defined]  # meant to be left
+            tasks.append(task)
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+
+    tasks: list[asyncio.Task[Any]] = []
+    run_and_drop("a", "b")
+    engine.let(1)
+
+    async def afterwards() -> None:
+        await engine.happens("release a")
+        engine.open()
+        assert isinstance(await pool.run(ask("c")), Completion)
+        await settle(pool, lambda now: now.running == 0)
+        now = pool.statistics()
+        assert (now.finished, now.cancelled, now.restarted) == (1, 2, 0)
+        await pool.aclose()
+
+    asyncio.run(afterwards())
