@@ -1,4 +1,4 @@
-"""Two tiers as one cache: what is found, what is counted, what is let go of."""
+"""Two tiers as one cache: what is found, what is counted, what is listed."""
 
 # ruff: noqa: ASYNC110  # it looks at files, and waits for what tells nobody
 
@@ -6,20 +6,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import stat
-import sys
 from pathlib import Path
 
 import anyio
 import attrs
 import pytest
 
-from asteady._errors import StoreError
 from asteady._requests import Completion
 from asteady.cache import _cache, _keeper
 from asteady.cache._cache import Cache
 from asteady.cache._manager import CacheManager
-from tests.cache.helpers import completion, embedding, key_of, opened, settings
+from tests.cache.helpers import completion, embedding, key_of, opened
 
 pytestmark = pytest.mark.anyio
 
@@ -123,60 +120,6 @@ async def test_counts_are_summed_over_processes_and_runs(directory: Path) -> Non
             assert statistics["all_seconds_saved"] == pytest.approx(2.0 * run)
 
 
-async def test_both_budgets_are_enforced_in_both_tiers(directory: Path) -> None:
-    async with opened(directory, generation_cache_capacity=3) as manager:
-        cache = manager.generation
-        for number in range(10):
-            assert await cache.put(key_of(number), completion(str(number)), alias=(number,))
-            statistics = await cache.statistics()
-            assert statistics["size"] == statistics["memory_size"] == min(number + 1, 3)
-        assert statistics["evictions"] == statistics["all_evictions"] == 7
-        assert statistics["ghosts"] == 7
-        held = [number for number in range(10) if cache.recall((number,)) is not None]
-        stored = [number for number in range(10) if await cache.contains(key_of(number))]
-        assert held == stored
-        assert len(held) == 3
-
-
-async def test_the_byte_budget_holds(directory: Path) -> None:
-    async with opened(directory, generation_cache_max_size_mb=0.01) as manager:
-        cache = manager.generation
-        for number in range(30):
-            await cache.put(key_of(number), completion(str(number) * 500))
-            statistics = await cache.statistics()
-            assert statistics["total_size_bytes"] <= statistics["max_size_bytes"] == 10485
-        assert 1 <= statistics["size"] < 10
-
-
-async def test_an_answer_larger_than_the_budget_is_not_stored_and_removes_nothing(
-    directory: Path,
-) -> None:
-    async with opened(directory, generation_cache_max_size_mb=0.01) as manager:
-        cache = manager.generation
-        await cache.put(KEY, completion())
-        assert not await cache.put(key_of("large"), completion("x" * 20000))
-        statistics = await cache.statistics()
-        assert statistics["oversized"] == 1
-        assert statistics["size"] == 1
-        assert statistics["errors"] == 0
-        assert await cache.get(key_of("large")) is None
-
-
-async def test_an_answer_that_is_worth_less_than_what_it_displaces_is_declined(
-    directory: Path,
-) -> None:
-    async with opened(directory, generation_cache_max_size_mb=0.05) as manager:
-        cache = manager.generation
-        for number in range(60):
-            await cache.put(key_of(number), completion(str(number)))
-        size = (await cache.statistics())["size"]
-        assert not await cache.put(KEY, completion("x" * 8000, cost_s=0.01), alias=ALIAS)
-        assert cache.recall(ALIAS) is None
-        statistics = await cache.statistics()
-        assert statistics["declined"] == 1
-        assert statistics["size"] == size
-
-
 async def test_a_new_answer_of_a_key_takes_the_place_of_the_old(manager: CacheManager) -> None:
     cache = manager.generation
     await cache.put(KEY, completion("old"), alias=ALIAS)
@@ -262,20 +205,6 @@ async def test_a_further_alias_can_be_remembered(manager: CacheManager) -> None:
     assert cache.recall("got") is not None
 
 
-async def test_an_answer_too_large_for_memory_is_served_and_touched_from_the_store(
-    directory: Path,
-) -> None:
-    async with opened(directory, memory_max_size_mb=0.001) as manager:
-        cache = manager.generation
-        await cache.put(KEY, completion("x" * 2000), alias=ALIAS)
-        assert cache.recall(ALIAS) is None
-        assert await cache.get(KEY) is not None
-        assert (await cache.statistics())["memory_size"] == 0
-    async with opened(directory) as manager:
-        (entry,) = await manager.generation.entries()
-        assert entry.touches == 2
-
-
 async def test_touches_are_flushed_while_the_cache_is_open(
     manager: CacheManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,75 +236,6 @@ async def test_computing_alone_waits_for_nobody(manager: CacheManager) -> None:
     async with manager.generation.computing(KEY) as waited:
         assert waited is False
     assert (await manager.generation.statistics())["coalesced_across_processes"] == 0
-
-
-async def test_a_disabled_cache_remembers_nothing(directory: Path) -> None:
-    async with opened(directory, disable_cache=True) as manager:
-        cache = manager.generation
-        assert not await cache.put(KEY, completion(), alias=ALIAS)
-        assert cache.recall(ALIAS) is None
-        assert cache.recall_key(KEY) is None
-        assert await cache.get(KEY) is None
-        assert not await cache.contains(KEY)
-        assert not await cache.delete(KEY)
-        assert await cache.clear() == 0
-        assert await cache.keys() == []
-        assert await cache.entries() == []
-        async with cache.computing(KEY) as waited:
-            assert not waited
-        await manager.clear_all_caches()
-        statistics = (await manager.get_cache_stats())["generation"]
-        assert (statistics["size"], statistics["misses"], statistics["declined"]) == (0, 1, 0)
-    assert not directory.exists()
-
-
-async def test_directory_and_files_are_the_owner_s_alone(
-    manager: CacheManager, directory: Path
-) -> None:
-    await manager.generation.put(KEY, completion())
-    assert manager.directory == directory
-    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
-    names = {path.name for path in directory.iterdir() if path.is_file()}
-    assert {"generation_cache.db", "generation_cache.db-wal", "embedding_cache.db"} <= names
-    for path in directory.iterdir():
-        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
-
-
-async def test_closing_twice_or_unopened_is_no_matter(directory: Path) -> None:
-    manager = CacheManager(settings(directory))
-    await manager.aclose()
-    await manager.open()
-    await manager.aclose()
-    await manager.aclose()
-
-
-async def test_a_closed_cache_misses_and_says_so(
-    directory: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with opened(directory) as manager:
-        cache = manager.generation
-        await cache.put(KEY, completion(), alias=ALIAS)
-    with caplog.at_level(logging.WARNING, "asteady"):
-        assert cache.recall(ALIAS) is None
-        assert await cache.get(KEY) is None
-        assert not await cache.put(KEY, completion())
-        async with cache.computing(KEY) as waited:
-            assert not waited
-    assert "is closed" in caplog.text
-    with pytest.raises(StoreError, match="closed"):
-        await cache.clear()
-    with pytest.raises(StoreError, match="closed"):
-        await cache.contains(KEY)
-    statistics = await cache.statistics()
-    assert statistics["errors"] >= 3
-    assert statistics["size"] == 0
-
-
-async def test_a_file_in_the_way_of_the_directory_is_an_error(tmp_path: Path) -> None:
-    manager = CacheManager(settings(tmp_path / "caches"))
-    (tmp_path / "caches").write_text("")
-    with pytest.raises(StoreError, match=r"cannot be opened.*ASTEADY_CACHE_DIR"):
-        await manager.open()
 
 
 async def test_an_answer_that_cannot_be_stored_fails_alone(manager: CacheManager) -> None:
@@ -413,40 +273,3 @@ async def test_live_state_is_in_the_repr(manager: CacheManager) -> None:
     await manager.generation.put(KEY, completion())
     manager.generation.recall_key(KEY)
     assert "<Cache generation: 1 in memory, 1 hits, 0 misses>" in repr(manager)
-
-
-async def test_policies_can_be_chosen_and_changed(directory: Path) -> None:
-    async with opened(directory, generation_cache_capacity=3, cache_policy="lru") as manager:
-        for name in "abc":
-            await manager.generation.put(name, completion())
-        manager.generation.recall_key("a")
-    for policy in ("tide", "lfu"):
-        async with opened(directory, generation_cache_capacity=3, cache_policy=policy) as manager:
-            statistics = await manager.generation.statistics()
-            assert statistics["policy"] == policy
-            assert statistics["size"] == 3
-    async with opened(directory, generation_cache_capacity=3, cache_policy="lru") as manager:
-        await manager.generation.put("d", completion())
-        assert await manager.generation.keys() == ["a", "c", "d"]
-
-
-async def test_a_smaller_budget_is_held_from_the_start(directory: Path) -> None:
-    async with opened(directory) as manager:
-        for number in range(10):
-            await manager.generation.put(key_of(number), completion(cost_s=1.0 + number))
-    async with opened(directory, generation_cache_capacity=4) as manager:
-        assert (await manager.generation.statistics())["size"] == 4
-        assert sorted(await manager.generation.keys()) == sorted(map(key_of, range(6, 10)))
-
-
-async def test_the_module_is_cheap_to_import() -> None:
-    program = (
-        "import sys; before = set(sys.modules); import asteady.cache._manager;"
-        "loaded = set(sys.modules) - before;"
-        "print(sorted({'numpy', 'aiosqlite', 'filelock', 'sqlite3'} & loaded))"
-    )
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE
-    )
-    output, _ = await process.communicate()
-    assert output.strip() == b"[]"
