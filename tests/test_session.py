@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import anyio
-import numpy as np
 import pytest
 
 from asteady import (
     CacheMissError,
     EngineError,
     InvalidRequestError,
-    PromptTooLongError,
-    QueueFullError,
     Session,
     Settings,
     SettingsError,
@@ -240,172 +235,6 @@ async def test_clearing_clears_both_tiers(session: Session, engine: FakeEngine) 
     assert not await session.is_cached("hi")
     await session.generate("hi")
     assert len(engine.computed) == 3
-
-
-# -- coalescing ------------------------------------------------------------------------------------
-
-
-async def test_concurrent_callers_share_one_computation(
-    session: Session, engine: FakeEngine
-) -> None:
-    engine.hold()
-    tasks = [asyncio.create_task(session.generate("hi")) for _ in range(200)]
-    await engine.wait_computed(1)
-    engine.resume()
-    assert await asyncio.gather(*tasks) == ["You said: hi"] * 200
-    assert len(engine.computed) == 1
-    counted = await stats(session)
-    assert (counted["hits"], counted["misses"], counted["coalesced"]) == (0, 1, 199)
-
-
-async def by_task(call: Callable[[], Awaitable[str]], engine: FakeEngine) -> None:
-    task = asyncio.ensure_future(call())
-    await engine.wait_computed(1)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-
-async def by_wait_for(call: Callable[[], Awaitable[str]], engine: FakeEngine) -> None:
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(call(), 0.05)
-    await engine.wait_computed(1)
-
-
-async def by_scope(call: Callable[[], Awaitable[str]], engine: FakeEngine) -> None:
-    with anyio.move_on_after(0.05) as scope:
-        await call()
-    assert scope.cancelled_caught
-    await engine.wait_computed(1)
-
-
-@pytest.mark.parametrize("cancel", [by_task, by_wait_for, by_scope])
-async def test_when_nobody_waits_the_worker_is_freed_and_the_next_caller_starts_afresh(
-    cancel: Callable[[Callable[[], Awaitable[str]], FakeEngine], Awaitable[None]],
-) -> None:
-    engine = FakeEngine()
-    engine.hold()
-    async with Session(engine=engine, workers=1) as session:
-        await cancel(lambda: session.generate("hi"), engine)
-        await engine.wait_released(1)
-        assert not await session.is_cached("hi")
-        engine.resume()
-        assert await session.generate("hi") == "You said: hi"
-        assert len(engine.computed) == 2
-
-
-async def test_199_of_200_callers_leave_at_random_moments(
-    session: Session, engine: FakeEngine
-) -> None:
-    draw = random.Random(42)
-    engine.hold()
-    tasks = [asyncio.create_task(session.generate("one two three")) for _ in range(200)]
-    await engine.wait_computed(1)
-    staying = draw.randrange(200)
-    leaving = [task for index, task in enumerate(tasks) if index != staying]
-    draw.shuffle(leaving)
-    for task in leaving:
-        task.cancel()
-        if draw.random() < 0.05:
-            engine.step()
-            await anyio.lowlevel.checkpoint()
-    engine.resume()
-    assert await tasks[staying] == "You said: one two three"
-    assert len(engine.computed) == 1
-    assert engine.released == []
-
-
-async def test_no_more_is_computed_at_once_than_there_are_workers(
-    session: Session, engine: FakeEngine
-) -> None:
-    engine.hold()
-    tasks = [asyncio.create_task(session.generate(f"prompt {n}")) for n in range(20)]
-    await engine.wait_computed(2)
-    engine.resume()
-    await asyncio.gather(*tasks)
-    assert engine.peak == 2
-    assert len(engine.computed) == 20
-
-
-async def test_the_queue_is_bounded() -> None:
-    engine = FakeEngine()
-    engine.hold()
-    async with Session(engine=engine, workers=1, max_pending=3) as session:
-        running = asyncio.create_task(session.generate("running"))
-        await engine.wait_computed(1)
-        waiting = [asyncio.create_task(session.generate(f"waiting {n}")) for n in range(3)]
-        while session.statistics().pools["generation:builtin"].pending < 3:
-            await anyio.lowlevel.checkpoint()
-        with pytest.raises(QueueFullError, match="3"):
-            await session.generate("one too many")
-        engine.resume()
-        await asyncio.gather(running, *waiting)
-        assert await session.generate("one too many") == "You said: one too many"
-
-
-async def test_what_cannot_be_served_is_refused_before_the_queue() -> None:
-    engine = FakeEngine(context=3)
-    async with Session(engine=engine) as session:
-        with pytest.raises(PromptTooLongError, match=r"4 words.*room for 3"):
-            await session.generate("one two three four")
-    assert engine.computed == []
-
-
-# -- embedding -------------------------------------------------------------------------------------
-
-
-async def test_a_vector_is_a_read_only_unit_vector(session: Session) -> None:
-    vector = await session.embed("async cache")
-    assert vector.shape == (8,)
-    assert vector.dtype == np.float32
-    assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-6)
-    with pytest.raises(ValueError, match="read-only"):
-        vector[0] = 0
-
-
-async def test_each_text_is_cached_and_coalesced_on_its_own(
-    session: Session, engine: FakeEngine
-) -> None:
-    alone = await session.embed("b")
-    matrix = await session.embed(["a", "b", "a", "c"])
-    assert matrix.shape == (4, 8)
-    assert (matrix[1] == alone).all()
-    assert (matrix[0] == matrix[2]).all()
-    assert len(engine.computed) == 3
-    with pytest.raises(ValueError, match="read-only"):
-        matrix[0, 0] = 0
-
-
-async def test_many_texts_keep_their_order_and_fit_a_small_queue(tmp_path: Path) -> None:
-    texts = [f"text {n}" for n in range(300)]
-    async with Session(engine=FakeEngine(), workers=2) as session:
-        matrix = await session.embed(texts)
-        for index in (0, 150, 299):
-            assert (matrix[index] == await session.embed(texts[index])).all()
-
-
-async def test_a_bad_text_among_many_is_named(session: Session) -> None:
-    with pytest.raises(InvalidRequestError, match="text=5") as caught:
-        await session.embed(["a", 5])  # type: ignore[list-item]  # what is tested
-    assert "(at text[1])" in caught.value.__notes__
-    with pytest.raises(InvalidRequestError, match="at least one text"):
-        await session.embed([])
-    with pytest.raises(InvalidRequestError, match="text=b'abc'"):
-        await session.embed(b"abc")  # type: ignore[arg-type]  # what is tested
-    with pytest.raises(InvalidRequestError, match="text="):
-        await session.embed({"a": 1})  # type: ignore[call-overload]  # what is tested
-    with pytest.raises(InvalidRequestError, match="text=5"):
-        await session.embed(5)  # type: ignore[call-overload]  # what is tested
-
-
-async def test_embeddings_outlive_the_session(engine: FakeEngine) -> None:
-    async with Session(engine=engine) as session:
-        first = await session.embedding("hi")
-    async with Session(engine=FakeEngine()) as session:
-        second = await session.embedding("hi")
-    assert second.cached
-    assert (first.vector == second.vector).all()
-    assert second.tokens == first.tokens == 1
 
 
 # -- arguments -------------------------------------------------------------------------------------
