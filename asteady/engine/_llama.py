@@ -10,8 +10,10 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import attrs
 import llama_cpp
 
+from asteady._declared import DeclaredPrefix
 from asteady._errors import (
     EngineError,
     InvalidRequestError,
@@ -26,9 +28,10 @@ from asteady.engine._llama_prompt import Prompter
 from asteady.engine._llama_vocab import Vocab
 from asteady.engine._llama_worker import GenerateJob, GenerateWorker
 from asteady.engine._models import ModelFile
+from asteady.engine._prefix_states import PrefixStates, PrefixStatistics
 from asteady.engine._prefixes import with_prefix
 from asteady.engine._protocol import Job, Request, Worker
-from asteady.engine._setup import EngineOptions, Setup, setup_of
+from asteady.engine._setup import PIECE_TOKENS, EngineOptions, Setup, setup_of
 
 _log = logging.getLogger("asteady")
 
@@ -53,6 +56,14 @@ class LlamaEngine:
         self._prompter = Prompter(native, self.vocab)
         self.context_tokens = options.context_for(model_file)
         self.dimensions: int = llama_cpp.llama_model_n_embd_out(native)
+        self._prefixes = PrefixStates(options.prefix_max_bytes)
+        # A state of these would be put back in another order than it was computed in, or cannot be
+        # cut at a token.
+        self._shares_prefixes = not (
+            llama_cpp.llama_model_n_swa(native)
+            or llama_cpp.llama_model_is_recurrent(native)
+            or llama_cpp.llama_model_is_hybrid(native)
+        )
 
     @classmethod
     def load(
@@ -120,6 +131,18 @@ class LlamaEngine:
             )
         return self._prepare_embed(request)
 
+    def prepare_declared(self, request: Request, prefix: DeclaredPrefix) -> Job:
+        job = self.prepare(request)
+        if not self._shares_prefixes or not isinstance(job, GenerateJob):
+            return job
+        shared = self._prompter.shared(job.request, job.tokens, prefix)
+        # The logits after the prompt are needed, so its last piece is computed in any case.
+        pieces = min(shared, len(job.tokens) - 1) // PIECE_TOKENS
+        return attrs.evolve(job, shared_tokens=pieces * PIECE_TOKENS)
+
+    def prefix_statistics(self) -> PrefixStatistics:
+        return self._prefixes.statistics()
+
     def _prepare_generate(self, request: GenerateRequest) -> GenerateJob:
         for token, _ in request.logit_bias:
             if token >= self.vocab.size:
@@ -177,11 +200,13 @@ class LlamaEngine:
             context_tokens=self.context_tokens,
             threads=self._threads,
             setup=self.setup,
+            prefixes=self._prefixes,
             model_name=self.model,
             fingerprint=self.fingerprint,
         )
 
     def close(self) -> None:
+        self._prefixes.clear()
         if self._native is not None:
             llama_cpp.llama_model_free(self._native)
             self._native = None

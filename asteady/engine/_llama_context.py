@@ -5,14 +5,18 @@ Shared by the workers that generate and those that embed.
 
 from __future__ import annotations
 
+import ctypes
 import threading
-from typing import Any
+from typing import Any, TypeAlias
 
 import llama_cpp
 
 from asteady._errors import EngineError
 from asteady.engine._llama_lib import AbortFlag, Batch, check
 from asteady.engine._protocol import SlotId
+
+State: TypeAlias = ctypes.Array[ctypes.c_uint8]
+"""A copy of a sequence's keys and values."""
 
 ABORTED = 2
 """What ``llama_decode`` returns when the abort flag stopped it."""
@@ -95,6 +99,40 @@ class Context:
         code = llama_cpp.llama_decode(self.native, batch.native)
         if code != 0:
             raise EngineError(f"llama.cpp failed on a step of {count} sequences (code {code})")
+
+    def state_bytes(self, sequence: int) -> int:
+        """What `save` would give of this sequence now, in bytes."""
+        size: int = llama_cpp.llama_state_seq_get_size(self.native, sequence)
+        return size
+
+    def save(self, sequence: int) -> State:
+        """A copy of the sequence's keys and values, which every context of this model with as many
+        sequences can `restore`.
+
+        Raises:
+            EngineError: llama.cpp failed.
+        """
+        size = self.state_bytes(sequence)
+        buffer = (ctypes.c_uint8 * size)()
+        used = llama_cpp.llama_state_seq_get_data(self.native, buffer, size, sequence)
+        if used != size:
+            raise EngineError(
+                f"llama.cpp could not copy a sequence's state ({used} of {size} bytes)"
+            )
+        return buffer
+
+    def restore(self, sequence: int, state: State) -> None:
+        """Put a copy in place of what the sequence holds. If it fails the sequence is empty.
+
+        Raises:
+            EngineError: llama.cpp failed.
+        """
+        used = llama_cpp.llama_state_seq_set_data(self.native, state, len(state), sequence)
+        if used != len(state):
+            llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+            raise EngineError(
+                f"llama.cpp could not restore a sequence's state ({used} of {len(state)} bytes)"
+            )
 
     def close(self) -> None:
         if self.native is not None:

@@ -16,8 +16,7 @@ from typing import Any
 
 import llama_cpp
 
-from asteady._errors import EngineError
-from asteady.engine._llama_context import Context
+from asteady.engine._llama_context import Context, State
 from asteady.engine._llama_lib import Batch, SequenceIds, check, load_model
 from asteady.engine._llama_vocab import Vocab
 from asteady.engine._models import ModelFile
@@ -43,7 +42,7 @@ _TEXT = (
 class _Alone:
     """A prompt with nothing else in the context: its state, and the logits of its steps."""
 
-    def __init__(self, state: bytes, position: int, tokens: Sequence[int]) -> None:
+    def __init__(self, state: State, position: int, tokens: Sequence[int]) -> None:
         self.state = state
         self.position = position
         self.tokens = tokens
@@ -99,19 +98,11 @@ class _Bench:
         """Remove a sequence from this position on."""
         llama_cpp.llama_memory_seq_rm(self._memory, sequence, position, -1)
 
-    def save(self, sequence: int) -> bytes:
-        size = llama_cpp.llama_state_seq_get_size(self._context.native, sequence)
-        buffer = (ctypes.c_uint8 * size)()
-        llama_cpp.llama_state_seq_get_data(self._context.native, buffer, size, sequence)
-        return bytes(buffer)
+    def save(self, sequence: int) -> State:
+        return self._context.save(sequence)
 
-    def restore(self, sequence: int, state: bytes) -> None:
-        buffer = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
-        used = llama_cpp.llama_state_seq_set_data(
-            self._context.native, buffer, len(state), sequence
-        )
-        if used == 0:
-            raise EngineError("llama.cpp could not copy a sequence's state")
+    def restore(self, sequence: int, state: State) -> None:
+        self._context.restore(sequence, state)
 
 
 def probe(
@@ -207,7 +198,7 @@ def _step_s(bench: _Bench, width: int) -> float:
 def _alone(bench: _Bench, prompts: Sequence[tuple[list[int], list[int]]]) -> list[_Alone]:
     """Each prompt's steps with nothing else in the context."""
     made = []
-    states: dict[tuple[int, ...], bytes] = {}
+    states: dict[tuple[int, ...], State] = {}
     for sequence, (prompt, tokens) in enumerate(prompts):
         state = states.get(tuple(prompt))
         if state is None:

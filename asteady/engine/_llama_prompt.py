@@ -6,10 +6,13 @@ user asked for the raw prompt and so writes the control tokens himself.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import llama_cpp
 
+from asteady._declared import DeclaredPrefix
 from asteady._errors import InvalidRequestError, ModelCapabilityError
 from asteady._requests import GenerateRequest
 from asteady.engine._llama_vocab import Vocab
@@ -25,6 +28,8 @@ class Prompter:
         self._source: str | None = source.decode("utf-8", "replace") if source else None
         self._eos: int = llama_cpp.llama_vocab_eos(llama_cpp.llama_model_get_vocab(model))
         self._template: ChatTemplate | None = None
+        # Prefixes are declared for many prompts each.
+        self._declared = functools.lru_cache(maxsize=16)(self._declare)
 
     def tokens(self, request: GenerateRequest) -> list[int]:
         """The prompt's tokens, with the token that begins a text exactly where the model wants it.
@@ -46,6 +51,26 @@ class Prompter:
         if not tokens:
             raise InvalidRequestError("the prompt is not allowed: the model makes no token of it")
         return tokens
+
+    def shared(
+        self, request: GenerateRequest, tokens: Sequence[int], prefix: DeclaredPrefix
+    ) -> int:
+        """How many of the request's tokens are the prefix's, or are so for another reason."""
+        if prefix.text is None:
+            return len(tokens)
+        try:
+            declared = self._declared(prefix, request.raw)
+        except (InvalidRequestError, ModelCapabilityError):
+            return 0  # Where the template refuses the prefix with nothing after it.
+        pairs = enumerate(zip(declared, tokens, strict=False))
+        return next((at for at, (a, b) in pairs if a != b), min(len(declared), len(tokens)))
+
+    def _declare(self, prefix: DeclaredPrefix, raw: bool) -> list[int]:
+        if raw:
+            return self.tokens(GenerateRequest.of(prefix.text, raw=True))
+        # Many templates want somebody to answer to.
+        nothing = GenerateRequest.of(messages=[{"role": "user", "content": ""}])
+        return self.tokens(prefix.before(nothing))
 
     def _applied(self, messages: Messages) -> list[int]:
         template = self._compiled()
@@ -72,7 +97,8 @@ class Prompter:
     def _compiled(self) -> ChatTemplate:
         if self._source is None:
             raise ModelCapabilityError(
-                "the model has no chat template, which messages need: pass prompt=... instead"
+                "the model has no chat template, which messages need: pass prompt=... instead, "
+                "under a prefix with raw=True"
             )
         if self._template is None:
             vocab = self._vocab

@@ -1,12 +1,14 @@
 """The worker that generates: up to `width` answers side by side in one context, a step at a time.
 
 Each prompt is computed on its own, in pieces of `PIECE_TOKENS`; then one token per step for every
-running answer, in one batch. Nothing of one request is ever reused for another.
+running answer, in one batch. Nothing of one request is reused for another, but for the whole pieces
+of a prefix that both declared: there they have the same bits, and a copy of them is put in place.
 """
 
 from __future__ import annotations
 
 import itertools
+import logging
 from time import perf_counter
 from typing import Any
 
@@ -19,20 +21,27 @@ from asteady.engine._llama_context import Context
 from asteady.engine._llama_lib import Batch, SequenceIds, quick
 from asteady.engine._llama_sampling import logprob_of, make_sampler
 from asteady.engine._llama_vocab import Vocab
+from asteady.engine._prefix_states import PrefixStates
 from asteady.engine._protocol import AnswerEvent, ChunkEvent, ErrorEvent, Event, Job, SlotId
 from asteady.engine._setup import PIECE_TOKENS, Setup, divide
 from asteady.engine._text import TextStream
+
+_log = logging.getLogger("asteady")
 
 _QUICK_VOCABULARY = 8192
 
 
 @attrs.frozen(kw_only=True)
 class GenerateJob:
-    """A generation, ready to run: the prompt's tokens, and how many may follow."""
+    """A generation, ready to run: the prompt's tokens, and how many may follow.
+
+    The first `shared_tokens`, whole pieces and never the last, are of a declared prefix.
+    """
 
     request: GenerateRequest
     tokens: tuple[int, ...]
     limit: int
+    shared_tokens: int = 0
 
 
 class _Sequence:
@@ -70,10 +79,12 @@ class GenerateWorker:
         context_tokens: int,
         threads: int,
         setup: Setup,
+        prefixes: PrefixStates,
         model_name: str,
         fingerprint: str,
     ) -> None:
         self._vocab = vocab
+        self._prefixes = prefixes
         self._model_name = model_name
         self._fingerprint = fingerprint
         width = setup.width
@@ -152,8 +163,7 @@ class GenerateWorker:
         if newcomer is not None:
             piece = min(PIECE_TOKENS, len(newcomer.job.tokens) - newcomer.computed)
             if not decoding or self._since_step + piece <= PIECE_TOKENS:
-                self._since_step += piece
-                self._prefill(newcomer, piece, events)
+                self._prefill(newcomer, events)
                 return events
         self._since_step = 0
         first = 0
@@ -162,9 +172,13 @@ class GenerateWorker:
             first += size
         return events
 
-    def _prefill(self, sequence: _Sequence, piece: int, events: list[Event]) -> None:
+    def _prefill(self, sequence: _Sequence, events: list[Event]) -> None:
         began = perf_counter()
+        if sequence.computed == 0 and sequence.job.shared_tokens:
+            self._reuse(sequence)
         first, tokens = sequence.computed, sequence.job.tokens
+        piece = min(PIECE_TOKENS, len(tokens) - first)
+        self._since_step += piece
         batch = self._prompt_batch
         batch.tokens[:piece] = list(tokens[first : first + piece])
         batch.positions[:piece] = list(range(first, first + piece))
@@ -183,11 +197,38 @@ class GenerateWorker:
             batch.outputs[piece - 1] = 0
         if done:
             sequence.computed += piece
+            if sequence.computed == sequence.job.shared_tokens:
+                self._keep(sequence)
             if last:
                 sequence.position = len(tokens)
                 self._choose(sequence, piece - 1, events)
         sequence.cost_s += perf_counter() - began
         self._finish_if_done(sequence, events)
+
+    def _reuse(self, sequence: _Sequence) -> None:
+        """Begin with the state of the declared prefix, as far as there is one."""
+        job = sequence.job
+        found = self._prefixes.find(job.tokens, job.shared_tokens)
+        if found is None:
+            return
+        count, state = found
+        try:
+            self._context.restore(sequence.sequence, state)
+        except EngineError as exc:
+            # Another state takes the place of this one once the prefix is computed.
+            _log.warning("a prompt is computed from its beginning: %s", exc)
+            return
+        sequence.computed = count
+        self._prefixes.used(count)
+
+    def _keep(self, sequence: _Sequence) -> None:
+        """Keep the state of the declared prefix, all of which is computed, and nothing more."""
+        try:
+            if self._prefixes.takes(self._context.state_bytes(sequence.sequence)):
+                state = self._context.save(sequence.sequence)
+                self._prefixes.keep(sequence.job.tokens, sequence.computed, state)
+        except (EngineError, MemoryError) as exc:
+            _log.warning("the state of a prefix is not kept: %r", exc)
 
     def _decode(self, running: list[_Sequence], events: list[Event]) -> None:
         began = perf_counter()

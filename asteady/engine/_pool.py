@@ -24,9 +24,18 @@ from typing import TypeVar
 
 import attrs
 
+from asteady._declared import DeclaredPrefix
 from asteady._errors import AsteadyError, EngineError, QueueFullError
 from asteady.engine._lane import Emit, Lane, Outbox, Task
-from asteady.engine._protocol import Answer, Engine, ErrorEvent, Request
+from asteady.engine._prefix_states import PrefixStatistics
+from asteady.engine._protocol import (
+    Answer,
+    Engine,
+    ErrorEvent,
+    Request,
+    SharesPrefixes,
+    prepare,
+)
 from asteady.engine._worker_loop import WorkerLoop, closed_error
 
 T = TypeVar("T")
@@ -113,8 +122,16 @@ class Pool:
                 restarted=self._restarted,
             )
 
-    async def run(self, request: Request, emit: Emit | None = None) -> Answer:
-        """Compute an answer; `emit` gets its chunks on the loop's thread, in order.
+    def prefix_statistics(self) -> PrefixStatistics | None:
+        """What declared prefixes were good for; None if the engine makes no use of them."""
+        engine = self._engine
+        return engine.prefix_statistics() if isinstance(engine, SharesPrefixes) else None
+
+    async def run(
+        self, request: Request, emit: Emit | None = None, prefix: DeclaredPrefix | None = None
+    ) -> Answer:
+        """Compute an answer; `emit` gets its chunks on the loop's thread, in order. `prefix` says
+        what the prompt begins with, so that its state can be shared.
 
         Cancelling takes a waiting job out of the queue at once; a running one is interrupted, and
         its worker is free within a step.
@@ -128,7 +145,7 @@ class Pool:
         self._enter()
         loop = asyncio.get_running_loop()
         try:
-            job = await self._off_loop(functools.partial(self._engine.prepare, request))
+            job = await self._off_loop(functools.partial(prepare, self._engine, request, prefix))
         except Exception as exc:
             with self._lock:
                 self._preparing -= 1

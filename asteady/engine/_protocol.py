@@ -15,11 +15,18 @@ All methods block. None is called on the event loop's thread.
 
 from __future__ import annotations
 
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import attrs
 
-from asteady._requests import Completion, Embedding, EmbedRequest, GenerateRequest
+from asteady._declared import DeclaredPrefix
+from asteady._requests import (
+    Completion,
+    Embedding,
+    EmbedRequest,
+    GenerateRequest,
+)
+from asteady.engine._prefix_states import PrefixStatistics
 
 Request: TypeAlias = GenerateRequest | EmbedRequest
 Answer: TypeAlias = Completion | Embedding
@@ -131,3 +138,24 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class SharesPrefixes(Protocol):
+    """An engine whose workers compute a declared prefix once, for all prompts that begin so."""
+
+    def prepare_declared(self, request: Request, prefix: DeclaredPrefix) -> Job:
+        """As `Engine.prepare`, for a prompt that is said to begin with this prefix.
+
+        The answer is the same, byte for byte, also if it begins otherwise.
+        """
+        ...
+
+    def prefix_statistics(self) -> PrefixStatistics: ...
+
+
+def prepare(engine: Engine, request: Request, prefix: DeclaredPrefix | None) -> Job:
+    """`Engine.prepare`, with the declared prefix if there is one and the engine makes use of it."""
+    if prefix is not None and isinstance(engine, SharesPrefixes):
+        return engine.prepare_declared(request, prefix)
+    return engine.prepare(request)

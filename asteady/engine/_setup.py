@@ -55,13 +55,15 @@ class EngineOptions:
     fewer has fewer. It can change an answer (where it ends), so it is in the fingerprint.
     `threads` per worker cannot, while flash attention is off. `batch_width` is the most sequences
     that a worker may compute per step, of which as many are used as change no answer;
-    ``probe=False`` uses 1, and the weights as they lie in the file.
+    ``probe=False`` uses 1, and the weights as they lie in the file. `prefix_max_bytes` bounds what
+    is kept of declared prefixes.
     """
 
     context_tokens: int = 4096
     threads: int = 1
     batch_width: int = 8
     probe: bool = True
+    prefix_max_bytes: int = 512 * 2**20
 
     @classmethod
     def of(cls, settings: Settings) -> EngineOptions:
