@@ -32,6 +32,7 @@ from asteady._errors import (
     StoreError,
     StoreVersionError,
 )
+from asteady._prefix import Prefix
 from asteady._requests import (
     Completion,
     Embedding,
@@ -65,6 +66,7 @@ __all__ = [
     "ModelError",
     "ModelFormatError",
     "ModelNotFoundError",
+    "Prefix",
     "PromptTooLongError",
     "QueueFullError",
     "Session",

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Generic, Literal, TypeAlias, TypeVar
 
+from asteady._declared import DeclaredPrefix
 from asteady._engines import Engines, Kind
 from asteady._errors import CacheMissError, InvalidRequestError
 from asteady._flight import Flight, Flights
@@ -121,8 +122,11 @@ class Answering(Generic[A]):
         model: str,
         mode: CacheMode,
         alias: Hashable = None,
+        prefix: DeclaredPrefix | None = None,
     ) -> Joined[A]:
         """Join the computation of the answer, or start it, unless the memory tier has it.
+
+        `prefix` is what the prompt begins with; it only matters to a computation that is started.
 
         Raises:
             InvalidRequestError: `mode` is none of the four.
@@ -130,7 +134,7 @@ class Answering(Generic[A]):
         """
         watch = Watch(self._observers, request, model) if self._observers.active else None
         try:
-            return await self._join(request, model, mode, alias, watch)
+            return await self._join(request, model, mode, alias, watch, prefix)
         except BaseException as exc:
             if watch is not None:
                 watch.ended(error=exc)
@@ -143,9 +147,11 @@ class Answering(Generic[A]):
         model: str,
         mode: CacheMode,
         alias: Hashable = None,
+        prefix: DeclaredPrefix | None = None,
     ) -> A:
         """The answer, waited for. Cancelling stops waiting, and the computation with the last."""
-        return await (await self.join(request, model=model, mode=mode, alias=alias)).wait()
+        joined = await self.join(request, model=model, mode=mode, alias=alias, prefix=prefix)
+        return await joined.wait()
 
     async def contains(self, request: GenerateRequest | EmbedRequest, *, model: str) -> bool:
         """Whether the answer is in the cache; computes, counts and touches nothing."""
@@ -162,6 +168,7 @@ class Answering(Generic[A]):
         mode: CacheMode,
         alias: Hashable,
         watch: Watch | None,
+        prefix: DeclaredPrefix | None,
     ) -> Joined[A]:
         if mode not in _MODES:
             raise InvalidRequestError(
@@ -177,7 +184,7 @@ class Answering(Generic[A]):
                 return Joined(key, answer, None, "memory", watch)
 
         async def compute(flight: Flight[A]) -> A:
-            return await self._answer(flight, request, key, model, mode, alias)
+            return await self._answer(flight, request, key, model, mode, alias, prefix)
 
         # What is computed under one flight key is the same for all who join it. A bypassed call
         # joins nobody.
@@ -198,6 +205,7 @@ class Answering(Generic[A]):
         model: str,
         mode: CacheMode,
         alias: Hashable,
+        prefix: DeclaredPrefix | None,
     ) -> A:
         if mode in ("use", "only"):
             found = await self._cache.get(key, alias=alias)
@@ -209,22 +217,26 @@ class Answering(Generic[A]):
                     " compute; leave it out to compute"
                 )
         if mode == "bypass":
-            return await self._compute(flight, request, model)
+            return await self._compute(flight, request, model, prefix)
         async with self._cache.computing(key):
             # Another process may have stored it since we looked, whether we waited for it or not.
             if mode == "use" and (found := await self._cache.look_again(key)) is not None:
                 return _replay(flight, found)
-            answer = await self._compute(flight, request, model)
+            answer = await self._compute(flight, request, model, prefix)
             await self._cache.put(
                 key, answer, alias=alias, request=request, namespaces=tuple(flight.namespaces)
             )
         return answer
 
     async def _compute(
-        self, flight: Flight[A], request: GenerateRequest | EmbedRequest, model: str
+        self,
+        flight: Flight[A],
+        request: GenerateRequest | EmbedRequest,
+        model: str,
+        prefix: DeclaredPrefix | None,
     ) -> A:
         pool = await self._engines.pool(self._kind, model)
-        return await pool.run(request, flight.emit)  # type: ignore[return-value]  # by its kind
+        return await pool.run(request, flight.emit, prefix)  # type: ignore[return-value]  # by its kind
 
 
 def _replay(flight: Flight[A], found: A) -> A:

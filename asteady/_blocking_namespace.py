@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Unpack
 
-from asteady._calls import Calls, TaggedRecaller, WholeCalls
+from asteady._calls import Calls, WholeCalls
 from asteady._engines import Kind
 from asteady._portal import Portal
+from asteady._recaller import TaggedRecaller
 from asteady._requests import namespace_path
 
 if TYPE_CHECKING:

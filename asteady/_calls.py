@@ -1,210 +1,55 @@
 """The calls of a session without await, from any thread.
 
-A warm answer is looked up on the caller's own thread: a dictionary is read, which needs no lock,
-and what was found is counted later, on the loop. Everything else goes through the portal.
+A warm answer is looked up on the caller's own thread (`asteady._recaller`). Everything else goes
+through the portal.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections import deque
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import asteady._default as _default
 from asteady._answering import CacheMode
-from asteady._blocking_stream import BlockingStream
 from asteady._engines import Kind
 from asteady._errors import SessionClosedError, SessionNotOpenError
+from asteady._generating_calls import GeneratingCalls
 from asteady._portal import Portal, portal
-from asteady._requests import Completion, Embedding, EmbedOptions, GenerateOptions
+from asteady._recaller import Recaller
+from asteady._requests import Embedding, EmbedOptions
 from asteady._session import Asking, Session
-from asteady._stream import Stream
 
 if TYPE_CHECKING:
     from asteady._blocking_namespace import Namespace
+    from asteady._blocking_prefix import Prefix
     from asteady._bulk import Progress
     from asteady._core import SessionStatistics
-    from asteady._namespace import Namespace as AsyncioNamespace
     from asteady._requests import Vector
-    from asteady._tagged import TaggedAnswering
-    from asteady.cache._cache import Cache
-    from asteady.cache._memory import Held
     from asteady.operate._verify import VerifyOptions, VerifyReport
     from asteady.operate._verify_cache import VerifyCacheOptions, VerifyCacheReport
     from asteady.operate._warm import WarmOptions, WarmReport
     from asteady.operate._warm_jobs import WarmSource
 
-# How long a hit may wait to be counted, if nothing else reaches the loop before.
-_COUNT_WITHIN_S = 0.05
 
-
-class Recaller:
-    """Answers from one session's memory tier, on any thread."""
-
-    def __init__(self, portal: Portal, session: Session) -> None:
-        self.session = session
-        self.generation: Any = session.cache.generation
-        self.embedding: Any = session.cache.embedding
-        self._portal = portal
-        self._observers = session._observers
-        self._used: deque[tuple[Cache[Any] | TaggedAnswering[Any], Held[Any]]] = deque()
-        self._due = False
-
-    def recall(self, cache: Any, alias: tuple[object, ...]) -> Any:
-        """The answer under this alias, or None. Only reads; `count` tells the cache later.
-
-        `cache` is `generation` or `embedding`.
-        """
-        try:
-            held = cache._aliases.get(alias)
-        except TypeError:  # not hashable, so not an alias
-            return None
-        if held is None or self._observers.active or self._portal.forked:
-            return None
-        self._used.append((cache, held))
-        if not self._due:
-            self._due = True
-            self._portal.post(self._count_soon)
-        return held.answer
-
-    def count(self) -> None:
-        """Count the hits so far; on the loop."""
-        # Lowered first: a hit that comes after the last look makes another count due.
-        self._due = False
-        while self._used:
-            counting, held = self._used.popleft()
-            counting._hit(held)
-
-    def _count_soon(self) -> None:
-        self._portal.loop.call_later(_COUNT_WITHIN_S, self.count)
-
-
-class TaggedRecaller(Recaller):
-    """The same, of what a namespace is known to hold; counts with the session's own."""
-
-    def __init__(self, whole: Recaller, namespace: AsyncioNamespace) -> None:
-        super().__init__(whole._portal, whole.session)
-        self.generation, self.embedding = namespace._generation, namespace._embedding
-        self.whole = whole
-
-    def recall(self, cache: Any, alias: tuple[object, ...]) -> Any:
-        try:
-            held = cache.find(alias)
-        except TypeError:  # not hashable, so not an alias
-            return None
-        if held is None or self._observers.active or self._portal.forked:
-            return None
-        whole = self.whole
-        whole._used.append((cache, held))
-        if not whole._due:
-            whole._due = True
-            whole._portal.post(whole._count_soon)
-        return held.answer
-
-
-class Calls(ABC):
-    """What can be asked of a session; see the methods of the same name of `asteady.Session`.
-
-    Every method may be called from any thread. Ctrl-C while one waits cancels the request.
-    """
-
-    _recaller: Recaller | None = None
-
-    @abstractmethod
-    def _portal(self) -> Portal: ...
+class Calls(GeneratingCalls):
+    """What can be asked of a session; see the methods of the same name of `asteady.Session`."""
 
     @abstractmethod
     async def _session(self) -> Asking:
         """Whom to ask; on the loop."""
         ...
 
-    # -- generation ----------------------------------------------------------------------------
+    def prefix(self, text: str) -> Prefix:
+        """The calls that generate, with this text before each prompt; see
+        `asteady.Session.prefix`.
 
-    def generate(
-        self,
-        prompt: str | None = None,
-        *,
-        model: str | None = None,
-        cache: CacheMode = "use",
-        **options: Unpack[GenerateOptions],
-    ) -> str:
-        """Generate text; arguments and errors as for `asteady.Session.generate`."""
-        recaller = self._recaller
-        if recaller is not None and cache == "use":
-            # The same alias as `Session.generate` gives it.
-            alias = (prompt, model, *options, *options.values(), *map(type, options.values()))
-            answer = recaller.recall(recaller.generation, alias)
-            if answer is not None:
-                return answer.text  # type: ignore[no-any-return]  # a Completion
-
-        async def asked() -> str:
-            session = await self._session()
-            return await session.generate(prompt, model=model, cache=cache, **options)
-
-        return self._portal().call(asked)
-
-    def complete(
-        self,
-        prompt: str | None = None,
-        *,
-        model: str | None = None,
-        cache: CacheMode = "use",
-        **options: Unpack[GenerateOptions],
-    ) -> Completion:
-        """As `generate`, with the whole record: text, chunks, finish reason, counts, logprobs."""
-
-        async def asked() -> Completion:
-            session = await self._session()
-            return await session.complete(prompt, model=model, cache=cache, **options)
-
-        return self._portal().call(asked)
-
-    def stream(
-        self,
-        prompt: str | None = None,
-        *,
-        model: str | None = None,
-        cache: CacheMode = "use",
-        **options: Unpack[GenerateOptions],
-    ) -> BlockingStream:
-        """As `generate`, in chunks as they are computed: ``with stream(...) as chunks: ...``."""
-
-        async def start() -> Stream:
-            session = await self._session()
-            return session.stream(prompt, model=model, cache=cache, **options)
-
-        return BlockingStream(self._portal, start)
-
-    def generate_iter(
-        self,
-        prompt: str | None = None,
-        *,
-        model: str | None = None,
-        cache: CacheMode = "use",
-        **options: Unpack[GenerateOptions],
-    ) -> Iterator[str]:
-        """The chunks of `generate`, as they are computed.
-
-        Closing the generator, or dropping it, stops the computation unless somebody else waits.
+        Raises:
+            InvalidRequestError: `text` is no str, or empty.
         """
-        with self.stream(prompt, model=model, cache=cache, **options) as chunks:
-            yield from chunks
+        from asteady._blocking_prefix import Prefix
 
-    def is_cached(
-        self,
-        prompt: str | None = None,
-        *,
-        model: str | None = None,
-        **options: Unpack[GenerateOptions],
-    ) -> bool:
-        """Whether `generate` with these arguments would be answered from the cache."""
-
-        async def asked() -> bool:
-            session = await self._session()
-            return await session.is_cached(prompt, model=model, **options)
-
-        return self._portal().call(asked)
+        return Prefix(self, text)
 
     def warm(self, prompts: WarmSource, **options: Unpack[WarmOptions]) -> WarmReport:
         """Compute and remember answers before anybody asks; see `asteady.Session.warm`.

@@ -26,6 +26,7 @@ from asteady._settings import Settings
 if TYPE_CHECKING:
     from asteady.cache._unopened import Opener
     from asteady.engine._pool import PoolStatistics
+    from asteady.engine._prefix_states import PrefixStatistics
     from asteady.engine._protocol import Engine
 
 logger = logging.getLogger("asteady")
@@ -38,11 +39,13 @@ _CACHE_ENDS_S = 30.0
 
 @attrs.frozen(kw_only=True)
 class SessionStatistics:
-    """What a session is doing now. `pools` is by model, as "generation:builtin"."""
+    """What a session is doing now. `pools` and `prefixes` are by model, as "generation:builtin";
+    `prefixes` is what `Session.prefix` has saved."""
 
     state: str
     flights: int
     pools: dict[str, PoolStatistics]
+    prefixes: dict[str, PrefixStatistics]
 
 
 class Core:
@@ -122,7 +125,10 @@ class Core:
 
     def statistics(self) -> SessionStatistics:
         return SessionStatistics(
-            state=self.state.value, flights=len(self.flights), pools=self.engines.statistics()
+            state=self.state.value,
+            flights=len(self.flights),
+            pools=self.engines.statistics(),
+            prefixes=self.engines.prefixes(),
         )
 
     async def _teardown(self) -> None:

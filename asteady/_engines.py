@@ -18,6 +18,7 @@ from asteady._settings import Settings
 if TYPE_CHECKING:
     from asteady.engine._models import ModelFile
     from asteady.engine._pool import Pool, PoolStatistics
+    from asteady.engine._prefix_states import PrefixStatistics
     from asteady.engine._protocol import Engine
     from asteady.engine._setup import EngineOptions
 
@@ -182,6 +183,15 @@ class Engines:
 
     def statistics(self) -> dict[str, PoolStatistics]:
         return {f"{kind}:{name}": pool.statistics() for (kind, name), pool in self._pools.items()}
+
+    def prefixes(self) -> dict[str, PrefixStatistics]:
+        """Of the models whose workers share declared prefixes."""
+        found = {}
+        for (kind, name), pool in self._pools.items():
+            statistics = pool.prefix_statistics() if kind == "generation" else None
+            if statistics is not None:
+                found[f"{kind}:{name}"] = statistics
+        return found
 
     async def aclose(self) -> None:
         """Stop all workers and free the models."""

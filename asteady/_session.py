@@ -2,47 +2,38 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Unpack, overload
 
-from asteady._answering import CacheMode, Joined
+from asteady._answering import CacheMode
 from asteady._bulk import BulkEmbedder, Progress, check_batches, embed_all, embed_batches
+from asteady._generating import Generating
 from asteady._handle import SessionHandle
 from asteady._requests import (
-    Completion,
     Embedding,
     EmbedOptions,
     EmbedRequest,
-    GenerateOptions,
-    GenerateRequest,
     check_options,
 )
-from asteady._stream import Stream
 
 if TYPE_CHECKING:
     from asteady._answering import Answering
-    from asteady._core import Core
     from asteady._namespace import Namespace
-    from asteady._observe import Observers
+    from asteady._prefix import Prefix
     from asteady._requests import Vector
     from asteady.operate._verify import VerifyOptions, VerifyReport
     from asteady.operate._verify_cache import VerifyCacheOptions, VerifyCacheReport
     from asteady.operate._warm import WarmOptions, WarmReport
     from asteady.operate._warm_jobs import WarmSource
 
-_GENERATE_OPTIONS = frozenset(GenerateOptions.__annotations__) | {"model", "cache"}
 _EMBED_OPTIONS = frozenset(EmbedOptions.__annotations__) | {"model", "cache"}
 
 
-class Asking(ABC):
+class Asking(Generating):
     """What a session can be asked for, also under a namespace; see `Session`."""
 
-    _core: Core
-    _observers: Observers
-    _generation: Answering[Completion]
     _embedding: Answering[Embedding]
-    _recall_completion: Callable[[Hashable], Completion | None]
     _recall_embedding: Callable[[Hashable], Embedding | None]
 
     @abstractmethod
@@ -58,90 +49,21 @@ class Asking(ABC):
         """
         ...
 
-    # -- generation ----------------------------------------------------------------------------
+    def prefix(self, text: str) -> Prefix:
+        """The calls that generate, with this text before each prompt: ``prefix(system_prompt)``.
 
-    async def generate(
-        self,
-        prompt: str | None = None,
-        *,
-        model: str | None = None,
-        cache: CacheMode = "use",
-        **options: Unpack[GenerateOptions],
-    ) -> str:
-        """Generate text from a prompt, or from ``messages=[{"role": ..., "content": ...}]``.
-
-        The same request gets the same text, byte for byte. Equal requests at the same time are
-        computed once; a request that was answered before is answered from the cache.
-
-        Args:
-            prompt: what the user says; it goes through the model's chat template if it has one.
-            model: a reference, see docs/models.md; default: the session's.
-            cache: "use" the cache; "refresh" computes and stores anew; "bypass" neither reads nor
-                writes it, and does not share a computation; "only" never computes.
-            options: seed=42, max_new_tokens=512, temperature=0.0, stop=None and the others of
-                `GenerateOptions`.
-
-        Cancelling stops waiting; the computation stops too when nobody else waits for it.
+        It is the content of a first message with the role "system", or what raw prompts begin
+        with. The answers are those of the same messages without `prefix`, byte for byte, and are
+        shared with whoever asks so; but prompts that are computed after the first one begin with
+        a copy of its state, as far as the text fills whole pieces of 512 tokens. See
+        docs/prefixes.md.
 
         Raises:
-            InvalidRequestError: an argument is not allowed.
-            PromptTooLongError: the prompt has more tokens than the model's context.
-            CacheMissError: ``cache="only"``, and the answer is not in the cache.
-            QueueFullError: `max_pending` requests are already waiting for a worker.
-            ModelError: the model cannot be had or cannot do this.
-            SessionError: the session is not open, or was closed meanwhile.
+            InvalidRequestError: `text` is no str, or empty.
         """
-        if cache == "use" and not self._observers.active:
-            # Types are part of the alias: 1, 1.0 and True are equal as numbers.
-            alias = (prompt, model, *options, *options.values(), *map(type, options.values()))
-            try:
-                answer = self._recall_completion(alias)
-                if answer is not None:
-                    return answer.text
-            except TypeError:  # a list among the options: not hashable, so not an alias
-                return (await self._complete(prompt, model, cache, options, None)).text
-            return (await self._complete(prompt, model, cache, options, alias)).text
-        return (await self._complete(prompt, model, cache, options, None)).text
+        from asteady._prefix import Prefix
 
-    async def complete(
-        self,
-        prompt: str | None = None,
-        *,
-        model: str | None = None,
-        cache: CacheMode = "use",
-        **options: Unpack[GenerateOptions],
-    ) -> Completion:
-        """As `generate`, with the whole record: text, chunks, finish reason, counts, logprobs."""
-        return await self._complete(prompt, model, cache, options, None)
-
-    def stream(
-        self,
-        prompt: str | None = None,
-        *,
-        model: str | None = None,
-        cache: CacheMode = "use",
-        **options: Unpack[GenerateOptions],
-    ) -> Stream:
-        """As `generate`, in chunks as they are computed; see `Stream`.
-
-        Errors are raised when the stream is opened or read.
-        """
-
-        return Stream(lambda: self._join(prompt, model, cache, options))
-
-    async def is_cached(
-        self,
-        prompt: str | None = None,
-        *,
-        model: str | None = None,
-        **options: Unpack[GenerateOptions],
-    ) -> bool:
-        """Whether `generate` with these arguments would be answered from the cache.
-
-        Exact; computes nothing, and leaves frecency and statistics alone.
-        """
-        request = self._generate_request("is_cached", prompt, options)
-        return await self._generation.contains(request, model=self._core.model("generation", model))
+        return Prefix(self, text)
 
     async def warm(self, prompts: WarmSource, **options: Unpack[WarmOptions]) -> WarmReport:
         """Compute and remember answers before anybody asks: ``warm(prompts, seeds=[42])``.
@@ -252,39 +174,6 @@ class Asking(ABC):
         return await self._embedding.answer(
             EmbedRequest.of(text, **options),
             model=self._core.model("embedding", model),
-            mode=cache,
-            alias=alias,
-        )
-
-    # -- within --------------------------------------------------------------------------------
-
-    async def _join(
-        self, prompt: str | None, model: str | None, cache: CacheMode, options: GenerateOptions
-    ) -> Joined[Completion]:
-        return await self._generation.join(
-            self._generate_request("stream", prompt, options),
-            model=self._core.model("generation", model),
-            mode=cache,
-        )
-
-    def _generate_request(
-        self, call: str, prompt: str | None, options: GenerateOptions
-    ) -> GenerateRequest:
-        self._core.check_open()
-        check_options(call, options, _GENERATE_OPTIONS)
-        return GenerateRequest.of(prompt, **options)
-
-    async def _complete(
-        self,
-        prompt: str | None,
-        model: str | None,
-        cache: CacheMode,
-        options: GenerateOptions,
-        alias: tuple[object, ...] | None,
-    ) -> Completion:
-        return await self._generation.answer(
-            self._generate_request("generate", prompt, options),
-            model=self._core.model("generation", model),
             mode=cache,
             alias=alias,
         )

@@ -153,6 +153,7 @@ class Settings:
     batch_width: int = _field(_whole(1, 64), 8)
     probe: bool = _field(_switch, True)
     max_pending: int = _field(_whole(1, 10**9), 1024)
+    prefix_max_size_mb: float = _field(_megabytes, 512.0)
 
     def __attrs_post_init__(self) -> None:
         for field in attrs.fields(Settings):

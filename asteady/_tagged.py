@@ -7,6 +7,7 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING, TypeVar
 
 from asteady._answering import Answering, CacheMode, Joined
+from asteady._declared import DeclaredPrefix
 from asteady._requests import Completion, Embedding, EmbedRequest, GenerateRequest
 
 if TYPE_CHECKING:
@@ -56,8 +57,9 @@ class TaggedAnswering(Answering[A]):
         model: str,
         mode: CacheMode,
         alias: Hashable = None,
+        prefix: DeclaredPrefix | None = None,
     ) -> Joined[A]:
-        joined = await super().join(request, model=model, mode=mode, alias=alias)
+        joined = await super().join(request, model=model, mode=mode, alias=alias, prefix=prefix)
         if mode == "bypass":
             return joined
         return _TaggedJoined(joined, self, self._asked if mode in ("use", "only") else None)

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, cas
 
 import asteady._default as _default
 from asteady._blocking_namespace import Namespace
+from asteady._blocking_prefix import Prefix
 from asteady._blocking_stream import BlockingStream as Stream
 from asteady._calls import SessionCalls, WholeCalls, default_calls
 from asteady._portal import Portal, portal, started
@@ -73,6 +74,7 @@ __all__ = [
     "HierarchicalCache",
     "Namespace",
     "Operation",
+    "Prefix",
     "ProductionCacheMonitor",
     "PrometheusCollector",
     "Session",
@@ -88,6 +90,7 @@ __all__ = [
     "is_cached",
     "namespace",
     "opentelemetry",
+    "prefix",
     "run",
     "stream",
     "warm",
@@ -340,6 +343,7 @@ embed_batches = default_calls.embed_batches
 is_cached = default_calls.is_cached
 warm = default_calls.warm
 namespace = default_calls.namespace
+prefix = default_calls.prefix
 
 
 def __getattr__(name: str) -> Any:

@@ -15,8 +15,8 @@ import pytest
 
 import asteady
 from asteady import _portal, blocking
-from asteady._calls import Recaller
 from asteady._observe import Observed
+from asteady._recaller import Recaller
 from asteady.testing import FakeEngine
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import attrs
 
-from asteady._settings import Settings
+from asteady._settings import MEBIBYTE, Settings
 from asteady.engine._build import build_of
 from asteady.engine._models import ModelFile
 from asteady.engine._remember import recall, remember
@@ -67,7 +67,12 @@ class EngineOptions:
 
     @classmethod
     def of(cls, settings: Settings) -> EngineOptions:
-        return cls(threads=settings.threads, batch_width=settings.batch_width, probe=settings.probe)
+        return cls(
+            threads=settings.threads,
+            batch_width=settings.batch_width,
+            probe=settings.probe,
+            prefix_max_bytes=int(settings.prefix_max_size_mb * MEBIBYTE),
+        )
 
     def context_for(self, model: ModelFile) -> int:
         """How many positions a request to this model has."""

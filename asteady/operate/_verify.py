@@ -1,9 +1,9 @@
 """Proof that company does not change an answer: the same requests in all kinds of company.
 
 The requests are answered alone first. Then again in another order, at every concurrency up to
-twice what the workers take at once, between cancellations, after other prompts, and in a second
-process; each answer is compared, byte for byte, with the one given alone, down to the exact bits of
-every token's log probability. The cache takes no part.
+twice what the workers take at once, between cancellations, after other prompts, from states kept of
+their prompts, and in a second process; each answer is compared, byte for byte, with the one given
+alone, down to the exact bits of every token's log probability. The cache takes no part.
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import attrs
 
 from asteady._concurrency import map_concurrently
+from asteady._declared import DeclaredPrefix
 from asteady._engines import Kind
 from asteady._errors import InvalidRequestError, PromptTooLongError
+from asteady._generating import Generating
 from asteady.operate._verify_company import smallest_company
 from asteady.operate._verify_requests import (
     Evidence,
     VerifyRequest,
     answer_in_process,
+    completion_evidence,
     evidence_of,
     first_difference,
     reproduction,
@@ -102,6 +105,18 @@ class VerifyOptions(TypedDict, total=False):
     """Whether to compute the answers in another process too. Default: True."""
     progress: Callable[[VerifyStep], None] | None
     """Called after each step."""
+
+
+class _WholePrompts(Generating):
+    """The session's calls, with the whole of each prompt declared as a prefix."""
+
+    _declared = DeclaredPrefix(None)
+
+    def __init__(self, session: Session) -> None:
+        self._core = session._core
+        self._observers = session._observers
+        self._generation = session._generation
+        self._recall_completion = session._recall_completion
 
 
 class _Differs(Exception):
@@ -200,6 +215,8 @@ class _Verification:
             await self._run(f"{count} at once", self._at_once, every, count)
         await self._run("after cancellations", self._after_cancellations, every, together)
         await self._run("after other prompts", self._after_others, every)
+        if self._kind == "generation" and pool.prefix_statistics() is not None:
+            await self._run("with prefixes declared", self._declared, every, together)
         if second_process:
             await self._run("in a second process", self._elsewhere, every)
 
@@ -270,6 +287,16 @@ class _Verification:
             with contextlib.suppress(PromptTooLongError):
                 await self._ask(_longer(self.requests[index]))
             self._check(index, await self._ask(self.requests[index]))
+
+    async def _declared(self, order: Sequence[int], together: int) -> None:
+        whole = _WholePrompts(self._session)
+
+        async def one(index: int) -> None:
+            self._check(index, await completion_evidence(whole, self._model, self.requests[index]))
+
+        # The first time states are made, where there are none; the second, all begin with one.
+        for _ in range(2):
+            await map_concurrently(one, order, limit=together)
 
     async def _elsewhere(self, order: Sequence[int]) -> None:
         answers = await answer_in_process(

@@ -17,6 +17,7 @@ from asteady._errors import AsteadyError, EngineError, InvalidRequestError
 from asteady._settings import Settings
 
 if TYPE_CHECKING:
+    from asteady._generating import Generating
     from asteady._session import Session
 
 VerifyRequest: TypeAlias = Mapping[str, Any]
@@ -83,9 +84,14 @@ async def evidence_of(session: Session, kind: Kind, model: str, request: VerifyR
     if kind == "embedding":
         embedding = await session.embedding(model=model, cache="bypass", **request)
         return b"", embedding.vector.tobytes()
+    return await completion_evidence(session, model, request)
+
+
+async def completion_evidence(asked: Generating, model: str, request: VerifyRequest) -> Evidence:
+    """The same of a completion."""
     # Log probabilities show a difference long before a token does.
     options = {"logprobs": 0, **request}
-    answer = await session.complete(model=model, cache="bypass", **options)
+    answer = await asked.complete(model=model, cache="bypass", **options)
     tokens = b"".join(
         struct.pack("<id", token.token_id, token.logprob) for token in answer.logprobs or ()
     )

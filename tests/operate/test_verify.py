@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import attrs
 import pytest
 
 from asteady import (
@@ -21,8 +22,10 @@ from asteady import (
     Session,
     Settings,
 )
+from asteady._declared import DeclaredPrefix
 from asteady._requests import GenerateRequest
 from asteady.cli import main
+from asteady.engine._prefix_states import PrefixStates, PrefixStatistics
 from asteady.operate import VerifyReport, VerifyStep, _verify
 from asteady.operate._verify_company import smallest_company
 from asteady.operate._verify_requests import (
@@ -32,6 +35,7 @@ from asteady.operate._verify_requests import (
     requests_for,
 )
 from asteady.testing import FakeEngine
+from asteady.testing._fake import FakeJob
 
 pytestmark = pytest.mark.anyio
 
@@ -41,11 +45,12 @@ async def test_five_hundred_answers_of_the_built_in_model_are_the_same() -> None
     async with Session(workers=2) as session:
         report = await session.verify(requests=8, max_new_tokens=6, progress=steps.append)
         assert (await session.cache.get_cache_stats())["generation"]["size"] == 0
+        assert session.statistics().prefixes["generation:builtin"].reused >= 1
     assert report.difference is None
     assert report.ok
     assert report.comparisons >= 500
     assert report.steps == tuple(steps)
-    assert {"alone, shuffled", "after cancellations", "in a second process"} < {
+    assert {"alone, shuffled", "with prefixes declared", "in a second process"} < {
         step.name for step in steps
     }
     assert (report.model, report.kind, report.requests, report.skipped) == (
@@ -179,6 +184,20 @@ async def test_a_difference_after_a_longer_prompt_is_found() -> None:
     assert report.difference.step == "after other prompts"
 
 
+async def test_a_difference_from_a_kept_state_is_found() -> None:
+    class Spoiling(FakeEngine):
+        def prepare_declared(self, request: Any, prefix: DeclaredPrefix) -> FakeJob:
+            return self.prepare(attrs.evolve(request, prompt="spoiled"))
+
+        def prefix_statistics(self) -> PrefixStatistics:
+            return PrefixStates(0).statistics()
+
+    async with Session(engine=Spoiling(), workers=2) as session:
+        report = await session.verify(requests=5, second_process=False)
+    assert report.difference is not None
+    assert report.difference.step == "with prefixes declared"
+
+
 async def test_a_difference_in_a_second_process_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     async def other(*arguments: object) -> list[tuple[bytes, bytes]]:
         return [(b"other", b"stop\0")] * 5
@@ -276,7 +295,7 @@ def test_the_command_prints_a_table_and_ends_well(tmp_path: Path) -> None:
     lines = [line.rsplit(maxsplit=2) for line in done.stdout.splitlines()]
     assert lines[0] == ["STEP", "COMPARISONS", "SECONDS"]
     assert ["2 at once", "2"] in [line[:2] for line in lines]
-    assert lines[-1] == ["all", "14"]
+    assert lines[-1] == ["all", "18"]
 
 
 def test_the_command_prints_json() -> None:

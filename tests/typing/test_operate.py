@@ -33,6 +33,12 @@ async def checked(session: asteady.Session) -> None:
     assert_type(await session.verify_cache(requests=9, seed=1), operate.VerifyCacheReport)
     await session.warm(["a"], sedes=[1])  # type: ignore[call-arg]  # no such option
 
+    chat = session.prefix("Be brief.")
+    assert_type(chat, asteady.Prefix)
+    assert_type(await chat.generate("hi", seed=3), str)
+    assert_type(await session.namespace("emails").prefix("a").complete("hi"), asteady.Completion)
+    await chat.embed("hi")  # type: ignore[attr-defined]  # a prefix is for generating
+
     emails = session.namespace("emails/marketing")
     assert_type(emails, operate.Namespace)
     assert_type(await emails.generate("hi", seed=3), str)
