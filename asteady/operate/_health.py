@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
@@ -27,8 +28,10 @@ _RECENT = 1000
 # Shares of a budget and of the queue from which on they are said to be full.
 _NEAR_CAPACITY = 0.95
 _SATURATED = 0.8
-# With fewer evictions between two checks, the mean stay says little.
+# With fewer evictions in the window, the mean stay says little.
 _MIN_EVICTIONS = 10
+# So many moments of a window are remembered, however often somebody asks.
+_MOMENTS = 60
 
 
 @attrs.frozen(kw_only=True)
@@ -70,7 +73,7 @@ class CacheHealth:
 
 @attrs.frozen
 class _Seen:
-    """What the check before counted."""
+    """What was counted at one moment."""
 
     at_s: float
     errors: int
@@ -80,14 +83,15 @@ class _Seen:
 class ProductionCacheMonitor:
     """Checks the health of a session's caches; without one, of the loop's default session's.
 
-    It holds nothing that must be closed, and remembers the counts of its last check: errors and
-    evictions are those since then, the first time those since the session opened.
+    It holds nothing that must be closed. It remembers what its checks of the last `window_s`
+    seconds counted: errors and evictions are those since then, however often it is asked.
 
     Args:
         session: the session.
         alert_threshold: warn below this hit rate, in percent.
         min_lookups: a hit rate counts from so many look-ups on.
         min_stay_s: warn when entries are evicted after staying less than this, on average.
+        window_s: for how long errors are told, and over how long evictions are counted.
         clock: seconds that never go back; for tests.
         sleep: waits so many seconds; for tests.
     """
@@ -99,19 +103,22 @@ class ProductionCacheMonitor:
         alert_threshold: float = 50.0,
         min_lookups: int = 100,
         min_stay_s: float = 600.0,
+        window_s: float = 600.0,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
         check_percent("alert_threshold", alert_threshold)
         check_count("min_lookups", min_lookups, least=0)
         check_seconds("min_stay_s", min_stay_s)
+        check_seconds("window_s", window_s)
         self.alert_threshold = alert_threshold
         self.min_lookups = min_lookups
         self.min_stay_s = min_stay_s
+        self.window_s = window_s
         self._given = session
         self._clock = clock
         self._sleep = sleep
-        self._seen: dict[str, _Seen] = {}
+        self._seen: dict[str, deque[_Seen]] = {}
         self._latest: CacheHealth | None = None
 
     def __repr__(self) -> str:
@@ -232,9 +239,8 @@ class ProductionCacheMonitor:
 
     def _of_changes(self, cache: str, stats: dict[str, Any]) -> Iterator[HealthWarning]:
         now = _Seen(self._clock(), stats["errors"], stats["all_evictions"])
-        then = self._seen.get(cache)
-        self._seen[cache] = now
-        errors = now.errors - (then.errors if then else 0)
+        then = self._before(cache, now)
+        errors = now.errors - then.errors
         if errors > 0:
             yield HealthWarning(
                 kind="store_errors",
@@ -243,8 +249,8 @@ class ProductionCacheMonitor:
                 value=errors,
                 limit=0,
             )
-        evictions = now.evictions - then.evictions if then else 0
-        if then is None or evictions < _MIN_EVICTIONS:
+        evictions = now.evictions - then.evictions
+        if evictions < _MIN_EVICTIONS or now.at_s <= then.at_s:
             return
         # Little's law: how many there are = how many go per second x how long each one stays.
         stay_s = stats["size"] * (now.at_s - then.at_s) / evictions
@@ -259,6 +265,18 @@ class ProductionCacheMonitor:
                 value=stay_s,
                 limit=self.min_stay_s,
             )
+
+    def _before(self, cache: str, now: _Seen) -> _Seen:
+        """What was counted `window_s` ago, or at the first check; errors, when it opened."""
+        if cache not in self._seen:
+            # Errors are this process's, so there were none; evictions are all processes'.
+            self._seen[cache] = deque([attrs.evolve(now, errors=0)])
+        seen = self._seen[cache]
+        if now.at_s - seen[-1].at_s >= self.window_s / _MOMENTS:
+            seen.append(now)
+        while len(seen) > 1 and now.at_s - seen[1].at_s >= self.window_s:
+            seen.popleft()
+        return seen[0]
 
 
 def _of_size(cache: str, stats: dict[str, Any]) -> Iterator[HealthWarning]:

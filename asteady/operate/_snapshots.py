@@ -30,6 +30,8 @@ KINDS = ("generation", "embedding")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _PREFIX, _SUFFIX = "cache_state_", ".json"
 _DAY_S = 86400.0
+# An hour. From a burst of a minute nothing follows for a day.
+_MIN_SPAN_DAYS = 1 / 24
 # A file of ours has some hundred bytes.
 _MAX_STATE_BYTES = 1024 * 1024
 # What every snapshot says of a cache. Those of SteadyText's users say less.
@@ -116,8 +118,8 @@ class CachePersistenceManager:
         ``generation_cache_trend`` and ``embedding_cache_trend``: the smallest, largest, first and
         last size and the mean and last hit rate, and how both changed from first to last
         (`size_change`, `hit_rate_change` in points) and per day (`size_per_day`,
-        `hit_rate_per_day`: the slopes of straight lines through all snapshots, None if all are of
-        one moment). `full_in_days` is when the cache is full if it goes on growing so; None if it
+        `hit_rate_per_day`: the slopes of straight lines through all snapshots, None if those
+        span less than an hour). `full_in_days` is when the cache is full if it goes on growing so; None if it
         does not grow.
 
         Without any snapshot, only `error`.
@@ -242,7 +244,7 @@ def _trend(history: list[dict[str, Any]], cache: str) -> dict[str, Any]:
 
 
 def _slope(days: list[float], values: list[float]) -> float | None:
-    """Of the straight line with the least squares; None if there is none."""
-    if len(set(days)) < 2:
+    """Of the straight line with the least squares; None if the days are too few to tell."""
+    if days[-1] - days[0] < _MIN_SPAN_DAYS:
         return None
     return statistics.linear_regression(days, values).slope

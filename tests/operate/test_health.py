@@ -71,19 +71,41 @@ async def test_a_cache_that_is_nearly_full_is_healthy_but_told(engine: FakeEngin
     assert str(health.warnings[0]) == "Generation cache near capacity: 2 of 2 entries"
 
 
-async def test_errors_of_the_store_are_told_once(
+async def test_errors_of_the_store_are_told_for_as_long_as_the_window(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def failing(key: str) -> None:
         raise StoreError("the disk is gone")
 
-    monitor = ProductionCacheMonitor(session)
+    now_s = 0.0
+    monitor = ProductionCacheMonitor(session, window_s=60.0, clock=lambda: now_s)
     monkeypatch.setattr(session.cache.generation._store, "read", failing)
     await session.generate("hi", cache="use")
-    health = await monitor.check_cache_health()
-    assert kinds(health) == ["store_errors"]
-    assert health.warnings[0].value >= 1
+    # Asked often, as by a load balancer: the answer is the same for everybody.
+    while now_s < 60.0:
+        health = await monitor.check_cache_health()
+        assert kinds(health) == ["store_errors"]
+        assert health.warnings[0].value >= 1
+        now_s += 0.5
+    assert len(monitor._seen["generation"]) <= 61
+    now_s = 61.0
     assert (await monitor.check_cache_health()).healthy
+    await session.generate("another", cache="use")
+    now_s = 1000.0
+    assert kinds(await monitor.check_cache_health()) == ["store_errors"]
+
+
+async def test_evictions_are_counted_over_many_checks(engine: FakeEngine) -> None:
+    now_s = 0.0
+    async with Session(engine=engine, generation_cache_capacity=20) as session:
+        monitor = ProductionCacheMonitor(session, min_stay_s=60.0, clock=lambda: now_s)
+        told = []
+        for n in range(60):
+            await session.generate(f"prompt {n}")
+            now_s += 1.0
+            told += kinds(await monitor.check_cache_health())
+    # One a second, and never ten between two checks.
+    assert "early_evictions" in told
 
 
 async def test_entries_that_go_too_early_are_told(engine: FakeEngine) -> None:

@@ -120,6 +120,15 @@ async def test_the_history_is_in_the_order_of_time_and_has_trends(
     assert analysis["unreadable"] == []
 
 
+async def test_nothing_follows_for_a_day_from_what_happened_in_a_minute(tmp_path: Path) -> None:
+    persistence = CachePersistenceManager(backup_dir=tmp_path)
+    keep(tmp_path, one=snapshot("2026-01-02T00:00:00+00:00", 1, 5.0))
+    keep(tmp_path, two=snapshot("2026-01-02T00:01:00+00:00", 9, 5.0))
+    trend = (await persistence.analyze_cache_history())["generation_cache_trend"]
+    assert trend["size_change"] == 8
+    assert trend["size_per_day"] is trend["full_in_days"] is None
+
+
 async def test_one_snapshot_has_no_slope_and_a_cache_that_shrinks_is_never_full(
     tmp_path: Path,
 ) -> None:
