@@ -119,8 +119,8 @@ class CachePersistenceManager:
         last size and the mean and last hit rate, and how both changed from first to last
         (`size_change`, `hit_rate_change` in points) and per day (`size_per_day`,
         `hit_rate_per_day`: the slopes of straight lines through all snapshots, None if those
-        span less than an hour). `full_in_days` is when the cache is full if it goes on growing so; None if it
-        does not grow.
+        span less than an hour). `full_in_days` is when the cache is full if it goes on growing
+        so; None if it does not grow.
 
         Without any snapshot, only `error`.
         """
