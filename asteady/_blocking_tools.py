@@ -6,105 +6,25 @@ of that tool, waited for: the same arguments, answers and errors, from any threa
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 from asteady import operate
 from asteady._blocking_namespace import Namespace
-from asteady._calls import SessionCalls, WholeCalls, default_calls
+from asteady._blocking_tool import BlockingTool, calls_of, on_loop, waited
+from asteady._calls import SessionCalls
 from asteady._errors import InvalidRequestError
-from asteady._portal import Portal
 from asteady._requests import DEFAULT_SEED
 from asteady.operate._monitor import Operation as _AsyncioOperation
 
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from asteady._observe import Observer
-    from asteady._session import Session as AsyncioSession
-
 P = ParamSpec("P")
 R = TypeVar("R")
-Tool = TypeVar("Tool")
-
-
-def _waited(
-    method: Callable[Concatenate[Any, P], Awaitable[R]],
-) -> Callable[Concatenate[BlockingTool[Any], P], R]:
-    """The asynchronous method of a tool, as a plain one."""
-
-    @functools.wraps(method)
-    def plain(self: BlockingTool[Any], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return self._portal().call(method, self._tool, *args, **kwargs)
-
-    return plain
-
-
-def _on_loop(
-    method: Callable[Concatenate[Any, P], R],
-) -> Callable[Concatenate[BlockingTool[Any], P], R]:
-    """A method that looks at what the loop's thread changes, called on that thread."""
-
-    @functools.wraps(method)
-    def plain(self: BlockingTool[Any], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        async def called() -> R:
-            return method(self._tool, *args, **kwargs)
-
-        return self._portal().call(called)
-
-    return plain
-
-
-class BlockingTool(Generic[Tool]):
-    """A tool of `asteady.operate`, without await.
-
-    It holds nothing that must be closed. Without a session it works on the module's own.
-
-    Args:
-        session: an `asteady.blocking.Session`.
-        arguments: as for the tool in `asteady.operate`.
-    """
-
-    _kind: ClassVar[Callable[..., Any]]
-
-    def __init__(self, session: SessionCalls | None = None, **arguments: Any) -> None:
-        self._calls = _calls_of(session)
-
-        async def make() -> Any:
-            given = None if session is None else session._asyncio_session
-            return type(self)._kind(given, **arguments)
-
-        self._tool: Tool = self._portal().call(make)
-
-    def __repr__(self) -> str:
-        return f"<blocking {repr(self._tool).removeprefix('<')}"
-
-    def _portal(self) -> Portal:
-        return self._calls._portal()
-
-    def _opened(self) -> AsyncioSession:
-        return self._portal().call(self._calls._session)
-
-    @contextmanager
-    def _observing(self, observer: Observer, *, everywhere: bool) -> Iterator[None]:
-        # On the caller's thread: what is not everywhere is in its context.
-        with self._opened().observe(observer, everywhere=everywhere):
-            yield
-
-
-def _calls_of(session: SessionCalls | None) -> WholeCalls:
-    if session is None:
-        return default_calls
-    if not isinstance(session, SessionCalls):
-        raise InvalidRequestError(
-            f"session={session!r} is not allowed: an asteady.blocking.Session; asteady.Session has"
-            " its tools in asteady.operate"
-        )
-    return session
 
 
 class Operation(_AsyncioOperation):
@@ -128,10 +48,10 @@ class CacheMonitor(BlockingTool[operate.CacheMonitor]):
 
     _kind = operate.CacheMonitor
 
-    mark = _on_loop(operate.CacheMonitor.mark)
-    since_mark = _on_loop(operate.CacheMonitor.since_mark)
-    get_hit_rate = _on_loop(operate.CacheMonitor.get_hit_rate)
-    summary = _waited(operate.CacheMonitor.summary)
+    mark = on_loop(operate.CacheMonitor.mark)
+    since_mark = on_loop(operate.CacheMonitor.since_mark)
+    get_hit_rate = on_loop(operate.CacheMonitor.get_hit_rate)
+    summary = waited(operate.CacheMonitor.summary)
 
     def print_summary(self) -> None:
         """Print `summary`."""
@@ -169,8 +89,8 @@ class ProductionCacheMonitor(BlockingTool[operate.ProductionCacheMonitor]):
 
     _kind = operate.ProductionCacheMonitor
 
-    check_cache_health = _waited(operate.ProductionCacheMonitor.check_cache_health)
-    watch = _waited(operate.ProductionCacheMonitor.watch)
+    check_cache_health = waited(operate.ProductionCacheMonitor.check_cache_health)
+    watch = waited(operate.ProductionCacheMonitor.watch)
 
     def continuous_monitoring(self, interval_s: float = 300.0) -> Iterator[operate.CacheHealth]:
         """Check now, and then every `interval_s` seconds, log, and yield; until the session
@@ -186,8 +106,8 @@ class StrategicCacheWarmer(BlockingTool[operate.StrategicCacheWarmer]):
 
     _kind = operate.StrategicCacheWarmer
 
-    add_prompts = _on_loop(operate.StrategicCacheWarmer.add_prompts)
-    warm_cache = _waited(operate.StrategicCacheWarmer.warm_cache)
+    add_prompts = on_loop(operate.StrategicCacheWarmer.add_prompts)
+    warm_cache = waited(operate.StrategicCacheWarmer.warm_cache)
 
     @property
     def priority_prompts(self) -> dict[operate.Priority, list[operate.WarmPrompt]]:
@@ -203,7 +123,7 @@ def warm_cache_sequential(
     **options: Unpack[operate.WarmerOptions],
 ) -> operate.WarmReport:
     """`warm`, one prompt after the other, with ``max_new_tokens=100``."""
-    calls = _calls_of(session)
+    calls = calls_of(session)
 
     async def asked() -> operate.WarmReport:
         return await operate.warm_cache_sequential(
@@ -222,7 +142,7 @@ def warm_cache_parallel(
     **options: Unpack[operate.WarmerOptions],
 ) -> operate.WarmReport:
     """`warm`, `max_workers` prompts at once, with ``max_new_tokens=100``."""
-    calls = _calls_of(session)
+    calls = calls_of(session)
 
     async def asked() -> operate.WarmReport:
         return await operate.warm_cache_parallel(
@@ -237,14 +157,14 @@ class CacheOptimizer(BlockingTool[operate.CacheOptimizer]):
 
     _kind = operate.CacheOptimizer
 
-    record = _on_loop(operate.CacheOptimizer.record)
-    track_usage = _on_loop(operate.CacheOptimizer.track_usage)
-    curve = _on_loop(operate.CacheOptimizer.curve)
-    curve_by_bytes = _on_loop(operate.CacheOptimizer.curve_by_bytes)
-    recommend = _on_loop(operate.CacheOptimizer.recommend)
+    record = on_loop(operate.CacheOptimizer.record)
+    track_usage = on_loop(operate.CacheOptimizer.track_usage)
+    curve = on_loop(operate.CacheOptimizer.curve)
+    curve_by_bytes = on_loop(operate.CacheOptimizer.curve_by_bytes)
+    recommend = on_loop(operate.CacheOptimizer.recommend)
     recommend_cache_size = recommend
-    get_cache_priorities = _on_loop(operate.CacheOptimizer.get_cache_priorities)
-    save = _waited(operate.CacheOptimizer.save)
+    get_cache_priorities = on_loop(operate.CacheOptimizer.get_cache_priorities)
+    save = waited(operate.CacheOptimizer.save)
 
     def __enter__(self) -> Self:
         self._portal().call(self._tool.__aenter__)
@@ -264,10 +184,10 @@ class CacheAwareGenerator(BlockingTool[operate.CacheAwareGenerator]):
 
     _kind = operate.CacheAwareGenerator
 
-    is_cached = _waited(operate.CacheAwareGenerator.is_cached)
-    generate_with_fallback = _waited(operate.CacheAwareGenerator.generate_with_fallback)
-    batch_generate_optimized = _waited(operate.CacheAwareGenerator.batch_generate_optimized)
-    wait_background = _waited(operate.CacheAwareGenerator.wait_background)
+    is_cached = waited(operate.CacheAwareGenerator.is_cached)
+    generate_with_fallback = waited(operate.CacheAwareGenerator.generate_with_fallback)
+    batch_generate_optimized = waited(operate.CacheAwareGenerator.batch_generate_optimized)
+    wait_background = waited(operate.CacheAwareGenerator.wait_background)
 
     def is_likely_cached(
         self, prompt: str | None = None, seed: int = DEFAULT_SEED, **options: Any
@@ -286,13 +206,13 @@ class CachePersistenceManager(BlockingTool[operate.CachePersistenceManager]):
 
     _kind = operate.CachePersistenceManager
 
-    export_cache_metadata = _waited(operate.CachePersistenceManager.export_cache_metadata)
-    save_cache_state = _waited(operate.CachePersistenceManager.save_cache_state)
-    history = _waited(operate.CachePersistenceManager.history)
-    analyze_cache_history = _waited(operate.CachePersistenceManager.analyze_cache_history)
-    plot_history = _waited(operate.CachePersistenceManager.plot_history)
-    export_entries = _waited(operate.CachePersistenceManager.export_entries)
-    import_entries = _waited(operate.CachePersistenceManager.import_entries)
+    export_cache_metadata = waited(operate.CachePersistenceManager.export_cache_metadata)
+    save_cache_state = waited(operate.CachePersistenceManager.save_cache_state)
+    history = waited(operate.CachePersistenceManager.history)
+    analyze_cache_history = waited(operate.CachePersistenceManager.analyze_cache_history)
+    plot_history = waited(operate.CachePersistenceManager.plot_history)
+    export_entries = waited(operate.CachePersistenceManager.export_entries)
+    import_entries = waited(operate.CachePersistenceManager.import_entries)
 
     @property
     def backup_dir(self) -> Path:
@@ -305,12 +225,12 @@ class CacheInspector(BlockingTool[operate.CacheInspector]):
 
     _kind = operate.CacheInspector
 
-    analyze = _on_loop(operate.CacheInspector.analyze)
+    analyze = on_loop(operate.CacheInspector.analyze)
     analyze_cache_behavior = analyze
-    clear = _on_loop(operate.CacheInspector.clear)
-    export = _waited(operate.CacheInspector.export)
+    clear = on_loop(operate.CacheInspector.clear)
+    export = waited(operate.CacheInspector.export)
     export_trace_log = export
-    explain = _waited(operate.CacheInspector.explain)
+    explain = waited(operate.CacheInspector.explain)
 
     def trace_generation(
         self, prompt: str | None = None, seed: int = DEFAULT_SEED, **options: Any
@@ -343,10 +263,10 @@ class CacheBenchmark(BlockingTool[operate.CacheBenchmark]):
 
     _kind = operate.CacheBenchmark
 
-    benchmark_single_prompt = _waited(operate.CacheBenchmark.benchmark_single_prompt)
-    benchmark_cache_sizes = _waited(operate.CacheBenchmark.benchmark_cache_sizes)
-    find_optimal_cache_size = _waited(operate.CacheBenchmark.find_optimal_cache_size)
-    save_accesses = _waited(operate.CacheBenchmark.save_accesses)
+    benchmark_single_prompt = waited(operate.CacheBenchmark.benchmark_single_prompt)
+    benchmark_cache_sizes = waited(operate.CacheBenchmark.benchmark_cache_sizes)
+    find_optimal_cache_size = waited(operate.CacheBenchmark.find_optimal_cache_size)
+    save_accesses = waited(operate.CacheBenchmark.save_accesses)
 
     @property
     def accesses(self) -> list[operate.Access]:
@@ -369,11 +289,11 @@ class HierarchicalCache(BlockingTool[operate.HierarchicalCache]):
 
     _kind = operate.HierarchicalCache
 
-    preload_category = _waited(operate.HierarchicalCache.preload_category)
-    clear_category = _waited(operate.HierarchicalCache.clear_category)
+    preload_category = waited(operate.HierarchicalCache.preload_category)
+    clear_category = waited(operate.HierarchicalCache.clear_category)
     clear = clear_category
-    statistics = _waited(operate.HierarchicalCache.statistics)
-    namespaces = _waited(operate.HierarchicalCache.namespaces)
+    statistics = waited(operate.HierarchicalCache.statistics)
+    namespaces = waited(operate.HierarchicalCache.namespaces)
 
     def get_or_generate(
         self,
@@ -397,8 +317,8 @@ class PrometheusCollector(BlockingTool[operate.PrometheusCollector]):
 
     _kind = operate.PrometheusCollector
 
-    refresh = _waited(operate.PrometheusCollector.refresh)
-    text = _waited(operate.PrometheusCollector.text)
+    refresh = waited(operate.PrometheusCollector.refresh)
+    text = waited(operate.PrometheusCollector.text)
 
     def __enter__(self) -> Self:
         self._opened()
@@ -417,6 +337,6 @@ class PrometheusCollector(BlockingTool[operate.PrometheusCollector]):
 @contextmanager
 def opentelemetry(session: SessionCalls | None = None, **providers: Any) -> Iterator[None]:
     """`asteady.operate.opentelemetry`, in a plain program."""
-    calls = _calls_of(session)
+    calls = calls_of(session)
     with operate.opentelemetry(calls._portal().call(calls._session), **providers):
         yield
