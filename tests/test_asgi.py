@@ -62,7 +62,7 @@ class Server(uvicorn.Server):
 async def served(app: Any, **options: Any) -> AsyncIterator[Client]:
     """The app behind uvicorn on the loopback interface, and a client of it."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = Server(uvicorn.Config(app, log_level="warning", **options))
+        server = Server(uvicorn.Config(app, log_config=None, log_level="warning", **options))
         server.started_or_failed = asyncio.Event()
         serving = asyncio.create_task(server.serve([listening]))
         await server.started_or_failed.wait()
@@ -105,9 +105,12 @@ def opened(
 
 @pytest.fixture
 async def held(
-    example: Any, engine: FakeEngine, opened: list[asteady.Session]
+    example: Any,
+    engine: FakeEngine,
+    opened: list[asteady.Session],
+    caplog: pytest.LogCaptureFixture,
 ) -> AsyncIterator[Client]:
-    """The app on a fake engine, which is held once the app is warm."""
+    """The app on a fake engine, which is held once the app is warm. The server logs no errors."""
     async with served(example.app) as client:
         engine.computed.clear()
         engine.hold()
@@ -115,6 +118,7 @@ async def held(
             yield client
         finally:
             engine.resume()
+    assert [record.message for record in caplog.records if record.name.startswith("uvicorn")] == []
 
 
 async def test_an_app_is_warm_and_well_from_the_start(example: Any, client: Client) -> None:
