@@ -84,7 +84,8 @@ class CacheMonitor(BlockingTool[operate.CacheMonitor]):
 class ProductionCacheMonitor(BlockingTool[operate.ProductionCacheMonitor]):
     """`asteady.operate.ProductionCacheMonitor` without await.
 
-    `watch` is for a thread of its own; `on_health` is called on the background loop's.
+    `watch` is for a thread of its own, a daemon, for Python waits for others at exit; `on_health`
+    is called on the background loop's.
     """
 
     _kind = operate.ProductionCacheMonitor
