@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from asteady._errors import InvalidRequestError
 from asteady._requests import Key
 from asteady.cache._kept import shown
 from asteady.cache._store import Entry
@@ -39,10 +40,21 @@ class Explanation:
 
 async def explain(session: Session, key: Key) -> Explanation:
     """See `CacheInspector.explain`."""
-    for cache in (session.cache.generation, session.cache.embedding):
-        found = await _in_cache(cache, key)
-        if found is not None:
-            return found
+    # Uses are told to the store within a second; an entry's place may lag by as much.
+    listed = [
+        (cache, await cache.entries(-1, "priority"))
+        for cache in (session.cache.generation, session.cache.embedding)
+    ]
+    found = [
+        (cache, entries, place)
+        for cache, entries in listed
+        for place, entry in enumerate(entries)
+        if entry.key.startswith(key.lower())
+    ]
+    if len(found) > 1:
+        raise InvalidRequestError(f"{len(found)} entries have keys that begin with {key!r}")
+    if found:
+        return await _in_cache(*found[0])
     return Explanation(
         key=key,
         cache=None,
@@ -55,12 +67,7 @@ async def explain(session: Session, key: Key) -> Explanation:
     )
 
 
-async def _in_cache(cache: Cache[Any], key: Key) -> Explanation | None:
-    # Uses are told to the store within a second; an entry's place may lag by as much.
-    entries = await cache.entries(-1, "priority")
-    place = next((at for at, entry in enumerate(entries) if entry.key == key), None)
-    if place is None:
-        return None
+async def _in_cache(cache: Cache[Any], entries: list[Entry], place: int) -> Explanation:
     entry, goes_after = entries[place], len(entries) - 1 - place
     stats = await cache.statistics()
     capacity, max_bytes = stats["capacity"], stats["max_size_bytes"]
@@ -70,7 +77,7 @@ async def _in_cache(cache: Cache[Any], key: Key) -> Explanation | None:
     mean_bytes = size_bytes / max(1, len(entries))
     full = len(entries) >= capacity or size_bytes + mean_bytes > max_bytes
     return Explanation(
-        key=key,
+        key=entry.key,
         cache=cache.kind,
         entry=entry,
         goes_after=goes_after,

@@ -191,8 +191,10 @@ class CacheInspector:
     async def explain(self, key: Key) -> Explanation:
         """Why the entry with this key is kept or next to go; keys are in traces and entries.
 
+        The beginning of a key will do, such as ``asteady cache list`` prints.
+
         Raises:
-            InvalidRequestError: the key is no str.
+            InvalidRequestError: the key is no str, or several keys begin so.
             SessionError: the session is not open yet, or is closed.
             StoreError: the store cannot be read.
         """

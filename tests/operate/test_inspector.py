@@ -173,6 +173,17 @@ async def test_an_entry_is_explained(engine: FakeEngine) -> None:
         assert "evicted" in gone.text
 
 
+async def test_the_beginning_of_a_key_will_do(session: Session) -> None:
+    inspector = CacheInspector(session)
+    for key in ("ab" + "0" * 62, "ac" + "0" * 62):
+        await session.cache.generation.put(key, completion(1.0))
+    explained = await inspector.explain("AB0")
+    assert explained.key == "ab" + "0" * 62
+    assert explained.entry is not None
+    with pytest.raises(InvalidRequestError, match="2 entries have keys that begin with 'a'"):
+        await inspector.explain("a")
+
+
 async def test_an_embedding_is_explained_too(session: Session) -> None:
     inspector = CacheInspector(session)
     with inspector.tracing(everywhere=False):
