@@ -72,7 +72,7 @@ def test_the_smallest_capacity_that_is_enough_is_recommended() -> None:
     assert 20_000 <= found.size_bytes <= 20_000 * (1 + 1 / 256)
     assert found.best_rate == found.rate == pytest.approx(80.0)
     assert found.current_rate == 0.0
-    assert "20 entries and 0.0 MB reach 80.0 % of 80.0 % (seconds)" in str(found)
+    assert "20 entries and 0.019 MB reach 80.0 % of 80.0 % (seconds)" in str(found)
     nothing = looped(3, 1).recommend_cache_size()
     assert (nothing.entries, nothing.size_bytes, nothing.best_rate) == (0, 0, 0.0)
 
