@@ -26,6 +26,14 @@ def run(program: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def finish(child: subprocess.Popen[str]) -> tuple[str, str]:
+    """What else it prints; it does not outlive the test."""
+    try:
+        return child.communicate(timeout=60)
+    finally:
+        child.kill()
+
+
 EXITS = {
     "after nothing": "",
     "after a call": """
@@ -283,7 +291,7 @@ with blocking.Session(engine=engine) as session:
     assert child.stdout is not None
     assert child.stdout.readline() == "waiting\n"
     child.send_signal(signal.SIGINT)
-    out, err = child.communicate(timeout=60)
+    out, err = finish(child)
     assert (child.returncode, err) == (0, "")
     assert out == "interrupted\nYou said: a b\n"
 
@@ -310,7 +318,7 @@ while True:
     assert child.stdout is not None
     assert child.stdout.readline() == "waiting\n"
     child.send_signal(signal.SIGINT)
-    _, err = child.communicate(timeout=60)
+    _, err = finish(child)
     assert child.returncode in (-signal.SIGINT, 130)
     assert err.count("Traceback") == 1
     assert err.rstrip().endswith("KeyboardInterrupt")
