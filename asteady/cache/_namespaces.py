@@ -8,7 +8,9 @@ something was removed by another process, for that may have been a namespace's h
 from __future__ import annotations
 
 import asyncio
+from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from weakref import WeakValueDictionary
 
 import attrs
 
@@ -26,7 +28,7 @@ A = TypeVar("A", bound=Any)
 # Known in memory for one entry, so that a loop that makes up new namespaces does not fill it; the
 # others are read from the store.
 TAGS_PER_ENTRY = 8
-# Namespaces that are counted; those used longest ago go first.
+# Namespaces that are counted though nobody has them at hand; those asked for longest ago go first.
 COUNTED = 10_000
 
 
@@ -50,21 +52,24 @@ class Namespaces(Generic[A]):
     def __init__(self, cache: Cache[A]) -> None:
         self._cache = cache
         self._asked: dict[str, Asked] = {}
+        # Who has a namespace at hand goes on counting there, however many others came since.
+        self._counted: MutableMapping[str, Asked] = WeakValueDictionary()
         self._holding: dict[tuple[Key, str], asyncio.Task[None]] = {}
         self._knows = False
         self._forgotten = 0
 
     def asked(self, namespace: str) -> Asked:
         """Where to count what is asked under this very namespace."""
-        found = self._asked.pop(namespace, None) or Asked()
-        self._asked[namespace] = found
+        found = self._counted.get(namespace) or Asked()
+        self._asked.pop(namespace, None)
+        self._asked[namespace] = self._counted[namespace] = found
         if len(self._asked) > COUNTED:
             del self._asked[next(iter(self._asked))]
         return found
 
     def asked_below(self, path: str) -> Asked:
         """What was asked under this namespace and all below it."""
-        below = [asked for name, asked in self._asked.items() if is_below(name, path)]
+        below = [asked for name, asked in self._counted.items() if is_below(name, path)]
         return Asked(
             sum(asked.hits for asked in below),
             sum(asked.misses for asked in below),

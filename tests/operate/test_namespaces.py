@@ -574,6 +574,20 @@ async def test_calls_of_namespaces_that_were_used_long_ago_are_forgotten(
     assert len(namespaces._asked) == COUNTED
 
 
+async def test_a_namespace_at_hand_is_counted_however_many_others_are_used(
+    session: Session,
+) -> None:
+    emails = session.namespace("emails/marketing")
+    for number in range(COUNTED):
+        session.namespace(f"customers/{number}")
+    await emails.generate("hello")
+    assert (await emails.statistics()).generation.misses == 1
+    again = session.namespace("emails/marketing")
+    await again.generate("hello")
+    counts = (await session.namespace("emails").statistics()).generation
+    assert (counts.misses, counts.hits) == (1, 1)
+
+
 # -- names ----------------------------------------------------------------------------------------
 
 
