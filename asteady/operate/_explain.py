@@ -49,8 +49,10 @@ async def explain(session: Session, key: Key) -> Explanation:
         (cache, entries, place)
         for cache, entries in listed
         for place, entry in enumerate(entries)
-        if entry.key.startswith(key.lower())
+        if entry.key == key or entry.key.startswith(key.lower())
     ]
+    # A whole key, which may be the beginning of others where somebody made them up.
+    found = [one for one in found if one[1][one[2]].key == key] or found
     if len(found) > 1:
         raise InvalidRequestError(f"{len(found)} entries have keys that begin with {key!r}")
     if found:

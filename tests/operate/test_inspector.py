@@ -184,6 +184,16 @@ async def test_the_beginning_of_a_key_will_do(session: Session) -> None:
         await inspector.explain("a")
 
 
+async def test_a_whole_key_is_no_beginning_of_others(session: Session) -> None:
+    inspector = CacheInspector(session)
+    for key in ("K1", "K10", "k1"):
+        await session.cache.generation.put(key, completion(1.0))
+    for key in ("K1", "K10", "k1"):
+        explained = await inspector.explain(key)
+        assert explained.key == key
+        assert explained.entry is not None
+
+
 async def test_an_embedding_is_explained_too(session: Session) -> None:
     inspector = CacheInspector(session)
     with inspector.tracing(everywhere=False):
