@@ -115,7 +115,8 @@ class Context:
         size = self.state_bytes(sequence)
         buffer = (ctypes.c_uint8 * size)()
         used = llama_cpp.llama_state_seq_get_data(self.native, buffer, size, sequence)
-        if used != size:
+        # llama.cpp says 0 for a failure, of the size too.
+        if not used or used != size:
             raise EngineError(
                 f"llama.cpp could not copy a sequence's state ({used} of {size} bytes)"
             )
@@ -128,7 +129,7 @@ class Context:
             EngineError: llama.cpp failed.
         """
         used = llama_cpp.llama_state_seq_set_data(self.native, state, len(state), sequence)
-        if used != len(state):
+        if not used or used != len(state):
             llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
             raise EngineError(
                 f"llama.cpp could not restore a sequence's state ({used} of {len(state)} bytes)"

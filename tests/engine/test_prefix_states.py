@@ -237,6 +237,20 @@ def test_a_state_that_cannot_be_copied_is_not_kept(
     worker.close()
 
 
+def test_a_state_of_no_bytes_is_a_failure_and_not_kept(
+    engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # What llama.cpp says when it fails, of the size and of what it copied.
+    monkeypatch.setattr(llama_cpp, "llama_state_seq_get_size", lambda *_: 0)
+    monkeypatch.setattr(llama_cpp, "llama_state_seq_get_data", lambda *_: 0)
+    worker = engine.open_worker()
+    for index in range(2):
+        assert answers(worker, [declared(engine, asked(index))]) == [alone(engine, asked(index))]
+    assert "is not kept" in caplog.text
+    assert engine.prefix_statistics().states == 0
+    worker.close()
+
+
 def test_closing_the_engine_lets_go_of_the_states(directory: Path) -> None:
     engine = load(directory, "long.gguf")
     worker = engine.open_worker()
