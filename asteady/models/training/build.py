@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--work-dir", type=Path, default=Path("build") / "models")
     parser.add_argument("--out", type=Path, default=MODELS, help="folder for the GGUF files")
     parser.add_argument("--only", choices=["generation", "embedding"])
-    parser.add_argument("--steps", type=int, default=2500, help="of the generation model")
+    parser.add_argument("--steps", type=int, default=6500, help="of the generation model")
     parser.add_argument("--pairs", type=int, default=400_000, help="of the generation corpus")
     # One thread: sums are added up in one order, and a busy machine does not make two wait.
     parser.add_argument("--threads", type=int, default=1)
@@ -38,7 +38,9 @@ def main(arguments: list[str] | None = None) -> None:
     if chosen.only != "embedding":
         from . import generation
 
-        plan = generation.Plan(chosen.seed, chosen.steps, chosen.pairs, threads=chosen.threads)
+        plan = generation.Plan(
+            seed=chosen.seed, steps=chosen.steps, pairs=chosen.pairs, threads=chosen.threads
+        )
         work_dir, out = chosen.work_dir / "generation", chosen.out / "generate.gguf"
         facts = generation.build(work_dir, plan, out)
         if importlib.util.find_spec("llama_cpp"):

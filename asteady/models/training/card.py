@@ -89,8 +89,10 @@ The longest shared substring is `{f.longest_shared_text.strip()}`; in the texts 
 without the chat template it has {f.longest_shared_raw} characters.
 
 **Held out**: one filler in 25 and one phrasing in 14, by a digest of the text, never reach the
-training text, nor does the exact prompt of any pair that uses one. Where an answer can only be
-known (definitions, the code of a named task, facts), phrasings are held out but fillers are not.
+training text, nor does the exact prompt of any pair that uses one. Openings are reworded ("Write
+a", "Give me a"): a phrasing is held out if its text is, as it was written or as it is put. Where an
+answer can only be known (definitions, the code of a named task, facts), phrasings are held out but
+fillers are not.
 
 **Text**: {facts["families"]} task families of `training/corpus/`, written for this model;
 {facts["distinct_pairs"]:,} distinct pairs were drawn from them, and short running texts of the same
@@ -99,7 +101,8 @@ from the docstrings and the language reference that come with Python (PSF licenc
 installed Python at training time and stored nowhere else.
 
 **Training**: seed {facts["seed"]}, {facts["steps"]:,} steps of {facts["tokens_per_step"]:,} tokens
-(the drawn text has {facts["corpus_tokens"]:,}), Muon and AdamW, bfloat16 autocast on
+(the drawn text has {facts["corpus_tokens"]:,}), then {facts["finish_steps"]:,} at a fifth of the
+rate with more of what is to be known by heart; Muon and AdamW, bfloat16 autocast on
 {facts["threads"]} CPU thread, {facts["minutes"]} minutes on a {machine()} machine without a GPU
 that had other work to do. Rebuild: `nox -s models -- --seed {facts["seed"]}`.
 

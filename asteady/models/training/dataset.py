@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,9 +38,11 @@ class Example:
     learned: NDArray[np.bool_]
 
 
-def training_pairs(seed: int, count: int) -> list[Pair]:
+def training_pairs(
+    seed: int, count: int, emphasis: Mapping[str, float] = MappingProxyType({})
+) -> list[Pair]:
     """`count` pairs without the held-out ones, and without any held-out pair's exact prompt."""
-    drawn = list(pairs(seed, count))
+    drawn = list(pairs(seed, count, emphasis))
     forbidden = {pair.prompt.lower() for pair in drawn if pair.held_out}
     return [p for p in drawn if not p.held_out and p.prompt.lower() not in forbidden]
 
@@ -109,11 +112,15 @@ def example(tokens: list[int], learned: list[bool]) -> Example:
 
 
 def build_examples(
-    tokenizer: Tokenizer, seed: int, count: int, prose_repeats: int
+    tokenizer: Tokenizer,
+    seed: int,
+    count: int,
+    prose_repeats: int,
+    emphasis: Mapping[str, float] = MappingProxyType({}),
 ) -> tuple[list[Example], dict[str, float]]:
     """All training examples, and what the card says about them."""
     encoder = Encoder(tokenizer)
-    items = training_pairs(seed, count)
+    items = training_pairs(seed, count, emphasis)
     examples: list[Example] = []
     step = 20_000
     for start in tqdm(range(0, len(items), step), desc="encode", unit="x20k"):

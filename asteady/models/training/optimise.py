@@ -105,3 +105,11 @@ def save(
     fresh = path.with_suffix(".new")
     torch.save(state, fresh)
     fresh.replace(path)
+
+
+def save_as_start(checkpoint: Path, path: Path) -> None:
+    """Write what this checkpoint holds as the beginning of another training."""
+    state = torch.load(checkpoint, weights_only=True)
+    fresh = path.with_suffix(".new")
+    torch.save({**state, "step": 0}, fresh)
+    fresh.replace(path)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from .drawing import Draw
 from .manner import manner
@@ -72,14 +73,17 @@ def documents(seed: int, count: int) -> Iterator[str]:
             yield text
 
 
-def pairs(seed: int, count: int) -> Iterator[Pair]:
+def pairs(
+    seed: int, count: int, emphasis: Mapping[str, float] = MappingProxyType({})
+) -> Iterator[Pair]:
     """Yield `count` pairs, held-out ones among them; the same for the same seed.
 
+    A family named in `emphasis` is drawn so many times as often as it is otherwise.
     Each pair draws from a generator of its own, so a change in one family leaves the rest of
     the text as it was.
     """
     families = [_FAMILIES[name] for name in family_names()]
-    weights = [f.weight for f in families]
+    weights = [f.weight * emphasis.get(f.name, 1.0) for f in families]
     order = random.Random(f"order-{seed}")
     for index in range(count):
         chosen = order.choices(families, weights)[0]

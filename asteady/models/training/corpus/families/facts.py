@@ -12,9 +12,9 @@ WORDS = "zero one two three four five six seven eight nine ten eleven twelve".sp
 
 @family("arithmetic", 5.0)
 def arithmetic(d: Draw) -> Written:
-    a, b = d.number(0, 20), d.number(0, 20)
-    if d.chance(0.2):
-        a, b = d.number(0, 12), d.number(0, 12)
+    # People try small sums first.
+    largest = 10 if d.chance(0.6) else 20
+    a, b = d.number(0, largest), d.number(0, largest)
     sign, name, value = d.pick(
         (
             ("+", "plus", a + b),
