@@ -178,12 +178,15 @@ class ProductionCacheMonitor:
         check_seconds("interval_s", interval_s, zero=False)
         # No task group and no cancel scope is open where it yields.
         while True:
+            session = session_now(self._given)
             try:
                 health = await self._checked()
             except SessionClosedError:
                 return
             yield health
-            await self._pause(interval_s)
+            # A default session that is closed has a successor, which is not for us to open.
+            if not await self._pause(session, interval_s):
+                return
 
     async def watch(
         self,
@@ -202,18 +205,24 @@ class ProductionCacheMonitor:
                 except Exception:
                     logger.exception("the function that is told the cache's health failed")
 
-    async def _pause(self, interval_s: float) -> None:
-        """Sleep, but not on when the session closes: whoever waits for this task would wait too."""
-        tasks = session_now(self._given)._core.tasks
+    async def _pause(self, session: Session, interval_s: float) -> bool:
+        """Sleep, but not on when the session closes: whoever waits for this task would wait too.
+
+        Returns whether the session is still open.
+        """
+        closing = False
 
         async def wake() -> None:
-            await tasks.wait_stopping()
+            nonlocal closing
+            await session._core.tasks.wait_stopping()
+            closing = True
             group.cancel_scope.cancel()
 
         async with anyio.create_task_group() as group:
             group.start_soon(wake)
             await self._sleep(interval_s)
             group.cancel_scope.cancel()
+        return session.is_open and not closing
 
     async def _checked(self) -> CacheHealth:
         health = await self.check_cache_health()

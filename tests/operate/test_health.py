@@ -11,6 +11,7 @@ from typing import cast
 import anyio
 import pytest
 
+import asteady
 from asteady import (
     InvalidRequestError,
     QueueFullError,
@@ -18,6 +19,7 @@ from asteady import (
     SessionClosedError,
     SessionNotOpenError,
     StoreError,
+    _default,
 )
 from asteady.operate import CacheHealth, ProductionCacheMonitor
 from asteady.testing import FakeEngine
@@ -206,3 +208,16 @@ async def test_it_ends_when_the_session_closes(engine: FakeEngine) -> None:
     await monitor.watch()
     with pytest.raises(SessionClosedError):
         await monitor.check_cache_health()
+
+
+async def test_a_default_session_that_was_closed_is_not_opened_again() -> None:
+    session = await _default.default_session()
+    checked = anyio.Event()
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as group:
+            watch = ProductionCacheMonitor().watch
+            group.start_soon(watch, 3600.0, lambda health: checked.set())
+            await checked.wait()
+            await asteady.aclose()
+    assert session.is_closed
+    assert _default.sessions_here() == []
