@@ -26,7 +26,7 @@ from asteady.operate._files import write_whole
 from asteady.operate._shards import Curve, Shards
 from asteady.operate._uses import CachePriority, Uses
 from asteady.operate._warm_jobs import shown
-from asteady.operate._which import opened_session
+from asteady.operate._which import opened_session, session_now
 
 logger = logging.getLogger("asteady")
 
@@ -118,7 +118,7 @@ class CacheOptimizer:
         check_count("max_keys", max_keys)
         self.cache_type = cache_type
         self._given = session
-        self._settings = settings or (session.settings if session else None)
+        self._settings = settings or (session_now(session).settings if session else None)
         self._remember = remember
         self._shards = Shards(max_keys)
         self._uses = Uses()

@@ -102,6 +102,7 @@ MISTAKES: dict[str, Callable[[Any], Any]] = {
         "states"
     ).save_cache_state("x"),
     "session='x' is not allowed": lambda s: tools.CacheAwareGenerator("x").is_cached("a"),
+    "session='embedding' is not allowed": lambda s: tools.CacheOptimizer("embedding"),
     "key=5 is not allowed": lambda s: tools.CacheInspector(s).explain(5),
 }
 
