@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 
 import asteady
+from asteady._settings import CachePolicy
+from asteady.testing import FakeEngine
 
 
 def run(
@@ -148,6 +151,32 @@ def test_the_cache_is_shown_and_cleared(tmp_path: Path) -> None:
     assert run("cache", "clear").stdout == "removed 1 entry\n"
     assert run("cache", "clear").stdout == "removed 0 entries\n"
     assert run("cache", "path").stdout.strip() == os.environ["ASTEADY_CACHE_DIR"]
+
+
+def test_looking_at_a_larger_cache_evicts_nothing(tmp_path: Path) -> None:
+    async def use(capacity: int, policy: CachePolicy) -> None:
+        async with asteady.Session(
+            engine=FakeEngine(), generation_cache_capacity=capacity, cache_policy=policy
+        ) as session:
+            for number in range(5):
+                await session.generate(f"prompt {number}")
+
+    asyncio.run(use(7, "lru"))
+    smaller = {"ASTEADY_GENERATION_CACHE_CAPACITY": "2"}
+    for command in (
+        ("cache", "list"),
+        ("cache", "namespaces"),
+        ("cache", "clear", "--namespace", "none"),
+        ("cache", "export", str(tmp_path / "export")),
+        ("verify", "--cache"),
+    ):
+        assert run(*command, **smaller).returncode == 0
+    told = json.loads(run("cache", "stats", "--json", **smaller).stdout)["generation"]
+    assert (told["size"], told["capacity"], told["policy"]) == (5, 7, "lru")
+    # What fills it holds the sizes that are set.
+    assert run("cache", "import", str(tmp_path / "export"), **smaller).returncode == 0
+    told = json.loads(run("cache", "stats", "--json").stdout)["generation"]
+    assert (told["size"], told["capacity"], told["policy"]) == (2, 2, "tide")
 
 
 def test_version() -> None:

@@ -22,6 +22,7 @@ from asteady.cache._manager import CacheManager
 from asteady.cache._store import ORDERS
 from asteady.cli import _namespaces, _size, _transfer
 from asteady.cli._arguments import Commands
+from asteady.cli._found import found_manager
 
 T = TypeVar("T")
 
@@ -187,12 +188,8 @@ async def _find(manager: CacheManager, prefix: str) -> tuple[Cache[Any], str]:
 
 def _with_manager(fn: Callable[[CacheManager], Awaitable[T]]) -> T:
     async def run() -> T:
-        manager = CacheManager(Settings.from_environment())
-        await manager.open()
-        try:
+        async with found_manager() as manager:
             return await fn(manager)
-        finally:
-            await manager.aclose()
 
     return asyncio.run(run())
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from asteady._settings import Settings
-from asteady.cache._manager import CacheManager
+from asteady.cli._found import found_manager
 
 if TYPE_CHECKING:
     from asteady._session import Asking, Session
@@ -57,9 +56,5 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _namespaces(path: str | None) -> dict[str, NamespaceSize]:
-    manager = CacheManager(Settings.from_environment())
-    await manager.open()
-    try:
+    async with found_manager() as manager:
         return await manager.namespaces(path)
-    finally:
-        await manager.aclose()

@@ -14,6 +14,7 @@ from asteady._settings import MEBIBYTE, Settings
 from asteady.cache._manager import CacheManager
 from asteady.cache._store import Exported, Merged
 from asteady.cache._transfer import MAX_FILE_BYTES
+from asteady.cli._found import found_manager
 
 if TYPE_CHECKING:
     from asteady.cli._arguments import Commands
@@ -50,7 +51,7 @@ def add_actions(actions: Commands) -> None:
 
 def export(options: argparse.Namespace) -> int:
     async def exported() -> Exported:
-        async with _Manager() as manager:
+        async with found_manager() as manager:
             return await manager.export_entries(options.file)
 
     done = asyncio.run(exported())
@@ -71,10 +72,15 @@ def run_import(options: argparse.Namespace) -> int:
         )
 
     async def imported() -> dict[str, Merged]:
-        async with _Manager() as manager:
+        # It fills the cache, to the sizes that are set.
+        manager = CacheManager(Settings.from_environment())
+        await manager.open()
+        try:
             return await manager.import_entries(
                 options.file, max_file_bytes=int(options.max_size_mb * MEBIBYTE)
             )
+        finally:
+            await manager.aclose()
 
     done = asyncio.run(imported())
     if options.json:
@@ -87,13 +93,3 @@ def run_import(options: argparse.Namespace) -> int:
             f" {merged.oversized:,} too large; {merged.evicted:,} evicted"
         )
     return 0
-
-
-class _Manager:
-    async def __aenter__(self) -> CacheManager:
-        self._manager = CacheManager(Settings.from_environment())
-        await self._manager.open()
-        return self._manager
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._manager.aclose()

@@ -90,9 +90,10 @@ async def _run(options: argparse.Namespace, requests: int | list[VerifyRequest])
 
 
 async def _run_cache(options: argparse.Namespace) -> int:
+    from asteady.cli._found import settings_as_found
     from asteady.operate._verify_cache import report_as_json
 
-    async with Session() as session:
+    async with Session(settings_as_found()) as session:
         report = await session.verify_cache(
             model=options.model,
             kind="embedding" if options.embedding else "generation",
