@@ -179,9 +179,10 @@ async def _find(manager: CacheManager, prefix: str) -> tuple[Cache[Any], str]:
         if key.startswith(prefix.lower())
     ]
     if len(found) != 1:
-        which = "no entry has a key" if not found else f"{len(found)} entries have keys"
+        which = f"{len(found)} entries have keys that begin"
+        which = which if found else "no entry has a key that begins"
         raise InvalidRequestError(
-            f"{which} that begins with {prefix!r}; `asteady cache list` prints them"
+            f"{which} with {prefix!r}; `asteady cache list` prints them"
         )
     return found[0]
 
