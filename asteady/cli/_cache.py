@@ -181,9 +181,7 @@ async def _find(manager: CacheManager, prefix: str) -> tuple[Cache[Any], str]:
     if len(found) != 1:
         which = f"{len(found)} entries have keys that begin"
         which = which if found else "no entry has a key that begins"
-        raise InvalidRequestError(
-            f"{which} with {prefix!r}; `asteady cache list` prints them"
-        )
+        raise InvalidRequestError(f"{which} with {prefix!r}; `asteady cache list` prints them")
     return found[0]
 
 
