@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Awaitable, Callable, Hashable
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 
 import anyio
 
 from asteady._background import run_in_daemon
 from asteady._errors import SessionClosedError
 from asteady._flight import Flight, Flights
+from asteady._idle import IdleTimers
 from asteady._settings import Settings
 
 # The engine's modules are imported by the threads that need them first, off the event loop:
 # importing asteady costs no more than what every program uses.
 if TYPE_CHECKING:
+    from asteady._declared import DeclaredPrefix
+    from asteady.engine._lane import Emit
     from asteady.engine._models import ModelFile
     from asteady.engine._pool import Pool, PoolStatistics
     from asteady.engine._prefix_states import PrefixStatistics
-    from asteady.engine._protocol import Engine
+    from asteady.engine._protocol import Answer, Engine, Request
     from asteady.engine._setup import EngineOptions
 
 T = TypeVar("T")
+
+_log = logging.getLogger("asteady")
 
 Kind: TypeAlias = Literal["generation", "embedding"]
 
@@ -121,6 +127,7 @@ class Engines:
         self._closed = False
         self._lock = threading.Lock()
         self.fingerprints: dict[tuple[Kind, str], str] = {}
+        self._idle = IdleTimers(settings.idle_unload_s, self._unload)
 
     async def fingerprint(self, kind: Kind, reference: str) -> str:
         """The fingerprint of a model; found once, then remembered. Failures are not remembered."""
@@ -146,9 +153,48 @@ class Engines:
 
         async def load(flight: Flight[Pool]) -> Pool:
             await self._fetch(reference)
-            return await run_in_daemon("asteady-load", self._load, kind, reference)
+            loaded = await run_in_daemon("asteady-load", self._load, kind, reference)
+            self._idle.rest((kind, reference))
+            return loaded
 
         return await self._once(("load", kind, reference), load)
+
+    async def run(
+        self,
+        kind: Kind,
+        reference: str,
+        request: Request,
+        emit: Emit,
+        prefix: DeclaredPrefix | None = None,
+    ) -> Answer:
+        """Compute an answer in the pool of a model, which is not idle meanwhile.
+
+        Raises what `pool` and `Pool.run` raise.
+        """
+        key = (kind, reference)
+        while True:
+            pool = await self.pool(kind, reference)
+            # It may have been unloaded between the end of its load and now.
+            if self._pools.get(key) is pool:
+                break
+        with self._idle.use(key):
+            return await pool.run(request, emit, prefix)
+
+    def _unload(self, key: Hashable) -> None:
+        kind, reference = cast("tuple[Kind, str]", key)
+        with self._lock:
+            pool = self._pools.pop((kind, reference), None)
+        if pool is None:
+            return
+        idle_s = self._settings.idle_unload_s
+        _log.info("unloading %s model %s: unused for %g s", kind, reference, idle_s)
+
+        async def unload(flight: Flight[bool]) -> bool:
+            await pool.aclose()
+            return True
+
+        # Nobody waits for it but the session, at its end.
+        self._flights.join(("unload", pool), unload)
 
     async def _fetch(self, reference: str) -> None:
         """A download may take an hour. So that it holds up neither closing the session nor the end
@@ -195,6 +241,7 @@ class Engines:
 
     async def aclose(self) -> None:
         """Stop all workers and free the models."""
+        self._idle.close()
         with self._lock:
             self._closed = True
             pools, self._pools = self._pools, {}

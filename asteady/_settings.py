@@ -71,6 +71,20 @@ def _megabytes(name: str, value: object) -> float:
     return float(value)
 
 
+def _seconds(name: str, value: object) -> float:
+    allowed = "a number of seconds, such as 300; 0 for never"
+    if isinstance(value, str):
+        try:
+            value = float(value.strip())
+        except ValueError:
+            raise _refused(name, value, allowed) from None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _refused(name, value, allowed)
+    if not (math.isfinite(value) and 0 <= value <= 10**9):
+        raise _refused(name, value, allowed)
+    return float(value)
+
+
 def _switch(name: str, value: object) -> bool:
     if isinstance(value, bool):
         return value
@@ -154,6 +168,7 @@ class Settings:
     probe: bool = _field(_switch, True)
     max_pending: int = _field(_whole(1, 10**9), 1024)
     prefix_max_size_mb: float = _field(_megabytes, 512.0)
+    idle_unload_s: float = _field(_seconds, 0.0)
 
     def __attrs_post_init__(self) -> None:
         for field in attrs.fields(Settings):

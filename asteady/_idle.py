@@ -1,0 +1,54 @@
+"""When a model that nobody uses is unloaded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+
+
+class IdleTimers:
+    """Calls `unload(key)` when a key has had no users for `idle_s` seconds; never if that is 0.
+
+    For the event loop's thread. `close` when nothing shall be unloaded any more.
+    """
+
+    def __init__(self, idle_s: float, unload: Callable[[Hashable], None]) -> None:
+        self._idle_s = idle_s
+        self._unload = unload
+        self._users = Counter[Hashable]()
+        self._timers: dict[Hashable, asyncio.TimerHandle] = {}
+
+    @contextmanager
+    def use(self, key: Hashable) -> Iterator[None]:
+        """Within, the key has one user more."""
+        self._users[key] += 1
+        self._stop(key)
+        try:
+            yield
+        finally:
+            self._users[key] -= 1
+            self.rest(key)
+
+    def rest(self, key: Hashable) -> None:
+        """Begin to count the time from now, if the key has no users."""
+        self._stop(key)
+        if self._idle_s and not self._users[key]:
+            loop = asyncio.get_running_loop()
+            self._timers[key] = loop.call_later(self._idle_s, self._fire, key)
+
+    def close(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        self._idle_s = 0.0
+
+    def _stop(self, key: Hashable) -> None:
+        timer = self._timers.pop(key, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _fire(self, key: Hashable) -> None:
+        del self._timers[key]
+        self._unload(key)

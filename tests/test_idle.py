@@ -1,0 +1,91 @@
+"""Models that nobody uses are unloaded, and loaded again when they are needed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from asteady import Session, SettingsError
+from asteady.testing import FakeEngine
+
+pytestmark = pytest.mark.anyio
+
+IDLE_S = 0.05
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110  # a timer fires it, and tells nobody
+            await asyncio.sleep(0.005)
+
+
+def loaded(session: Session) -> set[str]:
+    return set(session.statistics().pools)
+
+
+async def test_an_idle_model_is_unloaded_and_loaded_again_with_the_same_answers() -> None:
+    options: dict[str, Any] = {"max_new_tokens": 4, "cache": "bypass"}
+    async with Session(idle_unload_s=IDLE_S) as session:
+        text = await session.generate("hi", **options)
+        await session.embed("hi")
+        assert loaded(session) == {"generation:builtin", "embedding:builtin"}
+        await until(lambda: not loaded(session))
+        assert await session.generate("hi", **options) == text
+        assert loaded(session) == {"generation:builtin"}
+
+
+async def test_a_model_that_was_loaded_for_nobody_is_unloaded_too(engine: FakeEngine) -> None:
+    async with Session(engine=engine, idle_unload_s=IDLE_S) as session:
+        await session.load()
+        await until(lambda: not loaded(session))
+        assert engine.closed
+
+
+async def test_a_model_that_computes_is_not_idle(engine: FakeEngine) -> None:
+    engine.hold()
+    async with Session(engine=engine, idle_unload_s=IDLE_S) as session:
+        asked = [asyncio.create_task(session.generate(f"a {n}")) for n in range(3)]
+        await engine.wait_computed(1)
+        asked[0].cancel()
+        # As much time as unloading takes, many times over.
+        await asyncio.sleep(5 * IDLE_S)
+        assert loaded(session) == {"generation:builtin"}
+        assert not engine.closed
+        engine.resume()
+        assert await asyncio.gather(*asked[1:]) == ["You said: a 1", "You said: a 2"]
+        await until(lambda: engine.closed)
+
+
+async def test_a_remembered_answer_keeps_no_model_loaded(engine: FakeEngine) -> None:
+    async with Session(engine=engine, idle_unload_s=IDLE_S) as session:
+        await session.generate("hi")
+        await until(lambda: not loaded(session))
+        await session.generate("hi")
+        assert not loaded(session)
+
+
+async def test_without_the_setting_nothing_is_unloaded(engine: FakeEngine) -> None:
+    async with Session(engine=engine) as session:
+        await session.generate("hi")
+        assert not session._core.engines._idle._timers
+        assert loaded(session) == {"generation:builtin"}
+
+
+async def test_closing_while_a_model_is_unloaded_leaves_nothing(engine: FakeEngine) -> None:
+    session = await Session(engine=engine, idle_unload_s=IDLE_S).open()
+    await session.generate("hi")
+    session._core.engines._unload(("generation", "builtin"))
+    await session.aclose()
+    await until(lambda: engine.closed)
+    assert not session._core.engines._idle._timers
+
+
+@pytest.mark.parametrize("value", [-1, "soon", float("nan"), True])
+def test_what_is_no_time_is_refused(value: Any) -> None:
+    with pytest.raises(
+        SettingsError, match=r"idle_unload_s=.* is not allowed: a number of seconds"
+    ):
+        Session(idle_unload_s=value)
