@@ -164,6 +164,7 @@ class Settings:
     embedding_model: str = _field(_model, "builtin")
     workers: int = _field(_whole(1, 256), attrs.Factory(default_workers))
     threads: int = _field(_whole(1, 256), 1)
+    gpu_layers: int = _field(_whole(-1, 10_000), 0)
     batch_width: int = _field(_whole(1, 64), 8)
     probe: bool = _field(_switch, True)
     max_pending: int = _field(_whole(1, 10**9), 1024)

@@ -43,6 +43,7 @@ def fingerprint_of(
             "flash_attention": False,
             "kv_unified": False,
             "ways": _WAYS_VERSION,
+            **({"gpu_layers": options.gpu_layers} if options.gpu_layers else {}),
         },
         sort_keys=True,
     )

@@ -85,7 +85,7 @@ class LlamaEngine:
         if setup is None:
             setup = setup_of(model_file, options, cache_dir)
         fingerprint = fingerprint_of(model_file, options, cache_dir, setup)
-        native = load_model(model_file.path, repack=setup.repack)
+        native = load_model(model_file.path, repack=setup.repack, gpu_layers=options.gpu_layers)
         if model_file.header.kind == "generation" and llama_cpp.llama_model_has_encoder(native):
             llama_cpp.llama_model_free(native)
             raise ModelCapabilityError(

@@ -34,6 +34,9 @@ class Context:
         # change another's.
         parameters.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         parameters.kv_unified = False
+        # A build that can offload sends large products of CPU layers to the GPU too, which no
+        # `gpu_layers` would tell.
+        parameters.op_offload = False
         parameters.no_perf = True
         self.native = check(
             llama_cpp.llama_init_from_model(model, parameters), "make a context (out of memory?)"

@@ -60,16 +60,24 @@ def start_backend() -> None:
             _backend_started = True
 
 
-def load_model(path: Path, *, repack: bool) -> Any:
+def load_model(path: Path, *, repack: bool, gpu_layers: int = 0) -> Any:
     """Load a model; free it with ``llama_model_free``.
 
     Raises:
+        EngineError: `gpu_layers` is not 0, and this build cannot offload.
         ModelFormatError: llama.cpp cannot load the file; the message has its reason.
     """
     global _complaints
     start_backend()
+    if gpu_layers and not llama_cpp.llama_supports_gpu_offload():
+        raise EngineError(
+            f"gpu_layers={gpu_layers} is not possible: this build of llama.cpp cannot offload to a "
+            'GPU; rebuild llama-cpp-python (CMAKE_ARGS="-DGGML_CUDA=on", or the backend of your '
+            "GPU), or set gpu_layers=0"
+        )
     parameters = llama_cpp.llama_model_default_params()
-    parameters.n_gpu_layers = 0
+    # Not all versions of llama.cpp take a negative number for all layers.
+    parameters.n_gpu_layers = gpu_layers if gpu_layers >= 0 else 2**31 - 1
     # Without extra buffers weights stay as they are in the file. Repacked ones compute other sums,
     # and a build that announces AMX crashes with them.
     parameters.use_extra_bufts = repack

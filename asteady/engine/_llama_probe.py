@@ -106,7 +106,7 @@ class _Bench:
 
 
 def probe(
-    file: ModelFile, limit: int, threads: int, *, repackable: bool
+    file: ModelFile, limit: int, threads: int, *, repackable: bool, gpu_layers: int = 0
 ) -> tuple[tuple[LayoutResult, ...], float]:
     """What holds, plain and (where that is another computation) repacked, and the time it took.
 
@@ -118,7 +118,7 @@ def probe(
     results = []
     plain = None
     for repack in (False, True) if repackable else (False,):
-        model = load_model(file.path, repack=repack)
+        model = load_model(file.path, repack=repack, gpu_layers=gpu_layers)
         try:
             first = _first_logits(model, threads)
             if first == plain:

@@ -61,6 +61,7 @@ class EngineOptions:
 
     context_tokens: int = 4096
     threads: int = 1
+    gpu_layers: int = 0
     batch_width: int = 8
     probe: bool = True
     prefix_max_bytes: int = 512 * 2**20
@@ -69,6 +70,7 @@ class EngineOptions:
     def of(cls, settings: Settings) -> EngineOptions:
         return cls(
             threads=settings.threads,
+            gpu_layers=settings.gpu_layers,
             batch_width=settings.batch_width,
             probe=settings.probe,
             prefix_max_bytes=int(settings.prefix_max_size_mb * MEBIBYTE),
@@ -148,7 +150,10 @@ def probe_report(model: ModelFile, options: EngineOptions, cache_dir: Path) -> P
         )
     limit = width_limit(model, options)
     build = build_of(cache_dir)
-    described = json.dumps([_PROBE_VERSION, model.sha256, limit, build], sort_keys=True)
+    parts: list[object] = [_PROBE_VERSION, model.sha256, limit, build]
+    if options.gpu_layers:
+        parts.append(options.gpu_layers)
+    described = json.dumps(parts, sort_keys=True)
     key = hashlib.sha256(described.encode()).hexdigest()
     file = cache_dir / _PROBES_FILE
     # One probe at a time in a process: a second caller for the same model finds it remembered.
@@ -159,8 +164,11 @@ def probe_report(model: ModelFile, options: EngineOptions, cache_dir: Path) -> P
         from asteady.engine._llama_probe import probe
 
         # A build that announces AMX crashes with repacked weights.
-        repackable = "AMX_INT8 = 1" not in build["system"]
-        layouts, took_s = probe(model, limit, options.threads, repackable=repackable)
+        # Repacking is for the CPU.
+        repackable = "AMX_INT8 = 1" not in build["system"] and not options.gpu_layers
+        layouts, took_s = probe(
+            model, limit, options.threads, repackable=repackable, gpu_layers=options.gpu_layers
+        )
         report = ProbeReport(setup=choose(layouts), layouts=layouts, took_s=took_s)
         remember(file, key, attrs.asdict(report))
         return report

@@ -37,12 +37,14 @@ def test_everything_that_can_change_an_answer_changes_the_fingerprint(
     variants: Iterable[tuple[ModelFile, EngineOptions, Setup]] = [
         (file, EngineOptions(), Setup()),
         (file, EngineOptions(context_tokens=2048), Setup()),
+        (file, EngineOptions(gpu_layers=3), Setup()),
+        (file, EngineOptions(gpu_layers=-1), Setup()),
         (file, EngineOptions(), Setup(width=2)),
         (file, EngineOptions(), Setup(repack=True)),
         (attrs.evolve(file, sha256="0" * 64), EngineOptions(), Setup()),
     ]
     digests = {fingerprint_of(model, options, models, setup) for model, options, setup in variants}
-    assert len(digests) == 5
+    assert len(digests) == 7
 
 
 def test_what_changes_no_answer_leaves_the_fingerprint(models: Path, file: ModelFile) -> None:

@@ -157,9 +157,9 @@ def test_a_probe_is_remembered_by_model_build_and_limit(
     runs = []
     original = _llama_probe.probe
 
-    def counted(file, limit, threads, *, repackable):  # type: ignore[no-untyped-def]
+    def counted(file, limit, threads, **more):  # type: ignore[no-untyped-def]
         runs.append(limit)
-        return original(file, limit, threads, repackable=repackable)
+        return original(file, limit, threads, **more)
 
     monkeypatch.setattr(_llama_probe, "probe", counted)
     first = probe_report(file, EngineOptions(), tmp_path)
@@ -245,7 +245,7 @@ def test_a_build_that_announces_amx_is_never_given_repacked_weights(
     loaded = []
     original = load_model
 
-    def noted(path: Path, *, repack: bool) -> object:
+    def noted(path: Path, *, repack: bool, gpu_layers: int) -> object:
         loaded.append(repack)
         return original(path, repack=False)
 
