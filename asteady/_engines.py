@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Hashable
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import anyio
 
@@ -180,21 +180,25 @@ class Engines:
         with self._idle.use(key):
             return await pool.run(request, emit, prefix)
 
-    def _unload(self, key: Hashable) -> None:
-        kind, reference = cast("tuple[Kind, str]", key)
-        with self._lock:
-            pool = self._pools.pop((kind, reference), None)
+    def _unload(self, key: tuple[Kind, str]) -> None:
+        pool = self._pools.get(key)
         if pool is None:
             return
-        idle_s = self._settings.idle_unload_s
-        _log.info("unloading %s model %s: unused for %g s", kind, reference, idle_s)
 
         async def unload(flight: Flight[bool]) -> bool:
             await pool.aclose()
             return True
 
-        # Nobody waits for it but the session, at its end.
-        self._flights.join(("unload", pool), unload)
+        try:
+            # Nobody waits for it but the session, at its end.
+            self._flights.join(("unload", pool), unload)
+        except SessionClosedError:
+            return  # the session is about to close all pools
+        with self._lock:
+            del self._pools[key]
+        kind, reference = key
+        idle_s = self._settings.idle_unload_s
+        _log.info("unloading %s model %s: unused for %g s", kind, reference, idle_s)
 
     async def _fetch(self, reference: str) -> None:
         """A download may take an hour. So that it holds up neither closing the session nor the end

@@ -6,22 +6,25 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
 
 
-class IdleTimers:
+class IdleTimers(Generic[K]):
     """Calls `unload(key)` when a key has had no users for `idle_s` seconds; never if that is 0.
 
     For the event loop's thread. `close` when nothing shall be unloaded any more.
     """
 
-    def __init__(self, idle_s: float, unload: Callable[[Hashable], None]) -> None:
+    def __init__(self, idle_s: float, unload: Callable[[K], None]) -> None:
         self._idle_s = idle_s
         self._unload = unload
-        self._users = Counter[Hashable]()
-        self._timers: dict[Hashable, asyncio.TimerHandle] = {}
+        self._users = Counter[K]()
+        self._timers: dict[K, asyncio.TimerHandle] = {}
 
     @contextmanager
-    def use(self, key: Hashable) -> Iterator[None]:
+    def use(self, key: K) -> Iterator[None]:
         """Within, the key has one user more."""
         self._users[key] += 1
         self._stop(key)
@@ -31,7 +34,7 @@ class IdleTimers:
             self._users[key] -= 1
             self.rest(key)
 
-    def rest(self, key: Hashable) -> None:
+    def rest(self, key: K) -> None:
         """Begin to count the time from now, if the key has no users."""
         self._stop(key)
         if self._idle_s and not self._users[key]:
@@ -44,11 +47,11 @@ class IdleTimers:
         self._timers.clear()
         self._idle_s = 0.0
 
-    def _stop(self, key: Hashable) -> None:
+    def _stop(self, key: K) -> None:
         timer = self._timers.pop(key, None)
         if timer is not None:
             timer.cancel()
 
-    def _fire(self, key: Hashable) -> None:
+    def _fire(self, key: K) -> None:
         del self._timers[key]
         self._unload(key)

@@ -82,6 +82,18 @@ async def test_closing_while_a_model_is_unloaded_leaves_nothing(engine: FakeEngi
     assert not session._core.engines._idle._timers
 
 
+async def test_a_model_whose_time_is_up_while_the_session_closes_is_closed_with_it(
+    engine: FakeEngine,
+) -> None:
+    session = await Session(engine=engine).open()
+    await session.generate("hi")
+    await session._core.flights.close()
+    session._core.engines._unload(("generation", "builtin"))
+    assert loaded(session) == {"generation:builtin"}
+    await session.aclose()
+    assert engine.closed
+
+
 @pytest.mark.parametrize("value", [-1, "soon", float("nan"), True])
 def test_what_is_no_time_is_refused(value: Any) -> None:
     with pytest.raises(
