@@ -1,0 +1,27 @@
+"""What the tests of namespaces share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from asteady import Session
+from asteady.cache._cache import Cache
+
+
+async def held(session: Session, path: str) -> int:
+    return (await session.cache.namespace_size(path)).entries
+
+
+def writes(cache: Cache[Any], monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What is submitted to the store from now on."""
+    submitted: list[object] = []
+    store, submit = cache._store, cache._store.submit
+
+    def note(operation: Any) -> Any:
+        submitted.append(operation)
+        return submit(operation)
+
+    monkeypatch.setattr(store, "submit", note)
+    return submitted

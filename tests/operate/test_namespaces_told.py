@@ -1,0 +1,193 @@
+"""What namespaces tell of themselves, how they are named, and how they are preloaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from asteady import Session
+from asteady._errors import (
+    InvalidRequestError,
+)
+from asteady.cache._namespaces import COUNTED
+from asteady.operate import HierarchicalCache, Namespace
+from asteady.testing import FakeEngine
+from tests.operate.namespaced import held
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_statistics_are_of_the_namespace_and_all_below(session: Session) -> None:
+    emails, marketing = session.namespace("emails"), session.namespace("emails/marketing")
+    await emails.generate("one")
+    await marketing.generate("one")
+    await marketing.generate("one")
+    await marketing.generate("two")
+    await marketing.embed("one")
+    await session.generate("one")
+    found = await emails.statistics()
+    sizes = {e.key: e.size_bytes for e in await session.cache.generation.entries()}
+    assert (found.generation.entries, found.generation.size_bytes) == (2, sum(sizes.values()))
+    assert (found.generation.hits, found.generation.misses) == (2, 2)
+    assert found.generation.hit_rate == 0.5
+    assert found.embedding.entries == found.embedding.misses == 1
+    assert found.both.entries == 3
+    assert found.both.hit_rate == 0.4
+    below = await marketing.statistics()
+    assert (below.generation.hits, below.generation.misses) == (2, 1)
+    nothing = await session.namespace("docs").statistics()
+    assert nothing.both.hit_rate == nothing.both.entries == 0
+
+
+async def test_a_stream_left_early_counts_as_what_it_met(session: Session) -> None:
+    emails = session.namespace("emails")
+    await session.generate("one two")
+    for _ in range(2):
+        async with emails.stream("one two") as stream:
+            await anext(stream)
+        session.cache.generation._memory.clear()
+    counts = (await emails.statistics()).generation
+    assert (counts.hits, counts.misses) == (2, 0)
+
+
+async def test_entries_and_children_are_listed(session: Session) -> None:
+    for path in ("emails", "emails/marketing/summer", "emails/sales", "emails-old/x"):
+        await session.namespace(path).generate(path)
+    await session.namespace("emails/sales").embed("one")
+    emails = session.namespace("emails")
+    assert len(await emails.entries()) == 3
+    assert len(await emails.entries("embedding")) == 1
+    assert len(await emails.entries(limit=1, order_by="size")) == 1
+    assert await emails.children() == ["emails/marketing", "emails/sales"]
+    assert await session.namespace("emails/sales").children() == []
+    assert list(await session.cache.namespaces()) == [
+        "emails",
+        "emails-old/x",
+        "emails/marketing/summer",
+        "emails/sales",
+    ]
+    sizes = await session.cache.namespaces("emails/sales")
+    assert (sizes["emails/sales"].entries, len(sizes)) == (2, 1)
+    assert sizes["emails/sales"].size_bytes == (
+        sizes["emails/sales"].generation.size_bytes + sizes["emails/sales"].embedding.size_bytes
+    )
+    with pytest.raises(InvalidRequestError, match="kind='answers'"):
+        await emails.entries("answers")  # type: ignore[arg-type]  # no such cache
+
+
+async def test_calls_of_namespaces_that_were_used_long_ago_are_forgotten(
+    session: Session,
+) -> None:
+    namespaces = session.cache.generation._namespaces
+    namespaces.asked("first").hits += 1
+    for number in range(COUNTED - 1):
+        namespaces.asked(str(number))
+    assert namespaces.asked("first").hits == 1  # used again, so that another one goes
+    namespaces.asked("one more")
+    assert namespaces.asked_below("first").hits == 1
+    assert len(namespaces._asked) == COUNTED
+
+
+async def test_a_namespace_at_hand_is_counted_however_many_others_are_used(
+    session: Session,
+) -> None:
+    emails = session.namespace("emails/marketing")
+    for number in range(COUNTED):
+        session.namespace(f"customers/{number}")
+    await emails.generate("hello")
+    assert (await emails.statistics()).generation.misses == 1
+    again = session.namespace("emails/marketing")
+    await again.generate("hello")
+    counts = (await session.namespace("emails").statistics()).generation
+    assert (counts.misses, counts.hits) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", "/", "/emails", "emails/", "a//b", " a", "a/ b", "a\nb", "a\0", "\ud800", "x" * 201, 5],
+)
+def test_a_path_that_is_none_is_refused(engine: FakeEngine, path: Any) -> None:
+    with pytest.raises(InvalidRequestError, match=r"namespace=.* is not allowed"):
+        Session(engine=engine).namespace(path)
+
+
+@pytest.mark.parametrize("path", ["a", "a/b/c", "Grüße/2024", "two words/x", ".", "a" * 200])
+async def test_any_other_path_is_a_namespace(session: Session, path: str) -> None:
+    await session.namespace(path).generate("hello")
+    assert list(await session.cache.namespaces()) == [path]
+    assert repr(session.namespace(path)).startswith(f"<Namespace {path} of <Session open")
+
+
+async def test_a_path_is_given_in_parts_or_whole(session: Session) -> None:
+    below = session.namespace("emails").namespace("marketing/summer")
+    assert isinstance(below, Namespace)
+    assert below.path == "emails/marketing/summer"
+    with pytest.raises(InvalidRequestError, match="'/x'"):
+        session.namespace("emails").namespace("/x")
+
+
+ITEMS: list[dict[str, Any]] = [
+    {"subcategory": "api", "prompt": "Document an endpoint", "kwargs": {"max_new_tokens": 20}},
+    {"subcategory": "api", "prompt": "Document an endpoint", "kwargs": {"max_new_tokens": 20}},
+    {"subcategory": "functions", "prompt": "Document a function", "seed": 7},
+    {"prompt": "Document"},
+]
+
+
+async def test_items_are_preloaded_under_their_subcategories(
+    session: Session, engine: FakeEngine
+) -> None:
+    docs = session.namespace("docs")
+    await session.generate("Document a function", seed=7)
+    report = await docs.preload(ITEMS)
+    assert (report.warmed, report.already_cached, report.duplicates) == (2, 1, 1)
+    assert not report.failed
+    sizes = await session.cache.namespaces("docs")
+    assert {path: size.entries for path, size in sizes.items()} == {
+        "docs": 1,
+        "docs/api": 1,
+        "docs/functions": 1,
+    }
+    assert await docs.generate("Document an endpoint", max_new_tokens=20, cache="only")
+    assert (await docs.preload(ITEMS)).already_cached == 3
+    assert len(engine.computed) == 3
+    assert (await docs.warm(["Document", "more"])).warmed == 1
+    assert await held(session, "docs") == 4
+
+
+async def test_an_item_that_cannot_be_preloaded_is_in_the_report(session: Session) -> None:
+    items: list[Any] = [
+        {"prompt": "x", "kwargs": 5},
+        {"prompt": "x", "subcategory": "a//b"},
+        {"prompt": "x", "kwargs": {"sede": 1}},
+        {"subcategory": "api"},
+        7,
+        "a prompt alone",
+    ]
+    report = await session.namespace("docs").preload(items)
+    assert report.warmed == 1
+    assert [failure.where for failure in report.failed] == [f"prompts[{n}]" for n in range(5)]
+    with pytest.raises(InvalidRequestError, match="items='x'"):
+        await session.namespace("docs").preload("x")
+
+
+async def test_the_guide_s_class_does_what_it_did(session: Session, engine: FakeEngine) -> None:
+    hierarchy = HierarchicalCache(session)
+    text = await hierarchy.get_or_generate("emails", "marketing", "Write a subject", seed=100)
+    assert await hierarchy.get_or_generate("emails", "marketing", "Write a subject", 100) == text
+    assert len(engine.computed) == 1
+    report = await hierarchy.preload_category("documentation", ITEMS)
+    assert report.warmed == 3
+    assert list(await hierarchy.namespaces("documentation")) == [
+        "documentation/api",
+        "documentation/default",
+        "documentation/functions",
+    ]
+    assert (await hierarchy.statistics("emails")).generation.hits == 1
+    assert await hierarchy.clear_category("documentation") == 3
+    assert await hierarchy.clear("emails") == 1
+    assert await session.cache.generation.keys() == []
+    assert isinstance(await hierarchy.namespace("emails"), Namespace)
+    assert repr(hierarchy).startswith("<HierarchicalCache of <Session open")
+    assert repr(HierarchicalCache()) == "<HierarchicalCache of the default session>"
