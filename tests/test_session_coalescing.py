@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from asteady import PromptTooLongError, QueueFullError, Session
+from asteady._engines import Kind, LlamaSource
 from asteady.testing import FakeEngine
 
 pytestmark = pytest.mark.anyio
@@ -26,6 +27,21 @@ async def test_concurrent_callers_share_one_computation(
     assert len(engine.computed) == 1
     counted = (await session.cache.get_cache_stats())["generation"]
     assert (counted["hits"], counted["misses"], counted["coalesced"]) == (0, 1, 199)
+
+
+async def test_fifty_callers_at_once_load_a_model_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[tuple[Kind, str]] = []
+    load = LlamaSource.load
+
+    def counted(self: LlamaSource, kind: Kind, reference: str) -> object:
+        loads.append((kind, reference))
+        return load(self, kind, reference)
+
+    monkeypatch.setattr(LlamaSource, "load", counted)
+    async with Session() as session:
+        asked = [session.generate(f"prompt {n}", max_new_tokens=2) for n in range(50)]
+        assert len(await asyncio.gather(*asked)) == 50
+    assert loads == [("generation", "builtin")]
 
 
 async def by_task(call: Callable[[], Awaitable[str]], engine: FakeEngine) -> None:

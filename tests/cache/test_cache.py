@@ -6,9 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from pathlib import Path
+from typing import Any
 
 import anyio
+import anyio.to_thread
 import attrs
 import pytest
 
@@ -16,6 +19,7 @@ from asteady._requests import Completion
 from asteady.cache import _cache, _keeper
 from asteady.cache._cache import Cache
 from asteady.cache._manager import CacheManager
+from asteady.cache._transaction import Tables
 from tests.cache.helpers import completion, embedding, key_of, opened
 
 pytestmark = pytest.mark.anyio
@@ -40,6 +44,33 @@ async def test_an_answer_is_remembered_by_key_and_by_alias(manager: CacheManager
     assert cache.recall_key(KEY) == expected
     assert await cache.get(KEY) == expected
     assert await counts(cache) == (3, 0, 0)
+
+
+async def test_a_read_does_not_wait_for_a_write_that_is_under_way(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(directory) as manager:
+        await manager.generation.put(KEY, completion())
+    began, go_on = threading.Event(), threading.Event()
+    commit = Tables.commit
+
+    def slow(self: Tables[Any], *arguments: Any) -> Any:
+        began.set()
+        assert go_on.wait(30)
+        return commit(self, *arguments)
+
+    async with opened(directory) as manager:
+        cache = manager.generation
+        monkeypatch.setattr(Tables, "commit", slow)
+        writing = asyncio.create_task(cache.put(key_of("another"), completion()))
+        try:
+            assert await anyio.to_thread.run_sync(began.wait, 30)
+            with anyio.fail_after(30):
+                assert await cache.get(KEY) is not None
+            assert not writing.done()
+        finally:
+            go_on.set()
+        assert await writing
 
 
 async def test_an_answer_outlives_its_process(directory: Path) -> None:
