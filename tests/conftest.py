@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from asteady._settings import PREFIXES
+from asteady._base.settings import PREFIXES
 
 if TYPE_CHECKING:
     from asteady import Session

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import asteady
-from asteady import _default
+from asteady._session import default as _default
 
 PROGRAMS = {
     "the default session is closed with asyncio.run": """

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from asteady import InvalidRequestError, Session
-from asteady._requests import DEFAULT_MAX_NEW_TOKENS, DEFAULT_SEED
+from asteady._base.requests import DEFAULT_MAX_NEW_TOKENS, DEFAULT_SEED
 from asteady.cli._arguments import Commands
 
 if TYPE_CHECKING:

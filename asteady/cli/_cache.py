@@ -13,13 +13,13 @@ from typing import Any, TypeVar
 
 import attrs
 
-from asteady._errors import InvalidRequestError
-from asteady._requests import Completion
-from asteady._settings import Settings
-from asteady.cache._cache import Cache
-from asteady.cache._kept import prompt_of, shown
-from asteady.cache._manager import CacheManager
-from asteady.cache._store import ORDERS
+from asteady._base.errors import InvalidRequestError
+from asteady._base.requests import Completion
+from asteady._base.settings import Settings
+from asteady._cache.cache import Cache
+from asteady._cache.manager import CacheManager
+from asteady._cache.store.api import ORDERS
+from asteady._cache.store.stored_request import prompt_of, shown
 from asteady.cli import _namespaces, _size, _transfer
 from asteady.cli._arguments import Commands
 from asteady.cli._found import found_manager

@@ -15,7 +15,7 @@ from asteady.cli._input import read_standard_input
 from asteady.cli._namespaces import asked_under
 
 if TYPE_CHECKING:
-    from asteady._requests import Vector
+    from asteady._base.requests import Vector
 
 
 def add_parser(commands: Commands) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 
 import attrs
 
-from asteady._settings import MEBIBYTE, Settings
-from asteady.cache._frecency import POLICIES
-from asteady.cache._manager import CacheManager
+from asteady._base.settings import MEBIBYTE, Settings
+from asteady._cache.manager import CacheManager
+from asteady._cache.policy import POLICIES
 
 
 def settings_as_found() -> Settings:

@@ -10,7 +10,7 @@ import sys
 import attrs
 
 from asteady import Completion, Session
-from asteady._requests import DEFAULT_MAX_NEW_TOKENS, DEFAULT_SEED, OWN_END
+from asteady._base.requests import DEFAULT_MAX_NEW_TOKENS, DEFAULT_SEED, OWN_END
 from asteady.cli._arguments import Commands, add_common
 from asteady.cli._input import read_standard_input
 from asteady.cli._namespaces import asked_under

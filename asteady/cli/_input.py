@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from asteady._errors import InvalidRequestError
+from asteady._base.errors import InvalidRequestError
 
 
 def read_standard_input(what: str) -> str:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 import asteady
-from asteady._errors import AsteadyError
+from asteady._base.errors import AsteadyError
 from asteady.cli import _bench, _cache, _embed, _generate, _models, _verify, _warm
 
 

@@ -8,13 +8,10 @@ from pathlib import Path
 
 import attrs
 
-from asteady._engines import LlamaSource
-from asteady._errors import ModelError, ModelNotFoundError
-from asteady._settings import Settings
-from asteady.cli import _probe
-from asteady.cli._arguments import Commands
-from asteady.engine._gguf import Kind
-from asteady.engine._hub import (
+from asteady._base.errors import ModelError, ModelNotFoundError
+from asteady._base.settings import Settings
+from asteady._engine.models.gguf import Kind
+from asteady._engine.models.hub import (
     HubModel,
     cached_models,
     discard,
@@ -23,8 +20,11 @@ from asteady.engine._hub import (
     parse_reference,
     recorded,
 )
-from asteady.engine._minilm import find_minilm
-from asteady.engine._models import ModelFile, inspect_model
+from asteady._engine.models.minilm import find_minilm
+from asteady._engine.models.resolve import ModelFile, inspect_model
+from asteady._session.models import LlamaSource
+from asteady.cli import _probe
+from asteady.cli._arguments import Commands
 
 _KINDS: tuple[Kind, ...] = ("generation", "embedding")
 
@@ -107,7 +107,7 @@ def pull(options: argparse.Namespace) -> int:
     if options.model == "minilm":
         kind = "embedding"
     else:
-        from asteady.engine._hub_pull import pull_model
+        from asteady._engine.models.hub_pull import pull_model
 
         pull_model(options.model, cache_dir, show_progress=True)
     # Its digest is compared with the hub's, and its header read; minilm is converted.

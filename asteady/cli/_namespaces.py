@@ -12,8 +12,8 @@ import attrs
 from asteady.cli._found import found_manager
 
 if TYPE_CHECKING:
-    from asteady._session import Asking, Session
-    from asteady.cache._store import NamespaceSize
+    from asteady._cache.store.api import NamespaceSize
+    from asteady._session.session import Asking, Session
     from asteady.cli._arguments import Commands
 
 

@@ -7,12 +7,12 @@ import json
 
 import attrs
 
-from asteady._settings import Settings
+from asteady._base.settings import Settings
 
 
 def run(options: argparse.Namespace) -> int:
-    from asteady.engine._models import resolve_model
-    from asteady.engine._setup import EngineOptions, probe_report
+    from asteady._engine.models.resolve import resolve_model
+    from asteady._engine.plan import EngineOptions, probe_report
 
     settings = Settings.from_environment()
     reference = options.model or settings.generation_model

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from asteady._errors import InvalidRequestError
-from asteady._settings import Settings
+from asteady._base.errors import InvalidRequestError
+from asteady._base.settings import Settings
 
 if TYPE_CHECKING:
     from asteady.cli._arguments import Commands

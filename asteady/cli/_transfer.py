@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from asteady._errors import InvalidRequestError
-from asteady._settings import MEBIBYTE, Settings
-from asteady.cache._manager import CacheManager
-from asteady.cache._store import Exported, Merged
-from asteady.cache._transfer import MAX_FILE_BYTES
+from asteady._base.errors import InvalidRequestError
+from asteady._base.settings import MEBIBYTE, Settings
+from asteady._cache.manager import CacheManager
+from asteady._cache.store.api import Exported, Merged
+from asteady._cache.transfer.transfer import MAX_FILE_BYTES
 from asteady.cli._found import found_manager
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asteady import Session
-from asteady._errors import InvalidRequestError
+from asteady._base.errors import InvalidRequestError
 from asteady.cli._arguments import Commands
 
 if TYPE_CHECKING:

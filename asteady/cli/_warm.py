@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asteady import Session
-from asteady._requests import DEFAULT_MAX_NEW_TOKENS, DEFAULT_SEED
+from asteady._base.requests import DEFAULT_MAX_NEW_TOKENS, DEFAULT_SEED
 from asteady.cli._arguments import Commands
 from asteady.cli._namespaces import add_option, asked_under
 
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
 
 async def _warm(raw: bytes, options: argparse.Namespace) -> WarmReport:
     # Imported here, so that other commands start without it.
-    from asteady.operate._warm import warm
+    from asteady._session.warm import warm
 
     async with Session(generation_model=options.model) as session:
         with _progress(sys.stderr.isatty()) as show:

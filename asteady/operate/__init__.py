@@ -1,8 +1,17 @@
 """For whoever runs it: watching, warming, sizing and explaining the cache."""
 
-from asteady._namespace import Namespace, NamespaceCounts, NamespaceStatistics
-from asteady._observe import Observed, Outcome
-from asteady.cache._store import Exported, Holding, Merged, NamespaceSize
+from asteady._cache.store.api import Exported, Holding, Merged, NamespaceSize
+from asteady._session.namespace import Namespace, NamespaceCounts, NamespaceStatistics
+from asteady._session.observe import Observed, Outcome
+from asteady._session.warm import (
+    WarmerOptions,
+    WarmFailure,
+    WarmOptions,
+    WarmOutcome,
+    WarmProgress,
+    WarmReport,
+)
+from asteady._session.warm_jobs import Priority, WarmPrompt, WarmSource
 from asteady.operate._accesses import Access, AccessLog
 from asteady.operate._aware import (
     BatchResult,
@@ -35,15 +44,6 @@ from asteady.operate._verify_cache import (
     VerifyCacheReport,
 )
 from asteady.operate._verify_requests import VerifyRequest
-from asteady.operate._warm import (
-    WarmerOptions,
-    WarmFailure,
-    WarmOptions,
-    WarmOutcome,
-    WarmProgress,
-    WarmReport,
-)
-from asteady.operate._warm_jobs import Priority, WarmPrompt, WarmSource
 from asteady.operate._warmers import (
     StrategicCacheWarmer,
     warm_cache_parallel,

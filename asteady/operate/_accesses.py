@@ -12,12 +12,12 @@ from typing import Any
 
 import attrs
 
-from asteady._errors import InvalidRequestError
-from asteady._observe import Observed
-from asteady._requests import GenerateRequest, Key
-from asteady._session import Session
-from asteady._settings import KEEP_REQUESTS_BYTES
-from asteady.operate._checks import CacheType
+from asteady._base.checks import CacheType
+from asteady._base.errors import InvalidRequestError
+from asteady._base.requests import GenerateRequest, Key
+from asteady._base.settings import KEEP_REQUESTS_BYTES
+from asteady._session.observe import Observed
+from asteady._session.session import Session
 
 
 @attrs.frozen
@@ -57,9 +57,9 @@ def access_of(call: Observed, cache_type: CacheType, keep_requests_bytes: int) -
     generated = isinstance(call.request, GenerateRequest)
     if generated != (cache_type == "generation") or call.key is None or call.answer is None:
         return None
-    from asteady.cache._codec import CompletionCodec, EmbeddingCodec
-    from asteady.cache._kept import kept_text
-    from asteady.cache._transaction import entry_bytes
+    from asteady._cache.store.codec import CompletionCodec, EmbeddingCodec
+    from asteady._cache.store.stored_request import kept_text
+    from asteady._cache.store.transaction import entry_bytes
 
     codec: Any = CompletionCodec() if generated else EmbeddingCodec()
     request = kept_text(call.request, keep_requests_bytes)

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple, Unpack
 import anyio
 import attrs
 
-from asteady._concurrency import map_concurrently
-from asteady._errors import AsteadyError, CacheMissError
-from asteady._observe import Observed
-from asteady._requests import DEFAULT_SEED, GenerateOptions, check_options
-from asteady._session import Session
-from asteady.operate._checks import check_count, check_list, check_seconds
+from asteady._base.checks import check_count, check_list, check_seconds
+from asteady._base.concurrency import map_concurrently
+from asteady._base.errors import AsteadyError, CacheMissError
+from asteady._base.requests import DEFAULT_SEED, GenerateOptions, check_options
+from asteady._session.observe import Observed
+from asteady._session.session import Session
 from asteady.operate._which import opened_session
 
 logger = logging.getLogger("asteady")

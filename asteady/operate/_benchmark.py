@@ -13,21 +13,21 @@ from typing import Unpack
 import anyio.to_thread
 import attrs
 
-from asteady._errors import InvalidRequestError
-from asteady._observe import Observed
-from asteady._requests import GenerateOptions
-from asteady._session import Session
-from asteady._settings import CachePolicy
-from asteady.cache._frecency import POLICIES, Budget
-from asteady.operate._accesses import Access, AccessLog, write_accesses
-from asteady.operate._checks import (
+from asteady._base.checks import (
     CacheType,
     check_cache_type,
     check_count,
     check_list,
     check_share,
 )
-from asteady.operate._files import write_whole
+from asteady._base.errors import InvalidRequestError
+from asteady._base.files import write_atomically
+from asteady._base.requests import GenerateOptions
+from asteady._base.settings import CachePolicy
+from asteady._cache.policy import POLICIES, Budget
+from asteady._session.observe import Observed
+from asteady._session.session import Session
+from asteady.operate._accesses import Access, AccessLog, write_accesses
 from asteady.operate._replay import Replayed, replay
 from asteady.operate._which import opened_session, session_now
 
@@ -93,7 +93,7 @@ class CacheBenchmark:
             OSError: the file cannot be written.
         """
         data = write_accesses(self._log.accesses)
-        return await anyio.to_thread.run_sync(write_whole, path, data)
+        return await anyio.to_thread.run_sync(write_atomically, path, data)
 
     async def benchmark_single_prompt(
         self,

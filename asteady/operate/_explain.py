@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from asteady._errors import InvalidRequestError
-from asteady._requests import Key
-from asteady.cache._kept import shown
-from asteady.cache._store import Entry
+from asteady._base.errors import InvalidRequestError
+from asteady._base.requests import Key
+from asteady._cache.store.api import Entry
+from asteady._cache.store.stored_request import shown
 
 if TYPE_CHECKING:
-    from asteady._session import Session
-    from asteady.cache._cache import Cache
+    from asteady._cache.cache import Cache
+    from asteady._session.session import Session
 
 
 @attrs.frozen(kw_only=True)

@@ -12,9 +12,9 @@ from typing import Any, Literal, TypeAlias
 import anyio
 import attrs
 
-from asteady._errors import SessionClosedError
-from asteady._session import Session
-from asteady.operate._checks import check_count, check_percent, check_seconds
+from asteady._base.checks import check_count, check_percent, check_seconds
+from asteady._base.errors import SessionClosedError
+from asteady._session.session import Session
 from asteady.operate._which import session_now, stats_of
 
 logger = logging.getLogger("asteady")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Unpack
 
-from asteady._answering import CacheMode
-from asteady._namespace import Namespace, NamespaceStatistics, prompts_of
-from asteady._requests import DEFAULT_SEED
-from asteady._session import Session
-from asteady.cache._store import NamespaceSize
-from asteady.operate._warm import WarmOptions, WarmReport
+from asteady._base.requests import DEFAULT_SEED
+from asteady._cache.store.api import NamespaceSize
+from asteady._session.namespace import Namespace, NamespaceStatistics, prompts_of
+from asteady._session.pipeline import CacheMode
+from asteady._session.session import Session
+from asteady._session.warm import WarmOptions, WarmReport
 from asteady.operate._which import opened_session
 
 

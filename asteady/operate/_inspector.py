@@ -14,14 +14,14 @@ from typing import Any, Literal
 import anyio.to_thread
 import attrs
 
-from asteady._answering import CacheMode
-from asteady._errors import InvalidRequestError
-from asteady._observe import Observed, Outcome
-from asteady._requests import DEFAULT_SEED, Completion, GenerateRequest, Key
-from asteady._session import Session
-from asteady.operate._checks import check_count
+from asteady._base.checks import check_count
+from asteady._base.errors import InvalidRequestError
+from asteady._base.files import write_atomically
+from asteady._base.requests import DEFAULT_SEED, Completion, GenerateRequest, Key
+from asteady._session.observe import Observed, Outcome
+from asteady._session.pipeline import CacheMode
+from asteady._session.session import Session
 from asteady.operate._explain import Explanation, explain
-from asteady.operate._files import write_whole
 from asteady.operate._which import opened_session, session_now
 
 _PREVIEW = 100
@@ -184,7 +184,7 @@ class CacheInspector:
             text = "".join(lines)
         else:
             text = json.dumps(records, ensure_ascii=False, indent=2) + "\n"
-        return await anyio.to_thread.run_sync(write_whole, path, text.encode())
+        return await anyio.to_thread.run_sync(write_atomically, path, text.encode())
 
     export_trace_log = export
 

@@ -12,11 +12,11 @@ from typing import Generic, ParamSpec, TypeVar
 
 import attrs
 
-from asteady._errors import InvalidRequestError, SessionError
-from asteady._observe import Observed, Outcome
-from asteady._requests import GenerateRequest
-from asteady._session import Session
-from asteady.operate._checks import CACHE_TYPES, CacheType, check_cache_type
+from asteady._base.checks import CACHE_TYPES, CacheType, check_cache_type
+from asteady._base.errors import InvalidRequestError, SessionError
+from asteady._base.requests import GenerateRequest
+from asteady._session.observe import Observed, Outcome
+from asteady._session.session import Session
 from asteady.operate._which import session_now, stats_of
 
 P = ParamSpec("P")

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from asteady._observe import Observed
-from asteady._requests import Completion, GenerateRequest
-from asteady._session import Session
-from asteady.operate._extras import needs
+from asteady._base.extras import needs
+from asteady._base.requests import Completion, GenerateRequest
+from asteady._session.observe import Observed
+from asteady._session.session import Session
 from asteady.operate._which import session_now
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
-from asteady._observe import Observed
-from asteady._requests import GenerateRequest
-from asteady._session import Session
-from asteady.operate._extras import needs
+from asteady._base.extras import needs
+from asteady._base.requests import GenerateRequest
+from asteady._session.observe import Observed
+from asteady._session.session import Session
 from asteady.operate._which import session_now
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 import attrs
 
-from asteady._requests import Key
-from asteady.cache._frecency import POLICIES, Budget, Row, State, remember, touch
+from asteady._base.requests import Key
+from asteady._cache.policy import POLICIES, Budget, Row, State, remember, touch
 from asteady.operate._accesses import Access
 
 

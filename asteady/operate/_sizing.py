@@ -14,18 +14,18 @@ from typing import Any, Literal, TypeAlias
 import anyio.to_thread
 import attrs
 
-from asteady._errors import InvalidRequestError
-from asteady._observe import Observed
-from asteady._requests import GenerateRequest
-from asteady._session import Session
-from asteady._settings import MEBIBYTE, Settings
-from asteady.cache._kept import prompt_of
+from asteady._base.checks import CacheType, check_cache_type, check_count, check_share
+from asteady._base.errors import InvalidRequestError
+from asteady._base.files import write_atomically
+from asteady._base.requests import GenerateRequest
+from asteady._base.settings import MEBIBYTE, Settings
+from asteady._cache.store.stored_request import prompt_of
+from asteady._session.observe import Observed
+from asteady._session.session import Session
+from asteady._session.warm_jobs import shown
 from asteady.operate._accesses import Access, access_of
-from asteady.operate._checks import CacheType, check_cache_type, check_count, check_share
-from asteady.operate._files import write_whole
 from asteady.operate._shards import Curve, Shards
 from asteady.operate._uses import CachePriority, Uses
-from asteady.operate._warm_jobs import shown
 from asteady.operate._which import opened_session, session_now
 
 logger = logging.getLogger("asteady")
@@ -274,4 +274,4 @@ def state_path(settings: Settings, cache_type: CacheType) -> Path:
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:
-    write_whole(path, json.dumps(state).encode())
+    write_atomically(path, json.dumps(state).encode())

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from asteady._settings import MEBIBYTE
-from asteady.operate._extras import needs
+from asteady._base.extras import needs
+from asteady._base.settings import MEBIBYTE
 from asteady.operate._shards import Curve
 from asteady.operate._sizing import CacheOptimizer, SizeRecommendation
 

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 
-from asteady._errors import InvalidRequestError, SettingsError
-from asteady._session import Session
-from asteady.operate._files import write_whole
+from asteady._base.errors import InvalidRequestError, SettingsError
+from asteady._base.files import write_atomically
+from asteady._session.session import Session
 from asteady.operate._which import opened_session, session_now, stats_of
 
 if TYPE_CHECKING:
-    from asteady.cache._store import Exported, Merged
+    from asteady._cache.store.api import Exported, Merged
 
 logger = logging.getLogger("asteady")
 
@@ -97,7 +97,7 @@ class CachePersistenceManager:
 
         def write() -> Path:
             self.backup_dir.mkdir(parents=True, exist_ok=True)
-            return write_whole(self.backup_dir / f"{_PREFIX}{name}{_SUFFIX}", data)
+            return write_atomically(self.backup_dir / f"{_PREFIX}{name}{_SUFFIX}", data)
 
         path = await anyio.to_thread.run_sync(write)
         logger.info("cache state saved to %s", path)

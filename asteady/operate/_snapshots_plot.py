@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from asteady.operate._extras import needs
+from asteady._base.extras import needs
 from asteady.operate._snapshots import KINDS, when
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 
-from asteady._requests import Key
+from asteady._base.requests import Key
 from asteady.operate._accesses import Access
 
 

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import attrs
 
-from asteady._concurrency import map_concurrently
-from asteady._declared import DeclaredPrefix
-from asteady._engines import Kind
-from asteady._errors import InvalidRequestError, PromptTooLongError
-from asteady._generating import Generating
+from asteady._base.concurrency import map_concurrently
+from asteady._base.declared import DeclaredPrefix
+from asteady._base.errors import InvalidRequestError, PromptTooLongError
+from asteady._session.calls import Generating
+from asteady._session.models import Kind
 from asteady.operate._verify_company import smallest_company
 from asteady.operate._verify_requests import (
     Evidence,
@@ -36,7 +36,7 @@ from asteady.operate._verify_requests import (
 )
 
 if TYPE_CHECKING:
-    from asteady._session import Session
+    from asteady._session.session import Session
 
 # How often a difference is looked for again, in ever smaller company, to make it easy to reproduce.
 _SHRINKING_TRIES = 24

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 import attrs
 
-from asteady._concurrency import map_concurrently
-from asteady._engines import Kind
-from asteady._errors import InvalidRequestError, PromptTooLongError, StoreError
-from asteady._requests import Completion, Embedding, Key
-from asteady.cache._kept import Request, arguments
-from asteady.cache._store import Entry
+from asteady._base.concurrency import map_concurrently
+from asteady._base.errors import InvalidRequestError, PromptTooLongError, StoreError
+from asteady._base.requests import Completion, Embedding, Key
+from asteady._cache.store.api import Entry
+from asteady._cache.store.stored_request import Request, arguments
+from asteady._session.models import Kind
 from asteady.operate._verify_requests import first
 
 if TYPE_CHECKING:
-    from asteady._session import Session
-    from asteady.cache._cache import Cache
+    from asteady._cache.cache import Cache
+    from asteady._session.session import Session
 
 Answer: TypeAlias = Completion | Embedding
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import anyio
 import attrs
 
-from asteady._engines import Kind
-from asteady._errors import AsteadyError, EngineError, InvalidRequestError
-from asteady._settings import Settings
+from asteady._base.errors import AsteadyError, EngineError, InvalidRequestError
+from asteady._base.settings import Settings
+from asteady._session.models import Kind
 
 if TYPE_CHECKING:
-    from asteady._generating import Generating
-    from asteady._session import Session
+    from asteady._session.calls import Generating
+    from asteady._session.session import Session
 
 VerifyRequest: TypeAlias = Mapping[str, Any]
 """The arguments of `Session.generate` (or, with a `text`, of `Session.embed`) by name."""
@@ -158,8 +158,8 @@ def answer() -> None:
     """In the second process: requests as JSON on standard input, evidence on standard output."""
     import asyncio
 
-    from asteady._concurrency import map_concurrently
-    from asteady._session import Session
+    from asteady._base.concurrency import map_concurrently
+    from asteady._session.session import Session
 
     order = json.load(sys.stdin)
 

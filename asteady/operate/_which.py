@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from asteady._default import _session_of, default_session
-from asteady._errors import InvalidRequestError, SessionError
-from asteady._lifetime import State
-from asteady._session import Session
+from asteady._base.errors import InvalidRequestError, SessionError
+from asteady._session.default import _session_of, default_session
+from asteady._session.lifetime import State
+from asteady._session.session import Session
 
 
 def session_now(session: Session | None) -> Session:

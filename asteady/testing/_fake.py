@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 import attrs
 
-from asteady._errors import PromptTooLongError
-from asteady._requests import Completion, Embedding, EmbedRequest, GenerateRequest
-from asteady.engine._protocol import (
+from asteady._base.errors import PromptTooLongError
+from asteady._base.requests import Completion, Embedding, EmbedRequest, GenerateRequest
+from asteady._engine.api import (
     AnswerEvent,
     ChunkEvent,
     ErrorEvent,

@@ -17,17 +17,17 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from asteady import _errors
-from asteady._engines import Kind
-from asteady._errors import AsteadyError
-from asteady._requests import (
+from asteady._base import errors as _errors
+from asteady._base.errors import AsteadyError
+from asteady._base.requests import (
     Completion,
     Embedding,
     EmbedRequest,
     GenerateRequest,
     TokenLogprob,
 )
-from asteady.engine._protocol import Answer, Request
+from asteady._engine.api import Answer, Request
+from asteady._session.models import Kind
 
 # Raise it when a default of a request changes: what is not written would mean something else.
 VERSION = 1

@@ -15,11 +15,9 @@ from typing import Literal, TypeAlias
 
 import attrs
 
-from asteady import _default
-from asteady._engines import EngineSource, Kind, LlamaSource, sources
-from asteady._errors import AsteadyError, InvalidRequestError, ModelError
-from asteady._settings import Settings
-from asteady.engine._protocol import (
+from asteady._base.errors import AsteadyError, InvalidRequestError, ModelError
+from asteady._base.settings import Settings
+from asteady._engine.api import (
     Answer,
     AnswerEvent,
     ChunkEvent,
@@ -30,6 +28,8 @@ from asteady.engine._protocol import (
     SlotId,
     Worker,
 )
+from asteady._session import default as _default
+from asteady._session.models import EngineSource, Kind, LlamaSource, sources
 from asteady.testing._format import Asked, Recorded, Refusal, dumps, loads, nearest
 
 Mode: TypeAlias = Literal["replay", "record", "live"]

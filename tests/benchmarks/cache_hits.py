@@ -12,8 +12,8 @@ from typing import Any
 
 import aiosqlite
 
-from asteady._requests import Completion
-from asteady.cache._cache import Cache
+from asteady._base.requests import Completion
+from asteady._cache.cache import Cache
 from tests.benchmarks.cache_peers import (
     CAPACITY,
     TEXT,

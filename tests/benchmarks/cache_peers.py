@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from asteady._requests import Completion, Embedding
-from asteady._settings import Settings
-from asteady.cache._manager import CacheManager
+from asteady._base.requests import Completion, Embedding
+from asteady._base.settings import Settings
+from asteady._cache.manager import CacheManager
 from tests.benchmarks.harness import table
 
 TEXT = "The cache remembers what was computed once, and gives it back at once. " * 8

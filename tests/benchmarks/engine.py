@@ -25,11 +25,11 @@ from typing import Any
 
 import llama_cpp
 
-from asteady._requests import EmbedRequest, GenerateRequest
-from asteady._settings import default_workers
-from asteady.engine._llama import LlamaEngine
-from asteady.engine._pool import Pool
-from asteady.engine._setup import EngineOptions, Setup
+from asteady._base.requests import EmbedRequest, GenerateRequest
+from asteady._base.settings import default_workers
+from asteady._engine.llama.engine import LlamaEngine
+from asteady._engine.plan import EngineOptions, Setup
+from asteady._engine.pool import Pool
 from tests.benchmarks.throughput import (
     CONCURRENCY,
     busy,
@@ -134,7 +134,7 @@ def embed(folder: Path, tokens: int) -> None:
 MEMORY = """
 import asyncio, sys
 from pathlib import Path
-from asteady.engine._pool import Pool
+from asteady._engine.pool import Pool
 from tests.benchmarks.engine import LlamaEngine, EngineOptions, Setup, find, request
 folder, workers = Path(sys.argv[1]), int(sys.argv[3])
 engine = LlamaEngine.load(find(sys.argv[2], folder), EngineOptions(context_tokens=512), folder,

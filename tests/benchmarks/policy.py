@@ -27,9 +27,9 @@ from typing import TypeAlias
 
 import attrs
 
-from asteady.cache._frecency import POLICIES, Budget, State, remember, touch
-from asteady.cache._ledger import SqlLedger
-from asteady.cache._schema import TABLES
+from asteady._cache.policy import POLICIES, Budget, State, remember, touch
+from asteady._cache.store.eviction_index import SqlLedger
+from asteady._cache.store.schema import TABLES
 from tests.benchmarks.harness import table
 
 Access: TypeAlias = tuple[str, int, float]

@@ -16,12 +16,12 @@ from typing import Any
 import attrs
 import llama_cpp
 
-from asteady._requests import Completion, GenerateRequest
-from asteady._settings import default_workers
-from asteady.engine._llama import LlamaEngine
-from asteady.engine._models import ModelFile, resolve_model
-from asteady.engine._pool import Pool
-from asteady.engine._setup import EngineOptions, Setup
+from asteady._base.requests import Completion, GenerateRequest
+from asteady._base.settings import default_workers
+from asteady._engine.llama.engine import LlamaEngine
+from asteady._engine.models.resolve import ModelFile, resolve_model
+from asteady._engine.plan import EngineOptions, Setup
+from asteady._engine.pool import Pool
 from tests.engine.driving import digest, together
 from tests.gguf_files import write_llama
 

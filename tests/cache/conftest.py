@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from asteady.cache._manager import CacheManager
+from asteady._cache.manager import CacheManager
 from tests.cache.helpers import embedding, fill, key_of, opened
 
 # No deadline: other work on the machine must not fail a test.

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from asteady._requests import Completion, Embedding
-from asteady._settings import Settings
-from asteady.cache._manager import CacheManager
+from asteady._base.requests import Completion, Embedding
+from asteady._base.settings import Settings
+from asteady._cache.manager import CacheManager
 
 
 def key_of(name: object) -> str:

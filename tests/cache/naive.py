@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asteady.cache._frecency import Row
+from asteady._cache.policy import Row
 
 
 class NaiveLedger:

@@ -15,11 +15,12 @@ import anyio.to_thread
 import attrs
 import pytest
 
-from asteady._requests import Completion
-from asteady.cache import _cache, _keeper
-from asteady.cache._cache import Cache
-from asteady.cache._manager import CacheManager
-from asteady.cache._transaction import Tables
+from asteady._base.requests import Completion
+from asteady._cache import cache as _cache
+from asteady._cache import keeper as _keeper
+from asteady._cache.cache import Cache
+from asteady._cache.manager import CacheManager
+from asteady._cache.store.transaction import Tables
 from tests.cache.helpers import completion, embedding, key_of, opened
 
 pytestmark = pytest.mark.anyio

@@ -14,8 +14,8 @@ from typing import Any
 import anyio
 import pytest
 
-from asteady.cache import _transaction
-from asteady.cache._manager import CacheManager
+from asteady._cache.manager import CacheManager
+from asteady._cache.store import transaction as _transaction
 from tests.cache.helpers import completion, key_of, opened, settings
 
 pytestmark = pytest.mark.anyio

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asteady._requests import Completion, TokenLogprob
-from asteady.cache._memory import (
+from asteady._base.requests import Completion, TokenLogprob
+from asteady._cache.memory import (
     ALIASES_PER_ENTRY,
     ENTRY_BYTES,
     Held,

@@ -17,9 +17,9 @@ from typing import Any
 import anyio
 import pytest
 
-from asteady.cache._door import Door
-from asteady.cache._filesystem import network_filesystem
-from asteady.cache._locks import Locks
+from asteady._cache.store.filesystem import network_filesystem
+from asteady._cache.store.locks import Locks
+from asteady._cache.store.sqlite_thread import Door
 
 pytestmark = pytest.mark.anyio
 
@@ -90,7 +90,7 @@ def test_a_door_left_open_when_its_loop_ends_hangs_and_complains_of_nothing() ->
 async def test_the_interpreter_exits_with_a_door_open() -> None:
     program = """
 import asyncio, sqlite3
-from asteady.cache._door import Door
+from asteady._cache.store.sqlite_thread import Door
 
 async def main():
     global door

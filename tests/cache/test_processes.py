@@ -226,7 +226,7 @@ async with opened(directory, generation_cache_capacity=20) as manager:
 async def test_a_database_locked_for_a_while_only_takes_longer(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from asteady.cache import _schema
+    from asteady._cache.store import schema as _schema
 
     monkeypatch.setattr(_schema, "BUSY_TIMEOUT_S", 0.01)
     async with opened(directory) as manager:
@@ -249,7 +249,8 @@ async def test_a_database_locked_for_a_while_only_takes_longer(
 async def test_a_database_locked_for_good_fails_the_write_alone(
     directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from asteady.cache import _schema, _sqlite
+    from asteady._cache.store import schema as _schema
+    from asteady._cache.store import sqlite as _sqlite
 
     monkeypatch.setattr(_schema, "BUSY_TIMEOUT_S", 0.01)
     monkeypatch.setattr(_sqlite, "BUSY_PATIENCE_S", 0.05)

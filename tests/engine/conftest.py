@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from asteady.engine._gguf import Kind
-from asteady.engine._llama import LlamaEngine
-from asteady.engine._models import resolve_model
-from asteady.engine._pool import Pool
-from asteady.engine._setup import EngineOptions, Setup
+from asteady._engine.llama.engine import LlamaEngine
+from asteady._engine.models.gguf import Kind
+from asteady._engine.models.resolve import resolve_model
+from asteady._engine.plan import EngineOptions, Setup
+from asteady._engine.pool import Pool
 from tests.engine.gated import GatedEngine
 from tests.engine.pooled import MakePool
 from tests.gguf_files import write_bert, write_llama

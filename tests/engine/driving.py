@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from asteady._requests import Completion, Embedding, GenerateRequest
-from asteady.engine._protocol import (
+from asteady._base.requests import Completion, Embedding, GenerateRequest
+from asteady._engine.api import (
     AnswerEvent,
     ChunkEvent,
     Engine,

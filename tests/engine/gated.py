@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import attrs
 
-from asteady._requests import Completion, GenerateRequest
-from asteady.engine._protocol import (
+from asteady._base.requests import Completion, GenerateRequest
+from asteady._engine.api import (
     AnswerEvent,
     ChunkEvent,
     ErrorEvent,

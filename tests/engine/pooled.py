@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 
-from asteady.engine._pool import Pool, PoolStatistics
+from asteady._engine.pool import Pool, PoolStatistics
 from tests.engine.gated import GatedEngine, ask
 
 MakePool = Callable[..., Pool]

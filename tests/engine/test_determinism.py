@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from asteady._requests import Completion, GenerateRequest
-from asteady.engine._llama import LlamaEngine
-from asteady.engine._pool import Pool
-from asteady.engine._protocol import ChunkEvent
-from asteady.engine._setup import EngineOptions, Setup
+from asteady._base.requests import Completion, GenerateRequest
+from asteady._engine.api import ChunkEvent
+from asteady._engine.llama.engine import LlamaEngine
+from asteady._engine.plan import EngineOptions, Setup
+from asteady._engine.pool import Pool
 from tests.engine.conftest import load
 from tests.engine.driving import digest, drain, together
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import attrs
 import pytest
 
-from asteady._errors import EngineError
-from asteady.engine import _llama_lib
-from asteady.engine._build import _processor, build_of
-from asteady.engine._fingerprint import fingerprint_of
-from asteady.engine._models import ModelFile, resolve_model
-from asteady.engine._setup import EngineOptions, Setup
+from asteady._base.errors import EngineError
+from asteady._engine.build import _processor, build_of
+from asteady._engine.llama import lib as _llama_lib
+from asteady._engine.loader import fingerprint_of
+from asteady._engine.models.resolve import ModelFile, resolve_model
+from asteady._engine.plan import EngineOptions, Setup
 from tests.engine.conftest import load
 
 
@@ -69,9 +69,9 @@ def test_a_known_build_needs_no_llama_cpp(models: Path, file: ModelFile) -> None
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from asteady.engine._fingerprint import EngineOptions, fingerprint_of\n"
-        "from asteady.engine._models import resolve_model\n"
-        "import asteady.engine._pool\n"
+        "from asteady._engine.loader import EngineOptions, fingerprint_of\n"
+        "from asteady._engine.models.resolve import resolve_model\n"
+        "import asteady._engine.pool\n"
         "file = resolve_model(sys.argv[1], kind='generation', cache_dir=Path(sys.argv[2]))\n"
         "print(fingerprint_of(file, EngineOptions(), Path(sys.argv[2])))\n"
         "assert not {'llama_cpp', 'numpy', 'jinja2'} & set(sys.modules)\n"

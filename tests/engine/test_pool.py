@@ -10,9 +10,9 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from asteady._errors import QueueFullError
-from asteady._requests import Completion
-from asteady.engine._pool import PoolStatistics
+from asteady._base.errors import QueueFullError
+from asteady._base.requests import Completion
+from asteady._engine.pool import PoolStatistics
 from tests.engine.gated import GatedEngine, ask
 from tests.engine.pooled import MakePool, admissions, settle, start
 

@@ -11,7 +11,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from asteady._requests import Completion
+from asteady._base.requests import Completion
 from tests.engine.gated import GatedEngine, ask
 from tests.engine.pooled import MakePool, admissions, settle, start
 

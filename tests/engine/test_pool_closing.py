@@ -9,9 +9,9 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from asteady._errors import SessionClosedError
-from asteady._requests import Completion
-from asteady.engine._pool import Pool
+from asteady._base.errors import SessionClosedError
+from asteady._base.requests import Completion
+from asteady._engine.pool import Pool
 from tests.engine.gated import GatedEngine, ask
 from tests.engine.pooled import MakePool, settle, start
 

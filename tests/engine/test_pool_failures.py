@@ -7,8 +7,8 @@ import logging
 
 import pytest
 
-from asteady._errors import EngineError, InvalidRequestError
-from asteady._requests import Completion
+from asteady._base.errors import EngineError, InvalidRequestError
+from asteady._base.requests import Completion
 from tests.engine.gated import GatedEngine, ask
 from tests.engine.pooled import MakePool, settle, start
 

@@ -18,10 +18,10 @@ import anyio.lowlevel
 import llama_cpp
 import pytest
 
-from asteady._requests import Completion, EmbedRequest, GenerateRequest
-from asteady.engine._llama import LlamaEngine
-from asteady.engine._pool import Pool
-from asteady.engine._setup import Setup
+from asteady._base.requests import Completion, EmbedRequest, GenerateRequest
+from asteady._engine.llama.engine import LlamaEngine
+from asteady._engine.plan import Setup
+from asteady._engine.pool import Pool
 from tests.engine.conftest import load
 from tests.engine.driving import digest, generate
 from tests.gguf_files import write_llama
@@ -229,9 +229,9 @@ def count_workers():
 
 atexit.register(count_workers)  # Before the pool's own, so it runs after that.
 from pathlib import Path
-from asteady._errors import EngineError
-from asteady._requests import GenerateRequest
-from asteady.engine._pool import Pool
+from asteady._base.errors import EngineError
+from asteady._base.requests import GenerateRequest
+from asteady._engine.pool import Pool
 from tests.engine.conftest import load
 
 pool = Pool(load(Path(sys.argv[1]), "gpt2.gguf"), 2, 10)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from asteady import Session
-from asteady.cache._cache import Cache
+from asteady._cache.cache import Cache
 
 
 async def held(session: Session, path: str) -> int:

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from asteady import CacheMissError, InvalidRequestError, Session
-from asteady._requests import GenerateRequest
+from asteady._base.requests import GenerateRequest
 from asteady.operate import CacheAwareGenerator
 from asteady.testing import FakeEngine
 

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asteady import InvalidRequestError, Session
-from asteady.cache._frecency import POLICIES, Budget, State, remember, touch
+from asteady._cache.policy import POLICIES, Budget, State, remember, touch
 from asteady.operate import Access, AccessLog, CacheBenchmark
 from asteady.operate._accesses import read_accesses, write_accesses
 from asteady.operate._replay import replay
 from asteady.testing import FakeEngine
 from tests.cache.naive import NaiveLedger
-from tests.test_cli import run
+from tests.cli.test_cli import run
 
 pytestmark = pytest.mark.anyio
 

@@ -19,8 +19,8 @@ from asteady import (
     SessionClosedError,
     SessionNotOpenError,
     StoreError,
-    _default,
 )
+from asteady._session import default as _default
 from asteady.operate import CacheHealth, ProductionCacheMonitor
 from asteady.testing import FakeEngine
 

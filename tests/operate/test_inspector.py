@@ -11,7 +11,7 @@ import attrs
 import pytest
 
 from asteady import CacheMissError, InvalidRequestError, Session
-from asteady._requests import Completion
+from asteady._base.requests import Completion
 from asteady.operate import CacheInspector
 from asteady.operate._explain import _ago
 from asteady.testing import FakeEngine

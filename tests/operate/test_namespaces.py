@@ -10,14 +10,14 @@ import anyio.lowlevel
 import pytest
 
 from asteady import Session
-from asteady._errors import (
+from asteady._base.errors import (
     AsteadyError,
     CacheMissError,
     InvalidRequestError,
     SessionClosedError,
     SessionNotOpenError,
 )
-from asteady.cache._store import Tag
+from asteady._cache.store.api import Tag
 from asteady.testing import FakeEngine
 from tests.operate.namespaced import held, writes
 

@@ -12,10 +12,10 @@ import anyio.lowlevel
 import pytest
 
 from asteady import Session
-from asteady._errors import (
+from asteady._base.errors import (
     InvalidRequestError,
 )
-from asteady.cache._namespaces import TAGS_PER_ENTRY
+from asteady._cache.namespaces import TAGS_PER_ENTRY
 from asteady.testing import FakeEngine
 from tests.cache.helpers import Process
 from tests.operate.namespaced import held, writes

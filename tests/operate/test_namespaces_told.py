@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from asteady import Session
-from asteady._errors import (
+from asteady._base.errors import (
     InvalidRequestError,
 )
-from asteady.cache._namespaces import COUNTED
+from asteady._cache.namespaces import COUNTED
 from asteady.operate import HierarchicalCache, Namespace
 from asteady.testing import FakeEngine
 from tests.operate.namespaced import held

@@ -17,7 +17,7 @@ from asteady.operate._sizing import state_path
 from asteady.operate._sizing_plot import plot, text_of
 from asteady.operate._uses import Uses
 from asteady.testing import FakeEngine
-from tests.test_cli import run
+from tests.cli.test_cli import run
 
 pytestmark = pytest.mark.anyio
 

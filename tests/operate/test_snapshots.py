@@ -15,7 +15,7 @@ import asteady
 from asteady import InvalidRequestError, Session, SettingsError, StoreError, blocking
 from asteady.operate import CachePersistenceManager
 from asteady.testing import FakeEngine
-from tests.test_cli import run
+from tests.cli.test_cli import run
 
 pytestmark = pytest.mark.anyio
 

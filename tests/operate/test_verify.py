@@ -22,10 +22,10 @@ from asteady import (
     Session,
     Settings,
 )
-from asteady._declared import DeclaredPrefix
-from asteady._requests import GenerateRequest
+from asteady._base.declared import DeclaredPrefix
+from asteady._base.requests import GenerateRequest
+from asteady._engine.prefix_cache import PrefixStates, PrefixStatistics
 from asteady.cli import main
-from asteady.engine._prefix_states import PrefixStates, PrefixStatistics
 from asteady.operate import VerifyReport, VerifyStep, _verify
 from asteady.operate._verify_company import smallest_company
 from asteady.operate._verify_requests import (

@@ -20,7 +20,7 @@ from asteady import (
     StoreError,
     blocking,
 )
-from asteady._requests import EmbedRequest, GenerateRequest
+from asteady._base.requests import EmbedRequest, GenerateRequest
 from asteady.cli import main
 from asteady.operate._verify_cache import difference
 from asteady.testing import FakeEngine

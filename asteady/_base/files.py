@@ -1,0 +1,86 @@
+"""Files that are written whole or not at all, and small facts remembered between processes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+_log = logging.getLogger("asteady")
+
+# `remember` drops the oldest entries beyond this many, so that its file cannot grow without bound.
+_MAX_ENTRIES = 256
+
+_remembering = threading.Lock()
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """A temporary file beside `path`, which replaces it when the block ends without an error.
+
+    Only its owner can read it. Blocks.
+
+    Raises:
+        OSError: the file cannot be written; the error names `path`.
+    """
+    target = Path(path).absolute()
+    try:
+        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    except OSError as exc:
+        exc.filename = os.fspath(path)  # not the temporary name
+        raise
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+        os.replace(name, target)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes) -> Path:
+    """`atomic_write` of bytes that are at hand; returns the absolute path."""
+    with atomic_write(path) as file:
+        file.write(data)
+    return Path(path).absolute()
+
+
+def recall(file: Path, key: str) -> Any:
+    """The value that `remember` wrote under this key, or None. Never raises."""
+    return _read(file).get(key)
+
+
+def remember(file: Path, key: str, value: Any) -> None:
+    """Write an entry to a JSON file of facts that only save time.
+
+    A failure (a read-only or full disk) is logged at debug level. Of two processes that write at
+    the same moment one may lose its entry.
+    """
+    with _remembering:
+        entries = _read(file)
+        entries.pop(key, None)
+        entries[key] = value
+        for oldest in list(entries)[:-_MAX_ENTRIES]:
+            del entries[oldest]
+        try:
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_atomically(file, json.dumps(entries, indent=1).encode())
+        except OSError as exc:
+            _log.debug("%s could not be written: %s", file, exc)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as exc:
+        _log.debug("%s could not be read and counts as empty: %s", file, exc)
+        return {}
+    return entries if isinstance(entries, dict) else {}

@@ -1,0 +1,245 @@
+"""Settings: an argument beats an ``ASTEADY_*`` variable, which beats the profile, then the default.
+
+For people who move over from SteadyText, each variable is also read with the prefix
+``STEADYTEXT_`` where the ``ASTEADY_`` one is not set.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import attrs
+
+from asteady._base.errors import SettingsError
+
+CachePolicy: TypeAlias = Literal["tide", "lru", "lfu"]
+
+PREFIXES = ("ASTEADY_", "STEADYTEXT_")
+MEBIBYTE = 1024 * 1024
+KEEP_REQUESTS_BYTES = 4096
+
+# The three of the caching guide: how many entries, and how many megabytes of them.
+PROFILES: dict[str, dict[str, float]] = {
+    name: {
+        "generation_cache_capacity": generation,
+        "generation_cache_max_size_mb": generation_mb,
+        "embedding_cache_capacity": embedding,
+        "embedding_cache_max_size_mb": embedding_mb,
+    }
+    for name, generation, generation_mb, embedding, embedding_mb in (
+        ("production", 1024, 200.0, 2048, 500.0),
+        ("development", 128, 25.0, 256, 50.0),
+        ("testing", 32, 10.0, 64, 20.0),
+    )
+}
+
+
+def _refused(name: str, value: object, allowed: str) -> SettingsError:
+    return SettingsError(f"{name}={value!r} is not allowed: {allowed}")
+
+
+def _whole(low: int, high: int) -> Callable[[str, object], int]:
+    def read(name: str, value: object) -> int:
+        allowed = f"a whole number from {low} to {high}"
+        if isinstance(value, str):
+            try:
+                value = int(value.strip())
+            except ValueError:
+                raise _refused(name, value, allowed) from None
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise _refused(name, value, allowed)
+        return value
+
+    return read
+
+
+def _megabytes(name: str, value: object) -> float:
+    allowed = "a number of megabytes above 0, such as 50.0"
+    if isinstance(value, str):
+        try:
+            value = float(value.strip())
+        except ValueError:
+            raise _refused(name, value, allowed) from None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _refused(name, value, allowed)
+    if not (math.isfinite(value) and 0 < value <= 2**24):
+        raise _refused(name, value, allowed)
+    return float(value)
+
+
+def _seconds(name: str, value: object) -> float:
+    allowed = "a number of seconds, such as 300; 0 for never"
+    if isinstance(value, str):
+        try:
+            value = float(value.strip())
+        except ValueError:
+            raise _refused(name, value, allowed) from None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _refused(name, value, allowed)
+    if not (math.isfinite(value) and 0 <= value <= 10**9):
+        raise _refused(name, value, allowed)
+    return float(value)
+
+
+def _switch(name: str, value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        word = value.strip().lower()
+        if word in ("1", "true", "yes", "on"):
+            return True
+        if word in ("", "0", "false", "no", "off"):
+            return False
+    raise _refused(name, value, "1 or 0 (also true, false, yes, no, on, off)")
+
+
+def _policy(name: str, value: object) -> CachePolicy:
+    for known in ("tide", "lru", "lfu"):
+        if value == known:
+            return known
+    raise _refused(name, value, "tide, lru or lfu")
+
+
+def _directory(name: str, value: object) -> Path:
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise _refused(name, value, "the path of a directory")
+    return Path(os.fspath(value)).expanduser().absolute()
+
+
+def _model(name: str, value: object) -> str:
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, str) or not value.strip():
+        raise _refused(name, value, '"builtin", or the path of a .gguf file')
+    return value
+
+
+def _default_cache_dir() -> Path:
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("asteady", appauthor=False)) / "caches"
+
+
+def default_workers() -> int:
+    """One worker per core that this process may use, at most 4."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:  # pragma: no cover  # other systems than Linux
+        cores = os.cpu_count() or 1
+    return max(1, min(4, cores))
+
+
+def _field(read: Callable[[str, object], Any], default: Any = attrs.NOTHING, **more: Any) -> Any:
+    return attrs.field(default=default, metadata={"read": read}, **more)
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """How a session is set up. Construct it with no arguments to get the defaults.
+
+    `Settings.from_environment(**arguments)` reads the environment for whatever is not given, and
+    `production`, `development` and `testing` do so too, with sizes of the caches in place of the
+    defaults. A megabyte is 1,048,576 bytes.
+
+    Raises:
+        SettingsError: a value is not allowed; the message names the setting (or the variable),
+            the value and what is allowed.
+    """
+
+    # ruff: noqa: RUF009  # _field is attrs.field with a reader
+    generation_cache_capacity: int = _field(_whole(1, 10**9), 256)
+    generation_cache_max_size_mb: float = _field(_megabytes, 50.0)
+    embedding_cache_capacity: int = _field(_whole(1, 10**9), 512)
+    embedding_cache_max_size_mb: float = _field(_megabytes, 100.0)
+    memory_max_size_mb: float = _field(_megabytes, 64.0)
+    cache_policy: CachePolicy = _field(_policy, "tide")
+    disable_cache: bool = _field(_switch, False)
+    keep_requests_bytes: int = _field(_whole(0, 2**20), KEEP_REQUESTS_BYTES)
+    cache_dir: Path = _field(_directory, attrs.Factory(_default_cache_dir))
+    generation_model: str = _field(_model, "builtin")
+    embedding_model: str = _field(_model, "builtin")
+    workers: int = _field(_whole(1, 256), attrs.Factory(default_workers))
+    threads: int = _field(_whole(1, 256), 1)
+    gpu_layers: int = _field(_whole(-1, 10_000), 0)
+    batch_width: int = _field(_whole(1, 64), 8)
+    probe: bool = _field(_switch, True)
+    max_pending: int = _field(_whole(1, 10**9), 1024)
+    prefix_max_size_mb: float = _field(_megabytes, 512.0)
+    idle_unload_s: float = _field(_seconds, 0.0)
+
+    def __attrs_post_init__(self) -> None:
+        for field in attrs.fields(Settings):
+            read = field.metadata["read"]
+            object.__setattr__(self, field.name, read(field.name, getattr(self, field.name)))
+
+    @classmethod
+    def from_environment(
+        cls,
+        *,
+        environ: Mapping[str, str] | None = None,
+        profile: str | None = None,
+        **arguments: Any,
+    ) -> Settings:
+        """Settings from `arguments`, else the environment, else the profile, else the defaults.
+
+        An argument of None counts as not given. `profile` is "production", "development" or
+        "testing", and is read from ``ASTEADY_PROFILE`` if it is not given; without either there is
+        none. `environ` replaces ``os.environ``.
+
+        Raises:
+            SettingsError: a value is not allowed, or there is no such setting or profile.
+        """
+        if environ is None:
+            environ = os.environ
+        known = {field.name: field for field in attrs.fields(cls)}
+        for name in arguments:
+            if name not in known:
+                raise SettingsError(
+                    f"there is no setting {name!r}; the settings are: {', '.join(known)}, profile"
+                )
+        values = {name: value for name, value in arguments.items() if value is not None}
+        for name, field in known.items():
+            for prefix in PREFIXES:
+                variable = prefix + name.upper()
+                if name not in values and environ.get(variable, "") != "":
+                    # Read under the variable's own name, so that an error names the variable.
+                    values[name] = field.metadata["read"](variable, environ[variable])
+        return cls(**{**_profile(profile, environ), **values})
+
+    @classmethod
+    def production(cls, **overrides: Any) -> Settings:
+        """Generation cache 1024 entries, 200 MB; embedding cache 2048 entries, 500 MB.
+
+        As ``from_environment(profile="production", **overrides)``: a variable beats the profile.
+        """
+        return cls.from_environment(profile="production", **overrides)
+
+    @classmethod
+    def development(cls, **overrides: Any) -> Settings:
+        """Generation cache 128 entries, 25 MB; embedding cache 256 entries, 50 MB."""
+        return cls.from_environment(profile="development", **overrides)
+
+    @classmethod
+    def testing(cls, **overrides: Any) -> Settings:
+        """Generation cache 32 entries, 10 MB; embedding cache 64 entries, 20 MB."""
+        return cls.from_environment(profile="testing", **overrides)
+
+
+def _profile(profile: str | None, environ: Mapping[str, str]) -> Mapping[str, float]:
+    """The values of the profile that is given, or else named in the environment."""
+    name: str = "profile"
+    value: object = profile
+    if value is None:
+        for prefix in reversed(PREFIXES):
+            variable = f"{prefix}PROFILE"
+            if environ.get(variable, "").strip():
+                name, value = variable, environ[variable].strip()
+    if value is None:
+        return {}
+    if not isinstance(value, str) or value not in PROFILES:
+        raise _refused(name, value, ", ".join(PROFILES))
+    return PROFILES[value]

@@ -1,0 +1,111 @@
+"""Checks of single arguments. What is refused is named, with its value and what is allowed.
+
+Each check returns the canonical value: a plain `str` for a subclass of it, 0.0 for -0.0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from asteady._base.errors import AsteadyError, InvalidRequestError
+from asteady._base.text import shorten
+
+
+def refuse(
+    name: str, value: object, allowed: str, error: type[AsteadyError] = InvalidRequestError
+) -> AsteadyError:
+    """The error to raise for an argument that is not allowed."""
+    return error(f"{name}={shorten(repr(value), 80)} is not allowed: {allowed}")
+
+
+def text(name: str, value: object) -> str:
+    """Valid Unicode, as a plain `str`."""
+    if not isinstance(value, str):
+        raise refuse(name, value, f"a str is needed, not {type(value).__name__}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as exc:
+        raise refuse(
+            name, value[exc.start : exc.end], "text must be valid Unicode, without lone surrogates"
+        ) from None
+    # A subclass of str may compare or print as it likes.
+    return value if type(value) is str else str.__str__(value)
+
+
+def whole_number(
+    name: str,
+    value: object,
+    low: int,
+    high: int | None = None,
+    *,
+    error: type[AsteadyError] = InvalidRequestError,
+) -> int:
+    """An `int` that is no `bool`, from `low` to `high`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise refuse(name, value, f"an int is needed, not {type(value).__name__}", error)
+    if value < low or (high is not None and value > high):
+        limits = f"at least {low}" if high is None else f"a whole number from {low} to {high}"
+        raise refuse(name, value, limits, error)
+    return int(value)
+
+
+def number(
+    name: str,
+    value: object,
+    low: float,
+    high: float,
+    *,
+    allowed: str = "",
+    above: bool = False,
+    error: type[AsteadyError] = InvalidRequestError,
+) -> float:
+    """A finite `int` or `float` from `low` (with `above`: more than `low`) to `high`, as `float`.
+
+    `allowed` replaces the description of the range in the message.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise refuse(
+            name, value, allowed or f"a number is needed, not {type(value).__name__}", error
+        )
+    if not (math.isfinite(value) and low <= value <= high) or (above and value == low):
+        raise refuse(name, value, allowed or f"a number from {low:g} to {high:g}", error)
+    return float(value) + 0.0  # turns -0.0 into 0.0
+
+
+def seconds(name: str, value: object, *, above: bool = False) -> float:
+    """A duration in seconds: 0 or more, or with `above` more than 0."""
+    allowed = "seconds, more than 0" if above else "seconds, 0 or more"
+    return number(name, value, 0, math.inf, allowed=allowed, above=above)
+
+
+def percent(name: str, value: object) -> float:
+    return number(name, value, 0, 100, allowed="0 to 100, in percent")
+
+
+def share(name: str, value: object) -> float:
+    return number(name, value, 0, 1, allowed="above 0, at most 1 (0.95 is 95 %)", above=True)
+
+
+def flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise refuse(name, value, "True or False")
+    return value
+
+
+def one_of(name: str, value: Any, allowed: Iterable[Any]) -> Any:
+    """One of these values; compared by `==`, so `value` need not be hashable."""
+    every = list(allowed)
+    if value not in every:
+        shown = ", ".join(f'"{item}"' if isinstance(item, str) else repr(item) for item in every)
+        raise refuse(name, value, f"one of {shown}")
+    return value
+
+
+def check_list(name: str, value: object, of: str) -> None:
+    """An iterable, but no single `str` or mapping, whose characters or keys would be its items."""
+    if isinstance(value, (str, bytes, Mapping)):
+        raise InvalidRequestError(f"{name} is one {type(value).__name__}: give a list of {of}")
+    if not isinstance(value, Iterable):
+        raise refuse(name, value, f"a list of {of}")

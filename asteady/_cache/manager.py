@@ -1,0 +1,207 @@
+"""The two caches of a session: completions and embeddings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from asteady._base.requests import Completion, Embedding, namespace_path
+from asteady._base.settings import MEBIBYTE, Settings
+from asteady._cache.cache import Cache
+from asteady._cache.memory import Memory
+from asteady._cache.namespaces import is_below
+from asteady._cache.policy import POLICIES, Budget
+from asteady._cache.store.api import Holding, NamespaceSize, NullStore, Store, Untag
+from asteady._cache.store.codec import Codec, CompletionCodec, EmbeddingCodec
+from asteady._cache.unopened import Opener
+
+if TYPE_CHECKING:
+    from asteady._cache.store.api import Exported, Merged
+    from asteady._cache.transfer.transfer import AnyPath
+
+A = TypeVar("A", Completion, Embedding)
+
+
+class CacheManager:
+    """Owns both caches. Lives from `open` to `aclose`, on one event loop; a session does both.
+
+    Used before it is open, it calls `opener`, if there is one, or raises `SessionNotOpenError`.
+    """
+
+    def __init__(self, settings: Settings, *, opener: Opener | None = None) -> None:
+        self._settings = settings
+        generation = Budget(
+            settings.generation_cache_capacity,
+            max(1, int(settings.generation_cache_max_size_mb * MEBIBYTE)),
+        )
+        embedding = Budget(
+            settings.embedding_cache_capacity,
+            max(1, int(settings.embedding_cache_max_size_mb * MEBIBYTE)),
+        )
+        # One setting bounds the memory of both; they share it as they share the disk.
+        memory_bytes = settings.memory_max_size_mb * MEBIBYTE
+        share = min(1.0, memory_bytes / (generation.max_bytes + embedding.max_bytes))
+        self._budgets = {"generation": generation, "embedding": embedding}
+        self.generation: Cache[Completion] = Cache(
+            "generation",
+            Memory(generation.max_entries, int(generation.max_bytes * share)),
+            generation,
+            opener,
+        )
+        self.embedding: Cache[Embedding] = Cache(
+            "embedding",
+            Memory(embedding.max_entries, int(embedding.max_bytes * share)),
+            embedding,
+            opener,
+        )
+
+    def __repr__(self) -> str:
+        return f"<CacheManager {self.generation!r}, {self.embedding!r}>"
+
+    @property
+    def directory(self) -> Path:
+        """Where the databases are."""
+        return self._settings.cache_dir
+
+    async def open(self) -> None:
+        """Open or make the databases, in a directory only its owner can read.
+
+        A damaged one is set aside under another name and begun anew. Cancelling leaves nothing
+        open.
+
+        Raises:
+            StoreError: a database cannot be opened, or is another application's.
+            StoreVersionError: it was written by a newer version of asteady.
+        """
+        locks = None
+        if not self._settings.disable_cache:
+            locks = self._settings.cache_dir / "locks"
+        try:
+            await self.generation.open(self._make_store(self.generation, CompletionCodec()), locks)
+            await self.embedding.open(self._make_store(self.embedding, EmbeddingCodec()), locks)
+        except BaseException:
+            await self.aclose()
+            raise
+
+    def _make_store(self, cache: Cache[A], codec: Codec[A]) -> Store[A]:
+        if self._settings.disable_cache:
+            return NullStore()
+        # SQLite takes some milliseconds to import; a disabled cache does without.
+        from asteady._cache.store.sqlite import SqliteStore
+        from asteady._cache.store.transaction import Tables
+
+        tables = Tables(
+            POLICIES[self._settings.cache_policy],
+            self._budgets[cache.kind],
+            codec,
+            keep_requests_bytes=self._settings.keep_requests_bytes,
+        )
+        path = self._settings.cache_dir / f"{cache.kind}_cache.db"
+        return SqliteStore(path, tables, cache.committed)
+
+    async def aclose(self) -> None:
+        """Write the touches that are to be told, and close. Idempotent.
+
+        Cancelling stops waiting; the threads end all the same, after the commit under way.
+        """
+        try:
+            await self.generation.aclose()
+        finally:
+            await self.embedding.aclose()
+
+    async def get_cache_stats(self) -> dict[str, dict[str, Any]]:
+        """What is in the caches and how they did, under "generation" and "embedding".
+
+        `size` and `total_size_bytes` are common to all processes; `hits`, `misses`, `coalesced`,
+        `evictions` and `seconds_saved` are this one's, and the same names with `all_` before them
+        are summed over all processes and runs.
+        """
+        return {
+            "generation": await self.generation.statistics(),
+            "embedding": await self.embedding.statistics(),
+        }
+
+    async def clear_all_caches(self) -> None:
+        """Remove every entry of both caches.
+
+        Raises:
+            StoreError: a database cannot be written.
+        """
+        await self.generation.clear()
+        await self.embedding.clear()
+
+    async def namespaces(self, below: str | None = None) -> dict[str, NamespaceSize]:
+        """What each namespace holds itself, by its path; only those at or below `below`, if given.
+
+        Raises:
+            InvalidRequestError: `below` is no path of a namespace.
+            StoreError: a database cannot be read.
+        """
+        path = None if below is None else namespace_path(below)
+        generation = await self.generation._store.holdings()
+        embedding = await self.embedding._store.holdings()
+        return {
+            name: NamespaceSize(generation.get(name, Holding()), embedding.get(name, Holding()))
+            for name in sorted({*generation, *embedding})
+            if path is None or is_below(name, path)
+        }
+
+    async def namespace_size(self, path: str) -> NamespaceSize:
+        """What this namespace and all below it hold, each entry counted once.
+
+        Raises:
+            InvalidRequestError: `path` is no path of a namespace.
+            StoreError: a database cannot be read.
+        """
+        path = namespace_path(path)
+        return NamespaceSize(
+            await self.generation._store.holding(path), await self.embedding._store.holding(path)
+        )
+
+    async def clear_namespace(self, path: str) -> int:
+        """Have this namespace and all below it hold nothing, in every process's view within a
+        second, and remove the entries that no other namespace holds; returns how many those were.
+
+        Raises:
+            InvalidRequestError: `path` is no path of a namespace.
+            StoreError: a database cannot be written.
+        """
+        operation = Untag(namespace_path(path))
+        return int(await self.generation._store.submit(operation)) + int(
+            await self.embedding._store.submit(operation)
+        )
+
+    async def export_entries(self, path: AnyPath) -> Exported:
+        """Write all entries with their answers to one file, while the cache is in use.
+
+        The file is put in place whole or not at all, and only its owner can read it. An older
+        export at `path` is replaced, anything else is not. Cancelling leaves no file.
+
+        Raises:
+            StoreError: the cache is disabled or cannot be read, or `path` is another kind of file.
+            OSError: the file cannot be written.
+        """
+        from asteady._cache.transfer.transfer import export_entries
+
+        return await export_entries(self, path)
+
+    async def import_entries(
+        self, path: AnyPath, *, max_file_bytes: int | None = None
+    ) -> dict[str, Merged]:
+        """Take over the entries of a file that `export_entries` wrote; gives what became of them.
+
+        Entries that are here already stay, with the better frecency of the two; when the budgets
+        do not hold all, the least valuable go, as ever. A file that is damaged, of a newer version,
+        larger than `max_file_bytes` (4 GiB) or in anything not what an export is, is refused, and
+        nothing is changed. Cancelling while the file is checked changes nothing; later it only
+        stops waiting.
+
+        Raises:
+            StoreVersionError: a newer version of asteady wrote the file.
+            StoreError: the file is refused, or the cache is disabled or cannot be written.
+        """
+        from asteady._cache.transfer.transfer import MAX_FILE_BYTES, import_entries
+
+        return await import_entries(
+            self, path, MAX_FILE_BYTES if max_file_bytes is None else max_file_bytes
+        )

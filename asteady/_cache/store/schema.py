@@ -1,0 +1,306 @@
+"""The database: its tables, its versions, and how a file is opened, made, or set aside.
+
+Everything here blocks and runs on a connection's own thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from asteady._base.errors import StoreError, StoreVersionError
+from asteady._cache.store.codec import Columns
+from asteady._cache.store.eviction_index import mark_of
+from asteady._cache.store.filesystem import network_filesystem
+from asteady._cache.store.tags import TABLE as TAG_TABLE
+
+log = logging.getLogger("asteady")
+
+# "AsCa" in ASCII: `file` and SQLite's own tools can tell what this is.
+APPLICATION_ID = 0x41734361
+VERSION = 4
+# A write waits this long inside SQLite for another process's; the writer then tries again.
+BUSY_TIMEOUT_S = 5.0
+OPEN_PATIENCE_S = 10.0
+# Damage as SQLite reports it: SQLITE_CORRUPT and SQLITE_NOTADB, whatever the extended part.
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+PAGE_BYTES = 4096
+MIN_LOG_BYTES = 128 * 1024
+MAX_LOG_BYTES = 16 * 1024 * 1024
+SIDE_FILES = ("-wal", "-shm", "-journal")
+
+TABLES = """
+CREATE TABLE cache (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    policy TEXT NOT NULL DEFAULT '',
+    max_entries INTEGER NOT NULL DEFAULT 0,
+    max_bytes INTEGER NOT NULL DEFAULT 0,
+    entries INTEGER NOT NULL DEFAULT 0,
+    size_bytes INTEGER NOT NULL DEFAULT 0,
+    level REAL NOT NULL DEFAULT 0.0,
+    phi REAL NOT NULL DEFAULT 0.0,
+    turn REAL NOT NULL DEFAULT 0.0,
+    ghosts_once INTEGER NOT NULL DEFAULT 0,
+    ghosts_more INTEGER NOT NULL DEFAULT 0,
+    newcomers INTEGER NOT NULL DEFAULT 0,
+    mean_share REAL NOT NULL DEFAULT 0.0,
+    slots INTEGER NOT NULL DEFAULT 0,
+    removals INTEGER NOT NULL DEFAULT 0,
+    evictions INTEGER NOT NULL DEFAULT 0,
+    hits INTEGER NOT NULL DEFAULT 0,
+    misses INTEGER NOT NULL DEFAULT 0,
+    coalesced INTEGER NOT NULL DEFAULT 0,
+    saved_s REAL NOT NULL DEFAULT 0.0
+);
+CREATE TABLE entry (
+    key TEXT PRIMARY KEY,
+    size_bytes INTEGER NOT NULL,
+    cost_s REAL NOT NULL,
+    touches INTEGER NOT NULL,
+    priority REAL NOT NULL,
+    slot INTEGER NOT NULL,
+    created_s REAL NOT NULL,
+    used_s REAL NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX entry_by_priority ON entry (priority);
+CREATE TABLE ghost (
+    seq INTEGER PRIMARY KEY,
+    mark INTEGER NOT NULL,
+    touches INTEGER NOT NULL,
+    turn REAL NOT NULL
+);
+CREATE INDEX ghost_by_mark ON ghost (mark);
+CREATE TABLE answer (
+    slot INTEGER PRIMARY KEY,
+    crc INTEGER NOT NULL,
+    {columns},
+    request TEXT
+);
+"""
+TABLES += f"{TAG_TABLE};\n"
+
+# Statements that bring a database from the version in the key to the next one.
+MIGRATIONS: dict[int, tuple[str, ...]] = {
+    # Ghosts got a table of their own, without keys; entries lost what only ghosts needed.
+    1: (
+        "CREATE TABLE ghost (seq INTEGER PRIMARY KEY, mark INTEGER NOT NULL,"
+        " touches INTEGER NOT NULL, turn REAL NOT NULL)",
+        "INSERT INTO ghost (mark, touches, turn) SELECT mark_of(key), touches, turn FROM entry"
+        " WHERE live = 0 ORDER BY turn, key",
+        "CREATE INDEX ghost_by_mark ON ghost (mark)",
+        "CREATE TABLE living (key TEXT PRIMARY KEY, size_bytes INTEGER NOT NULL,"
+        " cost_s REAL NOT NULL, touches INTEGER NOT NULL, priority REAL NOT NULL,"
+        " slot INTEGER NOT NULL, created_s REAL NOT NULL, used_s REAL NOT NULL) WITHOUT ROWID",
+        "INSERT INTO living SELECT key, size_bytes, cost_s, touches, priority, slot, created_s,"
+        " used_s FROM entry WHERE live = 1",
+        "DROP TABLE entry",
+        "ALTER TABLE living RENAME TO entry",
+        "CREATE INDEX entry_by_priority ON entry (priority)",
+    ),
+    # Namespaces hold entries.
+    2: (TAG_TABLE,),
+    # An entry may keep its request, as its last column: whoever reads answers does not read it.
+    3: ("ALTER TABLE answer ADD COLUMN request TEXT",),
+}
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether SQLite says that the file itself is damaged, or no database."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in _DAMAGED
+
+
+def is_busy(error: BaseException) -> bool:
+    """Whether another connection was in the way."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def connect(path: Path, max_bytes: int) -> sqlite3.Connection:
+    """A connection with our settings; the database exists already."""
+    connection = sqlite3.connect(
+        path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+    )
+    try:
+        # In WAL mode a commit survives the death of the process at any level; NORMAL syncs at
+        # checkpoints, so that a power failure may lose the last commits but damages nothing.
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA temp_store = MEMORY")
+        # The log counts for the size of the cache too: an eighth of the budget, 16 MB at most.
+        # When it is full SQLite syncs twice, which takes longer than a hundred puts.
+        log_bytes = max(MIN_LOG_BYTES, min(MAX_LOG_BYTES, max_bytes // 8))
+        # A database keeps the pages that it was made with.
+        (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+        connection.execute(f"PRAGMA wal_autocheckpoint = {log_bytes // page_bytes}")
+        connection.execute(f"PRAGMA journal_size_limit = {log_bytes}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """Which file is at this path now; None if there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def open_database(
+    path: Path, columns: Columns, max_bytes: int, damaged: tuple[int, int] | None = None
+) -> sqlite3.Connection:
+    """Open the cache at `path` for writing; make it, migrate it, or set a damaged one aside.
+
+    `damaged` is the identity of a file that turned out to be damaged while it was in use; if it is
+    still at `path`, it is set aside first.
+
+    Raises:
+        StoreVersionError: it was written by a newer version.
+        StoreError: it is another application's, or cannot be opened.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Two processes that find the same damage must not set each other's new database aside.
+        with _alone(path):
+            if damaged is not None and identity(path) == damaged:
+                set_aside(path, "found while reading or writing")
+            deadline_s = time.monotonic() + OPEN_PATIENCE_S
+            while True:
+                try:
+                    return _open(path, columns, max_bytes)
+                except sqlite3.DatabaseError as exc:
+                    if time.monotonic() > deadline_s or not (is_damage(exc) or is_busy(exc)):
+                        raise
+                    if is_damage(exc):
+                        set_aside(path, exc)
+    except (sqlite3.Error, OSError) as exc:
+        raise StoreError(
+            f"the cache database {path} cannot be opened: {exc}; set ASTEADY_CACHE_DIR to another"
+            " directory, or ASTEADY_DISABLE_CACHE=1 to do without"
+        ) from exc
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    directory = path.parent / "locks"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    lock = FileLock(directory / f"{path.stem}.lock", timeout=OPEN_PATIENCE_S)
+    try:
+        lock.acquire()
+    except (Timeout, OSError, NotImplementedError) as exc:
+        # SQLite's own locks still keep the database whole.
+        log.warning("opening %s without its lock: %s", path, exc)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def set_aside(path: Path, reason: object) -> Path:
+    """Rename a damaged database, together with the files beside it; nothing is deleted."""
+    stem = f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
+    name, number = stem, 1
+    while (path.parent / name).exists():
+        number += 1
+        name = f"{stem}-{number}"
+    for suffix in ("", *SIDE_FILES):
+        # A journal that stayed behind would be played into the new database.
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(f"{path}{suffix}", path.parent / f"{name}{suffix}")
+    log.error("the cache database %s is damaged (%s); it is kept as %s", path, reason, name)
+    return path.parent / name
+
+
+def _open(path: Path, columns: Columns, max_bytes: int) -> sqlite3.Connection:
+    # SQLite gives its -wal and -shm the permissions of the database.
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    connection = connect(path, max_bytes)
+    try:
+        _prepare(connection, path, columns)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, path: Path, columns: Columns) -> None:
+    if _check(connection, path) == VERSION:
+        _choose_journal(connection, path)
+        return
+    # Both can be set only while the file is empty. Answers are overwritten here and there, and a
+    # page with one of them is written whole: smaller ones write less (docs/performance.md). Free
+    # pages are given back by the writer.
+    connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    _choose_journal(connection, path)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        # Looked at again inside the transaction: another process may have been faster.
+        version = _check(connection, path)
+        if version == 0:
+            described = ",\n    ".join(f"{name} {kind}" for name, kind in columns)
+            for statement in TABLES.format(columns=described).split(";\n"):
+                connection.execute(statement)
+            # A database that replaces another starts with a higher count of removals than that
+            # one can have reached, so that whoever knew it looks again.
+            connection.execute(
+                "INSERT INTO cache (id, removals) VALUES (1, ?)", (time.time_ns() // 1000,)
+            )
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        # Called by a migration: SQLite reads no hexadecimal digits.
+        connection.create_function("mark_of", 1, mark_of, deterministic=True)
+        while 0 < version < VERSION:
+            for statement in MIGRATIONS[version]:
+                connection.execute(statement)
+            version += 1
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _choose_journal(connection: sqlite3.Connection, path: Path) -> None:
+    network = network_filesystem(path.parent)
+    wanted = "wal" if network is None else "delete"
+    (mode,) = connection.execute(f"PRAGMA journal_mode = {wanted}").fetchone()
+    if mode != "wal":
+        # Without the log only FULL keeps a power failure from damaging the database.
+        connection.execute("PRAGMA synchronous = FULL")
+        log.warning(
+            "the cache %s is on %s: it is kept with a rollback journal, which is slower; a"
+            " cache_dir on a local disk is better",
+            path,
+            f"a network file system ({network})"
+            if network
+            else "a file system without shared memory",
+        )
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> int:
+    """The version of the database, 0 for an empty one."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if tables == 0:
+        return 0
+    if application != APPLICATION_ID:
+        raise StoreError(f"{path} is the database of another application; choose another cache_dir")
+    if version > VERSION:
+        raise StoreVersionError(
+            f"the cache database {path} has version {version}, and this asteady knows up to "
+            f"{VERSION}; upgrade asteady or choose another cache_dir"
+        )
+    # Reads what every commit will read, so that damage there is found now.
+    connection.execute("SELECT * FROM cache").fetchone()
+    return int(version)

@@ -1,0 +1,102 @@
+"""Entries from one cache to another, through a file: `CacheManager.export_entries` and back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+import anyio.to_thread
+
+from asteady._base.errors import StoreError
+from asteady._cache.store.api import Exported, Incoming, Merge, Merged
+from asteady._cache.transfer.export import CODECS, RefusedError, write_export
+from asteady._cache.transfer.import_ import ExportFile
+
+if TYPE_CHECKING:
+    from asteady._cache.manager import CacheManager
+
+T = TypeVar("T")
+AnyPath: TypeAlias = str | os.PathLike[str]
+
+MAX_FILE_BYTES = 4 * 1024**3
+
+# The loop keeps only weak references to tasks.
+_merging: set[asyncio.Task[Any]] = set()
+
+
+async def export_entries(manager: CacheManager, path: AnyPath) -> Exported:
+    """See `CacheManager.export_entries`."""
+    await _check_usable(manager)
+    databases = {kind: manager.directory / f"{kind}_cache.db" for kind in CODECS}
+    keep_bytes = manager._settings.keep_requests_bytes
+
+    def written(stop: Event) -> Exported:
+        target = Path(path).absolute()
+        counts = write_export(target, databases, keep_bytes, stop)
+        return Exported(path=target, size_bytes=target.stat().st_size, **counts)
+
+    return await _in_thread(written)
+
+
+async def import_entries(
+    manager: CacheManager, path: AnyPath, max_file_bytes: int
+) -> dict[str, Merged]:
+    """See `CacheManager.import_entries`."""
+    await _check_usable(manager)
+    source = Path(path)
+    keep_bytes = manager._settings.keep_requests_bytes
+
+    def checked(stop: Event) -> tuple[ExportFile, dict[str, list[Incoming]]]:
+        file = ExportFile.open(source, max_file_bytes, keep_bytes, stop)
+        try:
+            # Both, before anything is changed.
+            return file, file.entries()
+        except BaseException:
+            file.close()
+            raise
+
+    file, entries = await _in_thread(checked)
+    # The writer reads from the file, so it stays open also when nobody waits any more.
+    task = asyncio.create_task(_merge(manager, file, entries), name="asteady cache import")
+    _merging.add(task)
+    task.add_done_callback(_merging.discard)
+    return await asyncio.shield(task)
+
+
+async def _merge(
+    manager: CacheManager, file: ExportFile, entries: dict[str, list[Incoming]]
+) -> dict[str, Merged]:
+    merged = {}
+    try:
+        for kind in CODECS:
+            operation = Merge(entries[kind], partial(file.values, kind))
+            merged[kind] = await getattr(manager, kind)._store.submit(operation)
+    except StoreError as exc:
+        if isinstance(exc.__cause__, RefusedError):
+            raise StoreError(str(exc.__cause__)) from exc
+        raise
+    finally:
+        file.close()
+    return merged
+
+
+async def _check_usable(manager: CacheManager) -> None:
+    if manager._settings.disable_cache:
+        raise StoreError("the cache is disabled (disable_cache), so there is nothing to move")
+    # Also opens a default session's.
+    for kind in CODECS:
+        await getattr(manager, kind).entries(0)
+
+
+async def _in_thread(fn: Callable[[Event], T]) -> T:
+    """`fn(stop)` in a thread; `stop` is set when it is not waited for any more."""
+    stop = Event()
+    try:
+        return await anyio.to_thread.run_sync(fn, stop, abandon_on_cancel=True)
+    finally:
+        stop.set()

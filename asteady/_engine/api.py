@@ -1,0 +1,161 @@
+"""The seam between the pool and what computes: an `Engine` and its `Worker`\\ s.
+
+An engine is one loaded model. It turns a request into a `Job` (`prepare`: validated against the
+model and tokenised, any thread) and opens workers. A worker owns one context, belongs to the one
+thread that opened it, and computes up to `Engine.width` jobs side by side, a step at a time::
+
+    worker = engine.open_worker()
+    slot = worker.admit(job)
+    while worker.running:
+        for event in worker.step():      # ("chunk", slot, text) ..., then one "answer" or "error"
+            ...
+
+All methods block. None is called on the event loop's thread.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeAlias, runtime_checkable
+
+import attrs
+
+from asteady._base.declared import DeclaredPrefix
+from asteady._base.requests import (
+    Completion,
+    Embedding,
+    EmbedRequest,
+    GenerateRequest,
+)
+from asteady._engine.prefix_cache import PrefixStatistics
+
+Request: TypeAlias = GenerateRequest | EmbedRequest
+Answer: TypeAlias = Completion | Embedding
+
+SlotId: TypeAlias = int
+"""Names a job within its worker from `admit` until its answer, error or `release`."""
+
+
+@attrs.frozen
+class ChunkEvent:
+    """Text that the job in this slot has produced; the chunks of a job join to its text."""
+
+    slot: SlotId
+    text: str
+
+
+@attrs.frozen
+class AnswerEvent:
+    """The job in this slot is done and the slot is free again."""
+
+    slot: SlotId
+    answer: Answer
+
+
+@attrs.frozen
+class ErrorEvent:
+    """The job in this slot failed and the slot is free again."""
+
+    slot: SlotId
+    error: Exception
+
+
+Event: TypeAlias = ChunkEvent | AnswerEvent | ErrorEvent
+
+
+class Job(Protocol):
+    """A request, validated against the model and tokenised. Immutable; made by `prepare`."""
+
+    @property
+    def request(self) -> Request: ...
+
+
+class Worker(Protocol):
+    """One context, used by the one thread that opened it; that thread closes it."""
+
+    @property
+    def free_slots(self) -> int:
+        """How many more jobs `admit` takes now."""
+        ...
+
+    @property
+    def running(self) -> bool:
+        """Whether any slot is taken, so that `step` has something to do."""
+        ...
+
+    def admit(self, job: Job) -> SlotId:
+        """Take a job into a free slot; quick, computes nothing."""
+        ...
+
+    def step(self) -> list[Event]:
+        """Compute for at most one decode step (or one piece of a prompt); events in order."""
+        ...
+
+    def release(self, slot: SlotId) -> None:
+        """Forget a job that nobody waits for; its slot is free and clean afterwards."""
+        ...
+
+    def interrupt(self, slot: SlotId) -> None:
+        """Make a `step` that is busy with this slot's prompt return early.
+
+        The only method that any thread may call, at any time, also for a slot that is gone. The
+        other slots' answers are unaffected. The owner thread still calls `release`.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class Engine(Protocol):
+    """One loaded model, shared by its workers; lives until `close`, which comes after theirs."""
+
+    @property
+    def model(self) -> str:
+        """The reference that the user gave, such as "builtin" or a path."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of everything in this engine that can change an answer."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """How many jobs one worker computes side by side without changing any answer."""
+        ...
+
+    def prepare(self, request: Request) -> Job:
+        """Check a request against the model and tokenise it; from any thread.
+
+        Raises:
+            PromptTooLongError: it has more tokens than the context.
+            ModelCapabilityError: this model cannot serve this kind of request.
+            InvalidRequestError: another argument does not fit the model.
+        """
+        ...
+
+    def open_worker(self) -> Worker:
+        """A new worker; call it on the thread that will use it."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class SharesPrefixes(Protocol):
+    """An engine whose workers compute a declared prefix once, for all prompts that begin so."""
+
+    def prepare_declared(self, request: Request, prefix: DeclaredPrefix) -> Job:
+        """As `Engine.prepare`, for a prompt that is said to begin with this prefix.
+
+        The answer is the same, byte for byte, also if it begins otherwise.
+        """
+        ...
+
+    def prefix_statistics(self) -> PrefixStatistics: ...
+
+
+def prepare(engine: Engine, request: Request, prefix: DeclaredPrefix | None) -> Job:
+    """`Engine.prepare`, with the declared prefix if there is one and the engine makes use of it."""
+    if prefix is not None and isinstance(engine, SharesPrefixes):
+        return engine.prepare_declared(request, prefix)
+    return engine.prepare(request)

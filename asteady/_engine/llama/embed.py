@@ -1,0 +1,145 @@
+"""The worker that embeds: one text per call, pooled as the model's metadata says."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import llama_cpp
+import numpy as np
+
+from asteady._base.errors import EngineError
+from asteady._base.requests import Embedding, EmbedRequest
+from asteady._engine.api import AnswerEvent, ErrorEvent, Event, Job, SlotId
+from asteady._engine.llama.context import Context
+from asteady._engine.llama.lib import Batch, SequenceIds
+
+if TYPE_CHECKING:
+    from asteady._base.requests import Vector
+
+
+@attrs.frozen(kw_only=True)
+class EmbedJob:
+    """A text to embed, ready to run; `truncated` tells whether it was cut to the context."""
+
+    request: EmbedRequest
+    tokens: tuple[int, ...]
+    truncated: bool
+
+
+class EmbedWorker:
+    """A `Worker` over one context that takes one text at a time: several texts in one call change
+    each other's result."""
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        context_tokens: int,
+        threads: int,
+        causal: bool,
+        model_name: str,
+        fingerprint: str,
+    ) -> None:
+        self._model_name = model_name
+        self._fingerprint = fingerprint
+        parameters = llama_cpp.llama_context_default_params()
+        # A text is pooled within one physical batch, so the batch holds the whole context.
+        parameters.n_ctx = context_tokens
+        parameters.n_batch = context_tokens
+        parameters.n_ubatch = context_tokens
+        parameters.n_seq_max = 1
+        parameters.n_outputs_max_per_seq = 0
+        parameters.n_threads = threads
+        parameters.n_threads_batch = threads
+        parameters.embeddings = True
+        self._context = Context(model, parameters)
+        self._function = llama_cpp.llama_decode if causal else llama_cpp.llama_encode
+        self._dimensions: int = llama_cpp.llama_model_n_embd_out(model)
+        self._batch = Batch(context_tokens)
+        self._sequence_ids = SequenceIds(1)
+        for place in range(context_tokens):
+            self._batch.positions[place] = place
+            self._batch.sequences[place] = self._sequence_ids[0]
+            self._batch.outputs[place] = 1
+        self._slot: SlotId | None = None
+        self._job: EmbedJob | None = None
+        self._next_slot = itertools.count()
+
+    @property
+    def free_slots(self) -> int:
+        return 0 if self.running else 1
+
+    @property
+    def running(self) -> bool:
+        return self._job is not None
+
+    def admit(self, job: Job) -> SlotId:
+        assert isinstance(job, EmbedJob)
+        assert self._job is None
+        self._job = job
+        slot = self._slot = next(self._next_slot)
+        self._context.enter(slot)
+        return slot
+
+    def interrupt(self, slot: SlotId) -> None:
+        self._context.interrupt(slot)
+
+    def release(self, slot: SlotId) -> None:
+        if slot == self._slot:
+            self._slot = self._job = None
+            self._context.leave(slot, 0)
+
+    def close(self) -> None:
+        self._context.close()
+
+    def step(self) -> list[Event]:
+        slot, job = self._slot, self._job
+        if slot is None or job is None:
+            return []
+        began = perf_counter()
+        self._batch.tokens[: len(job.tokens)] = list(job.tokens)
+        try:
+            if not self._context.compute_for(slot, self._function, self._batch, len(job.tokens)):
+                return []
+            vector = self._vector(job.request.dimensions)
+        except EngineError as exc:
+            self.release(slot)
+            return [ErrorEvent(slot, exc)]
+        self.release(slot)
+        answer = Embedding(
+            vector=vector,
+            tokens=len(job.tokens),
+            truncated=job.truncated,
+            model=self._model_name,
+            fingerprint=self._fingerprint,
+            cost_s=perf_counter() - began,
+        )
+        return [AnswerEvent(slot, answer)]
+
+    def _vector(self, dimensions: int | None) -> Vector:
+        pointer = llama_cpp.llama_get_embeddings_seq(self._context.native, 0)
+        if not pointer:
+            raise EngineError("llama.cpp computed no embedding of this text")
+        raw = np.ctypeslib.as_array(
+            ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float)), shape=(self._dimensions,)
+        )
+        return normalised(raw[:dimensions])
+
+
+def normalised(raw: Vector) -> Vector:
+    """A read-only copy with L2 norm 1, computed in float64.
+
+    Raises:
+        EngineError: it has no direction (all zero, or not finite).
+    """
+    values = raw.astype(np.float64)
+    norm = float(np.sqrt((values * values).sum()))
+    if not (np.isfinite(norm) and norm > 0):
+        raise EngineError(f"the model made a vector of length {norm} of this text")
+    vector = (values / norm).astype(np.float32)
+    vector.flags.writeable = False
+    return vector

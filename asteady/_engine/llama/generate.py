@@ -1,0 +1,296 @@
+"""The worker that generates: up to `width` answers side by side in one context, a step at a time.
+
+Each prompt is computed on its own, in pieces of `PIECE_TOKENS`; then one token per step for every
+running answer, in one batch. Nothing of one request is reused for another, but for the whole pieces
+of a prefix that both declared: there they have the same bits, and a copy of them is put in place.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from time import perf_counter
+from typing import Any
+
+import attrs
+import llama_cpp
+
+from asteady._base.errors import EngineError
+from asteady._base.requests import Completion, FinishReason, GenerateRequest, TokenLogprob
+from asteady._engine.api import AnswerEvent, ChunkEvent, ErrorEvent, Event, Job, SlotId
+from asteady._engine.llama.context import Context
+from asteady._engine.llama.lib import Batch, SequenceIds, quick
+from asteady._engine.llama.sampling import logprob_of, make_sampler
+from asteady._engine.llama.text import TextStream
+from asteady._engine.llama.vocab import Vocab
+from asteady._engine.plan import PIECE_TOKENS, Setup, divide
+from asteady._engine.prefix_cache import PrefixStates
+
+_log = logging.getLogger("asteady")
+
+_QUICK_VOCABULARY = 8192
+
+
+@attrs.frozen(kw_only=True)
+class GenerateJob:
+    """A generation, ready to run: the prompt's tokens, and how many may follow.
+
+    The first `shared_tokens`, whole pieces and never the last, are of a declared prefix.
+    """
+
+    request: GenerateRequest
+    tokens: tuple[int, ...]
+    limit: int
+    shared_tokens: int = 0
+
+
+class _Sequence:
+    """A job in a slot, with everything that only concerns it."""
+
+    def __init__(self, slot: SlotId, sequence: int, job: GenerateJob, sampler: Any) -> None:
+        self.slot = slot
+        self.sequence = sequence
+        self.job = job
+        self.sampler = sampler
+        self.text = TextStream(job.request.stop)
+        self.chunks: list[str] = []
+        self.computed = 0  # prompt tokens that are in the context
+        self.position = 0  # where the next token goes
+        self.token = -1  # chosen, and not yet in the context
+        self.generated = 0
+        self.logprobs: list[TokenLogprob] | None = None
+        if job.request.logprobs is not None:
+            self.logprobs = []
+        self.cost_s = 0.0
+
+    @property
+    def decoding(self) -> bool:
+        return self.computed == len(self.job.tokens)
+
+
+class GenerateWorker:
+    """A `Worker` over one context; see `asteady._engine.api` for how it is used."""
+
+    def __init__(
+        self,
+        model: Any,
+        vocab: Vocab,
+        *,
+        context_tokens: int,
+        threads: int,
+        setup: Setup,
+        prefixes: PrefixStates,
+        model_name: str,
+        fingerprint: str,
+    ) -> None:
+        self._vocab = vocab
+        self._prefixes = prefixes
+        self._model_name = model_name
+        self._fingerprint = fingerprint
+        width = setup.width
+        self._calls = [divide(count, setup.step_s) for count in range(width + 1)]
+        parameters = llama_cpp.llama_context_default_params()
+        parameters.n_ctx = context_tokens * width
+        parameters.n_seq_max = width
+        parameters.n_batch = PIECE_TOKENS
+        parameters.n_ubatch = PIECE_TOKENS
+        parameters.n_threads = threads
+        parameters.n_threads_batch = threads
+        self._context = Context(model, parameters)
+        self._prompt_batch = Batch(PIECE_TOKENS)
+        self._step_batch = Batch(width)
+        for place in range(width):
+            self._step_batch.outputs[place] = 1
+        # Sampling walks the whole vocabulary: microseconds for a small one, a millisecond for a
+        # large one, during which the event loop shall run.
+        self._sample = llama_cpp.llama_sampler_sample
+        if vocab.size <= _QUICK_VOCABULARY:
+            self._sample = quick("llama_sampler_sample")
+        self._sequence_ids = SequenceIds(width)
+        self._free = list(range(width))
+        self._slots: dict[SlotId, _Sequence] = {}
+        self._next_slot = itertools.count()
+        # Prompt tokens computed since the last decode step. At most one piece's worth comes
+        # between two steps, so that a newcomer delays the running answers by that much.
+        self._since_step = 0
+
+    @property
+    def free_slots(self) -> int:
+        return len(self._free)
+
+    @property
+    def running(self) -> bool:
+        return bool(self._slots)
+
+    def admit(self, job: Job) -> SlotId:
+        assert isinstance(job, GenerateJob)
+        sampler = make_sampler(job.request, self._vocab.size)
+        # The lowest free one, so that equal histories use equal sequences.
+        self._free.sort()
+        sequence = self._free.pop(0)
+        slot = next(self._next_slot)
+        self._context.enter(slot)
+        self._slots[slot] = _Sequence(slot, sequence, job, sampler)
+        return slot
+
+    def interrupt(self, slot: SlotId) -> None:
+        self._context.interrupt(slot)
+
+    def release(self, slot: SlotId) -> None:
+        sequence = self._slots.pop(slot, None)
+        if sequence is not None:
+            llama_cpp.llama_sampler_free(sequence.sampler)
+            self._free.append(sequence.sequence)
+            self._context.leave(slot, sequence.sequence)
+
+    def close(self) -> None:
+        for slot in list(self._slots):
+            self.release(slot)
+        self._context.close()
+
+    def step(self) -> list[Event]:
+        context = self._context
+        decoding = []
+        newcomer = None
+        for sequence in self._slots.values():
+            if context.is_interrupted(sequence.slot):
+                continue
+            if sequence.decoding:
+                decoding.append(sequence)
+            elif newcomer is None:
+                newcomer = sequence
+        events: list[Event] = []
+        if newcomer is not None:
+            piece = min(PIECE_TOKENS, len(newcomer.job.tokens) - newcomer.computed)
+            if not decoding or self._since_step + piece <= PIECE_TOKENS:
+                self._prefill(newcomer, events)
+                return events
+        self._since_step = 0
+        first = 0
+        for size in self._calls[len(decoding)]:
+            self._decode(decoding[first : first + size], events)
+            first += size
+        return events
+
+    def _prefill(self, sequence: _Sequence, events: list[Event]) -> None:
+        began = perf_counter()
+        if sequence.computed == 0 and sequence.job.shared_tokens:
+            self._reuse(sequence)
+        first, tokens = sequence.computed, sequence.job.tokens
+        piece = min(PIECE_TOKENS, len(tokens) - first)
+        self._since_step += piece
+        batch = self._prompt_batch
+        batch.tokens[:piece] = list(tokens[first : first + piece])
+        batch.positions[:piece] = list(range(first, first + piece))
+        pointer = self._sequence_ids[sequence.sequence]
+        for place in range(piece):
+            batch.sequences[place] = pointer
+        last = first + piece == len(tokens)
+        batch.outputs[piece - 1] = last
+        try:
+            done = self._context.compute_for(sequence.slot, llama_cpp.llama_decode, batch, piece)
+        except EngineError as exc:
+            self.release(sequence.slot)
+            events.append(ErrorEvent(sequence.slot, exc))
+            return
+        finally:
+            batch.outputs[piece - 1] = 0
+        if done:
+            sequence.computed += piece
+            if sequence.computed == sequence.job.shared_tokens:
+                self._keep(sequence)
+            if last:
+                sequence.position = len(tokens)
+                self._choose(sequence, piece - 1, events)
+        sequence.cost_s += perf_counter() - began
+        self._finish_if_done(sequence, events)
+
+    def _reuse(self, sequence: _Sequence) -> None:
+        """Begin with the state of the declared prefix, as far as there is one."""
+        job = sequence.job
+        found = self._prefixes.find(job.tokens, job.shared_tokens)
+        if found is None:
+            return
+        count, state = found
+        try:
+            self._context.restore(sequence.sequence, state)
+        except EngineError as exc:
+            # Another state takes the place of this one once the prefix is computed.
+            _log.warning("a prompt is computed from its beginning: %s", exc)
+            return
+        sequence.computed = count
+        self._prefixes.used(count)
+
+    def _keep(self, sequence: _Sequence) -> None:
+        """Keep the state of the declared prefix, all of which is computed, and nothing more."""
+        try:
+            if self._prefixes.takes(self._context.state_bytes(sequence.sequence)):
+                state = self._context.save(sequence.sequence)
+                self._prefixes.keep(sequence.job.tokens, sequence.computed, state)
+        except (EngineError, MemoryError) as exc:
+            _log.warning("the state of a prefix is not kept: %r", exc)
+
+    def _decode(self, running: list[_Sequence], events: list[Event]) -> None:
+        began = perf_counter()
+        batch = self._step_batch
+        for place, sequence in enumerate(running):
+            batch.tokens[place] = sequence.token
+            batch.positions[place] = sequence.position
+            batch.sequences[place] = self._sequence_ids[sequence.sequence]
+        self._context.decode(batch, len(running))
+        for place, sequence in enumerate(running):
+            sequence.position += 1
+            self._choose(sequence, place, events)
+        share = (perf_counter() - began) / len(running)
+        for sequence in running:
+            sequence.cost_s += share
+            self._finish_if_done(sequence, events)
+
+    def _choose(self, sequence: _Sequence, place: int, events: list[Event]) -> None:
+        """Choose the token after the one at this place of the last batch, and emit its text."""
+        context = self._context.native
+        token = self._sample(sequence.sampler, context, place)
+        sequence.token = token
+        if self._vocab.is_end(token):
+            return
+        sequence.generated += 1
+        if sequence.logprobs is not None:
+            count = sequence.job.request.logprobs or 0
+            sequence.logprobs.append(logprob_of(context, place, token, count, self._vocab))
+        data = self._vocab.piece(token)
+        if data:
+            self._emit(sequence, sequence.text.add(data), events)
+
+    def _emit(self, sequence: _Sequence, text: str, events: list[Event]) -> None:
+        if text:
+            sequence.chunks.append(text)
+            events.append(ChunkEvent(sequence.slot, text))
+
+    def _finish_if_done(self, sequence: _Sequence, events: list[Event]) -> None:
+        if sequence.token < 0:
+            return
+        reason: FinishReason
+        if sequence.text.stopped or self._vocab.is_end(sequence.token):
+            reason = "stop"
+        elif sequence.generated == sequence.job.limit:
+            reason = "length"
+        else:
+            return
+        self._emit(sequence, sequence.text.end(), events)
+        if sequence.text.stopped:
+            reason = "stop"
+        request = sequence.job.request
+        answer = Completion(
+            text="".join(sequence.chunks),
+            chunks=tuple(sequence.chunks),
+            finish_reason=reason,
+            prompt_tokens=len(sequence.job.tokens),
+            completion_tokens=sequence.generated,
+            logprobs=None if sequence.logprobs is None else tuple(sequence.logprobs),
+            seed=request.seed,
+            model=self._model_name,
+            fingerprint=self._fingerprint,
+            cost_s=sequence.cost_s,
+        )
+        self.release(sequence.slot)
+        events.append(AnswerEvent(sequence.slot, answer))

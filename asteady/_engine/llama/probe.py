@@ -1,0 +1,232 @@
+"""The probe: do several sequences in one batch get the same bits as each alone?
+
+Prompts of several lengths, of text and of random tokens, some past 512 positions, are decoded for
+a few steps with nothing else in the context; then the same steps are taken with all of them in it,
+2 together, 3 and so on, until one bit of any logit differs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import random
+from collections.abc import Sequence
+from time import perf_counter, thread_time
+from typing import Any
+
+import llama_cpp
+
+from asteady._engine.llama.context import Context, State
+from asteady._engine.llama.lib import Batch, SequenceIds, check, load_model
+from asteady._engine.llama.vocab import Vocab
+from asteady._engine.models.resolve import ModelFile
+from asteady._engine.plan import PIECE_TOKENS, LayoutResult, WidthResult
+
+# A different order of sums shows in nearly every logit of the first step; more steps let the
+# difference pass through the keys and values too.
+_STEPS = 3
+_TIMED_STEPS = 4
+
+# Past 512 positions attention may be split otherwise. Every other prompt is short, as prompts are
+# what a probe of a large model spends its time on; the long one is copied, not computed twice.
+_LONG_TOKENS = PIECE_TOKENS + 4
+_SHORT_TOKENS = (3, 70, 17, 33, 130, 9, 48, 5)
+_CONTEXT_TOKENS = 768
+
+_TEXT = (
+    "A cache remembers what was computed once. Ask it twice, and the second answer costs nothing; "
+    "ask it for something new, and it must wait like everyone else. "
+)
+
+
+class _Alone:
+    """A prompt with nothing else in the context: its state, and the logits of its steps."""
+
+    def __init__(self, state: State, position: int, tokens: Sequence[int]) -> None:
+        self.state = state
+        self.position = position
+        self.tokens = tokens
+        self.logits: list[bytes] = []
+
+
+class _Bench:
+    """A context of `width` sequences, and single steps in it."""
+
+    def __init__(self, model: Any, vocabulary_size: int, width: int, tokens: int, threads: int):
+        parameters = llama_cpp.llama_context_default_params()
+        parameters.n_ctx = tokens * width
+        parameters.n_seq_max = width
+        parameters.n_batch = parameters.n_ubatch = PIECE_TOKENS
+        parameters.n_threads = parameters.n_threads_batch = threads
+        self._context = Context(model, parameters)
+        self._memory = llama_cpp.llama_get_memory(self._context.native)
+        self._ids = SequenceIds(width)
+        self._batch = Batch(PIECE_TOKENS)
+        self._logits_bytes = vocabulary_size * 4
+
+    def close(self) -> None:
+        self._context.close()
+
+    def prefill(self, sequence: int, tokens: Sequence[int]) -> bytes:
+        """Compute a prompt as a worker does; the logits after it."""
+        for first in range(0, len(tokens), PIECE_TOKENS):
+            piece = tokens[first : first + PIECE_TOKENS]
+            for place, token in enumerate(piece):
+                self._put(place, sequence, token, first + place, output=False)
+            self._batch.outputs[len(piece) - 1] = 1
+            self._context.decode(self._batch, len(piece))
+        return self._logits(len(piece) - 1)
+
+    def step(self, entries: Sequence[tuple[int, int, int]]) -> list[bytes]:
+        """Decode (sequence, token, position) together; the logits of each."""
+        for place, (sequence, token, position) in enumerate(entries):
+            self._put(place, sequence, token, position, output=True)
+        self._context.decode(self._batch, len(entries))
+        return [self._logits(place) for place in range(len(entries))]
+
+    def _put(self, place: int, sequence: int, token: int, position: int, *, output: bool) -> None:
+        self._batch.tokens[place] = token
+        self._batch.positions[place] = position
+        self._batch.sequences[place] = self._ids[sequence]
+        self._batch.outputs[place] = output
+
+    def _logits(self, place: int) -> bytes:
+        pointer = llama_cpp.llama_get_logits_ith(self._context.native, place)
+        return ctypes.string_at(check(pointer, "give the logits"), self._logits_bytes)
+
+    def forget(self, sequence: int, position: int = 0) -> None:
+        """Remove a sequence from this position on."""
+        llama_cpp.llama_memory_seq_rm(self._memory, sequence, position, -1)
+
+    def save(self, sequence: int) -> State:
+        return self._context.save(sequence)
+
+    def restore(self, sequence: int, state: State) -> None:
+        self._context.restore(sequence, state)
+
+
+def probe(
+    file: ModelFile, limit: int, threads: int, *, repackable: bool, gpu_layers: int = 0
+) -> tuple[tuple[LayoutResult, ...], float]:
+    """What holds, plain and (where that is another computation) repacked, and the time it took.
+
+    Raises:
+        EngineError: llama.cpp failed.
+        ModelFormatError: llama.cpp cannot load the file.
+    """
+    began = perf_counter()
+    results = []
+    plain = None
+    for repack in (False, True) if repackable else (False,):
+        model = load_model(file.path, repack=repack, gpu_layers=gpu_layers)
+        try:
+            first = _first_logits(model, threads)
+            if first == plain:
+                break  # Nothing of this model is repacked here.
+            plain = first
+            results.append(LayoutResult(repack=repack, widths=_widths(model, limit, threads)))
+        finally:
+            llama_cpp.llama_model_free(model)
+    return tuple(results), perf_counter() - began
+
+
+def _first_logits(model: Any, threads: int) -> bytes:
+    vocab = Vocab(model)
+    bench = _Bench(model, vocab.size, 1, 256, threads)
+    try:
+        prompt, (token, *_) = _prompts(vocab, 1, 64)[0]
+        return bench.prefill(0, prompt) + bench.step([(0, token, len(prompt))])[0]
+    finally:
+        bench.close()
+
+
+def _prompts(vocab: Vocab, count: int, room: int) -> list[tuple[list[int], list[int]]]:
+    """Prompts and the tokens that follow them; none goes past `room` positions."""
+    draw = random.Random(20250101)
+    text = vocab.tokenize(_TEXT * 40, special=False)
+    lengths = [_LONG_TOKENS, *itertools.islice(itertools.cycle(_SHORT_TOKENS), count)]
+    # The long one at both ends of the row.
+    lengths.insert(len(lengths) // 2 + 1, _LONG_TOKENS)
+    made = []
+    for index, length in enumerate(lengths[:count]):
+        length = min(length, room - _STEPS)
+        words = text[:length] if length == _LONG_TOKENS or index % 2 else []
+        words += [draw.randrange(vocab.size) for _ in range(length - len(words))]
+        made.append((words, [draw.randrange(vocab.size) for _ in range(_STEPS)]))
+    return made
+
+
+def _widths(model: Any, limit: int, threads: int) -> tuple[WidthResult, ...]:
+    vocab = Vocab(model)
+    room = min(_CONTEXT_TOKENS, llama_cpp.llama_model_n_ctx_train(model) or _CONTEXT_TOKENS)
+    if llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model):
+        limit = 1  # Their state cannot be wound back to repeat a step.
+    bench = _Bench(model, vocab.size, limit, room, threads)
+    try:
+        alone = _alone(bench, _prompts(vocab, limit, room))
+        for sequence, one in enumerate(alone):
+            bench.restore(sequence, one.state)
+        held = {1: True}
+        for width in range(2, limit + 1):
+            held[width] = _together(bench, alone, width)
+            if not held[width]:
+                break
+        for sequence in range(limit):
+            bench.forget(sequence)
+        results = [
+            WidthResult(width=width, held=same, step_s=_step_s(bench, width))
+            for width, same in held.items()
+        ]
+    finally:
+        bench.close()
+    return tuple(results)
+
+
+def _step_s(bench: _Bench, width: int) -> float:
+    """What a step of short sequences takes, in seconds of a core: the least of several, as other
+    programs can only add to it."""
+    spent_s = []
+    for position in range(_TIMED_STEPS):
+        began = thread_time()
+        bench.step([(sequence, 0, position) for sequence in range(width)])
+        spent_s.append(thread_time() - began)
+    for sequence in range(width):
+        bench.forget(sequence)
+    return min(spent_s)
+
+
+def _alone(bench: _Bench, prompts: Sequence[tuple[list[int], list[int]]]) -> list[_Alone]:
+    """Each prompt's steps with nothing else in the context."""
+    made = []
+    states: dict[tuple[int, ...], State] = {}
+    for sequence, (prompt, tokens) in enumerate(prompts):
+        state = states.get(tuple(prompt))
+        if state is None:
+            bench.prefill(sequence, prompt)
+            state = states[tuple(prompt)] = bench.save(sequence)
+        else:
+            bench.restore(sequence, state)
+        one = _Alone(state, len(prompt), tokens)
+        for step, token in enumerate(tokens):
+            one.logits += bench.step([(sequence, token, one.position + step)])
+        bench.forget(sequence)
+        made.append(one)
+    return made
+
+
+def _together(bench: _Bench, alone: Sequence[_Alone], width: int) -> bool:
+    """Whether `width` of them together get the bits that they got alone."""
+    held = True
+    # The first ones, with a long prompt among them, and others, in another order.
+    chosen = list(range(len(alone)))
+    for group in (chosen[:width], chosen[::-1][:width]):
+        for step in range(_STEPS):
+            entries = [
+                (sequence, alone[sequence].tokens[step], alone[sequence].position + step)
+                for sequence in group
+            ]
+            logits = bench.step(entries)
+            held = held and logits == [alone[sequence].logits[step] for sequence in group]
+        for sequence in group:
+            bench.forget(sequence, alone[sequence].position)
+    return held

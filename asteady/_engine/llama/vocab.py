@@ -1,0 +1,81 @@
+"""Text to tokens and back, by a loaded model's vocabulary. Any thread."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import llama_cpp
+
+from asteady._base.errors import EngineError
+
+
+class Vocab:
+    """The vocabulary of a loaded model; lives as long as the model."""
+
+    def __init__(self, model: Any) -> None:
+        self._vocab = llama_cpp.llama_model_get_vocab(model)
+        self.size: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
+        self.bos: int = llama_cpp.llama_vocab_bos(self._vocab)
+        self.add_bos: bool = llama_cpp.llama_vocab_get_add_bos(self._vocab)
+        self._ends = frozenset(
+            {llama_cpp.llama_vocab_eos(self._vocab), llama_cpp.llama_vocab_sep(self._vocab)}
+        )
+        # Filled as tokens are met: most of a large vocabulary never is. Threads that fill the same
+        # place at once write the same value.
+        self._pieces: list[bytes | None] = [None] * self.size
+        self._is_end: dict[int, bool] = {}
+
+    def tokenize(self, text: str, *, special: bool, add_special: bool = False) -> list[int]:
+        """The tokens of a text. `special`: the text of a control token becomes that token;
+        `add_special`: with the tokens that the model wants around a text."""
+        data = text.encode()
+        room = len(data) // 2 + 16
+        while True:
+            tokens = (ctypes.c_int32 * room)()
+            count = llama_cpp.llama_tokenize(
+                self._vocab, data, len(data), tokens, room, add_special, special
+            )
+            if count >= 0:
+                return list(tokens[:count])
+            if -count <= room:  # pragma: no cover  # more than 2**31 tokens
+                raise EngineError(f"llama.cpp could not tokenise a text of {len(data)} bytes")
+            room = -count
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token stands for; none for a control token."""
+        known = self._pieces[token]
+        if known is None:
+            known = self._pieces[token] = self._to_piece(token, special=False)
+        return known
+
+    def _to_piece(self, token: int, *, special: bool) -> bytes:
+        room = 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            count = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, room, 0, special)
+            if count >= 0:
+                return buffer.raw[:count]
+            room = -count
+
+    def text(self, token: int) -> str:
+        """A token as it is written in a prompt or a template, control tokens too; "" for none."""
+        return "" if token < 0 else self._to_piece(token, special=True).decode("utf-8", "replace")
+
+    def is_control(self, token: int) -> bool:
+        """Whether the token is one that steers the model, such as the end of a turn."""
+        return bool(llama_cpp.llama_vocab_is_control(self._vocab, token))
+
+    def is_end(self, token: int) -> bool:
+        """Whether the model ends its answer with this token."""
+        known = self._is_end.get(token)
+        if known is None:
+            known = bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
+            self._is_end[token] = known
+        return known
+
+    def cut(self, tokens: list[int], limit: int) -> list[int]:
+        """The first `limit` tokens of a text that ends as the model wants it to end."""
+        if tokens[-1] in self._ends:
+            return [*tokens[: limit - 1], tokens[-1]]
+        return tokens[:limit]

@@ -1,0 +1,267 @@
+"""The header of a GGUF file, read without llama.cpp.
+
+llama.cpp maps a file and trusts it: a truncated one can end the process. So the header is read
+here first: magic, version, metadata, and whether the tensor data lies within the file. Reference:
+https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import attrs
+
+from asteady._base.errors import ModelFormatError
+
+Kind: TypeAlias = Literal["generation", "embedding"]
+
+_MAGIC = b"GGUF"
+_VERSIONS = (2, 3)
+_STRING, _ARRAY = 8, 9
+_SCALARS = {
+    0: struct.Struct("<B"),
+    1: struct.Struct("<b"),
+    2: struct.Struct("<H"),
+    3: struct.Struct("<h"),
+    4: struct.Struct("<I"),
+    5: struct.Struct("<i"),
+    6: struct.Struct("<f"),
+    7: struct.Struct("<?"),
+    10: struct.Struct("<Q"),
+    11: struct.Struct("<q"),
+    12: struct.Struct("<d"),
+}
+_U32 = _SCALARS[4]
+_U64 = _SCALARS[10]
+
+# ggml's tensor types: number -> (name, values per block, bytes per block). A type that is not
+# listed is only checked to begin within the file.
+_TENSOR_TYPES = {
+    0: ("F32", 1, 4),
+    1: ("F16", 1, 2),
+    2: ("Q4_0", 32, 18),
+    3: ("Q4_1", 32, 20),
+    6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24),
+    8: ("Q8_0", 32, 34),
+    10: ("Q2_K", 256, 84),
+    11: ("Q3_K", 256, 110),
+    12: ("Q4_K", 256, 144),
+    13: ("Q5_K", 256, 176),
+    14: ("Q6_K", 256, 210),
+    20: ("IQ4_NL", 32, 18),
+    23: ("IQ4_XS", 256, 136),
+    24: ("I8", 1, 1),
+    25: ("I16", 1, 2),
+    26: ("I32", 1, 4),
+    30: ("BF16", 1, 2),
+    39: ("MXFP4", 32, 17),
+}
+
+# Architectures that encode a text as a whole, whatever else their metadata says.
+_ENCODERS = frozenset(
+    {
+        "bert",
+        "modern-bert",
+        "neo-bert",
+        "nomic-bert",
+        "nomic-bert-moe",
+        "jina-bert-v2",
+        "jina-bert-v3",
+        "eurobert",
+        "gemma-embedding",
+        "t5encoder",
+    }
+)
+_POOLING = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
+
+
+@attrs.frozen(kw_only=True)
+class GgufHeader:
+    """What asteady needs to know of a model file before it is loaded.
+
+    `pooling` is the metadata's way to make one vector of a text ("mean", "cls", "last"; "rank"
+    for a reranker), or None. `matrix_types` are the types of the two-dimensional weights.
+    `kv_bytes_per_token` is what one position takes in a context's memory, or 0 if that cannot be
+    told. A later part of a split model has no architecture; `licence` is what the file says of it.
+    """
+
+    architecture: str
+    name: str
+    context_length: int
+    causal: bool
+    pooling: str | None
+    has_chat_template: bool
+    matrix_types: tuple[str, ...]
+    kv_bytes_per_token: int = 0
+    licence: str = ""
+
+    @property
+    def kind(self) -> Kind:
+        """What the model is for."""
+        if self.architecture in _ENCODERS or not self.causal or self.pooling not in (None, "none"):
+            return "embedding"
+        return "generation"
+
+
+class _Truncated(Exception):
+    pass
+
+
+class _Reader:
+    def __init__(self, data: mmap.mmap | bytes) -> None:
+        self._data = data
+        self.position = 0
+
+    def _take(self, count: int) -> int:
+        start = self.position
+        if count < 0 or start + count > len(self._data):
+            raise _Truncated
+        self.position = start + count
+        return start
+
+    def number(self, kind: struct.Struct) -> Any:
+        return kind.unpack_from(self._data, self._take(kind.size))[0]
+
+    def raw(self, count: int) -> bytes:
+        start = self._take(count)
+        return self._data[start : start + count]
+
+    def string(self) -> str:
+        return self.raw(self.number(_U64)).decode("utf-8", "replace")
+
+    def value(self, kind: int) -> Any:
+        """A scalar or a string; None for an array, as vocabularies are large."""
+        if kind == _STRING:
+            return self.string()
+        if kind == _ARRAY:
+            self._skip_array()
+            return None
+        if kind not in _SCALARS:
+            raise ValueError(f"metadata of the unknown type {kind}")
+        return self.number(_SCALARS[kind])
+
+    def _skip_array(self) -> None:
+        kind = self.number(_U32)
+        count: int = self.number(_U64)
+        if kind == _STRING:
+            for _ in range(count):
+                self._take(self.number(_U64))
+        elif kind in _SCALARS:
+            self._take(count * _SCALARS[kind].size)
+        elif kind == _ARRAY:
+            for _ in range(count):
+                self._skip_array()
+        else:
+            raise ValueError(f"an array of the unknown type {kind}")
+
+
+def read_header(path: Path) -> GgufHeader:
+    """Read and check the header of a GGUF file; touches only the header's pages.
+
+    Raises:
+        ModelFormatError: it is no GGUF, is cut short, or says nothing of its architecture; the
+            message names the path and a remedy.
+        OSError: the file cannot be opened.
+    """
+    size = path.stat().st_size
+    if size < 24:
+        raise ModelFormatError(f"{path} is not a GGUF file: it has only {size} bytes")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if data[:4] != _MAGIC:
+            raise ModelFormatError(
+                f"{path} is not a GGUF file (it begins with {data[:4]!r}, not {_MAGIC!r}): "
+                "name a .gguf file, or convert the model with llama.cpp's convert_hf_to_gguf.py"
+            )
+        try:
+            return _read(path, _Reader(data), size)
+        except _Truncated:
+            raise ModelFormatError(
+                f"{path} is cut short: its {size} bytes end before the header does; "
+                "fetch or copy it again"
+            ) from None
+        except ValueError as exc:
+            raise ModelFormatError(
+                f"{path} is not a readable GGUF file: {exc}; fetch or copy it again"
+            ) from exc
+
+
+def _read(path: Path, reader: _Reader, size: int) -> GgufHeader:
+    reader.raw(4)
+    version = reader.number(_U32)
+    if version not in _VERSIONS:
+        raise ModelFormatError(
+            f"{path} is a GGUF file of version {version}; versions 2 and 3 can be read"
+        )
+    tensor_count: int = reader.number(_U64)
+    pair_count: int = reader.number(_U64)
+    metadata = {}
+    for _ in range(pair_count):
+        key = reader.string()
+        metadata[key] = reader.value(reader.number(_U32))
+    end, matrix_types = _tensors(reader, tensor_count)
+    alignment = int(metadata.get("general.alignment", 32))
+    if alignment < 1:
+        raise ValueError(f"an alignment of {alignment}")
+    needed = -(-reader.position // alignment) * alignment + end
+    if needed > size:
+        raise ModelFormatError(
+            f"{path} is cut short: it has {size} bytes and its tensors need {needed}; "
+            "fetch or copy it again"
+        )
+    # A model may be split over several files, the first of which may have no tensors; the others
+    # have nothing else.
+    split = int(metadata.get("split.count") or 0) > 1
+    architecture = metadata.get("general.architecture")
+    if architecture is None and split and metadata.get("split.no"):
+        architecture = ""
+    if not isinstance(architecture, str) or not (tensor_count or split):
+        raise ModelFormatError(f"{path} holds no model: it names no architecture or no tensors")
+    pooling = metadata.get(f"{architecture}.pooling_type")
+    return GgufHeader(
+        architecture=architecture,
+        name=str(metadata.get("general.name", "")),
+        context_length=int(metadata.get(f"{architecture}.context_length", 0)),
+        causal=bool(metadata.get(f"{architecture}.attention.causal", True)),
+        pooling=None if pooling is None else _POOLING.get(pooling, str(pooling)),
+        has_chat_template=bool(metadata.get("tokenizer.chat_template", "")),
+        matrix_types=matrix_types,
+        kv_bytes_per_token=_kv_bytes(metadata, architecture),
+        licence=str(metadata.get("general.license", "")),
+    )
+
+
+def _kv_bytes(metadata: dict[str, Any], architecture: str) -> int:
+    """Keys and values of all layers, as float16; 0 where a number is missing."""
+
+    def number(key: str) -> int:
+        return int(metadata.get(f"{architecture}.{key}") or 0)
+
+    heads = number("attention.head_count")
+    kv_heads = number("attention.head_count_kv") or heads
+    head = number("embedding_length") // heads if heads else 0
+    keys = number("attention.key_length") or head
+    values = number("attention.value_length") or head
+    return number("block_count") * kv_heads * (keys + values) * 2
+
+
+def _tensors(reader: _Reader, count: int) -> tuple[int, tuple[str, ...]]:
+    """Where the tensors' data ends, in bytes from its start, and the types of the matrices."""
+    end = 0
+    matrix_types = set()
+    for _ in range(count):
+        reader.string()
+        dimensions = reader.number(_U32)
+        values = 1
+        for _ in range(dimensions):
+            values *= reader.number(_U64)
+        kind = reader.number(_U32)
+        offset = reader.number(_U64)
+        name, block, block_bytes = _TENSOR_TYPES.get(kind, (f"type {kind}", values or 1, 0))
+        if dimensions >= 2:
+            matrix_types.add(name)
+        end = max(end, offset + -(-values // block) * block_bytes)
+    return end, tuple(sorted(matrix_types))

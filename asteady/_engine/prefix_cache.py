@@ -1,0 +1,123 @@
+"""The states of declared prefixes: the keys and values of their whole pieces, for the next prompts.
+
+A state is found by the very tokens that it was computed from, so which prompts it fits is never a
+guess: two prompts with the same first pieces get the same bits there, alone or in company.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from array import array
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from asteady._engine.plan import PIECE_TOKENS
+
+_log = logging.getLogger("asteady")
+
+
+@attrs.frozen(kw_only=True)
+class PrefixStatistics:
+    """The states of declared prefixes that a model's workers share, and what they were good for.
+
+    `states` are kept now, in `size_bytes` of at most `max_bytes`. `made` were kept so far,
+    `evicted` had to go for others, `too_large` would not have fitted alone. `reused` prompts began
+    with one, and had `reused_tokens` fewer to compute.
+    """
+
+    states: int
+    size_bytes: int
+    max_bytes: int
+    made: int
+    evicted: int
+    too_large: int
+    reused: int
+    reused_tokens: int
+
+
+class PrefixStates:
+    """At most `max_bytes` of states; the least recently used goes first. Any thread."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._states: OrderedDict[bytes, Any] = OrderedDict()
+        self._size_bytes = 0
+        self._made = self._evicted = self._too_large = 0
+        self._reused = self._reused_tokens = 0
+
+    def statistics(self) -> PrefixStatistics:
+        with self._lock:
+            return PrefixStatistics(
+                states=len(self._states),
+                size_bytes=self._size_bytes,
+                max_bytes=self._max_bytes,
+                made=self._made,
+                evicted=self._evicted,
+                too_large=self._too_large,
+                reused=self._reused,
+                reused_tokens=self._reused_tokens,
+            )
+
+    def find(self, tokens: Sequence[int], count: int) -> tuple[int, Any] | None:
+        """The state of the first `count` tokens, or of as many whole pieces of them as there is
+        one of: that number of tokens, and the state. `count` is a multiple of `PIECE_TOKENS`."""
+        with self._lock:
+            for length in range(count, 0, -PIECE_TOKENS):
+                key = _key(tokens, length)
+                state = self._states.get(key)
+                if state is not None:
+                    self._states.move_to_end(key)
+                    return length, state
+        return None
+
+    def used(self, count: int) -> None:
+        """A prompt began with a state of `count` tokens."""
+        with self._lock:
+            self._reused += 1
+            self._reused_tokens += count
+
+    def takes(self, size_bytes: int) -> bool:
+        """Whether a state of this size would be kept."""
+        if size_bytes <= self._max_bytes:
+            return True
+        with self._lock:
+            self._too_large += 1
+            first = self._too_large == 1
+        if first:
+            _log.warning(
+                "the state of a prefix takes %.0f MB and is not kept: prefix_max_size_mb is %.0f",
+                size_bytes / 2**20,
+                self._max_bytes / 2**20,
+            )
+        return False
+
+    def keep(self, tokens: Sequence[int], count: int, state: Any) -> None:
+        """Keep the state (a sized buffer) of the first `count` tokens."""
+        key = _key(tokens, count)
+        with self._lock:
+            self._drop(key)
+            self._states[key] = state
+            self._size_bytes += len(state)
+            self._made += 1
+            while self._size_bytes > self._max_bytes:
+                self._drop(next(iter(self._states)))
+                self._evicted += 1
+
+    def clear(self) -> None:
+        with self._lock:
+            self._states.clear()
+            self._size_bytes = 0
+
+    def _drop(self, key: bytes) -> None:
+        state = self._states.pop(key, None)
+        if state is not None:
+            self._size_bytes -= len(state)
+
+
+def _key(tokens: Sequence[int], count: int) -> bytes:
+    return array("i", tokens[:count]).tobytes()

@@ -1,0 +1,158 @@
+"""Module-level functions over one default session per event loop.
+
+The session is opened at the first call, with settings from the environment, and closed by
+`aclose`, or when ``asyncio.run`` ends. Programs with a life cycle of their own (a web app's
+lifespan) had better open a `Session` themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Unpack
+
+from asteady._base.errors import SessionError
+from asteady._base.requests import Completion, EmbedOptions, GenerateOptions
+from asteady._session.pipeline import CacheMode, Joined
+from asteady._session.session import Session
+from asteady._session.stream import Stream
+
+if TYPE_CHECKING:
+    from asteady._base.requests import Vector
+    from asteady._cache.manager import CacheManager
+    from asteady._session.warm import WarmOptions, WarmReport
+    from asteady._session.warm_jobs import WarmSource
+
+_sessions: dict[asyncio.AbstractEventLoop, Session] = {}
+_opening: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def _session_of(loop: asyncio.AbstractEventLoop) -> Session:
+    """The loop's session, perhaps not open yet; a closed one is replaced."""
+    session = _sessions.get(loop)
+    if session is None or session.is_closed:
+        # A session knows its loop, so an entry keeps its own key alive: closed loops go here.
+        for other in [other for other in _sessions if other.is_closed()]:
+            _sessions.pop(other).abandon()
+        session = Session(_opener=default_session)
+        _sessions[loop] = session
+    return session
+
+
+async def default_session() -> Session:
+    """The running loop's default session, opened if it is not open yet.
+
+    Concurrent first calls open one session. A session that was closed is replaced.
+    """
+    loop = asyncio.get_running_loop()
+    session = _sessions.get(loop)
+    if session is not None and session.is_open:
+        return session
+    async with _opening.setdefault(loop, asyncio.Lock()):
+        session = _session_of(loop)
+        if not session.is_open:
+            await session.open()
+    return session
+
+
+def sessions_here() -> list[Session]:
+    """The running loop's default session, if it has one."""
+    session = _sessions.get(asyncio.get_running_loop())
+    return [] if session is None else [session]
+
+
+def forget_all() -> None:
+    """Let every loop open another default session at its next call; those open now close soon."""
+    while _sessions:
+        _sessions.popitem()[1].abandon()
+
+
+def get_cache_manager() -> CacheManager:
+    """The cache of the running loop's default session; its first use opens the session.
+
+    Raises:
+        SessionError: no event loop is running.
+    """
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        raise SessionError(
+            "get_cache_manager() needs a running event loop: call it in an async function"
+        ) from None
+    return _session_of(loop).cache
+
+
+async def generate(
+    prompt: str | None = None,
+    *,
+    model: str | None = None,
+    cache: CacheMode = "use",
+    **options: Unpack[GenerateOptions],
+) -> str:
+    """`Session.generate` of the running loop's default session."""
+    session = await default_session()
+    return await session.generate(prompt, model=model, cache=cache, **options)
+
+
+async def complete(
+    prompt: str | None = None,
+    *,
+    model: str | None = None,
+    cache: CacheMode = "use",
+    **options: Unpack[GenerateOptions],
+) -> Completion:
+    """`Session.complete` of the running loop's default session."""
+    session = await default_session()
+    return await session.complete(prompt, model=model, cache=cache, **options)
+
+
+def stream(
+    prompt: str | None = None,
+    *,
+    model: str | None = None,
+    cache: CacheMode = "use",
+    **options: Unpack[GenerateOptions],
+) -> Stream:
+    """`Session.stream` of the running loop's default session, which opens with the stream."""
+
+    async def start() -> Joined[Completion]:
+        session = await default_session()
+        return await session._join(prompt, model, cache, options)
+
+    return Stream(start)
+
+
+async def embed(
+    text: str | Sequence[str],
+    *,
+    model: str | None = None,
+    cache: CacheMode = "use",
+    **options: Unpack[EmbedOptions],
+) -> Vector:
+    """`Session.embed` of the running loop's default session."""
+    session = await default_session()
+    return await session.embed(text, model=model, cache=cache, **options)
+
+
+async def is_cached(
+    prompt: str | None = None, *, model: str | None = None, **options: Unpack[GenerateOptions]
+) -> bool:
+    """`Session.is_cached` of the running loop's default session."""
+    session = await default_session()
+    return await session.is_cached(prompt, model=model, **options)
+
+
+async def warm(prompts: WarmSource, **options: Unpack[WarmOptions]) -> WarmReport:
+    """`Session.warm` of the running loop's default session."""
+    session = await default_session()
+    return await session.warm(prompts, **options)
+
+
+async def aclose() -> None:
+    """Close the running loop's default session, if it has one; the next call opens another."""
+    session = _sessions.pop(asyncio.get_running_loop(), None)
+    if session is not None:
+        await session.aclose()

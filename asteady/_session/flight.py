@@ -1,0 +1,209 @@
+"""Flights: one computation in progress, shared by every caller that asked for its key.
+
+Guarantees:
+
+- At most one flight per key. `Flights.join` decides without awaiting, so there is no moment
+  between looking and starting.
+- The computation runs in a task that the session owns, in the session's context. Callers only
+  wait, so a caller's cancellation, deadline or context variables reach nobody else.
+- Waiters are counted. When the last one leaves, the flight is cancelled and forgotten at once; a
+  later caller starts afresh. Forgetting compares identities: a dying flight never removes the
+  living one that took its place.
+- Chunks are kept, so a reader may join at any time: it replays, then follows. A slow reader holds
+  nobody up.
+- Each waiter gets an exception object of its own, with the original as its ``__cause__``.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from typing import Any, Generic, Protocol, TypeVar
+
+import anyio
+
+from asteady._base.errors import EngineError, SessionClosedError
+
+A = TypeVar("A")
+
+
+class Spawn(Protocol):
+    """Starts a task that the session owns; calls `ended` after it, even if it never began."""
+
+    def __call__(
+        self, fn: Callable[[], Coroutine[Any, Any, None]], ended: Callable[[], None], /
+    ) -> None: ...
+
+
+class Flight(Generic[A]):
+    """One computation in progress. Lives from `Flights.join` until its computation ends.
+
+    Whoever joined leaves exactly once, by `wait` (which does so itself) or by `leave`.
+    """
+
+    def __init__(
+        self, flights: Flights, key: Hashable, compute: Callable[[Flight[A]], Awaitable[A]]
+    ) -> None:
+        self.key = key
+        self.chunks: list[str] = []
+        self.namespaces: set[str] = set()
+        """Where those who joined asked from; they hold the answer once it is stored."""
+        self.waiters = 0
+        self._flights = flights
+        self._compute = compute
+        self._scope = anyio.CancelScope()
+        self._done = anyio.Event()
+        self._news: anyio.Event | None = None
+        self._answer: A | None = None
+        self._error: Exception | None = None
+
+    def __repr__(self) -> str:
+        state = "done" if self.done else f"{self.waiters} waiting, {len(self.chunks)} chunks"
+        return f"<Flight {self.key!r}: {state}>"
+
+    @property
+    def done(self) -> bool:
+        return self._done.is_set()
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether there is an answer."""
+        return self._answer is not None
+
+    def emit(self, *chunks: str) -> None:
+        """Append chunks, and wake the readers that are waiting for some."""
+        self.chunks.extend(chunks)
+        self._tell_readers()
+
+    async def wait(self) -> A:
+        """Wait for the answer, then leave.
+
+        Cancelling leaves at once; the computation stops too if nobody else waits for it.
+
+        Raises:
+            SessionClosedError: the session closed before there was an answer.
+            Exception: a copy of what the computation raised.
+        """
+        try:
+            await self._done.wait()
+        finally:
+            self.leave()
+        return self.result()
+
+    async def wait_done(self) -> None:
+        """Wait until there is a `result`, without leaving."""
+        await self._done.wait()
+
+    async def wait_chunk(self, index: int) -> bool:
+        """Wait until chunk `index` is there (True) or there will be none (False)."""
+        while index >= len(self.chunks) and not self.done:
+            if self._news is None:
+                self._news = anyio.Event()
+            await self._news.wait()
+        return index < len(self.chunks)
+
+    def result(self) -> A:
+        """The answer of a flight that is done; raises as `wait` does."""
+        if self._error is not None:
+            raise _own_copy(self._error) from self._error
+        if self._answer is None:
+            raise SessionClosedError("the session was closed before the answer was ready")
+        return self._answer
+
+    def leave(self) -> None:
+        """Stop waiting. The last one to leave an unfinished flight ends it."""
+        self.waiters -= 1
+        if self.waiters == 0 and not self.done:
+            self.cancel()
+
+    def cancel(self) -> None:
+        """End the computation; whoever still waits gets `SessionClosedError`."""
+        self._flights.forget(self)
+        self._scope.cancel()
+
+    async def run(self) -> None:
+        try:
+            with self._scope:
+                self._answer = await self._compute(self)
+        except Exception as exc:
+            self._error = exc
+
+    def ended(self) -> None:
+        """The task that ran it has ended, perhaps before it began."""
+        self._flights.landed(self)
+        self._done.set()
+        self._tell_readers()
+
+    def _tell_readers(self) -> None:
+        if self._news is not None:
+            self._news.set()
+            self._news = None
+
+
+class Flights:
+    """The flights of one session. `spawn` starts a task that outlives the caller."""
+
+    def __init__(self, spawn: Spawn) -> None:
+        self._spawn = spawn
+        self._by_key: dict[Hashable, Flight[object]] = {}
+        # Also those that were cancelled and forgotten but whose task has not ended yet.
+        self._in_air: set[Flight[object]] = set()
+        self._closed = False
+        self._empty: anyio.Event | None = None
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def join(
+        self, key: Hashable, compute: Callable[[Flight[A]], Awaitable[A]]
+    ) -> tuple[Flight[A], bool]:
+        """The flight for `key`, started if there is none; and whether this call started it.
+
+        The caller counts as a waiter from now on. Two computations under one key must give the
+        same answer; the second one is not run.
+
+        Raises:
+            SessionClosedError: `close` has been called.
+        """
+        if self._closed:
+            raise SessionClosedError("the session is closed; open a new one")
+        flight: Flight[A] | None = self._by_key.get(key)  # type: ignore[assignment]  # see above
+        started = flight is None
+        if flight is None:
+            flight = Flight(self, key, compute)
+            self._spawn(flight.run, flight.ended)
+            self._by_key[key] = flight  # type: ignore[assignment]  # one type of answer per key
+            self._in_air.add(flight)  # type: ignore[arg-type]  # likewise
+        flight.waiters += 1
+        return flight, started
+
+    def forget(self, flight: Flight[A]) -> None:
+        if self._by_key.get(flight.key) is flight:
+            del self._by_key[flight.key]
+
+    def landed(self, flight: Flight[A]) -> None:
+        self.forget(flight)
+        self._in_air.discard(flight)  # one set for all types of answers
+        if self._empty is not None and not self._in_air:
+            self._empty.set()
+
+    async def close(self, timeout_s: float = math.inf) -> None:
+        """Start no more, cancel all, and wait until their tasks have ended."""
+        self._closed = True
+        for flight in list(self._in_air):
+            flight.cancel()
+        if self._in_air:
+            self._empty = anyio.Event()
+            with anyio.move_on_after(timeout_s, shield=True):
+                await self._empty.wait()
+
+
+def _own_copy(error: Exception) -> Exception:
+    try:
+        duplicate = copy.copy(error)
+    except Exception:  # an exception class with an __init__ that copy cannot call
+        return EngineError(f"{type(error).__name__}: {error}")
+    if type(duplicate) is not type(error):
+        return EngineError(f"{type(error).__name__}: {error}")
+    return duplicate

@@ -1,0 +1,153 @@
+"""Where a session's tasks live, and the one that ends them.
+
+A task group that is entered in `Session.__aenter__` would tie the session to the task and the
+cancel scope that opened it. ASGI lifespans and test fixtures open in one task and close in
+another, so the tasks belong to an owner, a task of its own, which starts at open and ends at close.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import enum
+import logging
+import os
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Any
+
+import anyio
+
+from asteady._base.tasks import unattended
+
+logger = logging.getLogger("asteady")
+
+# How long the owner waits for tasks that it has cancelled, when everything else has ended.
+_TASKS_END_S = 5.0
+
+
+class State(enum.Enum):
+    """UNOPENED to OPENING to OPEN to CLOSING to CLOSED; never back."""
+
+    UNOPENED = "unopened"
+    OPENING = "opening"
+    OPEN = "open"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+class OwnedTasks:
+    """Starts tasks that outlive their callers; lives from `start` to `stop`.
+
+    `teardown` runs once, in the owner's task, shielded from cancellation, before the remaining
+    tasks are cancelled: at `stop`, or when the event loop shuts down (``asyncio.run`` cancels
+    every task at its end).
+    """
+
+    def __init__(self) -> None:
+        self.state = State.UNOPENED
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._pid = os.getpid()
+        self._stopped = False
+        self._stop = asyncio.Event()
+        self._owner: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._context: contextvars.Context | None = None
+
+    @property
+    def left_open(self) -> bool:
+        """Whether it was started, in this process, and nobody has called `stop`."""
+        return self.state is not State.UNOPENED and not self._stopped and self._pid == os.getpid()
+
+    def start(self, teardown: Callable[[], Awaitable[None]]) -> None:
+        """Start the owner's task, in a copy of the caller's context. Opening, until `opened`."""
+        self.state = State.OPENING
+        self.loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()
+        self._owner = unattended(
+            self.loop.create_task(
+                self._own(teardown), name="asteady-session", context=self._context
+            )
+        )
+
+    def opened(self) -> bool:
+        """From now on it is open; False if it was stopped meanwhile."""
+        if self.state is State.OPENING and not self._stop.is_set():
+            self.state = State.OPEN
+        return self.state is State.OPEN
+
+    def spawn(
+        self,
+        fn: Callable[[], Coroutine[Any, Any, None]],
+        ended: Callable[[], None] | None = None,
+        /,
+    ) -> None:
+        """Run ``fn()`` in a task of the owner, in the owner's context, not the caller's.
+
+        ``ended()`` is called when the task has ended, even if it never began.
+        """
+        assert self.loop is not None, "start() comes first"
+        assert self._context is not None
+        task = unattended(self.loop.create_task(fn(), context=self._context.copy()))
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._ended, ended))
+
+    async def stop(self) -> None:
+        """Run the teardown and end all tasks; returns when they have ended.
+
+        Cancelling does not cut it short: it is raised again at the end. The teardown has time
+        limits of its own. In a forked child there is nothing to stop.
+        """
+        if self.state is State.UNOPENED:
+            self.state = State.CLOSED
+        self._stopped = True
+        owner, cancelled = self._owner, None
+        if owner is None or self._pid != os.getpid():
+            return
+        self._stop.set()
+        with anyio.CancelScope(shield=True):
+            while not owner.done():
+                try:
+                    await asyncio.wait([owner])
+                except asyncio.CancelledError as exc:
+                    cancelled = exc
+        if cancelled is not None:
+            raise cancelled
+        if not owner.cancelled():
+            owner.result()
+
+    async def wait_stopping(self) -> None:
+        """Wait until somebody calls `stop`."""
+        await self._stop.wait()
+
+    def stop_soon(self) -> None:
+        """`stop`, from anywhere, without waiting; whatever the loop no longer does is left."""
+        if self.loop is None or self._owner is None:
+            return
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self.loop.call_soon_threadsafe(self._stop.set)
+
+    async def _own(self, teardown: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await self._stop.wait()
+        except asyncio.CancelledError:
+            # By nobody but the end of the event loop, which means the same as `stop`.
+            current = asyncio.current_task()
+            assert current is not None
+            current.uncancel()
+        self.state = State.CLOSING
+        with anyio.CancelScope(shield=True):
+            await teardown()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(list(self._tasks), timeout=_TASKS_END_S)
+        self.state = State.CLOSED
+
+    def _ended(self, ended: Callable[[], None] | None, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if ended is not None:
+            ended()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a task of a session failed", exc_info=error)

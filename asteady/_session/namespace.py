@@ -1,0 +1,210 @@
+"""Namespaces: a session's calls for one purpose, and what is done with their entries together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Unpack
+
+import attrs
+
+from asteady._base.errors import InvalidRequestError
+from asteady._base.requests import namespace_path
+from asteady._cache.namespaces import Asked, is_below
+from asteady._session.models import Kind
+from asteady._session.session import Asking, Session
+from asteady._session.tagged import TaggedAnswering
+
+if TYPE_CHECKING:
+    from asteady._cache.store.api import Entry, Holding, Order
+    from asteady._session.warm import WarmOptions, WarmReport
+
+
+@attrs.frozen(kw_only=True)
+class NamespaceCounts:
+    """A namespace in one cache, with all below it.
+
+    `entries` and `size_bytes` are common to all processes; an entry that several namespaces hold
+    counts in full in each of them. `hits`, `misses` and `coalesced` are calls under the namespace,
+    in this session since it was opened.
+    """
+
+    entries: int
+    size_bytes: int
+    hits: int
+    misses: int
+    coalesced: int
+
+    @property
+    def hit_rate(self) -> float:
+        """Hits of hits and misses, from 0 to 1."""
+        lookups = self.hits + self.misses
+        return self.hits / lookups if lookups else 0.0
+
+
+@attrs.frozen(kw_only=True)
+class NamespaceStatistics:
+    """A namespace in both caches, with all below it."""
+
+    path: str
+    generation: NamespaceCounts
+    embedding: NamespaceCounts
+
+    @property
+    def both(self) -> NamespaceCounts:
+        """The sums over both caches."""
+        one, other = attrs.asdict(self.generation), attrs.asdict(self.embedding)
+        return NamespaceCounts(**{name: one[name] + other[name] for name in one})
+
+
+class Namespace(Asking):
+    """A session's calls, whose entries this namespace holds; from `Session.namespace`.
+
+    ::
+
+        emails = session.namespace("emails/marketing")
+        subject = await emails.generate("Write a subject line", seed=100)
+
+    What is asked is the same request as without it, so there is one entry for all who ask, and one
+    computation. It costs nothing to construct, holds nothing that must be closed, and can be used
+    as long as its session. Two with one path are the same namespace.
+    """
+
+    def __init__(self, session: Session, path: str) -> None:
+        self.path = namespace_path(path)
+        self._session = session
+        self._core = session._core
+        self._observers = session._observers
+        generation = TaggedAnswering(session._generation, self.path)
+        embedding = TaggedAnswering(session._embedding, self.path)
+        self._generation, self._recall_completion = generation, generation.recall
+        self._embedding, self._recall_embedding = embedding, embedding.recall
+
+    def __repr__(self) -> str:
+        return f"<Namespace {self.path} of {self._session!r}>"
+
+    def namespace(self, path: str) -> Namespace:
+        """The one at this path below: ``session.namespace("emails").namespace("marketing")``.
+
+        Raises:
+            InvalidRequestError: as `Session.namespace`.
+        """
+        return Namespace(self._session, f"{self.path}/{namespace_path(path)}")
+
+    async def preload(
+        self, items: Iterable[Mapping[str, Any] | str], **options: Unpack[WarmOptions]
+    ) -> WarmReport:
+        """`warm`, with items as ``{"subcategory", "prompt", "seed", "kwargs"}``.
+
+        Only the prompt is needed. A subcategory is a path below this namespace; `kwargs` are
+        options of `generate`. Whatever a prompt of `warm` may have is allowed too.
+
+        Raises:
+            InvalidRequestError: `items` is one str or no iterable.
+            SessionError: the session is not open, or was closed meanwhile.
+        """
+        return await self.warm(prompts_of(items), **options)
+
+    async def statistics(self) -> NamespaceStatistics:
+        """What it holds, with all below it, and how the calls under it did.
+
+        Raises:
+            SessionError: the session is not open yet, or is closed.
+            StoreError: a database cannot be read.
+        """
+        self._core.check_open()
+        cache = self._session.cache
+        size = await cache.namespace_size(self.path)
+        return NamespaceStatistics(
+            path=self.path,
+            generation=_counts(
+                size.generation, cache.generation._namespaces.asked_below(self.path)
+            ),
+            embedding=_counts(size.embedding, cache.embedding._namespaces.asked_below(self.path)),
+        )
+
+    async def entries(
+        self, kind: Kind = "generation", *, limit: int = 100, order_by: Order = "priority"
+    ) -> list[Entry]:
+        """The first entries that it holds, or one below it; see `Cache.entries`.
+
+        Raises:
+            InvalidRequestError: `kind` is neither "generation" nor "embedding".
+            ValueError: there is no such order.
+            SessionError: the session is not open yet, or is closed.
+            StoreError: the store cannot be read.
+        """
+        if kind not in ("generation", "embedding"):
+            raise InvalidRequestError(f'kind={kind!r} is not allowed: "generation" or "embedding"')
+        self._core.check_open()
+        cache = getattr(self._session.cache, kind)
+        found: list[Entry] = await cache.entries(limit, order_by, namespace=self.path)
+        return found
+
+    async def children(self) -> list[str]:
+        """The paths directly below that hold something themselves or further below, sorted.
+
+        Raises:
+            SessionError: the session is not open yet, or is closed.
+            StoreError: a database cannot be read.
+        """
+        self._core.check_open()
+        depth = self.path.count("/") + 2
+        paths = await self._session.cache.namespaces(self.path)
+        below = {"/".join(path.split("/")[:depth]) for path in paths if path != self.path}
+        return sorted(below)
+
+    async def clear(self, path: str | None = None) -> int:
+        """Have it and all below it hold nothing, and remove the entries that no other namespace
+        holds, from every process's view within a second; returns how many those were.
+
+        Uses without a namespace hold nothing. `path` means another one, by its whole path, which
+        lies above or below this one: ``session.namespace("emails/marketing").clear("emails")``.
+
+        Raises:
+            InvalidRequestError: `path` is not allowed.
+            SessionError: the session is not open yet, or is closed.
+            StoreError: a database cannot be written.
+        """
+        self._core.check_open()
+        path = self.path if path is None else namespace_path(path)
+        if not (is_below(path, self.path) or is_below(self.path, path)):
+            raise InvalidRequestError(
+                f"clear({path!r}) is not allowed: it is neither above nor below {self.path!r};"
+                f" a whole path is needed, as {self.path + '/' + path!r}, or"
+                f" session.namespace({path!r}).clear()"
+            )
+        return await self._session.cache.clear_namespace(path)
+
+
+def prompts_of(items: object, default: str | None = None) -> Iterator[Any]:
+    """The items as prompts for `warm`, which says what is wrong with each of them."""
+    if isinstance(items, str | Mapping) or not isinstance(items, Iterable):
+        raise InvalidRequestError(
+            f'items={items!r} is not allowed: a list of {{"subcategory", "prompt", "seed",'
+            ' "kwargs"}'
+        )
+    return (_prompt(item, default) for item in items)
+
+
+def _prompt(item: object, default: str | None) -> object:
+    if isinstance(item, str):
+        item = {"prompt": item}
+    if not isinstance(item, Mapping):
+        return item
+    given = dict(item)
+    below = given.pop("subcategory", default)
+    options = given.pop("kwargs", {})
+    if not isinstance(options, Mapping):
+        return item  # refused, and named, by `warm`
+    given = {**given, **options}
+    return given if below is None else {**given, "namespace": below}
+
+
+def _counts(holding: Holding, asked: Asked) -> NamespaceCounts:
+    return NamespaceCounts(
+        entries=holding.entries,
+        size_bytes=holding.size_bytes,
+        hits=asked.hits,
+        misses=asked.misses,
+        coalesced=asked.coalesced,
+    )

@@ -1,0 +1,210 @@
+"""Requests: validated once, canonical, and named by keys that do not collide."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asteady._base.errors import InvalidRequestError
+from asteady._base.requests import EmbedRequest, GenerateRequest, check_options
+
+texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
+# Few values for each option, so that equal requests come up as well as different ones.
+options = st.fixed_dictionaries(
+    {},
+    optional={
+        "raw": st.booleans(),
+        "seed": st.sampled_from([0, 1, 42]),
+        "max_new_tokens": st.sampled_from([1, 42]),
+        "temperature": st.sampled_from([0, 0.0, -0.0, 1, 1.0, 0.5]),
+        "top_k": st.sampled_from([0, 1]),
+        "top_p": st.sampled_from([1, 1.0, 0.5]),
+        "stop": st.one_of(st.none(), texts, st.lists(texts, max_size=2)),
+        "logprobs": st.sampled_from([None, 0, 1]),
+        "logit_bias": st.one_of(st.none(), st.just({}), st.just({1: 1}), st.just({1: 1.0})),
+    },
+)
+prompts = st.one_of(texts, st.sampled_from(["a", "b", "1"]))
+
+
+@given(prompts, options, prompts, options)
+def test_keys_are_equal_if_and_only_if_requests_are(
+    prompt: str, some: dict[str, Any], other_prompt: str, other: dict[str, Any]
+) -> None:
+    first = GenerateRequest.of(prompt, **some)
+    second = GenerateRequest.of(other_prompt, **other)
+    assert (first.key("f") == second.key("f")) == (first == second)
+
+
+@given(st.lists(texts, min_size=1, max_size=4), st.lists(texts, min_size=1, max_size=4))
+def test_message_boundaries_are_part_of_the_key(one: list[str], two: list[str]) -> None:
+    def request(contents: list[str]) -> GenerateRequest:
+        return GenerateRequest.of(messages=[{"role": "user", "content": c} for c in contents])
+
+    assert (request(one).key("f") == request(two).key("f")) == (one == two)
+
+
+@given(texts, texts, texts, texts)
+def test_fingerprint_and_prompt_do_not_run_together(a: str, b: str, c: str, d: str) -> None:
+    same = GenerateRequest.of(b).key(a) == GenerateRequest.of(d).key(c)
+    assert same == ((a, b) == (c, d))
+
+
+def test_unicode_normal_forms_stay_apart() -> None:
+    composed, decomposed = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+    assert GenerateRequest.of(composed).key("f") != GenerateRequest.of(decomposed).key("f")
+    assert EmbedRequest.of(composed).key("f") != EmbedRequest.of(decomposed).key("f")
+
+
+def test_what_looks_like_another_field_does_not_collide() -> None:
+    keys = {
+        GenerateRequest.of("hi", temperature=0.5).key("f"),
+        GenerateRequest.of("hi::TEMP::0.5").key("f"),
+        GenerateRequest.of("hi', 0.5").key("f"),
+        GenerateRequest.of("hi", stop="a,b").key("f"),
+        GenerateRequest.of("hi", stop=["a", "b"]).key("f"),
+        GenerateRequest.of(messages=[{"role": "user", "content": "hi"}]).key("f"),
+        GenerateRequest.of("hi", raw=True).key("f"),
+        EmbedRequest.of("hi").key("f"),
+    }
+    assert len(keys) == 8
+
+
+@pytest.mark.parametrize("field", [field.name for field in attrs.fields(GenerateRequest)])
+def test_every_field_is_part_of_the_key(field: str) -> None:
+    request = GenerateRequest.of("hi")
+    changes: Any = {field: "something else"}
+    changed = attrs.evolve(request, **changes)
+    assert changed.key("f") != request.key("f")
+
+
+def test_two_ways_to_say_the_same_are_one_request() -> None:
+    said = GenerateRequest.of("hi", temperature=1, stop="x")
+    assert said == GenerateRequest.of("hi", temperature=1.0, stop=["x", "x"])
+    assert GenerateRequest.of("hi", stop=["a", "b"]) == GenerateRequest.of("hi", stop=("b", "a"))
+    for stop, eos_string in (("x", "[EOS]"), (None, "x"), ("x", "x"), (["x"], Shouting("x"))):
+        other = GenerateRequest.of("hi", temperature=1, stop=stop, eos_string=eos_string)
+        assert other == said
+        assert other.key("f") == said.key("f")
+    both = GenerateRequest.of("hi", stop=["b", "c"], eos_string="a")
+    assert both == GenerateRequest.of("hi", stop=["a", "b", "c"])
+    assert GenerateRequest.of("hi", eos_string="[EOS]") == GenerateRequest.of("hi")
+    assert GenerateRequest.of("hi", stop="[EOS]") != GenerateRequest.of("hi")
+    assert GenerateRequest.of("hi", temperature=-0.0) == GenerateRequest.of("hi")
+
+
+class Shouting(str):
+    def __str__(self) -> str:
+        return self.upper()
+
+    def __repr__(self) -> str:
+        return "the same for all"
+
+
+def test_a_subclass_of_str_is_taken_for_its_text() -> None:
+    request = GenerateRequest.of(Shouting("hi"))
+    assert type(request.prompt) is str
+    assert request.key("f") == GenerateRequest.of("hi").key("f")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"seed": "1"}, "seed='1'"),
+        ({"seed": True}, "seed=True"),
+        ({"seed": 1.0}, "seed=1.0"),
+        ({"seed": -1}, "seed=-1 is not allowed: a whole number from 0 to 4294967294"),
+        ({"seed": 2**32 - 1}, "seed=4294967295"),
+        ({"max_new_tokens": 0}, "max_new_tokens=0"),
+        ({"temperature": float("nan")}, "temperature=nan"),
+        ({"temperature": "hot"}, "temperature='hot'"),
+        ({"temperature": True}, "temperature=True"),
+        ({"top_p": 1.5}, r"top_p=1.5 is not allowed: a number from 0 to 1"),
+        ({"min_p": -0.1}, "min_p=-0.1"),
+        ({"stop": ""}, "stop=''"),
+        ({"stop": 5}, "stop=5"),
+        ({"stop": [5]}, "stop=5"),
+        ({"stop": {"a": 1}}, "stop="),
+        ({"eos_string": ""}, "eos_string='' is not allowed: at least one character"),
+        ({"eos_string": 5}, "eos_string=5 is not allowed: a str is needed, not int"),
+        ({"eos_string": None}, "eos_string=None"),
+        ({"eos_string": ["x"]}, "eos_string="),
+        ({"raw": 1}, "raw=1"),
+        ({"logprobs": -1}, "logprobs=-1"),
+        ({"logit_bias": [1]}, "logit_bias="),
+        ({"logit_bias": {"a": 1}}, "logit_bias token='a'"),
+        ({"logit_bias": {1: 1000}}, "logit_bias"),
+    ],
+)
+def test_a_bad_argument_is_named_with_its_value(arguments: dict[str, Any], named: str) -> None:
+    with pytest.raises(InvalidRequestError, match=named.replace("[", r"\[")):
+        GenerateRequest.of("hi", **arguments)
+
+
+@pytest.mark.parametrize("prompt", ["", 5, b"bytes", "\ud800"])
+def test_a_prompt_is_text(prompt: Any) -> None:
+    with pytest.raises(InvalidRequestError, match="prompt="):
+        GenerateRequest.of(prompt)
+
+
+@pytest.mark.parametrize(
+    ("messages", "named"),
+    [
+        ([], "at least one message"),
+        ("hi", "messages='hi'"),
+        (5, "messages=5"),
+        ({"role": "user", "content": "hi"}, "messages="),
+        (["hi"], r"messages\[0\]='hi'"),
+        ([{"role": "user"}], r"messages\[0\]="),
+        ([{"role": "", "content": "hi"}], r"messages\[0\]\['role'\]"),
+        ([{"role": "user", "content": None}], r"messages\[0\]\['content'\]=None"),
+    ],
+)
+def test_bad_messages_are_named(messages: Any, named: str) -> None:
+    with pytest.raises(InvalidRequestError, match=named):
+        GenerateRequest.of(messages=messages)
+
+
+def test_either_a_prompt_or_messages() -> None:
+    messages = [{"role": "user", "content": "hi"}]
+    with pytest.raises(InvalidRequestError, match="neither"):
+        GenerateRequest.of()
+    with pytest.raises(InvalidRequestError, match="both"):
+        GenerateRequest.of("hi", messages=messages)
+    with pytest.raises(InvalidRequestError, match="raw=True"):
+        GenerateRequest.of(messages=messages, raw=True)
+
+
+def test_a_long_value_is_shown_short() -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        GenerateRequest.of("hi", seed="x" * 10_000)  # type: ignore[arg-type]  # what is tested
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"truncate": 1}, {"dimensions": 0}, {"dimensions": "8"}, {"mode": "answer"}]
+)
+def test_bad_embed_options_are_refused(arguments: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequestError, match=next(iter(arguments))):
+        EmbedRequest.of("hi", **arguments)
+
+
+@given(texts, texts, st.booleans(), st.booleans())
+def test_embed_keys_are_equal_if_and_only_if_requests_are(
+    text: str, other: str, truncate: bool, other_truncate: bool
+) -> None:
+    first = EmbedRequest.of(text, truncate=truncate)
+    second = EmbedRequest.of(other, truncate=other_truncate)
+    assert (first.key("f") == second.key("f")) == (first == second)
+
+
+def test_an_unknown_option_gets_the_name_that_was_meant() -> None:
+    with pytest.raises(InvalidRequestError, match=r"generate\(\) has no option 'max_tokens'; did"):
+        check_options("generate", {"max_tokens": 5}, ["max_new_tokens", "seed"])
+    with pytest.raises(InvalidRequestError, match="it has: max_new_tokens, seed"):
+        check_options("generate", {"qqq": 5}, ["max_new_tokens", "seed"])

@@ -1,0 +1,336 @@
+"""Entries that keep their request: what is written, what is believed, and what it takes."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asteady import Session
+from asteady._base.requests import EmbedRequest, GenerateRequest
+from asteady._cache.manager import CacheManager
+from asteady._cache.store import schema as _schema
+from asteady._cache.store.codec import CompletionCodec, payload_bytes
+from asteady._cache.store.stored_request import (
+    arguments,
+    beginning,
+    believed,
+    kept_text,
+    request_of,
+    shown,
+)
+from asteady._cache.store.transaction import ROW_BYTES
+from asteady._cache.transfer import export as _export_file
+from asteady.testing import FakeEngine
+from tests.cache.helpers import change, completion, embedding, opened
+
+pytestmark = pytest.mark.anyio
+VERSION_1 = Path(__file__).parents[2] / "data" / "generation_cache_version_1.sql"
+FINGERPRINT = "f" * 64
+CODEC = CompletionCodec()
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+OPTIONS = st.fixed_dictionaries(
+    {},
+    optional={
+        "seed": st.integers(0, 2**32 - 2),
+        "max_new_tokens": st.integers(1, 4096),
+        "temperature": st.floats(0, 100),
+        "top_k": st.integers(0, 100),
+        "top_p": st.floats(0, 1),
+        "min_p": st.floats(0, 1),
+        "typical_p": st.floats(0, 1),
+        "repeat_penalty": st.floats(0.01, 10),
+        "presence_penalty": st.floats(-10, 10),
+        "frequency_penalty": st.floats(-10, 10),
+        "logit_bias": st.dictionaries(st.integers(0, 2**31 - 1), st.floats(-100, 100)),
+        "stop": st.lists(TEXT),
+        "logprobs": st.integers(0, 100) | st.none(),
+    },
+)
+MESSAGES = st.lists(st.fixed_dictionaries({"role": TEXT, "content": TEXT}), min_size=1)
+
+
+def generate(prompt: str | None, options: dict[str, Any], **more: Any) -> GenerateRequest:
+    return GenerateRequest.of(prompt, **options, **more)
+
+
+PROMPTED = st.builds(generate, TEXT, OPTIONS, raw=st.booleans())
+CHATS = st.builds(generate, st.none(), OPTIONS, messages=MESSAGES)
+EMBED = st.builds(
+    EmbedRequest.of,
+    TEXT | st.just(""),
+    truncate=st.booleans(),
+    dimensions=st.none() | st.integers(1, 2**20),
+    mode=st.sampled_from([None, "query", "document"]),
+)
+
+
+@given(PROMPTED | CHATS | EMBED)
+def test_a_request_comes_back_with_its_key(request: GenerateRequest | EmbedRequest) -> None:
+    text = kept_text(request, 10**6)
+    assert text is not None
+    assert "\n" not in text
+    again = request_of(text)
+    assert again == request
+    key = request.key(FINGERPRINT)
+    assert again.key(FINGERPRINT) == key
+    assert believed(text, key, FINGERPRINT) == request
+    assert believed(text, key, "another") is None
+
+
+def test_what_is_at_its_default_is_not_written() -> None:
+    assert kept_text(GenerateRequest.of("hi"), 100) == '{"prompt":"hi"}'
+    assert kept_text(EmbedRequest.of("é", mode="query"), 100) == '{"text":"é","mode":"query"}'
+    given: dict[str, Any] = {
+        "messages": [{"role": "user", "content": "hi"}],
+        "logit_bias": {3: 1.5},
+    }
+    assert arguments(GenerateRequest.of(**given)) == given
+
+
+@pytest.mark.parametrize("prompt", ["x" * 18, "é" * 9])
+def test_a_request_of_more_bytes_is_not_kept(prompt: str) -> None:
+    request = GenerateRequest.of(prompt)
+    assert kept_text(request, 31) is not None
+    assert kept_text(request, 30) is None
+    assert kept_text(request, 0) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        7,
+        "",
+        "nonsense",
+        "[1]",
+        '"text"',
+        "[" * 100_000,
+        '{"prompt": 1}',
+        '{"prompt": "hi", "size": 1}',
+        '{"prompt": "\\ud800"}',
+        '{"prompt": "hi", "logit_bias": {"x": 1}}',
+        '{"prompt": "hi", "temperature": NaN}',
+        '{"prompt": "another"}',
+    ],
+)
+def test_what_does_not_lead_to_the_key_is_not_believed(text: object) -> None:
+    assert believed(text, GenerateRequest.of("hi").key(FINGERPRINT), FINGERPRINT) is None
+
+
+def test_the_beginning_of_a_prompt_is_shown() -> None:
+    assert beginning('{"prompt":"hi"}') == "hi"
+    assert beginning('{"text":"%s"}' % ("x" * 500)) == "x" * 200
+    asked = '{"messages":[{"role":"system","content":"a"},{"role":"user","content":"b"}]}'
+    assert beginning(asked) == "b"
+    assert beginning(None) is beginning("nonsense") is None
+    assert shown("a\x1b[2J\n" + "b" * 80) == r"'a\x1b[2J\n" + "b" * 51 + "...'"
+
+
+# -- in the database ------------------------------------------------------------------------------
+
+
+async def put(manager: CacheManager, prompt: str, **options: Any) -> str:
+    request = GenerateRequest.of(prompt, **options)
+    key = request.key(FINGERPRINT)
+    assert await manager.generation.put(key, completion(fingerprint=FINGERPRINT), request=request)
+    return key
+
+
+async def test_an_entry_keeps_its_request(directory: Path) -> None:
+    async with opened(directory) as manager:
+        key = await put(manager, "What is a tide?", seed=7)
+        text = EmbedRequest.of("tide")
+        await manager.embedding.put(text.key("e"), embedding(fingerprint="e"), request=text)
+    async with opened(directory) as manager:
+        request = GenerateRequest.of("What is a tide?", seed=7)
+        assert await manager.generation.request(key) == request
+        assert await manager.embedding.request(text.key("e")) == text
+        assert await manager.generation.request("0" * 64) is None
+        (entry,) = await manager.generation.entries()
+        assert (entry.prompt, entry.fingerprint) == ("What is a tide?", FINGERPRINT)
+        assert (await manager.generation.get(key)) is not None
+
+
+async def test_what_it_takes_counts(directory: Path) -> None:
+    async with opened(directory, keep_requests_bytes=60) as manager:
+        kept = await put(manager, "x" * 40)
+        long = await put(manager, "x" * 80)
+        sizes = {entry.key: entry.size_bytes for entry in await manager.generation.entries()}
+        # Half as much again, as for every other value.
+        assert abs(sizes[kept] - sizes[long] - 1.5 * len('{"prompt":""}' + "x" * 40)) < 1
+        stats = await manager.generation.statistics()
+        assert stats["total_size_bytes"] == sum(sizes.values())
+        assert await manager.generation.request(long) is None
+
+
+async def test_none_is_kept_when_none_is_to_be(directory: Path) -> None:
+    async with opened(directory, keep_requests_bytes=0) as manager:
+        key = await put(manager, "secret")
+        assert await manager.generation.request(key) is None
+        assert (await manager.generation.entries())[0].prompt is None
+    assert b"secret" not in (directory / "generation_cache.db").read_bytes()
+
+
+async def test_a_new_answer_brings_its_own_request(directory: Path) -> None:
+    async with opened(directory) as manager:
+        key = await put(manager, "hi")
+        assert await manager.generation.put(key, completion(fingerprint=FINGERPRINT))
+        assert await manager.generation.request(key) is None
+
+
+async def test_a_request_of_another_entry_is_not_believed(directory: Path) -> None:
+    async with opened(directory) as manager:
+        key = await put(manager, "hi")
+        with closing(sqlite3.connect(directory / "generation_cache.db")) as connection:
+            connection.execute('UPDATE answer SET request = \'{"prompt":"a lie"}\'')
+            connection.commit()
+        assert await manager.generation.request(key) is None
+        assert await manager.generation.get(key) is not None
+
+
+async def test_a_session_keeps_what_it_was_asked(directory: Path) -> None:
+    async with Session(engine=FakeEngine(), cache_dir=directory) as session:
+        await session.generate("a prompt", stop=["b", "a"], temperature=0.5)
+        await session.embed("a text", mode="query")
+        prompt = GenerateRequest.of("a prompt", stop=["a", "b"], temperature=0.5)
+        assert await session.cache.generation.request(prompt.key("fake-1")) == prompt
+        text = EmbedRequest.of("a text", mode="query")
+        assert await session.cache.embedding.request(text.key("fake-1")) == text
+
+
+# -- a database without requests ------------------------------------------------------------------
+
+
+@pytest.fixture
+def version_1(directory: Path) -> Path:
+    """What version 1 wrote for "request 0" to "request 4", with room for three."""
+    directory.mkdir()
+    path = directory / "generation_cache.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(VERSION_1.read_text("utf-8"))
+        connection.execute(f"PRAGMA application_id = {_schema.APPLICATION_ID}")
+        connection.execute("PRAGMA user_version = 1")
+    return path
+
+
+async def test_the_entries_of_version_1_are_found_and_keep_no_request(
+    directory: Path, version_1: Path
+) -> None:
+    engine = FakeEngine()
+    async with Session(engine=engine, cache_dir=directory, generation_cache_capacity=3) as session:
+        cache = session.cache.generation
+        entries = await cache.entries()
+        assert [entry.prompt for entry in entries] == [None] * 3
+        assert await cache.request(entries[0].key) is None
+        assert await session.generate("request 4") == "You said: request 4"
+        assert engine.computed == []
+        await session.generate("request 0")
+        assert [entry.prompt for entry in await cache.entries()].count("request 0") == 1
+    with closing(sqlite3.connect(version_1)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (_schema.VERSION,)
+
+
+async def test_a_database_of_version_1_becomes_like_a_new_one(
+    directory: Path, version_1: Path, tmp_path: Path
+) -> None:
+    async with opened(directory), opened(tmp_path / "new"):
+        pass
+    columns = []
+    for path in (version_1, tmp_path / "new" / "generation_cache.db"):
+        with closing(sqlite3.connect(path)) as connection:
+            columns.append(connection.execute("PRAGMA table_xinfo(answer)").fetchall())
+    assert columns[0] == columns[1]
+
+
+# -- in an export ---------------------------------------------------------------------------------
+
+
+SHORT = GenerateRequest.of("short")
+LONG = GenerateRequest.of("x" * 80)
+
+
+@pytest.fixture
+async def export(tmp_path: Path) -> Path:
+    """Two completions with their requests."""
+    path = tmp_path / "export.db"
+    async with opened(tmp_path / "other") as other:
+        await put(other, "short")
+        await put(other, "x" * 80)
+        await other.export_entries(path)
+    return path
+
+
+async def requests_in(manager: CacheManager) -> dict[str, object]:
+    """By the key; what they take counts, and the answers are there."""
+    cache = manager.generation
+    entries = await cache.entries()
+    sizes = {
+        entry.key: int(ROW_BYTES + 64 + 1.5 * payload_bytes((*CODEC.encode(answer), text)))
+        for entry in entries
+        if (answer := await cache.look_again(entry.key)) is not None
+        for request in [await cache.request(entry.key)]
+        for text in [None if request is None else kept_text(request, 10**6)]
+    }
+    assert sizes == {entry.key: entry.size_bytes for entry in entries}
+    return {entry.key: await cache.request(entry.key) for entry in entries}
+
+
+async def test_requests_go_with_their_entries(manager: CacheManager, export: Path) -> None:
+    await manager.import_entries(export)
+    assert await requests_in(manager) == {r.key(FINGERPRINT): r for r in (SHORT, LONG)}
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(0, None), (40, SHORT)])
+async def test_an_import_keeps_no_more_than_it_is_to(
+    directory: Path, export: Path, limit: int, kept: GenerateRequest | None
+) -> None:
+    async with opened(directory, keep_requests_bytes=limit) as manager:
+        await manager.import_entries(export)
+        expected = {SHORT.key(FINGERPRINT): kept, LONG.key(FINGERPRINT): None}
+        assert await requests_in(manager) == expected
+
+
+async def test_an_export_tells_no_more_than_it_is_to(
+    manager: CacheManager, directory: Path, tmp_path: Path
+) -> None:
+    await put(manager, "a secret")
+    async with opened(directory, keep_requests_bytes=0) as silent:
+        await silent.export_entries(tmp_path / "export.db")
+    assert b"secret" not in (tmp_path / "export.db").read_bytes()
+
+
+@pytest.mark.parametrize("lie", ['\'{"prompt":"lie"}\'', "'nonsense'", "7", "zeroblob(5000)"])
+async def test_a_request_that_is_not_the_entrys_does_not_come_in(
+    manager: CacheManager, export: Path, lie: str
+) -> None:
+    change(export, f"UPDATE generation SET request = {lie}")
+    assert (await manager.import_entries(export))["generation"].added == 2
+    assert set((await requests_in(manager)).values()) == {None}
+
+
+async def test_an_export_of_version_1_comes_in_without_requests(
+    manager: CacheManager, export: Path
+) -> None:
+    tables = [_export_file.schema(kind, 1) for kind in ("generation", "embedding")]
+    names = ", ".join(name for name, _ in CODEC.columns)
+    columns = f"key, cost_s, touches, standing, created_s, used_s, crc, {names}"
+    change(
+        export,
+        "ALTER TABLE generation RENAME TO newer",
+        "DROP TABLE embedding",
+        *tables,
+        f"INSERT INTO generation SELECT {columns} FROM newer",
+        "DROP TABLE newer",
+        "DROP TABLE generation_tag",
+        "DROP TABLE embedding_tag",
+        "PRAGMA user_version = 1",
+    )
+    assert (await manager.import_entries(export))["generation"].added == 2
+    assert set((await requests_in(manager)).values()) == {None}

@@ -1,0 +1,257 @@
+"""Files that cannot be imported are refused, and change nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+
+from asteady._base.errors import StoreError, StoreVersionError
+from asteady._cache.manager import CacheManager
+from asteady._cache.store.codec import CompletionCodec, EmbeddingCodec, checksum
+from asteady._cache.transfer import import_ as _import_file
+from asteady._cache.transfer import transfer as _transfer
+from asteady._cache.transfer.export import EXPORT_VERSION, MAX_TOUCHES
+from tests.cache.helpers import change, completion, key_of
+
+pytestmark = pytest.mark.anyio
+
+
+async def refused(manager: CacheManager, path: Path, match: str, **options: Any) -> None:
+    """The file is refused, and the cache is as it was."""
+    await manager.generation.put(key_of(0), completion("ours"))
+    before = (manager.directory / "generation_cache.db").read_bytes()
+    with pytest.raises(StoreError, match=match):
+        await manager.import_entries(path, **options)
+    assert (manager.directory / "generation_cache.db").read_bytes() == before
+    assert await manager.generation.keys() == [key_of(0)]
+    assert await manager.embedding.keys() == []
+    # It is not taken for damage of our own.
+    assert not list(manager.directory.glob("*damaged*"))
+    found = await manager.generation.get(key_of(0))
+    assert found is not None
+    assert found.text == "ours"
+
+
+async def test_a_damaged_answer_is_refused(manager: CacheManager, export: Path) -> None:
+    change(export, "UPDATE generation SET text = x'00' WHERE key = ?", parameters=(key_of(1),))
+    await refused(manager, export, "checksum")
+
+
+async def test_a_damaged_vector_loses_the_completions_nothing(
+    manager: CacheManager, export: Path
+) -> None:
+    change(export, "UPDATE embedding SET vector = x'0000'")
+    await refused(manager, export, "checksum")
+
+
+def resealed(path: Path, column: str, value: object) -> None:
+    """A row that is changed by somebody who knows how to make the checksum hold."""
+    codec, kind = (
+        (EmbeddingCodec, "embedding") if column == "vector" else (CompletionCodec, "generation")
+    )
+    names = ", ".join(name for name, _ in codec.columns)
+    change(path, f"UPDATE {kind} SET {column} = ?", parameters=(value,))
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for key, cost_s, *values in connection.execute(
+            f"SELECT key, cost_s, {names} FROM {kind}"
+        ).fetchall():
+            connection.execute(
+                f"UPDATE {kind} SET crc = ? WHERE key = ?", (checksum(key, cost_s, values), key)
+            )
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("text", b"\xff"),
+        ("chunks", b""),
+        ("chunks", b"\x04\xff\xff\xff\xff"),
+        ("chunks", b"\x01\x01"),
+        ("logprobs", b"\xff" * 8),
+        ("finish_reason", "because"),
+        ("seed", "no number"),
+        ("model", b"no text"),
+        ("vector", b""),
+        ("vector", b"\x00\x00\xc0\x7f"),
+    ],
+)
+async def test_an_answer_that_no_codec_wrote_is_refused(
+    column: str, value: object, manager: CacheManager, export: Path
+) -> None:
+    resealed(export, column, value)
+    await refused(manager, export, "cannot be decoded|is no answer")
+
+
+@pytest.mark.parametrize(
+    ("assignment", "match"),
+    [
+        ("touches = 0", "cannot be"),
+        (f"touches = {MAX_TOUCHES + 1}", "cannot be"),
+        ("cost_s = -1.0", "cannot be"),
+        ("cost_s = 1e300", "cannot be"),
+        ("standing = 1e999", "cannot be"),
+        ("used_s = -1e999", "cannot be"),
+        ("key = '../../etc'", "is no key"),
+        ("key = x'00'", "is no key"),
+        ("touches = 'many'", "cannot be"),
+        ("cost_s = 'much'", "cannot be"),
+    ],
+)
+async def test_numbers_that_cannot_be_are_refused(
+    assignment: str, match: str, manager: CacheManager, export: Path
+) -> None:
+    change(export, f"UPDATE generation SET {assignment} WHERE key = '{key_of(0)}'")
+    await refused(manager, export, match)
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ("CREATE TRIGGER t AFTER INSERT ON generation BEGIN DELETE FROM generation; END",),
+        ("CREATE VIEW v AS SELECT * FROM generation",),
+        ("CREATE INDEX i ON generation (length(text))",),
+        ("ALTER TABLE generation RENAME TO g", "CREATE VIEW generation AS SELECT * FROM g"),
+        ("DROP TABLE embedding",),
+        ("ALTER TABLE generation ADD COLUMN more TEXT",),
+        (
+            "DROP TABLE embedding",
+            "CREATE VIRTUAL TABLE embedding USING fts5 (key)",
+        ),
+    ],
+)
+async def test_a_schema_with_anything_else_in_it_is_refused(
+    statements: tuple[str, ...], manager: CacheManager, export: Path
+) -> None:
+    change(export, *statements)
+    await refused(manager, export, "its tables are not those of an export")
+
+
+async def test_a_newer_version_is_refused_as_such(manager: CacheManager, export: Path) -> None:
+    change(export, f"PRAGMA user_version = {EXPORT_VERSION + 1}")
+    with pytest.raises(StoreVersionError, match="upgrade asteady"):
+        await manager.import_entries(export)
+    await refused(manager, export, "upgrade asteady")
+
+
+async def test_other_files_are_refused(manager: CacheManager, export: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("no database" * 1000)
+    await refused(manager, text, "not a database")
+    (tmp_path / "empty").write_bytes(b"")
+    await refused(manager, tmp_path / "empty", "is no export")
+    await refused(manager, tmp_path / "missing", "No such file")
+    await refused(manager, tmp_path, "is no file")
+    os.mkfifo(tmp_path / "pipe")
+    await refused(manager, tmp_path / "pipe", "is no file")
+    await refused(manager, tmp_path / "other" / "generation_cache.db", "database of a cache itself")
+    await refused(manager, export, "more than the 100 allowed", max_file_bytes=100)
+
+
+async def test_a_file_cut_short_or_scribbled_upon_is_refused_or_whole(
+    manager: CacheManager, export: Path
+) -> None:
+    whole = export.read_bytes()
+    export.write_bytes(whole[:-4096])
+    await refused(manager, export, "is not imported")
+    for at in range(0, len(whole), 1000):
+        export.write_bytes(whole[:at] + b"\xa5" * 24 + whole[at + 24 :])
+        try:
+            await manager.import_entries(export)
+        except StoreError:
+            continue
+        # It hit nothing that counts: everything that came in is what was written.
+        for n in range(1, 3):
+            found = await manager.generation.get(key_of(n))
+            assert found is not None
+            assert found.text == f"answer {n}"
+        await manager.generation.clear()
+    assert not list(manager.directory.glob("*damaged*"))
+
+
+async def test_a_page_that_belongs_nowhere_is_refused(manager: CacheManager, export: Path) -> None:
+    # Every row can be read; only the count of free pages in the header is wrong.
+    whole = export.read_bytes()
+    export.write_bytes(whole[:36] + (5).to_bytes(4, "big") + whole[40:])
+    await refused(manager, export, "it is damaged")
+
+
+async def test_a_journal_beside_the_file_is_not_played(
+    manager: CacheManager, export: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "offered" / "export.db"
+    file.parent.mkdir()
+    with closing(sqlite3.connect(export, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("DELETE FROM generation")
+        for suffix in ("", "-wal"):
+            Path(f"{file}{suffix}").write_bytes(Path(f"{export}{suffix}").read_bytes())
+    assert (await manager.import_entries(file))["generation"].added == 3
+    assert sorted(child.name for child in file.parent.iterdir()) == ["export.db", "export.db-wal"]
+
+
+async def test_the_file_is_let_go_of_and_read_to_its_end(
+    manager: CacheManager, export: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whoever has stopped waiting for the check does not cut the merge short.
+    monkeypatch.setattr(_import_file, "STOP_STEPS", 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(_import_file.ExportFile, "close", closed := Mock())
+        assert (await manager.import_entries(export))["generation"].added == 3
+    assert closed.call_count == 1
+
+
+async def test_too_many_entries_are_refused(
+    manager: CacheManager, export: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_import_file, "MAX_ENTRIES", 2)
+    await refused(manager, export, "more than 2 entries")
+
+
+async def test_a_value_that_is_too_large_is_refused_unread(
+    manager: CacheManager, export: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change(export, "UPDATE generation SET text = zeroblob(300000)")
+    monkeypatch.setattr(_import_file, "MAX_ROW_BYTES", 100_000)
+    await refused(manager, export, "too big")
+
+
+async def test_a_file_that_changes_between_check_and_merge_changes_nothing(
+    manager: CacheManager, export: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merge = _transfer._merge
+
+    async def changed(*args: Any) -> Any:
+        args[1].close()
+        return await merge(*args)
+
+    monkeypatch.setattr(_transfer, "_merge", changed)
+    # Together with somebody else's write, which is not to fail with it.
+    putting = asyncio.ensure_future(manager.generation.put(key_of("beside"), completion()))
+    with pytest.raises(StoreError, match=r"export\.db changed while it was read") as raised:
+        await manager.import_entries(export)
+    assert "cannot be written" not in str(raised.value)
+    assert await putting
+    assert await manager.generation.keys() == [key_of("beside")]
+    assert await manager.embedding.keys() == []
+
+
+async def test_a_cache_that_cannot_be_written_says_so(
+    manager: CacheManager, export: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await manager.import_entries(export)
+    await manager.generation.clear()
+
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr("asteady._cache.store.transaction.merge", full)
+    with pytest.raises(StoreError, match="disk is full"):
+        await manager.import_entries(export)
+    assert await manager.generation.keys() == []

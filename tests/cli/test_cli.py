@@ -1,0 +1,266 @@
+"""The command line, as a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import asteady
+from asteady._base.settings import CachePolicy
+from asteady.testing import FakeEngine
+
+
+def run(
+    *arguments: str, stdin: str | bytes | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "asteady", *arguments],
+        input=stdin.decode("latin-1") if isinstance(stdin, bytes) else stdin,
+        stdin=None if stdin is not None else subprocess.DEVNULL,
+        capture_output=True,
+        encoding="latin-1" if isinstance(stdin, bytes) else "utf-8",
+        env={**os.environ, **environment},
+        timeout=120,
+        check=False,
+    )
+
+
+def test_the_main_job_twice_the_second_time_from_the_cache() -> None:
+    first = run("generate", "Write a haiku about caching", "--max-new-tokens", "20")
+    second = run("generate", "Write a haiku about caching", "--max-new-tokens", "20")
+    assert first.returncode == second.returncode == 0, first.stderr
+    assert first.stdout == second.stdout
+    assert first.stdout.strip()
+    assert first.stdout.endswith("\n")
+    assert "demonstration" in first.stderr
+    assert "--model" in first.stderr
+    stats = json.loads(run("cache", "stats", "--json").stdout)
+    assert stats["generation"]["size"] == 1
+    assert stats["generation"]["all_hits"] == 1
+
+
+def test_json_is_the_whole_answer() -> None:
+    done = run("generate", "hi", "--max-new-tokens", "5", "--json", "--seed", "7")
+    answer = json.loads(done.stdout)
+    assert answer["seed"] == 7
+    assert answer["completion_tokens"] <= 5
+    assert "".join(answer["chunks"]) == answer["text"]
+    assert answer["cached"] is False
+
+
+def test_streamed_and_whole_output_are_the_same() -> None:
+    arguments = ("generate", "Tell me about caches", "--max-new-tokens", "12")
+    assert run(*arguments).stdout == run(*arguments, "--no-stream").stdout
+
+
+def test_an_eos_string_ends_the_text() -> None:
+    arguments = ("generate", "Tell me about caches", "--max-new-tokens", "12", "--no-stream")
+    whole = run(*arguments).stdout.removesuffix("\n")
+    end = whole[5:8]
+    told = run(*arguments, "--eos-string", end)
+    assert told.stdout.removesuffix("\n") == whole[: whole.index(end)]
+    assert run(*arguments, "--stop", end).stdout == told.stdout
+    stats = json.loads(run("cache", "stats", "--json").stdout)
+    assert stats["generation"]["size"] == 2
+    assert "eos_string='' is not allowed" in run(*arguments, "--eos-string", "").stderr
+
+
+def test_the_prompt_may_come_from_standard_input() -> None:
+    argument = run("generate", "hi ü", "--max-new-tokens", "5")
+    piped = run("generate", "--max-new-tokens", "5", stdin="hi ü\n")
+    dash = run("generate", "-", "--max-new-tokens", "5", stdin="hi ü\n")
+    assert argument.stdout == piped.stdout == dash.stdout
+    stats = json.loads(run("cache", "stats", "--json").stdout)
+    assert stats["generation"]["size"] == 1
+
+
+def test_cache_only_fails_for_what_is_not_there() -> None:
+    done = run("generate", "hi", "--cache", "only")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "is not in the cache" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("generate", "hi", "--model", "/no/such.gguf"), "/no/such.gguf"),
+        (("generate", "hi", "--seed", "-1"), "seed=-1"),
+        (("generate", "hi", "--temperature", "-1"), "temperature=-1.0"),
+        (("generate", ""), "prompt=''"),
+        (("embed", "hi", "--npy", "/no/such/directory/x.npy"), "/no/such/directory"),
+        (("warm", "no_such.jsonl"), "asteady: no_such.jsonl: No such file or directory"),
+    ],
+)
+def test_an_expected_failure_is_one_line_and_exit_code_1(
+    arguments: tuple[str, ...], message: str
+) -> None:
+    done = run(*arguments)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    said = [line for line in done.stderr.splitlines() if "demonstration" not in line]
+    assert len(said) == 1
+
+
+def test_bad_settings_are_an_expected_failure() -> None:
+    done = run("generate", "hi", ASTEADY_WORKERS="many")
+    assert done.returncode == 1
+    assert "ASTEADY_WORKERS" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_wrong_usage_is_exit_code_2() -> None:
+    assert run("generate", "hi", "--no-such-option").returncode == 2
+    assert run().returncode == 2
+
+
+def test_standard_input_must_be_text() -> None:
+    done = run("generate", stdin=b"\xff\xfe")
+    assert done.returncode == 1
+    assert "not valid UTF-8" in done.stderr
+
+
+def test_embed_prints_a_line_of_numbers_for_each_text(tmp_path: Path) -> None:
+    done = run("embed", "one", "two")
+    rows = [[float(x) for x in line.split()] for line in done.stdout.splitlines()]
+    assert len(rows) == 2
+    assert np.linalg.norm(rows[0]) == pytest.approx(1, abs=1e-5)
+    assert json.loads(run("embed", "one", "two", "--json").stdout) == pytest.approx(np.array(rows))
+    file = tmp_path / "vectors.npy"
+    saved = run("embed", "--npy", str(file), stdin="one\ntwo\n")
+    assert saved.stdout == ""
+    assert np.load(file) == pytest.approx(np.array(rows))
+
+
+def test_the_cache_is_shown_and_cleared(tmp_path: Path) -> None:
+    run("generate", "hi", "--max-new-tokens", "2")
+    shown = run("cache", "stats").stdout
+    assert "generation" in shown
+    assert "hit rate" in shown
+    assert run("cache", "clear").stdout == "removed 1 entry\n"
+    assert run("cache", "clear").stdout == "removed 0 entries\n"
+    assert run("cache", "path").stdout.strip() == os.environ["ASTEADY_CACHE_DIR"]
+
+
+def test_looking_at_a_larger_cache_evicts_nothing(tmp_path: Path) -> None:
+    async def use(capacity: int, policy: CachePolicy) -> None:
+        async with asteady.Session(
+            engine=FakeEngine(), generation_cache_capacity=capacity, cache_policy=policy
+        ) as session:
+            for number in range(5):
+                await session.generate(f"prompt {number}")
+
+    asyncio.run(use(7, "lru"))
+    smaller = {"ASTEADY_GENERATION_CACHE_CAPACITY": "2"}
+    for command in (
+        ("cache", "list"),
+        ("cache", "namespaces"),
+        ("cache", "clear", "--namespace", "none"),
+        ("cache", "export", str(tmp_path / "export")),
+        ("verify", "--cache"),
+    ):
+        assert run(*command, **smaller).returncode == 0
+    told = json.loads(run("cache", "stats", "--json", **smaller).stdout)["generation"]
+    assert (told["size"], told["capacity"], told["policy"]) == (5, 7, "lru")
+    # What fills it holds the sizes that are set.
+    assert run("cache", "import", str(tmp_path / "export"), **smaller).returncode == 0
+    told = json.loads(run("cache", "stats", "--json").stdout)["generation"]
+    assert (told["size"], told["capacity"], told["policy"]) == (2, 2, "tide")
+
+
+def test_version() -> None:
+    assert run("--version").stdout == f"asteady {asteady.__version__}\n"
+
+
+def test_a_reader_that_has_enough_is_no_failure_to_shout_about() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "asteady", "generate", "hi", "--max-new-tokens", "50"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert b"Traceback" not in process.stderr.read()
+
+
+def test_an_interrupt_stops_at_once_with_exit_code_130() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "asteady", "generate", "--raw", "a b c", "--temperature", "5"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        try:
+            _, stderr = process.communicate(timeout=60)
+        finally:
+            process.kill()
+        assert process.returncode in (130, 0), stderr
+    assert b"Traceback" not in stderr
+
+
+def test_entries_are_listed_shown_and_removed_by_key() -> None:
+    text = run("generate", "hi", "--max-new-tokens", "4").stdout
+    run("embed", "hi")
+    rows = json.loads(run("cache", "list", "--json").stdout)
+    assert [row["cache"] for row in rows] == ["generation", "embedding"]
+    assert [row["prompt"] for row in rows] == ["hi", "hi"]
+    listed = run("cache", "list", "--order-by", "cost").stdout
+    assert rows[0]["key"][:16] in listed
+    assert listed.splitlines()[1].endswith(" 'hi'")
+    got = run("cache", "get", rows[0]["key"][:10])
+    assert (got.stdout, got.stderr) == (text, "asteady: the answer to 'hi'\n")
+    assert len(run("cache", "get", rows[1]["key"]).stdout.split()) > 100
+    assert "2 entries have keys that begin with ''" in run("cache", "get", "").stderr
+    assert run("cache", "delete", rows[0]["key"]).stdout == f"removed {rows[0]['key']}\n"
+    gone = run("cache", "get", rows[0]["key"])
+    assert gone.returncode == 1
+    assert "no entry has a key that begins with" in gone.stderr
+
+
+def test_statistics_tell_what_was_saved() -> None:
+    for _ in range(2):
+        run("generate", "hi", "--max-new-tokens", "4")
+    shown = run("cache", "stats").stdout
+    assert "50.0%" in shown
+    assert "the caches have saved 0." in shown
+
+
+def test_a_closed_standard_output_is_one_line() -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m asteady generate hi >&-",
+        shell=True,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "asteady: standard output is closed, so there is nowhere to print\n"
+
+
+def test_the_probe_is_shown_as_a_table_and_remembered() -> None:
+    shown = run("models", "probe").stdout.splitlines()
+    assert shown[0].split()[:2] == ["weights", "width"]
+    assert shown[1].split()[:3] == ["plain", "1", "yes"]
+    assert shown[-1].startswith("builtin: width ")
+    again = json.loads(run("models", "probe", "builtin", "--json").stdout)
+    assert f"width {again['setup']['width']}," in shown[-1]
+    skipped = run("models", "probe", ASTEADY_PROBE="0").stdout
+    assert skipped.startswith("builtin: width 1, plain weights: the probe is switched off")
+    refused = run("models", "probe", "no.gguf")
+    assert refused.returncode == 1
+    assert "no.gguf" in refused.stderr

@@ -1,0 +1,150 @@
+"""``asteady models``: what it lists, and what it says of models that are not of the hub."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asteady import Session
+from asteady._engine.models.minilm import find_minilm
+from asteady._engine.models.resolve import resolve_model
+from asteady.cli import main
+from tests.gguf_files import write_bert, write_llama
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def hub_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository in a hub's cache that was written by hand, with one commit that main names."""
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    folder = tmp_path / "hf" / "hub" / "models--some--repo"
+    snapshot = folder / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("a" * 40)
+    return snapshot
+
+
+def listed(capsys: pytest.CaptureFixture[str]) -> dict[tuple[str, str], Any]:
+    assert main(["models", "list", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    return {(row["reference"], row["kind"]): row for row in rows}
+
+
+async def fingerprints_in_a_session() -> dict[str, str]:
+    async with Session() as session:
+        return {
+            "generation": (await session.complete("hi", max_new_tokens=1)).fingerprint,
+            "embedding": (await session.embedding("hi")).fingerprint,
+        }
+
+
+@pytest.mark.usefixtures("hub_folder")
+def test_the_built_in_models_are_listed_with_what_is_known_of_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = listed(capsys)
+    sums = (ROOT / "asteady" / "models" / "SHA256SUMS").read_text()
+    fingerprints = asyncio.run(fingerprints_in_a_session())
+    for kind, architecture in (("generation", "llama"), ("embedding", "bert")):
+        row = rows["builtin", kind]
+        assert row["architecture"] == architecture
+        assert row["context_tokens"] >= 512
+        assert row["size_bytes"] == Path(row["path"]).stat().st_size
+        assert row["licence"] == "MIT"
+        assert row["sha256"] in sums
+        assert row["fingerprint"] == fingerprints[kind]
+
+
+def test_what_other_programs_put_into_the_hubs_cache_is_listed(
+    hub_folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    write_llama(hub_folder / "good.gguf")
+    (hub_folder / "sub").mkdir()
+    write_bert(hub_folder / "sub" / "embeds.gguf")
+    (hub_folder / "broken.gguf").write_bytes(b"GGUF and no more than this")
+    (hub_folder / "m-00001-of-00002.gguf").write_bytes(b"the other part is missing")
+    rows = listed(capsys)
+    good = rows["hf:some/repo/good.gguf", "generation"]
+    assert (good["commit"], good["fingerprint"], good["error"]) == ("a" * 40, None, None)
+    assert ("hf:some/repo/sub/embeds.gguf", "embedding") in rows
+    assert "hf:some/repo/m-00001-of-00002.gguf" not in {reference for reference, _ in rows}
+    assert "GGUF" in rows["hf:some/repo/broken.gguf", ""]["error"]
+    # What is listed can be used under the name that is listed.
+    for (reference, kind), row in rows.items():
+        if row["error"] is None:
+            file = resolve_model(reference, kind=kind, cache_dir=tmp_path)  # type: ignore[arg-type]
+            assert str(file.path) == row["path"]
+    assert main(["models", "list"]) == 0
+    assert "unusable" in capsys.readouterr().out
+
+
+def test_a_revision_without_a_name_is_listed_by_its_commit(
+    hub_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_llama(hub_folder / "good.gguf")
+    (hub_folder.parents[1] / "refs" / "main").write_text("b" * 40)
+    (hub_folder.parents[1] / "refs" / "v1").write_text("c" * 40)
+    assert (f"hf:some/repo/good.gguf@{'a' * 40}", "generation") in listed(capsys)
+
+
+@pytest.mark.usefixtures("hub_folder")
+def test_minilm_is_pulled_listed_and_found(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caches = tmp_path / "caches"
+    assert ("minilm", "embedding") not in listed(capsys)
+    assert find_minilm(caches) is None
+
+    def convert(cache_dir: Path) -> Path:
+        return write_bert(cache_dir / "minilm.gguf")
+
+    monkeypatch.setattr("asteady._engine.models.minilm.convert_minilm", convert)
+    monkeypatch.setattr("asteady._engine.models.minilm._NAME", "minilm.gguf")
+    assert main(["models", "pull", "minilm"]) == 0
+    path = capsys.readouterr().out.strip()
+    assert path == str(find_minilm(caches))
+    assert main(["models", "path", "minilm"]) == 0
+    assert capsys.readouterr().out.strip() == path
+    assert ("minilm", "embedding") in listed(capsys)
+
+
+def test_the_paths_of_the_built_in_models_and_of_a_file(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["models", "path", "builtin"]) == 0
+    assert [Path(line).name for line in capsys.readouterr().out.splitlines()] == [
+        "generate.gguf",
+        "embed.gguf",
+    ]
+    file = write_llama(tmp_path / "model.gguf")
+    assert main(["models", "path", str(file)]) == 0
+    assert capsys.readouterr().out == f"{file}\n"
+
+
+@pytest.mark.usefixtures("hub_folder")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("path", "/no/such.gguf"), "/no/such.gguf"),
+        (("path", "hf:no/such:Q4_0"), "asteady models pull hf:no/such:Q4_0"),
+        (("remove", "hf:no/such:Q4_0"), "is not here"),
+        (("remove", "builtin"), "hf:owner/repo"),
+        (("pull", "builtin"), "hf:owner/repo"),
+    ],
+)
+def test_what_is_not_there_is_one_line(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["models", *arguments]) == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert message in shown.err
+    assert shown.err.count("\n") == 1

@@ -1,0 +1,288 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import struct
+from pathlib import Path
+
+import gguf
+import pytest
+
+from asteady._base.errors import ModelCapabilityError, ModelFormatError, ModelNotFoundError
+from asteady._engine.llama.engine import LlamaEngine
+from asteady._engine.models import resolve as _models
+from asteady._engine.models.gguf import read_header
+from asteady._engine.models.resolve import resolve_model
+from asteady._engine.plan import EngineOptions
+from asteady.models.training.digests import write_digests
+from tests.engine.driving import digest, generate
+from tests.gguf_files import corrupted, parts_of, write_bert, write_llama
+
+
+def test_a_path_leads_to_a_file_with_its_digest_and_header(models: Path, tmp_path: Path) -> None:
+    path = models / "gpt2.gguf"
+    file = resolve_model(str(path), kind="generation", cache_dir=tmp_path)
+    assert file.path == path
+    assert file.reference == str(path)
+    assert file.size_bytes == path.stat().st_size
+    assert len(file.sha256) == 64
+    assert file.header.kind == "generation"
+    assert file.header.architecture == "llama"
+    assert file.header.context_length == 1024
+    assert file.header.has_chat_template
+    assert file.header.matrix_types == ("Q8_0",)
+
+
+def test_the_header_of_an_embedding_model_says_how_it_pools(models: Path) -> None:
+    header = read_header(models / "bert.gguf")
+    assert (header.kind, header.pooling, header.causal) == ("embedding", "mean", False)
+    assert not header.has_chat_template
+
+
+def test_a_path_may_begin_at_home(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(models))
+    file = resolve_model("~/gpt2.gguf", kind="generation", cache_dir=tmp_path)
+    assert file.path == models / "gpt2.gguf"
+
+
+def test_a_digest_is_computed_once_until_the_file_changes(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(shutil.copy(models / "gpt2.gguf", tmp_path / "model.gguf"))
+    reads = []
+
+    def counted(path: Path) -> object:
+        reads.append(path)
+        return read_header(path)
+
+    monkeypatch.setattr(_models, "read_header", counted)
+    first = resolve_model(str(path), kind="generation", cache_dir=tmp_path)
+    again = resolve_model(str(path), kind="generation", cache_dir=tmp_path)
+    assert again == first
+    assert len(reads) == 1
+    with path.open("r+b") as stream:
+        stream.seek(-1, os.SEEK_END)
+        stream.write(b"\x7f")
+    os.utime(path, ns=(1, 1))
+    changed = resolve_model(str(path), kind="generation", cache_dir=tmp_path)
+    assert changed.sha256 != first.sha256
+    assert len(reads) == 2
+
+
+def test_what_is_remembered_is_for_the_user_alone(models: Path, tmp_path: Path) -> None:
+    resolve_model(str(models / "gpt2.gguf"), kind="generation", cache_dir=tmp_path)
+    assert stat.S_IMODE((tmp_path / "models.json").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("spoiled", ["null", '{"sha256": "short"}', '{"sha256": 7, "header": {}}'])
+def test_a_spoiled_memory_is_computed_anew(models: Path, tmp_path: Path, spoiled: str) -> None:
+    path = str(models / "gpt2.gguf")
+    first = resolve_model(path, kind="generation", cache_dir=tmp_path)
+    memory = tmp_path / "models.json"
+    entries = json.loads(memory.read_text())
+    memory.write_text(json.dumps({key: json.loads(spoiled) for key in entries}))
+    assert resolve_model(path, kind="generation", cache_dir=tmp_path) == first
+
+
+def test_a_missing_file_is_named_with_what_is_known(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"nowhere\.gguf.*builtin"):
+        resolve_model(str(tmp_path / "nowhere.gguf"), kind="generation", cache_dir=tmp_path)
+
+
+def test_a_directory_is_not_a_model(tmp_path: Path) -> None:
+    with pytest.raises(ModelFormatError, match="not a file"):
+        resolve_model(str(tmp_path), kind="generation", cache_dir=tmp_path)
+
+
+def test_a_file_that_cannot_be_read_is_named(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(_models, "read_header", refuse)
+    with pytest.raises(ModelNotFoundError, match="Permission denied"):
+        resolve_model(str(models / "gpt2.gguf"), kind="generation", cache_dir=tmp_path)
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: Path) -> Path:
+    """A directory that stands in for the package's models, with the digests of two small ones."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (tmp_path / "engine").mkdir()
+    shutil.copy(models / "gpt2.gguf", folder / "generate.gguf")
+    shutil.copy(models / "bert.gguf", folder / "embed.gguf")
+    write_digests(folder)
+    monkeypatch.setattr(_models, "__file__", str(tmp_path / "_engine" / "models" / "resolve.py"))
+    return folder
+
+
+def test_the_shipped_models_have_the_digests_in_the_package(tmp_path: Path) -> None:
+    resolve_model("builtin", kind="generation", cache_dir=tmp_path)
+    resolve_model("builtin", kind="embedding", cache_dir=tmp_path)
+
+
+def test_a_builtin_file_that_changed_is_refused(package: Path, tmp_path: Path) -> None:
+    resolve_model("builtin", kind="generation", cache_dir=tmp_path)
+    with (package / "generate.gguf").open("r+b") as stream:
+        stream.seek(-1, os.SEEK_END)
+        stream.write(b"\x7f")
+    with pytest.raises(ModelFormatError, match=r"generate\.gguf.*expected.*reinstall"):
+        resolve_model("builtin", kind="generation", cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize("sums", [None, "", "00 embed.gguf\n", "generate.gguf\n", "é"])
+def test_a_package_without_the_digests_is_refused(
+    package: Path, tmp_path: Path, sums: str | None
+) -> None:
+    if sums is None:
+        (package / "SHA256SUMS").unlink()
+    else:
+        (package / "SHA256SUMS").write_text(sums)
+    with pytest.raises(ModelFormatError, match=r"SHA256SUMS.*reinstall"):
+        resolve_model("builtin", kind="generation", cache_dir=tmp_path)
+
+
+@pytest.mark.usefixtures("package")
+def test_builtin_names_a_file_in_the_package(tmp_path: Path) -> None:
+    generate = resolve_model("builtin", kind="generation", cache_dir=tmp_path)
+    embed = resolve_model("builtin", kind="embedding", cache_dir=tmp_path)
+    assert (generate.path.name, generate.reference) == ("generate.gguf", "builtin")
+    assert (embed.path.name, embed.reference) == ("embed.gguf", "builtin")
+
+
+def test_minilm_is_converted_and_only_embeds(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from asteady._engine.models import minilm as _minilm
+
+    monkeypatch.setattr(_minilm, "convert_minilm", lambda _: models / "bert.gguf")
+    file = resolve_model("minilm", kind="embedding", cache_dir=tmp_path)
+    assert (file.path, file.reference) == (models / "bert.gguf", "minilm")
+    with pytest.raises(ModelCapabilityError, match="generation_model"):
+        resolve_model("minilm", kind="generation", cache_dir=tmp_path)
+
+
+def test_a_model_of_the_other_kind_is_refused_with_a_remedy(models: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelCapabilityError, match=r"cannot embed.*embedding_model"):
+        resolve_model(str(models / "gpt2.gguf"), kind="embedding", cache_dir=tmp_path)
+    with pytest.raises(ModelCapabilityError, match=r"cannot generate.*generation_model"):
+        resolve_model(str(models / "bert.gguf"), kind="generation", cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize("pooling", [None, gguf.PoolingType.NONE, gguf.PoolingType.RANK])
+def test_a_model_that_does_not_pool_cannot_embed(
+    tmp_path: Path, pooling: gguf.PoolingType | None
+) -> None:
+    path = write_bert(tmp_path / "model.gguf", pooling=pooling)
+    with pytest.raises(ModelCapabilityError, match="pooling_type"):
+        resolve_model(str(path), kind="embedding", cache_dir=tmp_path)
+
+
+def test_a_split_model_is_one_model(tmp_path: Path) -> None:
+    parts = parts_of(write_llama(tmp_path / "split.gguf", split_tensors=11))
+    assert len(parts) == 3
+    file = resolve_model(str(parts[0]), kind="generation", cache_dir=tmp_path)
+    assert file.path == parts[0]
+    assert file.size_bytes == sum(part.stat().st_size for part in parts)
+    assert file.header.architecture == "llama"
+    assert file.header.matrix_types == ("Q8_0",)
+    # A change in a later part is another model.
+    with parts[2].open("r+b") as stream:
+        stream.seek(-1, os.SEEK_END)
+        stream.write(b"\x7f")
+    os.utime(parts[2], ns=(1, 1))
+    other = resolve_model(str(parts[0]), kind="generation", cache_dir=tmp_path)
+    assert other.sha256 != file.sha256
+
+
+def test_a_split_model_computes_what_the_whole_one_does(tmp_path: Path) -> None:
+    whole = write_llama(tmp_path / "whole.gguf")
+    parts = parts_of(write_llama(tmp_path / "split.gguf", split_tensors=11))
+    digests = []
+    for path in (whole, parts[0]):
+        file = resolve_model(str(path), kind="generation", cache_dir=tmp_path)
+        engine = LlamaEngine.load(file, EngineOptions(probe=False), tmp_path)
+        digests.append(digest(generate(engine, "hello", max_new_tokens=8, logprobs=2)))
+        engine.close()
+    assert digests[0] == digests[1]
+
+
+def test_a_split_model_needs_all_its_parts_and_is_named_by_the_first(tmp_path: Path) -> None:
+    parts = parts_of(write_llama(tmp_path / "split.gguf", split_tensors=11))
+    with pytest.raises(ModelFormatError, match=r"00002-of.*name the first, .*00001-of"):
+        resolve_model(str(parts[1]), kind="generation", cache_dir=tmp_path)
+    parts[1].unlink()
+    with pytest.raises(ModelNotFoundError, match="00002-of-00003"):
+        resolve_model(str(parts[0]), kind="generation", cache_dir=tmp_path)
+
+
+def test_a_file_cut_anywhere_is_refused(models: Path, tmp_path: Path) -> None:
+    source = models / "bert.gguf"
+    size = source.stat().st_size
+    path = tmp_path / "cut.gguf"
+    for keep in [0, 3, 23, 24, 40, *range(50, size, 997), size - 1]:
+        corrupted(source, path, keep_bytes=keep)
+        with pytest.raises(ModelFormatError) as caught:
+            read_header(path)
+        assert str(path) in str(caught.value)
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"PK\x03\x04" + bytes(100))
+    with pytest.raises(ModelFormatError, match=r"not a GGUF file.*convert"):
+        read_header(path)
+
+
+def test_an_unknown_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<I", 99) + bytes(100))
+    with pytest.raises(ModelFormatError, match="version 99"):
+        read_header(path)
+
+
+def header(*pairs: bytes, tensors: int = 0) -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", 3, tensors, len(pairs)) + b"".join(pairs) + bytes(64)
+
+
+def pair(key: str, kind: int, value: bytes) -> bytes:
+    return struct.pack("<Q", len(key)) + key.encode() + struct.pack("<I", kind) + value
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (header(), "no model"),
+        (header(pair("k", 99, b"")), "unknown type 99"),
+        (header(pair("k", 9, struct.pack("<IQ", 99, 1))), "unknown type 99"),
+        (header(pair("general.alignment", 4, struct.pack("<I", 0))), "alignment of 0"),
+        (header(pair("k", 9, struct.pack("<IQ", 0, 2**63)) * 1), "cut short"),
+        (header(tensors=2**40), "cut short"),
+    ],
+)
+def test_a_damaged_header_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(content)
+    with pytest.raises(ModelFormatError, match=reason):
+        read_header(path)
+
+
+def test_nested_arrays_and_unknown_tensor_types_are_read_over(tmp_path: Path) -> None:
+    inner = struct.pack("<IQ", 0, 3) + b"abc"
+    name = struct.pack("<Q", 1) + b"t"
+    tensor = name + struct.pack("<IQQIQ", 2, 4, 4, 77, 0)
+    pairs = [
+        pair("general.architecture", 8, struct.pack("<Q", 5) + b"llama"),
+        pair("nested", 9, struct.pack("<IQ", 9, 1) + inner),
+        pair("names", 9, struct.pack("<IQ", 8, 1) + struct.pack("<Q", 2) + b"ab"),
+    ]
+    content = b"GGUF" + struct.pack("<IQQ", 3, 1, len(pairs)) + b"".join(pairs) + tensor
+    path = tmp_path / "model.gguf"
+    path.write_bytes(content + bytes(64))
+    assert read_header(path).matrix_types == ("type 77",)

@@ -1,0 +1,112 @@
+"""Two hundred callers at once, on the real built-in model, whatever becomes of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator
+
+import anyio
+import pytest
+
+from asteady import Session
+from asteady._engine.pool import PoolStatistics
+
+pytestmark = pytest.mark.anyio
+
+PROMPT = "Write a haiku about caching"
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[Session]:
+    async with Session(workers=2) as session:
+        await session.load("generation")
+        yield session
+
+
+def pool(session: Session) -> PoolStatistics:
+    return session.statistics().pools["generation:builtin"]
+
+
+async def ask(session: Session) -> str:
+    return await session.generate(PROMPT, temperature=1.0, max_new_tokens=48)
+
+
+async def expected() -> str:
+    async with Session(workers=1, disable_cache=True) as session:
+        return await ask(session)
+
+
+async def test_two_hundred_callers_cause_one_computation(session: Session) -> None:
+    answers = await asyncio.gather(*(ask(session) for _ in range(200)))
+    assert answers == [await expected()] * 200
+    assert pool(session).started == 1
+    counted = (await session.cache.get_cache_stats())["generation"]
+    assert (counted["misses"], counted["coalesced"], counted["hits"]) == (1, 199, 0)
+
+
+async def leaves_by_task(session: Session, moment_s: float) -> None:
+    task = asyncio.ensure_future(ask(session))
+    asyncio.get_running_loop().call_later(moment_s, task.cancel)
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def leaves_by_wait_for(session: Session, moment_s: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(ask(session), moment_s)
+
+
+async def leaves_by_scope(session: Session, moment_s: float) -> None:
+    with anyio.move_on_after(moment_s):
+        await ask(session)
+
+
+LEAVING = [leaves_by_task, leaves_by_wait_for, leaves_by_scope]
+
+
+@pytest.mark.parametrize("draw", [random.Random(seed) for seed in range(3)])
+async def test_one_of_two_hundred_stays(session: Session, draw: random.Random) -> None:
+    async with asyncio.TaskGroup() as group:
+        staying = group.create_task(ask(session))
+        for _ in range(199):
+            leave = draw.choice(LEAVING)
+            group.create_task(leave(session, draw.uniform(0, 0.05)))
+    assert staying.result() == await expected()
+    assert pool(session).started == 1
+    assert pool(session).cancelled == 0
+
+
+@pytest.mark.parametrize("draw", [random.Random(seed) for seed in range(3)])
+async def test_all_leave_and_a_new_caller_gets_the_right_answer(
+    session: Session, draw: random.Random
+) -> None:
+    # Long enough that nobody gets an answer before leaving.
+    long = {"max_new_tokens": 1500, "temperature": 5.0}
+
+    async def leave() -> None:
+        with anyio.move_on_after(draw.uniform(0, 0.03)):
+            await session.generate(PROMPT, **long)  # type: ignore[arg-type]  # a dict of options
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(200):
+            group.create_task(leave())
+    assert await ask(session) == await expected()
+    assert pool(session).finished == 1
+    assert pool(session).running == 0
+
+
+async def test_prompts_cancelled_while_they_are_read_leave_nothing_behind(
+    session: Session,
+) -> None:
+    long = "caches and queues " * 300
+    for number in range(5):
+        task = asyncio.create_task(session.generate(long, raw=True, max_new_tokens=1))
+        while pool(session).running == 0 and not task.done():
+            await anyio.lowlevel.checkpoint()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        while pool(session).running:
+            await anyio.lowlevel.checkpoint()
+        assert pool(session).cancelled == number + 1
+    assert await ask(session) == await expected()
