@@ -1,52 +1,86 @@
 """Local language models as pure functions for asyncio: deterministic, cached, coalesced."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from asteady._base.errors import (
-    AsteadyError,
-    CacheMissError,
-    EngineError,
-    InvalidRequestError,
-    ModelCapabilityError,
-    ModelError,
-    ModelFormatError,
-    ModelNotFoundError,
-    PromptTooLongError,
-    QueueFullError,
-    SessionClosedError,
-    SessionError,
-    SessionNotOpenError,
-    SettingsError,
-    StoreError,
-    StoreVersionError,
-)
-from asteady._base.requests import (
-    Completion,
-    Embedding,
-    EmbedOptions,
-    GenerateOptions,
-    TokenLogprob,
-)
-from asteady._base.settings import Settings
-from asteady._session.core import SessionStatistics
-from asteady._session.default import (
-    aclose,
-    complete,
-    embed,
-    generate,
-    get_cache_manager,
-    is_cached,
-    stream,
-    warm,
-)
-from asteady._session.pipeline import CacheMode
-from asteady._session.prefix import Prefix
-from asteady._session.session import Session
-from asteady._session.stream import Stream
+from asteady._base.public import lazy_exports
 
 if TYPE_CHECKING:
+    from asteady import blocking as blocking
+    from asteady import operate as operate
+    from asteady import testing as testing
+    from asteady._base.errors import (
+        AsteadyError,
+        CacheMissError,
+        EngineError,
+        InvalidRequestError,
+        ModelCapabilityError,
+        ModelError,
+        ModelFormatError,
+        ModelNotFoundError,
+        PromptTooLongError,
+        QueueFullError,
+        SessionClosedError,
+        SessionError,
+        SessionNotOpenError,
+        SettingsError,
+        StoreError,
+        StoreVersionError,
+    )
+    from asteady._base.requests import (
+        Completion,
+        Embedding,
+        EmbedOptions,
+        GenerateOptions,
+        TokenLogprob,
+    )
+    from asteady._base.settings import Settings
     from asteady._cache.cache import Cache
     from asteady._cache.manager import CacheManager
+    from asteady._session.core import SessionStatistics
+    from asteady._session.default import (
+        aclose,
+        complete,
+        embed,
+        generate,
+        get_cache_manager,
+        is_cached,
+        stream,
+        warm,
+    )
+    from asteady._session.pipeline import CacheMode
+    from asteady._session.prefix import Prefix
+    from asteady._session.session import Session
+    from asteady._session.stream import Stream
+else:
+    # Importing everything takes a quarter of a second; a name is imported when it is first used.
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "asteady.blocking": "",
+            "asteady.operate": "",
+            "asteady.testing": "",
+            "asteady._base.errors": (
+                "AsteadyError CacheMissError EngineError InvalidRequestError ModelCapabilityError"
+                " ModelError ModelFormatError ModelNotFoundError PromptTooLongError QueueFullError"
+                " SessionClosedError SessionError SessionNotOpenError SettingsError StoreError"
+                " StoreVersionError"
+            ),
+            "asteady._base.requests": (
+                "Completion Embedding EmbedOptions GenerateOptions TokenLogprob"
+            ),
+            "asteady._base.settings": "Settings",
+            "asteady._cache.cache": "Cache",
+            "asteady._cache.manager": "CacheManager",
+            "asteady._session.core": "SessionStatistics",
+            "asteady._session.default": (
+                "aclose complete embed generate get_cache_manager is_cached stream warm"
+            ),
+            "asteady._session.pipeline": "CacheMode",
+            "asteady._session.prefix": "Prefix",
+            "asteady._session.session": "Session",
+            "asteady._session.stream": "Stream",
+        },
+    )
 
 __version__ = "0.1.0"
 
@@ -90,14 +124,3 @@ __all__ = [
     "stream",
     "warm",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    # The cache's modules are a quarter of what importing asteady would cost; a session imports
-    # them when it is constructed, and these two names when somebody asks for them.
-    if name in ("Cache", "CacheManager"):
-        from asteady._cache import cache as _cache
-        from asteady._cache import manager as _manager
-
-        return _cache.Cache if name == "Cache" else _manager.CacheManager
-    raise AttributeError(f"module 'asteady' has no attribute {name!r}")

@@ -23,7 +23,8 @@ def modules_after(statement: str) -> set[str]:
 
 
 def test_importing_loads_neither_llama_cpp_nor_numpy() -> None:
-    loaded = modules_after("import asteady")
+    assert not {name for name in modules_after("import asteady") if "._session" in name}
+    loaded = modules_after("from asteady import Session")
     assert "asteady._session.session" in loaded
     late = {"llama_cpp", "numpy", "aiosqlite", "sqlite3", "filelock", "jinja2", "platformdirs"}
     assert not late & loaded
@@ -93,5 +94,6 @@ def test_the_public_names_are_these() -> None:
         "stream",
         "warm",
     ]
+    assert set(asteady.__all__) <= set(dir(asteady))
     for name in asteady.__all__:
         assert getattr(asteady, name) is not None

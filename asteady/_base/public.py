@@ -1,0 +1,62 @@
+"""Public names: users see and import them from a public package, wherever they are written."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def public(obj: T) -> T:
+    """Decorate a class or function that users import from the public package above its module.
+
+    Sets ``__module__``, so that tracebacks, `help` and docs say ``asteady.QueueFullError``.
+    `typing.get_type_hints` looks a class's annotations up in the module that ``__module__`` names,
+    so they are evaluated here, where their names are known.
+    """
+    module = obj.__module__
+    names: list[str] = []
+    for part in module.split("."):
+        if part.startswith("_"):
+            break
+        names.append(part)
+    if isinstance(obj, type):
+        known = vars(sys.modules[module])
+        for name, annotation in obj.__annotations__.items():
+            if isinstance(annotation, str):
+                obj.__annotations__[name] = eval(annotation, known, {obj.__name__: obj})
+    obj.__module__ = ".".join(names)
+    return obj
+
+
+def lazy_exports(
+    package: str, modules: Mapping[str, str]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """``__getattr__`` and ``__dir__`` of a package that imports what it exports on first use.
+
+    `modules` has the exported names, separated by spaces, by the full name of their module; an
+    empty string stands for the module itself. Type checkers need the same imports under
+    ``TYPE_CHECKING``.
+    """
+    homes = {
+        name: module
+        for module, names in modules.items()
+        for name in names.split() or [module.rpartition(".")[2]]
+    }
+    namespace = vars(sys.modules[package])
+
+    def __getattr__(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        module = importlib.import_module(homes[name])
+        value = module if not modules[homes[name]] else getattr(module, name)
+        namespace[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*namespace, *homes})
+
+    return __getattr__, __dir__
