@@ -51,8 +51,8 @@ def add_action(actions: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     # Imported here, so that other commands start without it.
     from asteady.operate._accesses import read_accesses
+    from asteady.operate._plots import plot_sizing, sizing_table
     from asteady.operate._sizing import CacheOptimizer, state_path
-    from asteady.operate._sizing_plot import plot, text_of
 
     settings = Settings.from_environment()
     optimizer = CacheOptimizer(cache_type=options.kind, settings=settings)
@@ -69,12 +69,12 @@ def run(options: argparse.Namespace) -> int:
         )
     if options.plot is not None:
         try:
-            plot(optimizer, found, options.plot)
+            plot_sizing(optimizer, found, options.plot)
         except ValueError as exc:
             raise InvalidRequestError(f"--plot {options.plot}: {exc}") from None
     if options.json:
         print(json.dumps(attrs.asdict(found)))
     else:
-        print(text_of(optimizer, found))
+        print(sizing_table(optimizer, found))
         print(found)
     return 0

@@ -12,7 +12,7 @@ from asteady._session.warm import (
     WarmReport,
 )
 from asteady._session.warm_jobs import Priority, WarmPrompt, WarmSource
-from asteady.operate._accesses import Access, AccessLog
+from asteady.operate._accesses import Access, AccessLog, Replayed
 from asteady.operate._aware import (
     BatchResult,
     BatchStatistics,
@@ -20,18 +20,20 @@ from asteady.operate._aware import (
     WithFallback,
 )
 from asteady.operate._benchmark import CacheBenchmark, PromptTiming
-from asteady.operate._explain import Explanation
 from asteady.operate._health import CacheHealth, HealthWarning, ProductionCacheMonitor
 from asteady.operate._hierarchy import HierarchicalCache
-from asteady.operate._inspector import CacheAnalysis, CacheInspector, CallTrace
+from asteady.operate._inspector import CacheAnalysis, CacheInspector, CallTrace, Explanation
 from asteady.operate._monitor import CacheMonitor, Counts, Monitored, Operation
 from asteady.operate._otel import opentelemetry
 from asteady.operate._prometheus import PrometheusCollector
-from asteady.operate._replay import Replayed
-from asteady.operate._shards import Curve
-from asteady.operate._sizing import CacheOptimizer, SizeGoal, SizeRecommendation
+from asteady.operate._sizing import (
+    CacheOptimizer,
+    CachePriority,
+    Curve,
+    SizeGoal,
+    SizeRecommendation,
+)
 from asteady.operate._snapshots import CachePersistenceManager
-from asteady.operate._uses import CachePriority
 from asteady.operate._verify import (
     VerifyDifference,
     VerifyOptions,

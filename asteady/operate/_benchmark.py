@@ -1,4 +1,4 @@
-"""What the cache is worth: cold and warm times, and hit rates by capacity."""
+"""Benchmarks of the cache: cold and warm times, and hit rates by capacity."""
 
 from __future__ import annotations
 
@@ -8,36 +8,31 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Unpack
+from typing import Unpack, get_args
 
 import anyio.to_thread
 import attrs
 
-from asteady._base.checks import (
-    CacheType,
-    check_cache_type,
-    check_count,
-    check_list,
-    check_share,
-)
+from asteady._base import validation
 from asteady._base.errors import InvalidRequestError
 from asteady._base.files import write_atomically
 from asteady._base.requests import GenerateOptions
 from asteady._base.settings import CachePolicy
-from asteady._cache.policy import POLICIES, Budget
+from asteady._base.text import shorten
+from asteady._cache.policy import Budget
+from asteady._session.models import Kind
 from asteady._session.observe import Observed
 from asteady._session.session import Session
-from asteady.operate._accesses import Access, AccessLog, write_accesses
-from asteady.operate._replay import Replayed, replay
+from asteady.operate._accesses import Access, AccessLog, Replayed, replay, write_accesses
 from asteady.operate._which import opened_session, session_now
 
-_SHOWN = 50
+_PROMPT_CHARACTERS = 50
 _UNLIMITED = 2**62
 
 
 @attrs.frozen(kw_only=True)
 class PromptTiming:
-    """The times of one prompt, in seconds. `speedup` is the cold one over the mean of the warm."""
+    """Times of one prompt in seconds. `speedup` is cold over mean warm time."""
 
     prompt: str
     cold_time_s: float
@@ -50,18 +45,18 @@ class PromptTiming:
 class CacheBenchmark:
     """Measures the cache of a session; default: the running loop's default session.
 
-    It never clears anything. Accesses that it records are kept in memory, the last `limit`.
+    It never clears anything. The last `limit` recorded accesses are in memory.
     """
 
     def __init__(
         self,
         session: Session | None = None,
         *,
-        cache_type: CacheType = "generation",
+        cache_type: Kind = "generation",
         limit: int = 100_000,
     ) -> None:
-        check_cache_type(cache_type)
-        check_count("limit", limit)
+        validation.one_of("cache_type", cache_type, get_args(Kind))
+        validation.whole_number("limit", limit, 1)
         self._given = session
         self._log = AccessLog(cache_type, limit=limit)
 
@@ -70,24 +65,24 @@ class CacheBenchmark:
 
     @property
     def accesses(self) -> list[Access]:
-        """What was recorded, oldest first."""
+        """The recorded accesses, oldest first."""
         return list(self._log.accesses)
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Record the session's accesses within a block, to be replayed afterwards."""
-        with session_now(self._given).observe(self.observe, everywhere=True):
+        """Record the accesses of the whole session within the block."""
+        with self._log.recording(session_now(self._given)):
             yield
 
     def observe(self, call: Observed) -> None:
-        """Record one call; what `recording` does with each."""
+        """Record one call, as `recording` does with each."""
         self._log.observe(call)
 
     async def save_accesses(self, path: str | os.PathLike[str]) -> Path:
-        """Write what was recorded, for ``asteady bench`` and ``asteady cache size --accesses``.
+        """Write the recorded accesses, for ``asteady bench`` and ``asteady cache size``.
 
-        Keys are digests, so the file has no prompts in it. It appears whole, and only its owner
-        can read it.
+        The file is written atomically and readable only by its owner. Keys are digests, so it has
+        no prompts in it.
 
         Raises:
             OSError: the file cannot be written.
@@ -105,14 +100,14 @@ class CacheBenchmark:
     ) -> PromptTiming:
         """Time a prompt once cold and ``iterations - 1`` times warm.
 
-        The cold time is that of ``cache="refresh"``, which computes and stores the same answer
-        anew, after the model has been loaded. So the prompt is in the cache afterwards.
+        The cold time is that of ``cache="refresh"``, which computes the same answer again and
+        stores it; the model is loaded before. The prompt stays in the cache.
 
         Raises:
             InvalidRequestError: `iterations` is below 2.
             AsteadyError: as `Session.generate`.
         """
-        check_count("iterations", iterations, least=2)
+        validation.whole_number("iterations", iterations, 2)
         session = await opened_session(self._given)
         await session._core.engines.pool("generation", session._core.model("generation", model))
         began_s = time.perf_counter()
@@ -125,7 +120,7 @@ class CacheBenchmark:
             warm_s.append(time.perf_counter() - began_s)
         mean_s = statistics.mean(warm_s)
         return PromptTiming(
-            prompt=prompt if len(prompt) <= _SHOWN else prompt[:_SHOWN] + "...",
+            prompt=shorten(prompt, _PROMPT_CHARACTERS),
             cold_time_s=cold_s,
             warm_avg_s=mean_s,
             warm_std_s=statistics.stdev(warm_s) if len(warm_s) > 1 else 0.0,
@@ -143,28 +138,25 @@ class CacheBenchmark:
     ) -> dict[int, Replayed]:
         """What caches of these capacities, in entries, would have done with the accesses.
 
-        They are replayed through the cache's own policy, in a thread: nothing is computed, and no
-        cache is touched.
+        Replays them through the cache's own policy, in a thread; computes nothing and changes no
+        cache.
 
         Args:
-            accesses: recorded ones, or prompts, of which each counts one byte and one second; None
-                takes what `recording` recorded.
-            cache_sizes: most entries.
-            max_bytes: the byte budget; default: none.
+            accesses: `Access` records, or prompts, each of one byte and one second; None: the
+                recorded ones.
+            cache_sizes: capacities in entries.
+            max_bytes: the byte budget; default: unlimited.
             policy: "tide", "lru" or "lfu".
 
         Raises:
             InvalidRequestError: an argument is not allowed, or nothing was recorded.
         """
         recorded = self._accesses(accesses)
-        check_list("cache_sizes", cache_sizes, "numbers of entries")
-        if policy not in POLICIES:
-            raise InvalidRequestError(
-                f"policy={policy!r} is not allowed: {', '.join(map(repr, POLICIES))}"
-            )
+        validation.check_list("cache_sizes", cache_sizes, "numbers of entries")
+        validation.one_of("policy", policy, get_args(CachePolicy))
         results: dict[int, Replayed] = {}
         for index, size in enumerate(cache_sizes):
-            check_count(f"cache_sizes[{index}]", size)
+            validation.whole_number(f"cache_sizes[{index}]", size, 1)
             results[size] = await anyio.to_thread.run_sync(
                 replay, recorded, Budget(size, max_bytes), policy
             )
@@ -179,14 +171,13 @@ class CacheBenchmark:
     ) -> int:
         """The smallest capacity that saves this share of what an unlimited cache would save.
 
-        Found by replaying at the sizes of a binary search. Without any repetition nothing can be
-        saved, and 1 is enough.
+        Binary search, with a replay for each size. 1 if no access is repeated.
 
         Raises:
             InvalidRequestError: `target` is not above 0 and at most 1, or as
                 `benchmark_cache_sizes`.
         """
-        check_share("target", target)
+        validation.share("target", target)
         recorded = self._accesses(accesses)
         high = max(1, len({access.key for access in recorded}))
         best = await self.benchmark_cache_sizes(recorded, [high], policy=policy)
@@ -194,8 +185,8 @@ class CacheBenchmark:
         low = 1
         while low < high:
             middle = (low + high) // 2
-            told = await self.benchmark_cache_sizes(recorded, [middle], policy=policy)
-            if told[middle].saved_rate >= enough - 1e-9:
+            replayed = await self.benchmark_cache_sizes(recorded, [middle], policy=policy)
+            if replayed[middle].saved_rate >= enough - 1e-9:
                 high = middle
             else:
                 low = middle + 1
@@ -209,5 +200,8 @@ class CacheBenchmark:
                     " give accesses or prompts"
                 )
             return self.accesses
-        check_list("accesses", accesses, "accesses or prompts")
-        return [Access(one, 1, 1.0) if isinstance(one, str) else one for one in accesses]
+        validation.check_list("accesses", accesses, "accesses or prompts")
+        return [
+            Access(key=one, size_bytes=1, cost_s=1.0) if isinstance(one, str) else one
+            for one in accesses
+        ]

@@ -1,43 +1,49 @@
-"""What happened to each call, and why an entry is kept or next to go."""
+"""Traces of calls, and explanations of why an entry is kept or the next to be evicted."""
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import anyio.to_thread
 import attrs
 
-from asteady._base.checks import check_count
+from asteady._base import validation
 from asteady._base.errors import InvalidRequestError
 from asteady._base.files import write_atomically
 from asteady._base.requests import DEFAULT_SEED, Completion, GenerateRequest, Key
+from asteady._base.text import shorten
+from asteady._cache.cache import Cache
+from asteady._cache.store.api import Entry
+from asteady._cache.store.stored_request import shown
+from asteady._session.models import Kind
 from asteady._session.observe import Observed, Outcome
 from asteady._session.pipeline import CacheMode
 from asteady._session.session import Session
-from asteady.operate._explain import Explanation, explain
 from asteady.operate._which import opened_session, session_now
 
-_PREVIEW = 100
-_PROMPT = 1000
+_PREVIEW_CHARACTERS = 100
+_PROMPT_CHARACTERS = 1000
 
 
 @attrs.frozen(kw_only=True)
 class CallTrace:
-    """One call. Sizes are entries in the store; None where nobody could wait to read them.
+    """One call.
 
-    `prompt` is cut after 1000 characters and `result_preview` after 100. `cost_s` is what computing
-    the answer took, now or when it was computed; None without an answer.
+    `prompt` has at most 1000 characters and `result_preview` 100. `cost_s` is how long computing
+    the answer took, in this call or an earlier one; None without an answer. The cache sizes are in
+    entries; None for calls recorded by `CacheInspector.tracing`.
     """
 
     at: datetime
-    kind: Literal["generation", "embedding"]
+    kind: Kind
     prompt: str
     seed: int | None
     model: str
@@ -63,11 +69,11 @@ class CallTrace:
 
 @attrs.frozen(kw_only=True)
 class CacheAnalysis:
-    """What the traced calls say in sum. Rates are in percent; times of no calls are 0.
+    """Sums over the traced calls. Rates are in percent; times of no calls are 0.
 
-    `hit_rate` is hits of hits and misses. `time_saved_s` is what callers would have waited longer
-    for the hits, had each been computed anew; `compute_saved_s` is what was not computed, for hits
-    and coalesced calls.
+    `hit_rate` is the share of hits in hits and misses. `time_saved_s` is how much longer callers
+    would have waited if each hit had been computed; `compute_saved_s` is the computing time saved
+    by hits and coalesced calls.
     """
 
     total_generations: int
@@ -82,16 +88,37 @@ class CacheAnalysis:
     compute_saved_s: float
 
 
-class CacheInspector:
-    """Traces calls, and explains entries, of a session; default: the loop's default session.
+@attrs.frozen(kw_only=True)
+class Explanation:
+    """The rank of an entry in the order of eviction; its `str` is a text for people.
 
-    It keeps the last `limit` traces in memory, and holds nothing that must be closed.
+    `goes_after` is the number of entries that would be evicted before it; `share_of_budget` is
+    from 0 to 1, of the scarcer of the two budgets; `full` says whether the next new entry evicts
+    one. If there is no such entry, `cache` and `entry` are None and the numbers 0.
+    """
+
+    key: Key
+    cache: str | None
+    entry: Entry | None
+    goes_after: int
+    entries: int
+    share_of_budget: float
+    full: bool
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class CacheInspector:
+    """Traces calls and explains entries of a session; default: the loop's default session.
+
+    The last `limit` traces are in memory. It needs no closing.
     """
 
     def __init__(self, session: Session | None = None, *, limit: int = 1000) -> None:
-        check_count("limit", limit)
         self._given = session
-        self._log: deque[CallTrace] = deque(maxlen=limit)
+        self._log: deque[CallTrace] = deque(maxlen=validation.whole_number("limit", limit, 1))
 
     def __repr__(self) -> str:
         return f"<CacheInspector: {len(self._log)} traces>"
@@ -102,7 +129,7 @@ class CacheInspector:
         return list(self._log)
 
     def clear(self) -> None:
-        """Forget the traces."""
+        """Remove all traces."""
         self._log.clear()
 
     async def trace_generation(
@@ -114,11 +141,10 @@ class CacheInspector:
         cache: CacheMode = "use",
         **options: Any,
     ) -> CallTrace:
-        """`Session.generate`, traced, with the number of entries before and after; options as
-        there.
+        """`Session.generate`, traced, with the number of entries before and after.
 
-        What it met is this call's own, whatever runs beside it; the sizes are those of the moments
-        before and after. Raises what `generate` raises; the trace is kept all the same.
+        The outcome is that of this very call; the sizes are changed by concurrent calls too.
+        Options and exceptions are those of `generate`; a call that raises is traced as well.
         """
         session = await opened_session(self._given)
         before = await _size(session)
@@ -127,12 +153,12 @@ class CacheInspector:
             with session.observe(seen.append):
                 await session.generate(prompt, model=model, cache=cache, seed=seed, **options)
         finally:
-            # A request that is refused never becomes a call.
+            # An invalid request is refused before it becomes a call.
             if seen:
                 traced = attrs.evolve(_trace(seen[0]), cache_size_before=before)
                 self._log.append(traced)
         traced = attrs.evolve(traced, cache_size_after=await _size(session))
-        # Others may have been traced meanwhile; this one may have left the log.
+        # Concurrent calls may have been traced after this one, or have pushed it out of the log.
         for index in range(len(self._log) - 1, -1, -1):
             if self._log[index].at == traced.at and self._log[index].key == traced.key:
                 self._log[index] = traced
@@ -141,19 +167,19 @@ class CacheInspector:
 
     @contextmanager
     def tracing(self, *, everywhere: bool = True) -> Iterator[None]:
-        """Trace every call of the session that ends within the block, embeddings too.
+        """Trace every call of the session that ends within the block, embeddings included.
 
-        With ``everywhere=False`` only those of this task and of tasks started in the block.
+        With ``everywhere=False`` only calls of this task and of tasks started in the block.
         """
         with session_now(self._given).observe(self.observe, everywhere=everywhere):
             yield
 
     def observe(self, call: Observed) -> None:
-        """Trace one call; what `tracing` does with each."""
+        """Trace one call, as `tracing` does with each."""
         self._log.append(_trace(call))
 
     def analyze(self) -> CacheAnalysis:
-        """Sum the traces up."""
+        """Counts, rates and times over the traces."""
         log = list(self._log)
         hits = [trace for trace in log if trace.cache_hit]
         misses = [trace for trace in log if trace.outcome == "computed"]
@@ -174,9 +200,12 @@ class CacheInspector:
     analyze_cache_behavior = analyze
 
     async def export(self, path: str | os.PathLike[str]) -> Path:
-        """Write the traces: as JSON Lines if the name ends in ``.jsonl``, else as a JSON list.
+        """Write the traces as JSON Lines if the name ends in ``.jsonl``, else as a JSON list.
 
-        The file appears whole, and only its owner can read it, for it has prompts in it.
+        The file is written atomically and readable only by its owner: it has prompts in it.
+
+        Raises:
+            OSError: the file cannot be written.
         """
         records = [trace.as_dict() for trace in self._log]
         if os.fspath(path).endswith(".jsonl"):
@@ -189,20 +218,42 @@ class CacheInspector:
     export_trace_log = export
 
     async def explain(self, key: Key) -> Explanation:
-        """Why the entry with this key is kept or next to go; keys are in traces and entries.
+        """Why the entry with this key is kept or the next to be evicted.
 
-        The beginning of a key will do, such as ``asteady cache list`` prints.
+        Takes the beginning of a key too, such as ``asteady cache list`` prints. Reads the list of
+        all entries. Uses reach the store within a second, so the rank may lag by as much.
 
         Raises:
-            InvalidRequestError: the key is no str, or several keys begin so.
+            InvalidRequestError: the key is no str, or several keys begin with it.
             SessionError: the session is not open yet, or is closed.
             StoreError: the store cannot be read.
         """
-        if not isinstance(key, str):
-            raise InvalidRequestError(
-                f"key={key!r} is not allowed: a str, such as the `key` of a trace or an entry"
-            )
-        return await explain(await opened_session(self._given), key)
+        validation.text("key", key)
+        session = await opened_session(self._given)
+        candidates = [
+            (cache, entries, rank)
+            for cache in (session.cache.generation, session.cache.embedding)
+            for entries in [await cache.entries(-1, "priority")]
+            for rank, entry in enumerate(entries)
+            if entry.key.startswith((key, key.lower()))
+        ]
+        # A whole key may also be the beginning of others, if somebody made up their keys.
+        found = [one for one in candidates if one[1][one[2]].key == key] or candidates
+        if len(found) > 1:
+            raise InvalidRequestError(f"{len(found)} entries have keys that begin with {key!r}")
+        if found:
+            return await _explanation(*found[0])
+        return Explanation(
+            key=key,
+            cache=None,
+            entry=None,
+            goes_after=0,
+            entries=0,
+            share_of_budget=0.0,
+            full=False,
+            text=f"No cache has an entry {key[:12]}...: it was never stored, or was evicted or"
+            " removed.",
+        )
 
 
 async def _size(session: Session) -> int:
@@ -218,13 +269,13 @@ def _trace(call: Observed) -> CallTrace:
     else:
         prompt = request.text
     if isinstance(answer, Completion):
-        preview = _cut(answer.text, _PREVIEW)
+        preview = shorten(answer.text, _PREVIEW_CHARACTERS)
     else:
         preview = "" if answer is None else f"vector of {len(answer.vector)}"
     return CallTrace(
         at=datetime.now(UTC),
         kind="generation" if isinstance(request, GenerateRequest) else "embedding",
-        prompt=_cut(prompt, _PROMPT),
+        prompt=shorten(prompt, _PROMPT_CHARACTERS),
         seed=request.seed if isinstance(request, GenerateRequest) else None,
         model=call.model,
         key=call.key,
@@ -236,5 +287,54 @@ def _trace(call: Observed) -> CallTrace:
     )
 
 
-def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[:limit] + "..."
+async def _explanation(cache: Cache[Any], entries: list[Entry], rank: int) -> Explanation:
+    """Explain ``entries[rank]``; the entries are in the order of priority, highest first."""
+    entry, goes_after = entries[rank], len(entries) - 1 - rank
+    stats = await cache.statistics()
+    capacity, max_bytes = stats["capacity"], stats["max_size_bytes"]
+    share = max(entry.size_bytes / max_bytes, 1 / capacity)
+    size_bytes = stats["total_size_bytes"]
+    mean_bytes = size_bytes / max(1, len(entries))
+    full = len(entries) >= capacity or size_bytes + mean_bytes > max_bytes
+    if not full:
+        fate = "so nothing is evicted."
+    elif goes_after == 0:
+        fate = "and this one is the next to be evicted."
+    else:
+        fate = f"and {goes_after} would be evicted before this one."
+    policy = {
+        "tide": (
+            f"Its priority is {entry.priority:.4g}; the tide, which rises with evictions, is at"
+            f" {stats['tide_level']:.4g}. Each use raises the priority by the entry's cost over its"
+            " share of the budget."
+        ),
+        "lru": "The entry that was used longest ago is evicted first.",
+        "lfu": "The entry with the fewest uses is evicted first; among equals, the oldest use.",
+    }.get(str(stats["policy"]), "")
+    idle = duration_text(max(0.0, time.time() - entry.last_used_s))
+    uses = "once" if entry.touches == 1 else f"{entry.touches} times"
+    lines = [
+        *([] if entry.prompt is None else [f"It is the answer to {shown(entry.prompt)}."]),
+        f"The {cache.kind} cache has {len(entries)} of {capacity} entries, {fate}",
+        f"It was used {uses}, the last time {idle} ago; it took {entry.cost_s:.3g} s to compute,"
+        f" and takes {entry.size_bytes:,} bytes, {100 * share:.2g} % of the scarcer budget.",
+        policy,
+    ]
+    return Explanation(
+        key=entry.key,
+        cache=cache.kind,
+        entry=entry,
+        goes_after=goes_after,
+        entries=len(entries),
+        share_of_budget=share,
+        full=full,
+        text="\n".join(lines),
+    )
+
+
+def duration_text(seconds: float) -> str:
+    """In the largest unit of which there are at least two."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,4 +1,4 @@
-"""What the caches were like at some moments, kept as files, and what became of them in between."""
+"""Snapshots of the caches' sizes and hit rates in files, and the trends between them."""
 
 from __future__ import annotations
 
@@ -11,42 +11,41 @@ import statistics
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio.to_thread
 
+from asteady._base import validation
 from asteady._base.errors import InvalidRequestError, SettingsError
 from asteady._base.files import write_atomically
+from asteady._cache.store.api import Exported, Merged
 from asteady._session.session import Session
+from asteady.operate._plots import plot_history
 from asteady.operate._which import opened_session, session_now, stats_of
-
-if TYPE_CHECKING:
-    from asteady._cache.store.api import Exported, Merged
 
 logger = logging.getLogger("asteady")
 
-KINDS = ("generation", "embedding")
+_KINDS = ("generation", "embedding")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _PREFIX, _SUFFIX = "cache_state_", ".json"
 _DAY_S = 86400.0
-# An hour. From a burst of a minute nothing follows for a day.
+# An hour: a burst of a minute says nothing about a day.
 _MIN_SPAN_DAYS = 1 / 24
-# A file of ours has some hundred bytes.
+# A snapshot has some hundred bytes.
 _MAX_STATE_BYTES = 1024 * 1024
-# What every snapshot says of a cache. Those of SteadyText's users say less.
+# Fields that every snapshot has for each cache; SteadyText's have no others.
 _NEEDED = ("size", "capacity", "hit_rate")
 
 
 class CachePersistenceManager:
-    """Writes snapshots of a session's caches, and compares them; moves entries by file.
+    """Writes and compares snapshots of a session's caches; exports and imports entries.
 
-    It holds nothing that must be closed, and remembers nothing besides the files. Without a session
-    it works on the running loop's default session.
+    It needs no closing: its only state is the files.
 
     Args:
-        session: the session.
-        backup_dir: where the snapshots are; it is made when the first one is written.
+        session: default: the running loop's default session.
+        backup_dir: the directory of the snapshots, created with the first one.
     """
 
     def __init__(
@@ -62,12 +61,12 @@ class CachePersistenceManager:
         return f"<CachePersistenceManager {os.fspath(self.backup_dir)!r}>"
 
     async def export_cache_metadata(self) -> dict[str, Any]:
-        """What the caches are like now: ready for JSON.
+        """Sizes and hit rates of the caches now, ready for JSON.
 
-        `timestamp` is ISO 8601 in UTC. Under ``generation_cache`` and ``embedding_cache`` are size
-        and capacity (entries), `size_bytes` and `max_size_bytes`, `hit_rate` in percent of this
-        process's look-ups, `all_hit_rate` of those of all processes and runs, and `evictions` and
-        `seconds_saved`, summed over the same.
+        `timestamp` is ISO 8601 in UTC. ``generation_cache`` and ``embedding_cache`` have `size` and
+        `capacity` in entries, `size_bytes` and `max_size_bytes`, `hit_rate` in percent of this
+        process's look-ups, and over all processes and runs `all_hit_rate`, `evictions` and
+        `seconds_saved`.
 
         Raises:
             SessionError: the session is not open yet, or is closed.
@@ -75,22 +74,24 @@ class CachePersistenceManager:
         stats = await stats_of(session_now(self._given))
         return {
             "timestamp": datetime.now(UTC).isoformat(),
-            **{f"{kind}_cache": _described(stats[kind]) for kind in KINDS},
+            **{f"{kind}_cache": _described(stats[kind]) for kind in _KINDS},
         }
 
     async def save_cache_state(self, name: str) -> Path:
-        """Write the metadata to ``cache_state_<name>.json``, whole or not at all; gives its path.
+        """Write the metadata to ``cache_state_<name>.json`` atomically; returns its path.
 
-        A snapshot of the same name is replaced.
+        Replaces a snapshot of the same name.
 
         Raises:
-            InvalidRequestError: the name is not of letters, digits, ``.``, ``_`` and ``-``.
+            InvalidRequestError: the name has other characters than letters, digits, ``.``, ``_``
+                and ``-``, does not begin with a letter or digit, or is longer than 100.
             OSError: the file cannot be written.
         """
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise InvalidRequestError(
-                f"name={name!r} is not allowed: up to 100 letters, digits, '.', '_' and '-', with a"
-                " letter or digit first"
+            raise validation.refuse(
+                "name",
+                name,
+                "up to 100 letters, digits, '.', '_' and '-', with a letter or digit first",
             )
         metadata = await self.export_cache_metadata()
         data = json.dumps(metadata, indent=2).encode() + b"\n"
@@ -104,25 +105,24 @@ class CachePersistenceManager:
         return path
 
     async def history(self) -> list[dict[str, Any]]:
-        """All snapshots that can be read, by time, each with its `filename`.
+        """All valid snapshots in the order of their times, each with its `filename`.
 
-        What cannot be read is logged. Snapshots that SteadyText wrote are read too; their times
-        are without a zone, and are taken as local ones.
+        Others are logged and skipped. Snapshots written by SteadyText are read too; their times
+        have no zone and count as local.
         """
         return (await anyio.to_thread.run_sync(self._read))[0]
 
     async def analyze_cache_history(self) -> dict[str, Any]:
-        """What the snapshots say together: ready for JSON.
+        """Trends over all snapshots, ready for JSON.
 
-        `total_snapshots`, `date_range`, `unreadable` (names of files), and for each cache, under
+        `total_snapshots`, `date_range`, `unreadable` (file names), and for each cache, in
         ``generation_cache_trend`` and ``embedding_cache_trend``: the smallest, largest, first and
-        last size and the mean and last hit rate, and how both changed from first to last
-        (`size_change`, `hit_rate_change` in points) and per day (`size_per_day`,
-        `hit_rate_per_day`: the slopes of straight lines through all snapshots, None if those
-        span less than an hour). `full_in_days` is when the cache is full if it goes on growing
-        so; None if it does not grow.
+        last size, the mean and last hit rate, and their changes from first to last (`size_change`,
+        `hit_rate_change` in points) and per day (`size_per_day`, `hit_rate_per_day`: least-squares
+        slopes over all snapshots, None if those span less than an hour). `full_in_days` is when
+        the cache will be full at that growth; None if it does not grow.
 
-        Without any snapshot, only `error`.
+        If there is no snapshot, only `error`.
         """
         history, unreadable = await anyio.to_thread.run_sync(self._read)
         if not history:
@@ -133,7 +133,7 @@ class CachePersistenceManager:
                 "start": history[0]["timestamp"],
                 "end": history[-1]["timestamp"],
             },
-            **{f"{kind}_cache_trend": _trend(history, f"{kind}_cache") for kind in KINDS},
+            **{f"{kind}_cache_trend": _trend(history, f"{kind}_cache") for kind in _KINDS},
             "unreadable": unreadable,
         }
 
@@ -145,15 +145,18 @@ class CachePersistenceManager:
             InvalidRequestError: there is no snapshot, or the format is not known.
             OSError: the file cannot be written.
         """
-        from asteady.operate._snapshots_plot import plot
-
         history = await self.history()
         if not history:
             raise InvalidRequestError(
-                f"there is no snapshot in {self.backup_dir}: await save_cache_state(name) first"
+                f"there is no snapshot in {self.backup_dir}: call save_cache_state(name) first"
             )
         try:
-            await anyio.to_thread.run_sync(plot, history, path)
+            await anyio.to_thread.run_sync(
+                plot_history,
+                [_taken_at(snapshot) for snapshot in history],
+                {kind: [snapshot[f"{kind}_cache"] for snapshot in history] for kind in _KINDS},
+                path,
+            )
         except SettingsError:
             raise
         except ValueError as exc:
@@ -167,7 +170,7 @@ class CachePersistenceManager:
     async def import_entries(
         self, path: str | os.PathLike[str], *, max_file_bytes: int | None = None
     ) -> dict[str, Merged]:
-        """Take over the entries of such a file; see `CacheManager.import_entries`."""
+        """Merge the entries of such a file into the caches; see `CacheManager.import_entries`."""
         session = await opened_session(self._given)
         return await session.cache.import_entries(path, max_file_bytes=max_file_bytes)
 
@@ -180,12 +183,11 @@ class CachePersistenceManager:
             except (OSError, ValueError, TypeError, KeyError, RecursionError) as exc:
                 logger.warning("the snapshot %s cannot be read: %s", file, exc)
                 unreadable.append(file.name)
-        # By time and not by name: "after" comes before "before".
-        return sorted(history, key=when), unreadable
+        return sorted(history, key=_taken_at), unreadable
 
 
-def when(snapshot: Mapping[str, Any]) -> datetime:
-    """The time of a snapshot; one without a zone is local."""
+def _taken_at(snapshot: Mapping[str, Any]) -> datetime:
+    """The time of a snapshot in UTC; one without a zone is local."""
     return datetime.fromisoformat(snapshot["timestamp"]).astimezone(UTC)
 
 
@@ -193,10 +195,10 @@ def _checked(file: Path) -> dict[str, Any]:
     with file.open("rb") as opened:
         data = opened.read(_MAX_STATE_BYTES + 1)
     if len(data) > _MAX_STATE_BYTES:
-        raise ValueError(f"it is larger than {_MAX_STATE_BYTES:,} bytes")
+        raise ValueError(f"larger than {_MAX_STATE_BYTES:,} bytes")
     snapshot = json.loads(data)
-    when(snapshot)
-    for kind in KINDS:
+    _taken_at(snapshot)
+    for kind in _KINDS:
         for name in _NEEDED:
             number = snapshot[f"{kind}_cache"][name]
             if type(number) not in (int, float) or not math.isfinite(number):
@@ -222,8 +224,8 @@ def _percent(hits: int, misses: int) -> float:
 
 
 def _trend(history: list[dict[str, Any]], cache: str) -> dict[str, Any]:
-    start = when(history[0])
-    days = [(when(snapshot) - start).total_seconds() / _DAY_S for snapshot in history]
+    start = _taken_at(history[0])
+    days = [(_taken_at(snapshot) - start).total_seconds() / _DAY_S for snapshot in history]
     sizes = [snapshot[cache]["size"] for snapshot in history]
     rates = [snapshot[cache]["hit_rate"] for snapshot in history]
     per_day = _slope(days, sizes)
@@ -244,7 +246,7 @@ def _trend(history: list[dict[str, Any]], cache: str) -> dict[str, Any]:
 
 
 def _slope(days: list[float], values: list[float]) -> float | None:
-    """Of the straight line with the least squares; None if the days are too few to tell."""
+    """The least-squares slope; None if the days span too little."""
     if days[-1] - days[0] < _MIN_SPAN_DAYS:
         return None
     return statistics.linear_regression(days, values).slope

@@ -2,36 +2,53 @@
 
     python -m tests.benchmarks.sizing --traces DIR [--max-keys N] [NAME ...]
 
-DIR has files of accesses as `asteady bench --accesses` reads them. Errors are in points, at 60
-capacities evenly spaced by ratio, up to the largest that matters.
+DIR has files of accesses as `asteady bench --accesses` reads them. The exact rates are those of LRU
+caches of 60 capacities, evenly spaced by ratio, up to all keys; errors are in points.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections import OrderedDict
 from pathlib import Path
 
-from asteady.operate._accesses import Access, read_accesses
-from asteady.operate._shards import Curve, Shards
+from asteady.operate import Access, Curve
+from asteady.operate._accesses import read_accesses
+from asteady.operate._sizing import ReuseDistances
 
 POINTS = 60
 
 
-def taken(accesses: list[Access], max_keys: int) -> Shards:
-    shards = Shards(max_keys)
+def exact(accesses: list[Access], capacity: float, unit: str) -> tuple[float, float]:
+    """The shares of hits and of cost saved, of an LRU cache of this capacity."""
+    cache: OrderedDict[str, int] = OrderedDict()
+    used = hits = 0
+    saved_s = 0.0
     for access in accesses:
-        shards.add(access)
-    return shards
+        size = access.size_bytes if unit == "bytes" else 1
+        size_before = cache.pop(access.key, None)
+        if size_before is not None:
+            hits += 1
+            saved_s += access.cost_s
+            used -= size_before
+        cache[access.key] = size
+        used += size
+        while used > capacity:
+            used -= cache.popitem(last=False)[1]
+    return hits / len(accesses), saved_s / sum(access.cost_s for access in accesses)
 
 
-def errors(exact: Curve, sampled: Curve, rate: Callable[[Curve, float], float]) -> list[float]:
-    last = exact.capacities[-1]
-    return [
-        100 * abs(rate(exact, capacity) - rate(sampled, capacity))
-        for capacity in (last ** (n / POINTS) for n in range(1, POINTS + 1))
-    ]
+def errors(accesses: list[Access], curve: Curve, unit: str) -> list[str]:
+    """Mean and largest error of the hit rate and of the rate of seconds saved."""
+    sizes = {access.key: access.size_bytes if unit == "bytes" else 1 for access in accesses}
+    largest = sum(sizes.values())
+    hits, saved = [], []
+    for capacity in (largest ** (n / POINTS) for n in range(1, POINTS + 1)):
+        hit_rate, saved_rate = exact(accesses, capacity, unit)
+        hits.append(100 * abs(hit_rate - curve.hit_rate(capacity)))
+        saved.append(100 * abs(saved_rate - curve.saved_rate(capacity)))
+    return [f"{sum(found) / len(found):.2f} / {max(found):.2f}" for found in (hits, saved)]
 
 
 def main() -> None:
@@ -48,20 +65,19 @@ def main() -> None:
             continue
         accesses = read_accesses(file)
         began_s = time.perf_counter()
-        sampled = taken(accesses, options.max_keys)
+        distances = ReuseDistances(options.max_keys)
+        for access in accesses:
+            distances.add(access)
         each_us = 1e6 * (time.perf_counter() - began_s) / len(accesses)
-        exact = taken(accesses, len(accesses))
-        columns = []
-        for true, guessed in (
-            (exact.by_entries(), sampled.by_entries()),
-            (exact.by_bytes(), sampled.by_bytes()),
-        ):
-            for rate in (Curve.hit_rate, Curve.saved_rate):
-                found = errors(true, guessed, rate)
-                columns.append(f"{sum(found) / len(found):.2f} / {max(found):.2f}")
+        columns = [
+            column
+            for unit in ("entries", "bytes")
+            for column in errors(accesses, distances.curve(unit), unit)
+        ]
+        keys = len({access.key for access in accesses})
         print(
-            f"| {file.name.split('.')[0]} | {len(accesses):,} | {exact.unique:,.0f} |"
-            f" {sampled.rate:.3f} | {' | '.join(columns)} | {each_us:.1f} |",
+            f"| {file.name.split('.')[0]} | {len(accesses):,} | {keys:,} |"
+            f" {distances.rate:.3f} | {' | '.join(columns)} | {each_us:.1f} |",
             flush=True,
         )
 

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from asteady import InvalidRequestError, Session
 from asteady._cache.policy import POLICIES, Budget, State, remember, touch
 from asteady.operate import Access, AccessLog, CacheBenchmark
-from asteady.operate._accesses import read_accesses, write_accesses
-from asteady.operate._replay import replay
+from asteady.operate._accesses import read_accesses, replay, write_accesses
 from asteady.testing import FakeEngine
 from tests.cache.naive import NaiveLedger
 from tests.cli.test_cli import run
@@ -26,9 +25,9 @@ pytestmark = pytest.mark.anyio
 accesses = st.lists(
     st.builds(
         Access,
-        st.sampled_from([f"k{n}" for n in range(12)]),
-        st.integers(1, 40),
-        st.sampled_from([0.0, 0.1, 1.0, 7.5]),
+        key=st.sampled_from([f"k{n}" for n in range(12)]),
+        size_bytes=st.integers(1, 40),
+        cost_s=st.sampled_from([0.0, 0.1, 1.0, 7.5]),
     ),
     max_size=80,
 )
@@ -59,13 +58,13 @@ def test_a_replay_decides_as_the_policy_over_a_plain_list(
 def test_ghosts_that_come_and_go_are_the_same(entries: int) -> None:
     order = random.Random(entries)
     numbers = [min(int(order.paretovariate(0.7)), 90) for _ in range(3000)]
-    recorded = [Access(f"k{n}", 1, 0.1 + n % 5) for n in numbers]
+    recorded = [Access(key=f"k{n}", size_bytes=1, cost_s=0.1 + n % 5) for n in numbers]
     budget = Budget(entries, 10**6)
     assert replay(recorded, budget).hits == plain_hits(recorded, budget, "tide")
 
 
 def test_a_long_replay_keeps_its_heap_small() -> None:
-    told = replay([Access("k", 1, 1.0)] * 1000, Budget(4, 100))
+    told = replay([Access(key="k", size_bytes=1, cost_s=1.0)] * 1000, Budget(4, 100))
     assert (told.hits, told.hit_rate, told.compute_s) == (999, 99.9, 1.0)
     assert replay([], Budget(4, 100)).hit_rate == 0.0
 
@@ -97,7 +96,7 @@ async def test_a_prompt_is_timed_cold_and_warm(session: Session, engine: FakeEng
     benchmark = CacheBenchmark(session)
     for _ in range(2):
         timing = await benchmark.benchmark_single_prompt("x" * 60, iterations=5, seed=7)
-    assert timing.prompt == "x" * 50 + "..."
+    assert timing.prompt == "x" * 47 + "..."
     assert timing.cold_time_s > timing.warm_avg_s >= timing.warm_min_s > 0
     assert timing.speedup == timing.cold_time_s / timing.warm_avg_s
     assert len(engine.computed) == 3
@@ -169,7 +168,9 @@ def test_the_command_times_a_prompt() -> None:
 
 def test_the_command_replays(tmp_path: Path) -> None:
     file = tmp_path / "accesses.tsv"
-    file.write_bytes(write_accesses([Access(key, 10, 1.0) for key in "abcabcabc"]))
+    file.write_bytes(
+        write_accesses([Access(key=key, size_bytes=10, cost_s=1.0) for key in "abcabcabc"])
+    )
     shown = run("bench", "--accesses", str(file), "--sizes", "1", "3", "--policy", "lru").stdout
     assert shown.splitlines()[1].split() == ["1", "0.00", "0.00", "9.0"]
     assert shown.splitlines()[2].split() == ["3", "66.67", "66.67", "3.0"]
@@ -184,4 +185,4 @@ def test_the_command_replays(tmp_path: Path) -> None:
 
 def test_an_access_is_a_record() -> None:
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
-        Access("k", 1, 1.0).cost_s = 2.0  # type: ignore[misc]  # it is frozen
+        Access(key="k", size_bytes=1, cost_s=1.0).cost_s = 2.0  # type: ignore[misc]  # it is frozen

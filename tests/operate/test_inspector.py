@@ -12,8 +12,8 @@ import pytest
 
 from asteady import CacheMissError, InvalidRequestError, Session
 from asteady._base.requests import Completion
-from asteady.operate import CacheInspector
-from asteady.operate._explain import _ago
+from asteady.operate import CacheInspector, Observed
+from asteady.operate._inspector import duration_text
 from asteady.testing import FakeEngine
 
 pytestmark = pytest.mark.anyio
@@ -74,7 +74,7 @@ async def test_everything_can_be_traced_within_bounds(session: Session) -> None:
             await session.generate("missing", cache="only")
     await session.generate("later")
     completion, embedding, failed = inspector.generation_log
-    assert completion.prompt == "user: " + "x" * 994 + "..."
+    assert completion.prompt == "user: " + "x" * 991 + "..."
     assert (embedding.kind, embedding.seed) == ("embedding", None)
     assert embedding.result_preview == "vector of 8"
     assert failed.outcome == "failed"
@@ -98,11 +98,14 @@ async def test_a_call_that_fails_is_traced_and_raises(session: Session) -> None:
 async def test_the_analysis_counts_what_hits_would_have_cost(session: Session) -> None:
     inspector = CacheInspector(session)
     assert inspector.analyze_cache_behavior().hit_rate == 0.0
-    for _ in range(3):
-        await inspector.trace_generation("hi")
-    cost_s = 0.003
-    inspector._log[1] = attrs.evolve(inspector._log[1], cost_s=cost_s, duration_s=0.0005)
-    inspector._log[2] = attrs.evolve(inspector._log[2], cost_s=cost_s, duration_s=0.002)
+    calls: list[Observed] = []
+    with session.observe(calls.append):
+        for _ in range(3):
+            await session.generate("hi")
+    answer = completion(cost_s=0.003)
+    inspector.observe(calls[0])
+    inspector.observe(attrs.evolve(calls[1], answer=answer, duration_s=0.0005))
+    inspector.observe(attrs.evolve(calls[2], answer=answer, duration_s=0.002))
     analysis = inspector.analyze_cache_behavior()
     assert analysis.total_generations == 3
     assert analysis.time_saved_s == pytest.approx(0.0035)
@@ -155,12 +158,12 @@ async def test_an_entry_is_explained(engine: FakeEngine) -> None:
         await cache.put("a" * 64, completion(1.0))
         alone = await inspector.explain("a" * 64)
         assert not alone.full
-        assert "1 of 2 entries, so nothing has to go." in str(alone)
+        assert "1 of 2 entries, so nothing is evicted." in str(alone)
         await cache.put("b" * 64, completion(9.0))
         cheap, dear = await inspector.explain("a" * 64), await inspector.explain("b" * 64)
         assert (cheap.goes_after, dear.goes_after) == (0, 1)
-        assert "this one is the next to go" in cheap.text
-        assert "1 would go before this one" in dear.text
+        assert "this one is the next to be evicted" in cheap.text
+        assert "1 would be evicted before this one" in dear.text
         assert "It was used once" in dear.text
         assert "9 s to compute" in dear.text
         assert "the tide" in dear.text
@@ -204,7 +207,7 @@ async def test_an_embedding_is_explained_too(session: Session) -> None:
 
 
 def test_times_are_told_in_their_unit() -> None:
-    assert [_ago(s) for s in (1, 119, 120, 7200, 200_000)] == [
+    assert [duration_text(s) for s in (1, 119, 120, 7200, 200_000)] == [
         "1 s",
         "119 s",
         "2 min",

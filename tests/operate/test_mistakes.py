@@ -90,7 +90,7 @@ MISTAKES: dict[str, Callable[[Any], Any]] = {
     "target=95 is not allowed: above 0, at most 1 (0.95 is 95 %)": lambda s: tools.CacheOptimizer(
         s
     ).recommend(95),
-    "policy='fifo' is not allowed: 'tide', 'lru', 'lfu'": lambda s: tools.CacheBenchmark(
+    'policy=\'fifo\' is not allowed: one of "tide", "lru", "lfu"': lambda s: tools.CacheBenchmark(
         s
     ).benchmark_cache_sizes(PROMPTS, [1], policy="fifo"),
     "cache_sizes=3 is not allowed: a list": lambda s: tools.CacheBenchmark(s).benchmark_cache_sizes(
@@ -197,6 +197,6 @@ async def test_an_error_of_a_file_names_the_file_that_was_asked_for(
 
 def test_a_recommendation_says_when_there_is_nothing_to_recommend() -> None:
     optimizer = CacheOptimizer()
-    assert str(optimizer.recommend()).startswith("no accesses were seen yet")
+    assert str(optimizer.recommend()).startswith("no accesses were recorded yet")
     optimizer.track_usage("a", 42, 1.0)
-    assert str(optimizer.recommend()).startswith("nothing was asked for twice in 1 accesses")
+    assert str(optimizer.recommend()).startswith("no request was repeated in 1 accesses")

@@ -13,9 +13,8 @@ import pytest
 from asteady import InvalidRequestError, Session, Settings, SettingsError
 from asteady.operate import Access, CacheOptimizer
 from asteady.operate._accesses import write_accesses
-from asteady.operate._sizing import state_path
-from asteady.operate._sizing_plot import plot, text_of
-from asteady.operate._uses import Uses
+from asteady.operate._plots import plot_sizing, sizing_table
+from asteady.operate._sizing import UseCounts, state_path
 from asteady.testing import FakeEngine
 from tests.cli.test_cli import run
 
@@ -26,7 +25,9 @@ def looped(keys: int, rounds: int) -> CacheOptimizer:
     optimizer = CacheOptimizer(settings=Settings(generation_cache_capacity=4))
     for _ in range(rounds):
         for n in range(keys):
-            optimizer.record(Access(f"k{n}", 1000, 2.0), prompt=f"prompt {n}", seed=n)
+            optimizer.record(
+                Access(key=f"k{n}", size_bytes=1000, cost_s=2.0), prompt=f"prompt {n}", seed=n
+            )
     return optimizer
 
 
@@ -80,10 +81,10 @@ def test_the_smallest_capacity_that_is_enough_is_recommended() -> None:
 def test_seconds_and_hits_may_want_different_sizes() -> None:
     optimizer = CacheOptimizer(remember=False)
     for n in range(200):
-        optimizer.record(Access("cheap", 10, 0.001))
+        optimizer.record(Access(key="cheap", size_bytes=10, cost_s=0.001))
         if n % 50 == 0:
             for dear in range(10):
-                optimizer.record(Access(f"dear {dear}", 10, 30.0))
+                optimizer.record(Access(key=f"dear {dear}", size_bytes=10, cost_s=30.0))
     assert optimizer.recommend(0.8, by="hits").entries == 1
     assert optimizer.recommend(0.8, by="seconds").entries == 11
 
@@ -133,7 +134,9 @@ async def test_a_disabled_cache_writes_nothing(engine: FakeEngine) -> None:
     assert optimizer.recommend(by="hits").best_rate == 50.0
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"version": 9}', '{"version": 1, "shards": {}}'])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"version": 9}', '{"version": 1, "distances": {}}']
+)
 def test_a_file_that_cannot_be_read_is_begun_anew(
     content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -142,7 +145,7 @@ def test_a_file_that_cannot_be_read_is_begun_anew(
     optimizer = looped(2, 2)
     with caplog.at_level(logging.WARNING, "asteady"):
         assert optimizer.load(path) is False
-    assert "begun anew" in caplog.text
+    assert "starting from nothing" in caplog.text
     assert optimizer.recommend().accesses == 4
     assert optimizer.load(tmp_path / "missing") is False
 
@@ -160,36 +163,36 @@ async def test_a_state_that_cannot_be_written_is_logged(
 
 
 def test_uses_are_bounded_and_the_best_are_kept() -> None:
-    uses = Uses(limit=10)
+    uses = UseCounts(limit=10)
     for n in range(100):
-        uses.add(Access("best", 1, 1.0))
-        uses.add(Access(f"k{n}", 1, 1.0))
+        uses.add(Access(key="best", size_bytes=1, cost_s=1.0))
+        uses.add(Access(key=f"k{n}", size_bytes=1, cost_s=1.0))
     assert len(uses) <= 20
     assert uses.top(1)[0].count == 100
 
 
 def test_the_curve_is_drawn_as_text() -> None:
     optimizer = looped(20, 5)
-    lines = text_of(optimizer, optimizer.recommend()).splitlines()
+    lines = sizing_table(optimizer, optimizer.recommend()).splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["1", "2", "4", "8", "16", "20", "32"]
     assert lines[3].endswith("<- now")
     assert lines[6].split() == [
         *("20", "80.0", "80.0", "#" * 32, "<-", "95", "%", "of", "the", "best", "possible"),
     ]
     small = looped(4, 5)
-    assert "<- now <- 95 % of the best possible" in text_of(small, small.recommend())
-    assert "<- now" in text_of(looped(1, 1), looped(1, 1).recommend())
+    assert "<- now <- 95 % of the best possible" in sizing_table(small, small.recommend())
+    assert "<- now" in sizing_table(looped(1, 1), looped(1, 1).recommend())
 
 
 def test_the_curve_is_drawn_into_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     optimizer = looped(20, 5)
     for name, start in (("out.png", b"\x89PNG"), ("out.svg", b"<?xml")):
-        plot(optimizer, optimizer.recommend(), tmp_path / name)
+        plot_sizing(optimizer, optimizer.recommend(), tmp_path / name)
         assert (tmp_path / name).read_bytes().startswith(start)
-    plot(looped(1, 1), looped(1, 1).recommend(), tmp_path / "nothing.png")
+    plot_sizing(looped(1, 1), looped(1, 1).recommend(), tmp_path / "nothing.png")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(SettingsError, match=r"asteady\[plot\]"):
-        plot(optimizer, optimizer.recommend(), tmp_path / "out.png")
+        plot_sizing(optimizer, optimizer.recommend(), tmp_path / "out.png")
 
 
 async def test_the_command_shows_what_was_recorded(engine: FakeEngine, tmp_path: Path) -> None:
@@ -216,7 +219,9 @@ def first_bytes(path: str) -> bytes:
 
 def test_the_command_reads_a_file_of_accesses(tmp_path: Path) -> None:
     file = tmp_path / "accesses.tsv"
-    file.write_bytes(write_accesses([Access(key, 10, 1.0) for key in "abcabcabc"]))
+    file.write_bytes(
+        write_accesses([Access(key=key, size_bytes=10, cost_s=1.0) for key in "abcabcabc"])
+    )
     arguments = ("cache", "size", "--accesses", str(file), "--by", "hits", "--target", "0.5")
     told = json.loads(run(*arguments, "--json", ASTEADY_GENERATION_CACHE_CAPACITY="2").stdout)
     assert (told["entries"], told["size_bytes"], told["current_rate"]) == (3, 30, 0.0)

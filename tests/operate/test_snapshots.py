@@ -85,7 +85,7 @@ async def test_the_default_session_is_used_without_one(tmp_path: Path) -> None:
 
 
 async def test_the_history_is_in_the_order_of_time_and_has_trends(
-    persistence: CachePersistenceManager, tmp_path: Path
+    session: Session, tmp_path: Path
 ) -> None:
     keep(
         tmp_path / "h",
@@ -94,7 +94,7 @@ async def test_the_history_is_in_the_order_of_time_and_has_trends(
         c_middle=snapshot("2026-01-03T01:00:00+01:00", 120, 70.0),
     )
     analysis = await CachePersistenceManager(
-        persistence._given, backup_dir=tmp_path / "h"
+        session, backup_dir=tmp_path / "h"
     ).analyze_cache_history()
     assert json.loads(json.dumps(analysis)) == analysis
     assert analysis["total_snapshots"] == 3
