@@ -98,12 +98,12 @@ class Explanation:
     """
 
     key: Key
-    cache: str | None
-    entry: Entry | None
-    goes_after: int
-    entries: int
-    share_of_budget: float
-    full: bool
+    cache: str | None = None
+    entry: Entry | None = None
+    goes_after: int = 0
+    entries: int = 0
+    share_of_budget: float = 0.0
+    full: bool = False
     text: str
 
     def __str__(self) -> str:
@@ -157,13 +157,10 @@ class CacheInspector:
             if seen:
                 traced = attrs.evolve(_trace(seen[0]), cache_size_before=before)
                 self._log.append(traced)
-        traced = attrs.evolve(traced, cache_size_after=await _size(session))
-        # Concurrent calls may have been traced after this one, or have pushed it out of the log.
-        for index in range(len(self._log) - 1, -1, -1):
-            if self._log[index].at == traced.at and self._log[index].key == traced.key:
-                self._log[index] = traced
-                break
-        return traced
+        complete = attrs.evolve(traced, cache_size_after=await _size(session))
+        if traced in self._log:  # concurrent calls may have pushed it out
+            self._log[self._log.index(traced)] = complete
+        return complete
 
     @contextmanager
     def tracing(self, *, everywhere: bool = True) -> Iterator[None]:
@@ -230,30 +227,20 @@ class CacheInspector:
         """
         validation.text("key", key)
         session = await opened_session(self._given)
-        candidates = [
-            (cache, entries, rank)
-            for cache in (session.cache.generation, session.cache.embedding)
-            for entries in [await cache.entries(-1, "priority")]
-            for rank, entry in enumerate(entries)
-            if entry.key.startswith((key, key.lower()))
-        ]
-        # A whole key may also be the beginning of others, if somebody made up their keys.
-        found = [one for one in candidates if one[1][one[2]].key == key] or candidates
+        found: list[tuple[Cache[Any], list[Entry], int]] = []
+        for cache in (session.cache.generation, session.cache.embedding):
+            entries = await cache.entries(-1, "priority")
+            for rank, entry in enumerate(entries):
+                if entry.key == key:  # it may be the beginning of others, if keys are made up
+                    return await _explanation(cache, entries, rank)
+                if entry.key.startswith(key.lower()):
+                    found.append((cache, entries, rank))
         if len(found) > 1:
             raise InvalidRequestError(f"{len(found)} entries have keys that begin with {key!r}")
         if found:
             return await _explanation(*found[0])
-        return Explanation(
-            key=key,
-            cache=None,
-            entry=None,
-            goes_after=0,
-            entries=0,
-            share_of_budget=0.0,
-            full=False,
-            text=f"No cache has an entry {key[:12]}...: it was never stored, or was evicted or"
-            " removed.",
-        )
+        text = f"No cache has an entry {key[:12]}...: it was never stored, was evicted or removed."
+        return Explanation(key=key, text=text)
 
 
 async def _size(session: Session) -> int:

@@ -44,7 +44,10 @@ _PROMPT_CHARACTERS = 60
 _HASH_RANGE = 1 << 32
 # Distances are rounded up to this many significant bits: to one part in 256.
 _DISTANCE_BITS = 9
-_UNITS = ("entries", "bytes")
+# Distance to how many accesses have it, and their cost in seconds.
+_Histogram: TypeAlias = dict[int, tuple[float, float]]
+_HISTOGRAMS = ("near entries", "near bytes", "far entries", "far bytes")
+_FIRST_USE = -1  # in a histogram, the distance of keys that are new
 
 
 @attrs.frozen(kw_only=True)
@@ -98,16 +101,11 @@ class ReuseDistances:
         self.max_keys = max_keys
         self.accesses = 0
         self.cost_s = 0.0
+        self._threshold = _HASH_RANGE
         self._recent = _Recency()
         self._sample = _Recency()
         self._sample_hashes: list[tuple[int, Key]] = []  # a heap of negated hashes, highest first
-        self._threshold = _HASH_RANGE
-        self._near = {unit: _Histogram() for unit in _UNITS}
-        self._far = {unit: _Histogram() for unit in _UNITS}
-        # Count and cost of the accesses that are no reuse of a recent key, counted and estimated.
-        # Scaling the sample to what was counted corrects for hot keys that are or are not in it.
-        self._far_counted = [0.0, 0.0]
-        self._far_estimated = [0.0, 0.0]
+        self._histograms = {name: _Histogram() for name in _HISTOGRAMS}
 
     @property
     def rate(self) -> float:
@@ -132,38 +130,36 @@ class ReuseDistances:
         if len(self._recent) > max(1, self.max_keys // 8):
             self._recent.drop(self._recent.oldest())
         if near is not None:
-            self._count(self._near, near, 1.0, access.cost_s)
-        else:
-            _add(self._far_counted, 1.0, access.cost_s)
+            self._count("near", near, access.cost_s, 1.0)
         hashed = _hash(access.key)
         if hashed >= self._threshold:
             return
         far = self._sample.use(access.key, access.size_bytes)
         if near is None:
-            _add(self._far_estimated, 1 / self.rate, access.cost_s)
-            if far is not None:
-                self._count(self._far, far, self.rate, access.cost_s)
+            self._count("far", far, access.cost_s, self.rate)
         if far is None:
             heapq.heappush(self._sample_hashes, (-hashed, access.key))
             while len(self._sample) > self.max_keys:
                 self._lower_threshold()
 
-    def curve(self, unit: str) -> Curve:
-        """The curve by capacity in "entries" or "bytes"."""
-        near, far = self._near[unit], self._far[unit]
-        scale_count, scale_cost = map(_ratio, self._far_counted, self._far_estimated)
+    def curve(self, unit: Literal["entries", "bytes"]) -> Curve:
+        """The curve by capacity."""
+        near, far = self._histograms[f"near {unit}"], self._histograms[f"far {unit}"]
+        # How many accesses are not near is known. Scaling to it corrects for hot keys that are
+        # in the sample, or are not.
+        near_count, near_cost_s = _totals(near)
+        far_count, far_cost_s = _totals(far)
+        per_count = _ratio(self.accesses - near_count, far_count)
+        per_cost = _ratio(self.cost_s - near_cost_s, far_cost_s)
         count = cost_s = 0.0
         hits: list[float] = []
         saved: list[float] = []
-        capacities = sorted({*near, *far})
+        capacities = sorted({*near, *far} - {_FIRST_USE})
         for capacity in capacities:
-            for histogram, per_count, per_cost in (
-                (near, 1.0, 1.0),
-                (far, scale_count, scale_cost),
-            ):
-                found = histogram.get(capacity, (0.0, 0.0))
-                count += per_count * found[0]
-                cost_s += per_cost * found[1]
+            near_count, near_cost_s = near.get(capacity, (0.0, 0.0))
+            far_count, far_cost_s = far.get(capacity, (0.0, 0.0))
+            count += near_count + per_count * far_count
+            cost_s += near_cost_s + per_cost * far_cost_s
             hits.append(min(1.0, _ratio(count, self.accesses)))
             saved.append(min(1.0, _ratio(cost_s, self.cost_s)))
         return Curve(capacities=tuple(capacities), hits=tuple(hits), saved=tuple(saved))
@@ -177,10 +173,7 @@ class ReuseDistances:
             "threshold": self._threshold,
             "recent": self._recent.in_order(),
             "sample": self._sample.in_order(),
-            "far_counted": self._far_counted,
-            "far_estimated": self._far_estimated,
-            "near": {unit: sorted(found.items()) for unit, found in self._near.items()},
-            "far": {unit: sorted(found.items()) for unit, found in self._far.items()},
+            **{name: sorted(found.items()) for name, found in self._histograms.items()},
         }
 
     @classmethod
@@ -194,23 +187,23 @@ class ReuseDistances:
         found._sample = _Recency(state["sample"])
         found._sample_hashes = [(-_hash(key), key) for key, _ in found._sample.in_order()]
         heapq.heapify(found._sample_hashes)
-        found._far_counted = _pair(state["far_counted"])
-        found._far_estimated = _pair(state["far_estimated"])
-        for name, histograms in (("near", found._near), ("far", found._far)):
-            for unit, histogram in histograms.items():
-                for distance, pair in state[name][unit]:
-                    histogram[int(distance)] = _pair(pair)
+        for name, histogram in found._histograms.items():
+            for distance, (count, cost_s) in state[name]:
+                histogram[int(distance)] = (float(count), float(cost_s))
         return found
 
-    @staticmethod
     def _count(
-        histograms: dict[str, _Histogram], reuse: tuple[int, int, int], rate: float, cost_s: float
+        self, part: str, reuse: tuple[int, int, int] | None, cost_s: float, rate: float
     ) -> None:
-        others, other_bytes, size_bytes = reuse
-        distances = (others / rate + 1, other_bytes / rate + size_bytes)
-        for unit, distance in zip(_UNITS, distances, strict=True):
-            pair = histograms[unit].setdefault(rounded_up(math.ceil(distance)), [0.0, 0.0])
-            _add(pair, 1 / rate, cost_s)
+        entries = size_bytes = float(_FIRST_USE)
+        if reuse is not None:
+            others, other_bytes, own_bytes = reuse
+            entries, size_bytes = others / rate + 1, other_bytes / rate + own_bytes
+        for unit, distance in (("entries", entries), ("bytes", size_bytes)):
+            histogram = self._histograms[f"{part} {unit}"]
+            capacity = rounded_up(math.ceil(distance))
+            counted, counted_s = histogram.get(capacity, (0.0, 0.0))
+            histogram[capacity] = (counted + 1 / rate, counted_s + cost_s / rate)
 
     def _lower_threshold(self) -> None:
         """Lower the threshold to the highest hash in the sample, and drop the keys that have it."""
@@ -219,27 +212,22 @@ class ReuseDistances:
             self._sample.drop(heapq.heappop(self._sample_hashes)[1])
 
 
-# Distance to a count of accesses and their cost in seconds.
-_Histogram: TypeAlias = dict[int, list[float]]
-
-
 class _Recency:
     """Keys in the order of their last use, each with a size.
 
-    Plain lists: moving and summing a few thousand numbers takes microseconds, less than a balanced
-    tree in Python.
+    Plain lists: to move and to sum a few thousand numbers takes microseconds.
     """
 
     def __init__(self, keys: Iterable[tuple[Key, int]] = ()) -> None:
-        self._times: dict[Key, int] = {}  # in the order of time
-        self._sorted_times: list[int] = []
-        self._sizes: list[int] = []  # parallel to `_sorted_times`
+        self._last_uses: dict[Key, int] = {}  # ascending, like the next
+        self._sorted_uses: list[int] = []
+        self._sizes: list[int] = []  # parallel to it
         self._uses = 0
         for key, size_bytes in keys:
             self.use(str(key), int(size_bytes))
 
     def __len__(self) -> int:
-        return len(self._times)
+        return len(self._last_uses)
 
     def use(self, key: Key, size_bytes: int) -> tuple[int, int, int] | None:
         """Move a key to the end.
@@ -248,26 +236,26 @@ class _Recency:
         size until now; None if it is new.
         """
         found = None
-        if key in self._times:
+        if key in self._last_uses:
             at, size_before = self.drop(key)
             found = (len(self._sizes) - at, sum(self._sizes[at:]), size_before)
         self._uses += 1
-        self._times[key] = self._uses
-        self._sorted_times.append(self._uses)
+        self._last_uses[key] = self._uses
+        self._sorted_uses.append(self._uses)
         self._sizes.append(size_bytes)
         return found
 
     def drop(self, key: Key) -> tuple[int, int]:
         """Remove a key; returns its position, the oldest being 0, and its size."""
-        at = bisect_left(self._sorted_times, self._times.pop(key))
-        del self._sorted_times[at]
+        at = bisect_left(self._sorted_uses, self._last_uses.pop(key))
+        del self._sorted_uses[at]
         return at, self._sizes.pop(at)
 
     def oldest(self) -> Key:
-        return next(iter(self._times))
+        return next(iter(self._last_uses))
 
     def in_order(self) -> list[tuple[Key, int]]:
-        return list(zip(self._times, self._sizes, strict=True))
+        return list(zip(self._last_uses, self._sizes, strict=True))
 
 
 def rounded_up(distance: int) -> int:
@@ -276,14 +264,8 @@ def rounded_up(distance: int) -> int:
     return (((distance >> shift) + 1) << shift) - 1
 
 
-def _add(pair: list[float], weight: float, cost_s: float) -> None:
-    pair[0] += weight
-    pair[1] += weight * cost_s
-
-
-def _pair(values: Iterable[Any]) -> list[float]:
-    count, cost_s = values
-    return [float(count), float(cost_s)]
+def _totals(histogram: _Histogram) -> tuple[float, float]:
+    return sum(count for count, _ in histogram.values()), sum(s for _, s in histogram.values())
 
 
 def _ratio(part: float, whole: float) -> float:

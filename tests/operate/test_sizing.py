@@ -223,5 +223,5 @@ def test_the_command_reads_a_file_of_accesses(tmp_path: Path) -> None:
         write_accesses([Access(key=key, size_bytes=10, cost_s=1.0) for key in "abcabcabc"])
     )
     arguments = ("cache", "size", "--accesses", str(file), "--by", "hits", "--target", "0.5")
-    told = json.loads(run(*arguments, "--json", ASTEADY_GENERATION_CACHE_CAPACITY="2").stdout)
-    assert (told["entries"], told["size_bytes"], told["current_rate"]) == (3, 30, 0.0)
+    result = json.loads(run(*arguments, "--json", ASTEADY_GENERATION_CACHE_CAPACITY="2").stdout)
+    assert (result["entries"], result["size_bytes"], result["current_rate"]) == (3, 30, 0.0)

@@ -16,9 +16,9 @@ from asteady.operate._sizing import ReuseDistances, rounded_up
 streams = st.lists(
     st.tuples(st.sampled_from([f"k{n}" for n in range(10)]), st.integers(0, 5)), max_size=60
 ).map(
-    # A key keeps its size.
+    # A key keeps its size; the first has none.
     lambda pairs: [
-        Access(key=key, size_bytes=3 + int(key[1:]) * 7, cost_s=float(cost)) for key, cost in pairs
+        Access(key=key, size_bytes=int(key[1:]) * 7, cost_s=float(cost)) for key, cost in pairs
     ]
 )
 

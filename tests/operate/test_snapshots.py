@@ -214,7 +214,7 @@ async def test_without_matplotlib_the_plot_says_what_to_install(
 async def test_answers_of_one_session_are_another_sessions_too(
     session: Session, persistence: CachePersistenceManager, tmp_path: Path
 ) -> None:
-    told = await session.complete("hi", seed=7)
+    result = await session.complete("hi", seed=7)
     vector = await session.embed("a cache")
     done = await persistence.export_entries(tmp_path / "entries.db")
     assert (done.generation, done.embedding) == (1, 1)
@@ -223,7 +223,11 @@ async def test_answers_of_one_session_are_another_sessions_too(
         merged = await CachePersistenceManager(other).import_entries(tmp_path / "entries.db")
         assert (merged["generation"].added, merged["embedding"].added) == (1, 1)
         found = await other.complete("hi", seed=7, cache="only")
-        assert (found.text, found.chunks, found.cost_s) == (told.text, told.chunks, told.cost_s)
+        assert (found.text, found.chunks, found.cost_s) == (
+            result.text,
+            result.chunks,
+            result.cost_s,
+        )
         assert (await other.embed("a cache", cache="only")).tolist() == vector.tolist()
         with pytest.raises(StoreError, match="more than the 10 allowed"):
             await CachePersistenceManager(other).import_entries(
