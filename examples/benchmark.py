@@ -1,4 +1,4 @@
-"""Time a prompt cold and warm, then ask what other cache sizes would have done."""
+"""Time a prompt cold and warm, then compare other cache sizes by replay."""
 
 import asyncio
 import random
@@ -22,8 +22,8 @@ async def main() -> None:
             for _ in range(100):
                 number = min(int(order.expovariate(0.3)), 15)
                 await session.generate(f"Describe item {number}", max_new_tokens=3)
-        for size, told in (await benchmark.benchmark_cache_sizes(None, [1, 2, 4, 8, 16])).items():
-            print(f"{size:3} entries: {told.hit_rate:5.1f} % hits")
+        for size, result in (await benchmark.benchmark_cache_sizes(None, [1, 2, 4, 8, 16])).items():
+            print(f"{size:3} entries: {result.hit_rate:5.1f} % hits")
         print("enough:", await benchmark.find_optimal_cache_size())
 
 

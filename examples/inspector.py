@@ -1,4 +1,4 @@
-"""Trace calls, sum them up, and ask why an entry is kept."""
+"""Trace calls, analyse them, and explain why an entry is kept."""
 
 import asyncio
 import tempfile

@@ -1,4 +1,4 @@
-"""Learn from the cache's own accesses how large it should be."""
+"""Learn from the accesses to a cache how large it should be."""
 
 import asyncio
 import random

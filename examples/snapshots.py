@@ -1,4 +1,4 @@
-"""Write down what the caches are like, compare later, and hand the answers on in a file."""
+"""Take snapshots of the caches, compare them, and move answers to another cache by file."""
 
 import asyncio
 import tempfile
