@@ -26,17 +26,11 @@ if TYPE_CHECKING:
         StoreError,
         StoreVersionError,
     )
-    from asteady._base.requests import (
-        Completion,
-        Embedding,
-        EmbedOptions,
-        GenerateOptions,
-        TokenLogprob,
-    )
+    from asteady._base.options import EmbedOptions, GenerateOptions
+    from asteady._base.requests import Completion, Embedding, TokenLogprob
     from asteady._base.settings import Settings
     from asteady._cache.cache import Cache
     from asteady._cache.manager import CacheManager
-    from asteady._session.core import SessionStatistics
     from asteady._session.default import (
         aclose,
         complete,
@@ -47,9 +41,9 @@ if TYPE_CHECKING:
         stream,
         warm,
     )
+    from asteady._session.generation import Prefix
     from asteady._session.pipeline import CacheMode
-    from asteady._session.prefix import Prefix
-    from asteady._session.session import Session
+    from asteady._session.session import Session, SessionStatistics
     from asteady._session.stream import Stream
 else:
     # Importing everything takes a quarter of a second; a name is imported when it is first used.
@@ -65,19 +59,17 @@ else:
                 " SessionClosedError SessionError SessionNotOpenError SettingsError StoreError"
                 " StoreVersionError"
             ),
-            "asteady._base.requests": (
-                "Completion Embedding EmbedOptions GenerateOptions TokenLogprob"
-            ),
+            "asteady._base.options": "EmbedOptions GenerateOptions",
+            "asteady._base.requests": "Completion Embedding TokenLogprob",
             "asteady._base.settings": "Settings",
             "asteady._cache.cache": "Cache",
             "asteady._cache.manager": "CacheManager",
-            "asteady._session.core": "SessionStatistics",
             "asteady._session.default": (
                 "aclose complete embed generate get_cache_manager is_cached stream warm"
             ),
             "asteady._session.pipeline": "CacheMode",
-            "asteady._session.prefix": "Prefix",
-            "asteady._session.session": "Session",
+            "asteady._session.generation": "Prefix",
+            "asteady._session.session": "Session SessionStatistics",
             "asteady._session.stream": "Stream",
         },
     )

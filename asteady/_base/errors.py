@@ -9,7 +9,7 @@
     ├── SessionError (RuntimeError)         the session is in the wrong state for this call
     │   ├── SessionNotOpenError
     │   └── SessionClosedError
-    ├── ModelError                          the model cannot do what is asked of it
+    ├── ModelError                          the model is unavailable or cannot do this
     │   ├── ModelNotFoundError              no such file, package or reference
     │   ├── ModelFormatError                the file is no complete GGUF, or not the expected one
     │   └── ModelCapabilityError            the wrong kind: cannot embed, has no chat template, ...
@@ -22,66 +22,84 @@ waited for a failed computation gets an exception object of its own, with the or
 ``__cause__``.
 """
 
+from asteady._base.public import public
 
+
+@public
 class AsteadyError(Exception):
     """Root of everything that asteady raises on purpose."""
 
 
+@public
 class InvalidRequestError(AsteadyError, ValueError):
     """An argument of a request is not allowed; the message names it, its value and what is."""
 
 
+@public
 class PromptTooLongError(InvalidRequestError):
     """The prompt has more tokens than the model's context has room for."""
 
 
+@public
 class SettingsError(AsteadyError, ValueError):
     """A setting is not allowed; the message names it, its value and what is."""
 
 
+@public
 class CacheMissError(AsteadyError, LookupError):
     """The call said ``cache="only"`` and the answer is not in the cache."""
 
 
+@public
 class QueueFullError(AsteadyError):
     """As many requests as `max_pending` allows are already waiting for a worker."""
 
 
+@public
 class SessionError(AsteadyError, RuntimeError):
     """The session is in the wrong state for this call."""
 
 
+@public
 class SessionNotOpenError(SessionError):
     """The session has not been opened yet."""
 
 
+@public
 class SessionClosedError(SessionError):
     """The session was closed, before the call or while it waited."""
 
 
+@public
 class ModelError(AsteadyError):
-    """The model cannot be had, or cannot do what is asked of it."""
+    """The model is unavailable, or cannot do what the request asks for."""
 
 
+@public
 class ModelNotFoundError(ModelError):
     """The model reference leads to no file."""
 
 
+@public
 class ModelFormatError(ModelError):
     """The file is not a complete GGUF that llama.cpp can read, or not the one it should be."""
 
 
+@public
 class ModelCapabilityError(ModelError):
     """The model is of the wrong kind for this request."""
 
 
+@public
 class EngineError(AsteadyError):
     """llama.cpp failed while it computed an answer."""
 
 
+@public
 class StoreError(AsteadyError):
     """The cache database cannot be used."""
 
 
+@public
 class StoreVersionError(StoreError):
     """The cache database was written by a newer version of asteady."""

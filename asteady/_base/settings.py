@@ -6,15 +6,18 @@ For people who move over from SteadyText, each variable is also read with the pr
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, Unpack
 
 import attrs
 
-from asteady._base.errors import SettingsError
+from asteady._base import validation
+from asteady._base.errors import AsteadyError, SettingsError
+from asteady._base.options import SettingsOptions, unknown_setting
+from asteady._base.public import public
 
 CachePolicy: TypeAlias = Literal["tide", "lru", "lfu"]
 
@@ -38,51 +41,37 @@ PROFILES: dict[str, dict[str, float]] = {
 }
 
 
-def _refused(name: str, value: object, allowed: str) -> SettingsError:
-    return SettingsError(f"{name}={value!r} is not allowed: {allowed}")
+def _refuse(name: str, value: object, allowed: str) -> AsteadyError:
+    return validation.refuse(name, value, allowed, SettingsError)
 
 
 def _whole(low: int, high: int) -> Callable[[str, object], int]:
     def read(name: str, value: object) -> int:
         allowed = f"a whole number from {low} to {high}"
         if isinstance(value, str):
-            try:
+            with suppress(ValueError):
                 value = int(value.strip())
-            except ValueError:
-                raise _refused(name, value, allowed) from None
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise _refused(name, value, allowed)
+            raise _refuse(name, value, allowed)
         return value
 
     return read
 
 
-def _megabytes(name: str, value: object) -> float:
-    allowed = "a number of megabytes above 0, such as 50.0"
-    if isinstance(value, str):
-        try:
-            value = float(value.strip())
-        except ValueError:
-            raise _refused(name, value, allowed) from None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _refused(name, value, allowed)
-    if not (math.isfinite(value) and 0 < value <= 2**24):
-        raise _refused(name, value, allowed)
-    return float(value)
+def _number(allowed: str, high: float, *, above: bool) -> Callable[[str, object], float]:
+    def read(name: str, value: object) -> float:
+        if isinstance(value, str):
+            with suppress(ValueError):
+                value = float(value.strip())
+        return validation.number(
+            name, value, 0, high, above=above, allowed=allowed, error=SettingsError
+        )
+
+    return read
 
 
-def _seconds(name: str, value: object) -> float:
-    allowed = "a number of seconds, such as 300; 0 for never"
-    if isinstance(value, str):
-        try:
-            value = float(value.strip())
-        except ValueError:
-            raise _refused(name, value, allowed) from None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _refused(name, value, allowed)
-    if not (math.isfinite(value) and 0 <= value <= 10**9):
-        raise _refused(name, value, allowed)
-    return float(value)
+_megabytes = _number("a number of megabytes above 0, such as 50.0", 2**24, above=True)
+_seconds = _number("a number of seconds, such as 300; 0 for never", 10**9, above=False)
 
 
 def _switch(name: str, value: object) -> bool:
@@ -94,19 +83,19 @@ def _switch(name: str, value: object) -> bool:
             return True
         if word in ("", "0", "false", "no", "off"):
             return False
-    raise _refused(name, value, "1 or 0 (also true, false, yes, no, on, off)")
+    raise _refuse(name, value, "1 or 0 (also true, false, yes, no, on, off)")
 
 
 def _policy(name: str, value: object) -> CachePolicy:
     for known in ("tide", "lru", "lfu"):
         if value == known:
             return known
-    raise _refused(name, value, "tide, lru or lfu")
+    raise _refuse(name, value, "tide, lru or lfu")
 
 
 def _directory(name: str, value: object) -> Path:
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
-        raise _refused(name, value, "the path of a directory")
+        raise _refuse(name, value, "the path of a directory")
     return Path(os.fspath(value)).expanduser().absolute()
 
 
@@ -114,7 +103,7 @@ def _model(name: str, value: object) -> str:
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if not isinstance(value, str) or not value.strip():
-        raise _refused(name, value, '"builtin", or the path of a .gguf file')
+        raise _refuse(name, value, '"builtin", or the path of a .gguf file')
     return value
 
 
@@ -137,6 +126,7 @@ def _field(read: Callable[[str, object], Any], default: Any = attrs.NOTHING, **m
     return attrs.field(default=default, metadata={"read": read}, **more)
 
 
+@public
 @attrs.frozen(kw_only=True)
 class Settings:
     """How a session is set up. Construct it with no arguments to get the defaults.
@@ -181,27 +171,52 @@ class Settings:
         cls,
         *,
         environ: Mapping[str, str] | None = None,
-        profile: str | None = None,
-        **arguments: Any,
+        **arguments: Unpack[SettingsOptions],
     ) -> Settings:
         """Settings from `arguments`, else the environment, else the profile, else the defaults.
 
-        An argument of None counts as not given. `profile` is "production", "development" or
-        "testing", and is read from ``ASTEADY_PROFILE`` if it is not given; without either there is
-        none. `environ` replaces ``os.environ``.
+        An argument of None counts as not given. The profile is "production", "development" or
+        "testing", from the argument `profile` or from ``ASTEADY_PROFILE``; without either there
+        is none. `environ` replaces ``os.environ``.
 
         Raises:
             SettingsError: a value is not allowed, or there is no such setting or profile.
         """
-        if environ is None:
-            environ = os.environ
+        return cls._read({**arguments}, environ)
+
+    @classmethod
+    def production(
+        cls, *, environ: Mapping[str, str] | None = None, **overrides: Unpack[SettingsOptions]
+    ) -> Settings:
+        """Generation cache 1024 entries, 200 MB; embedding cache 2048 entries, 500 MB.
+
+        As ``from_environment(profile="production", **overrides)``: a variable beats the profile.
+        """
+        return cls._read({**overrides, "profile": "production"}, environ)
+
+    @classmethod
+    def development(
+        cls, *, environ: Mapping[str, str] | None = None, **overrides: Unpack[SettingsOptions]
+    ) -> Settings:
+        """Generation cache 128 entries, 25 MB; embedding cache 256 entries, 50 MB."""
+        return cls._read({**overrides, "profile": "development"}, environ)
+
+    @classmethod
+    def testing(
+        cls, *, environ: Mapping[str, str] | None = None, **overrides: Unpack[SettingsOptions]
+    ) -> Settings:
+        """Generation cache 32 entries, 10 MB; embedding cache 64 entries, 20 MB."""
+        return cls._read({**overrides, "profile": "testing"}, environ)
+
+    @classmethod
+    def _read(cls, given: dict[str, Any], environ: Mapping[str, str] | None) -> Settings:
+        environ = os.environ if environ is None else environ
+        profile = given.pop("profile", None)
         known = {field.name: field for field in attrs.fields(cls)}
-        for name in arguments:
+        for name in given:
             if name not in known:
-                raise SettingsError(
-                    f"there is no setting {name!r}; the settings are: {', '.join(known)}, profile"
-                )
-        values = {name: value for name, value in arguments.items() if value is not None}
+                raise SettingsError(unknown_setting(name, [*known, "profile"]))
+        values = {name: value for name, value in given.items() if value is not None}
         for name, field in known.items():
             for prefix in PREFIXES:
                 variable = prefix + name.upper()
@@ -209,24 +224,6 @@ class Settings:
                     # Read under the variable's own name, so that an error names the variable.
                     values[name] = field.metadata["read"](variable, environ[variable])
         return cls(**{**_profile(profile, environ), **values})
-
-    @classmethod
-    def production(cls, **overrides: Any) -> Settings:
-        """Generation cache 1024 entries, 200 MB; embedding cache 2048 entries, 500 MB.
-
-        As ``from_environment(profile="production", **overrides)``: a variable beats the profile.
-        """
-        return cls.from_environment(profile="production", **overrides)
-
-    @classmethod
-    def development(cls, **overrides: Any) -> Settings:
-        """Generation cache 128 entries, 25 MB; embedding cache 256 entries, 50 MB."""
-        return cls.from_environment(profile="development", **overrides)
-
-    @classmethod
-    def testing(cls, **overrides: Any) -> Settings:
-        """Generation cache 32 entries, 10 MB; embedding cache 64 entries, 20 MB."""
-        return cls.from_environment(profile="testing", **overrides)
 
 
 def _profile(profile: str | None, environ: Mapping[str, str]) -> Mapping[str, float]:
@@ -241,5 +238,5 @@ def _profile(profile: str | None, environ: Mapping[str, str]) -> Mapping[str, fl
     if value is None:
         return {}
     if not isinstance(value, str) or value not in PROFILES:
-        raise _refused(name, value, ", ".join(PROFILES))
+        raise _refuse(name, value, ", ".join(PROFILES))
     return PROFILES[value]

@@ -1,31 +1,39 @@
-"""Blocking work that nobody has to wait for."""
+"""Tasks and threads: concurrency with a bound, and work that nobody has to wait for."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
+import anyio
+import anyio.lowlevel
+
 T = TypeVar("T")
+R = TypeVar("R")
+
+# Where no call suspends, each of up to 64 workers yields after so many calls: then the loop is
+# blocked for 256 calls at most.
+_TURN = 4
 
 
 def unattended(task: asyncio.Task[T]) -> asyncio.Task[T]:
-    """A task that lives until its loop ends: asyncio need not complain if the loop just stops.
+    """Silence asyncio's complaint about a task that is pending when its loop is closed by hand.
 
-    ``asyncio.run`` ends such tasks in order. A loop that is closed by hand, or never, leaves them
-    where they are; nothing is lost by that, and the user could do nothing about it.
+    ``asyncio.run`` ends such tasks in order. A loop that just stops leaves them where they are;
+    nothing is lost by that, and the user could do nothing about it. asyncio has no public switch.
     """
-    task._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio's own
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
     return task
 
 
 async def run_in_daemon(name: str, fn: Callable[..., T], *arguments: Any) -> T:
-    """The result of ``fn(*arguments)`` in a thread of its own.
+    """The result of ``fn(*arguments)`` in a daemon thread of its own.
 
-    Cancelling returns at once and leaves the thread behind; its result is dropped. The thread is a
-    daemon: not even the end of the interpreter waits for it.
+    Cancelling returns at once and leaves the thread behind; its result is dropped. The interpreter
+    does not wait for it at exit.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
@@ -46,3 +54,43 @@ async def run_in_daemon(name: str, fn: Callable[..., T], *arguments: Any) -> T:
 
     threading.Thread(target=run, name=name, daemon=True).start()
     return await future
+
+
+async def map_concurrently(
+    fn: Callable[[T], Awaitable[R]],
+    items: Sequence[T],
+    *,
+    limit: int,
+    name: str = "item",
+    label: Callable[[T], str] | None = None,
+) -> list[R]:
+    """The results of ``await fn(item)`` in the order of `items`, at most `limit` at once.
+
+    The first error cancels the others and is raised, with a note that names its item, by its index
+    or by `label`. Other tasks run in between even if no call of `fn` suspends. Cancelling cancels
+    the running calls and starts no more.
+    """
+    results: dict[int, R] = {}
+    failures: list[Exception] = []
+    waiting = iter(enumerate(items))
+
+    async def work() -> None:
+        # All workers share one iterator; there is no await between taking an item and starting it.
+        for index, item in waiting:
+            try:
+                results[index] = await fn(item)
+            except Exception as exc:
+                where = f"{name}[{index}]" if label is None else label(item)
+                exc.add_note(f"(at {where})")
+                failures.append(exc)
+                group.cancel_scope.cancel()
+                return
+            if len(results) % _TURN == 0:
+                await anyio.lowlevel.checkpoint()
+
+    async with anyio.create_task_group() as group:
+        for _ in range(min(limit, len(items))):
+            group.start_soon(work)
+    if failures:
+        raise failures[0]
+    return [results[index] for index in range(len(items))]

@@ -16,7 +16,7 @@ from asteady._base.errors import StoreError
 from asteady._base.requests import Key, namespace_path
 from asteady._cache.keeper import ASLEEP, Keeper
 from asteady._cache.memory import Held, Memory, as_cached
-from asteady._cache.namespaces import Namespaces
+from asteady._cache.namespaces import Asked, Namespaces
 from asteady._cache.policy import Budget
 from asteady._cache.statistics import Counters, Latency, described
 from asteady._cache.store.api import (
@@ -104,8 +104,10 @@ class Cache(Generic[A]):
 
     # -- lookups ----------------------------------------------------------------------------------
 
-    def recall(self, alias: Hashable) -> A | None:
+    def recall(self, alias: Hashable, namespace: str | None = None) -> A | None:
         """The answer that is in memory under the caller's own arguments; counts a hit, or nothing.
+
+        Under a namespace, only if the entry is known to be tagged with it.
 
         Raises:
             TypeError: the alias cannot be hashed.
@@ -113,12 +115,27 @@ class Cache(Generic[A]):
         held = self._aliases.get(alias)
         if held is None:
             return None
+        if namespace is not None:
+            if namespace not in held.tags:
+                return None
+            self._namespaces.asked(namespace).hits += 1
         self.counters.hits += 1
         held.used = True
         held.touches += 1
         if held.touches == 1:
             self._keeper.note(held)
         return held.answer
+
+    def peek_alias(self, alias: Hashable, namespace: str | None = None) -> Held[A] | None:
+        """What `recall` would answer with; counts nothing, so any thread may ask."""
+        held = self._aliases.get(alias)
+        return None if held is None or (namespace and namespace not in held.tags) else held
+
+    def count_hit(self, held: Held[A], namespace: str | None = None) -> None:
+        """Count a hit that `peek_alias` found; on the event loop."""
+        if namespace is not None:
+            self._namespaces.asked(namespace).hits += 1
+        self._hit(held)
 
     def recall_key(self, key: Key) -> A | None:
         """The answer that is in memory under this key; counts a hit, or nothing."""
@@ -170,7 +187,7 @@ class Cache(Generic[A]):
         # What memory does not take is told to the store all the same.
         return self._hit(held or Held(key, answer, answer.cost_s, 0))
 
-    async def look_again(self, key: Key) -> A | None:
+    async def peek(self, key: Key) -> A | None:
         """As `get`, for a call that was counted already; touches and counts nothing."""
         try:
             return (await self._store.read(key)).answer
@@ -295,6 +312,24 @@ class Cache(Generic[A]):
     def count_coalesced(self, n: int = 1) -> None:
         """Count calls that got the answer of a computation in progress."""
         self.counters.coalesced += n
+
+    async def tag(self, key: Key, namespace: str) -> None:
+        """Tag an entry with a namespace, if it is there; see `Namespaces.hold`."""
+        await self._namespaces.hold(key, namespace)
+
+    def count_namespace(self, namespace: str, outcome: str) -> None:
+        """Count the outcome of a call under a namespace."""
+        asked = self._namespaces.asked(namespace)
+        if outcome == "coalesced":
+            asked.coalesced += 1
+        elif outcome == "computed":
+            asked.misses += 1
+        else:
+            asked.hits += 1
+
+    def namespace_lookups(self, path: str) -> Asked:
+        """The outcomes of calls under a namespace and all below it."""
+        return self._namespaces.asked_below(path)
 
     # -- statistics -------------------------------------------------------------------------------
 

@@ -19,9 +19,9 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 import attrs
 
-from asteady._base.declared import DeclaredPrefix
 from asteady._base.requests import (
     Completion,
+    DeclaredPrefix,
     Embedding,
     EmbedRequest,
     GenerateRequest,

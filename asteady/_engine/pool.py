@@ -24,8 +24,8 @@ from typing import TypeVar
 
 import attrs
 
-from asteady._base.declared import DeclaredPrefix
 from asteady._base.errors import AsteadyError, EngineError, QueueFullError
+from asteady._base.requests import DeclaredPrefix
 from asteady._engine.api import (
     Answer,
     Engine,

@@ -1,152 +1,302 @@
-"""Generating text: the calls that a session, its namespaces and its prefixes have in common."""
+"""The calls of sessions and namespaces: those that generate, and embedding and warming."""
 
 from __future__ import annotations
 
-from abc import ABC
-from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Unpack
-
-from asteady._base.declared import DeclaredPrefix
-from asteady._base.requests import (
-    Completion,
-    GenerateOptions,
-    GenerateRequest,
-    check_options,
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Hashable,
+    Iterable,
+    Mapping,
+    Sequence,
 )
-from asteady._session.pipeline import CacheMode, Joined
-from asteady._session.stream import Stream
+from contextlib import aclosing
+from functools import partial
+from itertools import islice
+from typing import TypeAlias, Unpack, overload
 
-if TYPE_CHECKING:
-    from asteady._session.core import Core
-    from asteady._session.observe import Observers
-    from asteady._session.pipeline import Answering
+import anyio.lowlevel
 
-_GENERATE_OPTIONS = frozenset(GenerateOptions.__annotations__) | {"model", "cache"}
+from asteady._base.errors import InvalidRequestError
+from asteady._base.options import EmbedOptions, check_options, shows_options_of
+from asteady._base.requests import Embedding, EmbedRequest, Vector
+from asteady._base.tasks import map_concurrently
+from asteady._base.validation import refuse, whole_number
+from asteady._session.generation import GenerationCalls, Prefix
+from asteady._session.pipeline import CacheMode, Call, CallContext, alias_of
+from asteady._session.warm import WarmOptions, WarmReport, WarmSource, warm
+
+Progress: TypeAlias = Callable[[int], object]
+"""Called with the number of texts done so far, every 64 texts and at the end."""
+
+_OPTIONS = frozenset(EmbedOptions.__annotations__) | {"model", "cache"}
+
+# How many texts are embedded at once: enough to keep every worker busy.
+_WINDOW = 64
+_PROGRESS_EVERY = 64
+# A remembered text takes about a microsecond; after so many, other tasks run.
+_TURN = 256
 
 
-class Generating(ABC):
-    """What can be asked of a generation model; see `Session`."""
+class Calls(GenerationCalls):
+    """The calls of sessions and namespaces; see `Session`."""
 
-    _core: Core
-    _observers: Observers
-    _generation: Answering[Completion]
-    _recall_completion: Callable[[Hashable], Completion | None]
-    _declared: DeclaredPrefix | None = None
+    def __init__(self, context: CallContext) -> None:
+        super().__init__(context)
+        self._recall_embedding: Callable[[Hashable], Embedding | None]
+        self._recall_embedding = context.cache.embedding.recall
+        if context.namespace is not None:
+            self._recall_embedding = partial(
+                context.cache.embedding.recall, namespace=context.namespace
+            )
 
-    async def generate(
-        self,
-        prompt: str | None = None,
-        *,
-        model: str | None = None,
-        cache: CacheMode = "use",
-        **options: Unpack[GenerateOptions],
-    ) -> str:
-        """Generate text from a prompt, or from ``messages=[{"role": ..., "content": ...}]``.
+    def prefix(self, text: str) -> Prefix:
+        """The calls that generate, with this text before each prompt: ``prefix(system_prompt)``.
 
-        The same request gets the same text, byte for byte. Equal requests at the same time are
-        computed once; a request that was answered before is answered from the cache.
-
-        Args:
-            prompt: what the user says; it goes through the model's chat template if it has one.
-            model: a reference, see docs/models.md; default: the session's.
-            cache: "use" the cache; "refresh" computes and stores anew; "bypass" neither reads nor
-                writes it, and does not share a computation; "only" never computes.
-            options: seed=42, max_new_tokens=512, temperature=0.0, stop=None and the others of
-                `GenerateOptions`.
-
-        Cancelling stops waiting; the computation stops too when nobody else waits for it.
+        It is the content of a first message with the role "system", or the beginning of raw
+        prompts. The answers are those of the same messages without `prefix`, byte for byte, under
+        the same keys; but prompts that are computed after the first one start from a copy of the
+        prefix's state, as far as the text fills whole pieces of 512 tokens. See docs/prefixes.md.
 
         Raises:
-            InvalidRequestError: an argument is not allowed.
-            PromptTooLongError: the prompt has more tokens than the model's context.
-            CacheMissError: ``cache="only"``, and the answer is not in the cache.
-            QueueFullError: `max_pending` requests are already waiting for a worker.
-            ModelError: the model cannot be had or cannot do this.
+            InvalidRequestError: `text` is no str, or empty.
+        """
+        return Prefix(self, text)
+
+    @shows_options_of(warm)
+    async def warm(self, prompts: WarmSource, **options: Unpack[WarmOptions]) -> WarmReport:
+        """Compute and remember answers before anybody asks: ``warm(prompts, seeds=[42])``.
+
+        One failure loses nothing else: it is in the report. See docs/operate/warming.md.
+
+        Raises:
+            InvalidRequestError: an option is not allowed, for every prompt.
+            OSError: the file of prompts cannot be read.
             SessionError: the session is not open, or was closed meanwhile.
         """
+        return await warm(self._context, prompts, **options)
+
+    @overload
+    async def embed(
+        self,
+        text: str,
+        *,
+        model: str | None = None,
+        cache: CacheMode = "use",
+        **options: Unpack[EmbedOptions],
+    ) -> Vector: ...
+
+    @overload
+    async def embed(
+        self,
+        text: Sequence[str],
+        *,
+        model: str | None = None,
+        cache: CacheMode = "use",
+        progress: Progress | None = None,
+        **options: Unpack[EmbedOptions],
+    ) -> Vector: ...
+
+    @shows_options_of(EmbedRequest.of)
+    async def embed(
+        self,
+        text: str | Sequence[str],
+        *,
+        model: str | None = None,
+        cache: CacheMode = "use",
+        progress: Progress | None = None,
+        **options: Unpack[EmbedOptions],
+    ) -> Vector:
+        """Embed one text, or several.
+
+        Returns a read-only float32 array: of shape (dimensions,) for a text, (number of texts,
+        dimensions) for a sequence of them, each row with L2 norm 1. Each text is cached and
+        coalesced on its own.
+
+        Args:
+            text: the text, or a sequence of at least one.
+            model: a reference, see docs/models.md; default: the session's.
+            cache: as in `generate`.
+            progress: called with the number of texts done so far, now and then and at the end.
+            options: truncate=False, dimensions=None, mode=None; see `EmbedOptions`.
+
+        Cancelling stops waiting; a computation stops too when nobody else waits for it.
+
+        Raises:
+            PromptTooLongError: more tokens than the model's context, and truncate is False.
+            SessionError, InvalidRequestError, CacheMissError, QueueFullError, ModelError: as in
+                `generate`.
+        """
+        if isinstance(text, str):
+            return (await self.embedding(text, model=model, cache=cache, **options)).vector
+        if isinstance(text, bytes | Mapping) or not isinstance(text, Iterable):
+            raise refuse("text", text, "a str, or a sequence of them")
+        texts = list(text)
+        if not texts:
+            raise InvalidRequestError("text=[] is not allowed: at least one text is needed")
+        embedder = _BulkEmbedder(self, model, cache, options, progress)
+        matrix = await embedder.embed(texts)
+        embedder.finish()
+        return matrix
+
+    @shows_options_of(EmbedRequest.of)
+    def embed_batches(
+        self,
+        texts: Iterable[str] | AsyncIterable[str],
+        *,
+        batch_size: int = 1024,
+        progress: Progress | None = None,
+        model: str | None = None,
+        cache: CacheMode = "use",
+        **options: Unpack[EmbedOptions],
+    ) -> AsyncIterator[Vector]:
+        """Embed any number of texts in bounded memory.
+
+        An async iterator of matrices as `embed` returns them, in the order of the texts, with
+        `batch_size` rows each, the last perhaps with fewer. No more texts are taken from `texts`
+        than the batch needs, and nothing is computed while the caller has a batch in hand;
+        `progress` is called with the number done so far. Raises as `embed` does; the error's note
+        has the text's index.
+        """
+        if isinstance(texts, str) or not isinstance(texts, Iterable | AsyncIterable):
+            raise refuse("texts", texts, "an iterable or async iterable of str")
+        whole_number("batch_size", batch_size, 1)
+        embedder = _BulkEmbedder(self, model, cache, options, progress)
+        return embedder.embed_batches(texts, batch_size)
+
+    @shows_options_of(EmbedRequest.of)
+    async def embedding(
+        self,
+        text: str,
+        *,
+        model: str | None = None,
+        cache: CacheMode = "use",
+        **options: Unpack[EmbedOptions],
+    ) -> Embedding:
+        """As `embed` of one text, with the whole record: vector, token count, model, cost."""
+        alias: Hashable = None
         if cache == "use" and not self._observers.active:
-            # Types are part of the alias: 1, 1.0 and True are equal as numbers.
-            alias = (prompt, model, *options, *options.values(), *map(type, options.values()))
+            alias = alias_of(text, model, options)
             try:
-                answer = self._recall_completion(alias)
+                answer = self._recall_embedding(alias)
                 if answer is not None:
-                    return answer.text
-            except TypeError:  # a list among the options: not hashable, so not an alias
-                return (await self._complete(prompt, model, cache, options, None)).text
-            return (await self._complete(prompt, model, cache, options, alias)).text
-        return (await self._complete(prompt, model, cache, options, None)).text
-
-    async def complete(
-        self,
-        prompt: str | None = None,
-        *,
-        model: str | None = None,
-        cache: CacheMode = "use",
-        **options: Unpack[GenerateOptions],
-    ) -> Completion:
-        """As `generate`, with the whole record: text, chunks, finish reason, counts, logprobs."""
-        return await self._complete(prompt, model, cache, options, None)
-
-    def stream(
-        self,
-        prompt: str | None = None,
-        *,
-        model: str | None = None,
-        cache: CacheMode = "use",
-        **options: Unpack[GenerateOptions],
-    ) -> Stream:
-        """As `generate`, in chunks as they are computed; see `Stream`.
-
-        Errors are raised when the stream is opened or read.
-        """
-
-        return Stream(lambda: self._join(prompt, model, cache, options))
-
-    async def is_cached(
-        self,
-        prompt: str | None = None,
-        *,
-        model: str | None = None,
-        **options: Unpack[GenerateOptions],
-    ) -> bool:
-        """Whether `generate` with these arguments would be answered from the cache.
-
-        Exact; computes nothing, and leaves frecency and statistics alone.
-        """
-        request = self._generate_request("is_cached", prompt, options)
-        return await self._generation.contains(request, model=self._core.model("generation", model))
-
-    # -- within --------------------------------------------------------------------------------
-
-    async def _join(
-        self, prompt: str | None, model: str | None, cache: CacheMode, options: GenerateOptions
-    ) -> Joined[Completion]:
-        return await self._generation.join(
-            self._generate_request("stream", prompt, options),
-            model=self._core.model("generation", model),
-            mode=cache,
-            prefix=self._declared,
+                    return answer
+            except TypeError:  # not hashable; refused below
+                alias = None
+        context = self._context
+        context.tasks.check_open()
+        check_options("embed", options, _OPTIONS)
+        return await context.embedding.answer(
+            Call(
+                request=EmbedRequest.of(text, **options),
+                model=context.model("embedding", model),
+                mode=cache,
+                alias=alias,
+                namespace=context.namespace,
+            )
         )
 
-    def _generate_request(
-        self, call: str, prompt: str | None, options: GenerateOptions
-    ) -> GenerateRequest:
-        self._core.check_open()
-        check_options(call, options, _GENERATE_OPTIONS)
-        return GenerateRequest.of(prompt, **options)
+    def _recall_vector(
+        self, text: str, model: str | None, cache: CacheMode, options: EmbedOptions
+    ) -> Vector | None:
+        """The vector of one text, if the memory tier has it."""
+        if cache != "use" or self._observers.active:
+            return None
+        try:
+            answer = self._recall_embedding(alias_of(text, model, options))
+        except TypeError:  # not hashable; refused when it is embedded
+            return None
+        return None if answer is None else answer.vector
 
-    async def _complete(
+
+class _BulkEmbedder:
+    """Embeds sequences of texts, one after the other; lives for one call."""
+
+    def __init__(
         self,
-        prompt: str | None,
+        calls: Calls,
         model: str | None,
         cache: CacheMode,
-        options: GenerateOptions,
-        alias: Hashable,
-    ) -> Completion:
-        return await self._generation.answer(
-            self._generate_request("generate", prompt, options),
-            model=self._core.model("generation", model),
-            mode=cache,
-            alias=alias,
-            prefix=self._declared,
+        options: EmbedOptions,
+        progress: Progress | None,
+    ) -> None:
+        self._calls = calls
+        self._model = model
+        self._cache: CacheMode = cache
+        self._options = options
+        self._progress = progress
+        self._done = 0
+
+    async def embed(self, texts: Sequence[str]) -> Vector:
+        """A read-only matrix with a row for each text; at least one text."""
+        import numpy as np
+
+        first = self._done
+        matrix: Vector | None = None
+
+        def put(index: int, vector: Vector) -> None:
+            nonlocal matrix
+            if matrix is None:
+                matrix = np.empty((len(texts), *vector.shape), np.float32)
+            # Row by row: stacking thousands of vectors in the end would block the loop.
+            matrix[index] = vector
+            self._done += 1
+            if self._progress is not None and self._done % _PROGRESS_EVERY == 0:
+                self._progress(self._done)
+
+        missing: list[int] = []
+        for index, text in enumerate(texts):
+            vector = self._calls._recall_vector(text, self._model, self._cache, self._options)
+            if vector is None:
+                missing.append(index)
+            else:
+                put(index, vector)
+            if index % _TURN == _TURN - 1:
+                await anyio.lowlevel.checkpoint()
+
+        async def compute(index: int) -> None:
+            answer = await self._calls.embedding(
+                texts[index], model=self._model, cache=self._cache, **self._options
+            )
+            put(index, answer.vector)
+
+        await map_concurrently(
+            compute, missing, limit=_WINDOW, label=lambda index: f"text[{first + index}]"
         )
+        assert matrix is not None
+        matrix.flags.writeable = False
+        return matrix
+
+    async def embed_batches(
+        self, texts: Iterable[str] | AsyncIterable[str], batch_size: int
+    ) -> AsyncIterator[Vector]:
+        """A matrix for each batch."""
+        async with aclosing(_batches(texts, batch_size)) as batches:
+            async for batch in batches:
+                yield await self.embed(batch)
+        self.finish()
+
+    def finish(self) -> None:
+        """Report the last texts, unless they have been."""
+        if self._progress is not None and self._done % _PROGRESS_EVERY:
+            self._progress(self._done)
+
+
+async def _batches(
+    texts: Iterable[str] | AsyncIterable[str], size: int
+) -> AsyncGenerator[list[str], None]:
+    if isinstance(texts, AsyncIterable):
+        batch: list[str] = []
+        async for text in texts:
+            batch.append(text)
+            if len(batch) == size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+        return
+    iterator = iter(texts)
+    while batch := list(islice(iterator, size)):
+        yield batch

@@ -1,8 +1,8 @@
 """Module-level functions over one default session per event loop.
 
 The session is opened at the first call, with settings from the environment, and closed by
-`aclose`, or when ``asyncio.run`` ends. Programs with a life cycle of their own (a web app's
-lifespan) had better open a `Session` themselves.
+`aclose`, or when ``asyncio.run`` ends. Programs with a life cycle of their own, such as a web app's
+lifespan, open a `Session` themselves.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Unpack
+from typing import Unpack, overload
 
 from asteady._base.errors import SessionError
-from asteady._base.requests import Completion, EmbedOptions, GenerateOptions
+from asteady._base.options import EmbedOptions, GenerateOptions, shows_options_of
+from asteady._base.public import public
+from asteady._base.requests import Completion, EmbedRequest, GenerateRequest, Vector
+from asteady._cache.manager import CacheManager
+from asteady._session.calls import Progress
+from asteady._session.generation import context_of, generation_call
 from asteady._session.pipeline import CacheMode, Joined
 from asteady._session.session import Session
 from asteady._session.stream import Stream
-
-if TYPE_CHECKING:
-    from asteady._base.requests import Vector
-    from asteady._cache.manager import CacheManager
-    from asteady._session.warm import WarmOptions, WarmReport
-    from asteady._session.warm_jobs import WarmSource
+from asteady._session.warm import WarmOptions, WarmReport, WarmSource
+from asteady._session.warm import warm as warm_session
 
 _sessions: dict[asyncio.AbstractEventLoop, Session] = {}
 _opening: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
@@ -30,14 +31,14 @@ _opening: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
 )
 
 
-def _session_of(loop: asyncio.AbstractEventLoop) -> Session:
-    """The loop's session, perhaps not open yet; a closed one is replaced."""
+def default_session_of(loop: asyncio.AbstractEventLoop) -> Session:
+    """The loop's default session, which may not be open yet; a closed one is replaced."""
     session = _sessions.get(loop)
     if session is None or session.is_closed:
         # A session knows its loop, so an entry keeps its own key alive: closed loops go here.
         for other in [other for other in _sessions if other.is_closed()]:
             _sessions.pop(other).abandon()
-        session = Session(_opener=default_session)
+        session = Session.opened_by(default_session)
         _sessions[loop] = session
     return session
 
@@ -52,7 +53,7 @@ async def default_session() -> Session:
     if session is not None and session.is_open:
         return session
     async with _opening.setdefault(loop, asyncio.Lock()):
-        session = _session_of(loop)
+        session = default_session_of(loop)
         if not session.is_open:
             await session.open()
     return session
@@ -65,11 +66,12 @@ def sessions_here() -> list[Session]:
 
 
 def forget_all() -> None:
-    """Let every loop open another default session at its next call; those open now close soon."""
+    """Close every loop's default session soon; the next call in a loop opens another."""
     while _sessions:
         _sessions.popitem()[1].abandon()
 
 
+@public
 def get_cache_manager() -> CacheManager:
     """The cache of the running loop's default session; its first use opens the session.
 
@@ -82,9 +84,11 @@ def get_cache_manager() -> CacheManager:
         raise SessionError(
             "get_cache_manager() needs a running event loop: call it in an async function"
         ) from None
-    return _session_of(loop).cache
+    return default_session_of(loop).cache
 
 
+@public
+@shows_options_of(GenerateRequest.of)
 async def generate(
     prompt: str | None = None,
     *,
@@ -97,6 +101,8 @@ async def generate(
     return await session.generate(prompt, model=model, cache=cache, **options)
 
 
+@public
+@shows_options_of(GenerateRequest.of)
 async def complete(
     prompt: str | None = None,
     *,
@@ -109,6 +115,8 @@ async def complete(
     return await session.complete(prompt, model=model, cache=cache, **options)
 
 
+@public
+@shows_options_of(GenerateRequest.of)
 def stream(
     prompt: str | None = None,
     *,
@@ -119,24 +127,53 @@ def stream(
     """`Session.stream` of the running loop's default session, which opens with the stream."""
 
     async def start() -> Joined[Completion]:
-        session = await default_session()
-        return await session._join(prompt, model, cache, options)
+        context = context_of(await default_session())
+        call = generation_call(context, "stream", prompt, model, cache, options)
+        return await context.generation.join(call)
 
     return Stream(start)
 
 
+@overload
+async def embed(
+    text: str,
+    *,
+    model: str | None = None,
+    cache: CacheMode = "use",
+    **options: Unpack[EmbedOptions],
+) -> Vector: ...
+
+
+@overload
+async def embed(
+    text: Sequence[str],
+    *,
+    model: str | None = None,
+    cache: CacheMode = "use",
+    progress: Progress | None = None,
+    **options: Unpack[EmbedOptions],
+) -> Vector: ...
+
+
+@public
+@shows_options_of(EmbedRequest.of)
 async def embed(
     text: str | Sequence[str],
     *,
     model: str | None = None,
     cache: CacheMode = "use",
+    progress: Progress | None = None,
     **options: Unpack[EmbedOptions],
 ) -> Vector:
     """`Session.embed` of the running loop's default session."""
     session = await default_session()
-    return await session.embed(text, model=model, cache=cache, **options)
+    if isinstance(text, str):
+        return await session.embed(text, model=model, cache=cache, **options)
+    return await session.embed(text, model=model, cache=cache, progress=progress, **options)
 
 
+@public
+@shows_options_of(GenerateRequest.of)
 async def is_cached(
     prompt: str | None = None, *, model: str | None = None, **options: Unpack[GenerateOptions]
 ) -> bool:
@@ -145,12 +182,15 @@ async def is_cached(
     return await session.is_cached(prompt, model=model, **options)
 
 
+@public
+@shows_options_of(warm_session)
 async def warm(prompts: WarmSource, **options: Unpack[WarmOptions]) -> WarmReport:
     """`Session.warm` of the running loop's default session."""
     session = await default_session()
     return await session.warm(prompts, **options)
 
 
+@public
 async def aclose() -> None:
     """Close the running loop's default session, if it has one; the next call opens another."""
     session = _sessions.pop(asyncio.get_running_loop(), None)

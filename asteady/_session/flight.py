@@ -8,9 +8,9 @@ Guarantees:
   wait, so a caller's cancellation, deadline or context variables reach nobody else.
 - Waiters are counted. When the last one leaves, the flight is cancelled and forgotten at once; a
   later caller starts afresh. Forgetting compares identities: a dying flight never removes the
-  living one that took its place.
-- Chunks are kept, so a reader may join at any time: it replays, then follows. A slow reader holds
-  nobody up.
+  new one that took its place.
+- Chunks are kept, so a reader may join at any time: it replays, then follows. A slow reader delays
+  nobody.
 - Each waiter gets an exception object of its own, with the original as its ``__cause__``.
 """
 
@@ -48,13 +48,13 @@ class Flight(Generic[A]):
         self.key = key
         self.chunks: list[str] = []
         self.namespaces: set[str] = set()
-        """Where those who joined asked from; they hold the answer once it is stored."""
+        """The namespaces of all who joined: the stored entry is tagged with them."""
         self.waiters = 0
         self._flights = flights
         self._compute = compute
         self._scope = anyio.CancelScope()
         self._done = anyio.Event()
-        self._news: anyio.Event | None = None
+        self._more: anyio.Event | None = None
         self._answer: A | None = None
         self._error: Exception | None = None
 
@@ -72,9 +72,9 @@ class Flight(Generic[A]):
         return self._answer is not None
 
     def emit(self, *chunks: str) -> None:
-        """Append chunks, and wake the readers that are waiting for some."""
+        """Append chunks, and wake the waiting readers."""
         self.chunks.extend(chunks)
-        self._tell_readers()
+        self._wake_readers()
 
     async def wait(self) -> A:
         """Wait for the answer, then leave.
@@ -92,15 +92,15 @@ class Flight(Generic[A]):
         return self.result()
 
     async def wait_done(self) -> None:
-        """Wait until there is a `result`, without leaving."""
+        """Wait until `result` may be called, without leaving."""
         await self._done.wait()
 
     async def wait_chunk(self, index: int) -> bool:
         """Wait until chunk `index` is there (True) or there will be none (False)."""
         while index >= len(self.chunks) and not self.done:
-            if self._news is None:
-                self._news = anyio.Event()
-            await self._news.wait()
+            if self._more is None:
+                self._more = anyio.Event()
+            await self._more.wait()
         return index < len(self.chunks)
 
     def result(self) -> A:
@@ -130,15 +130,15 @@ class Flight(Generic[A]):
             self._error = exc
 
     def ended(self) -> None:
-        """The task that ran it has ended, perhaps before it began."""
-        self._flights.landed(self)
+        """Called when its task has ended, even if it never began."""
+        self._flights.ended(self)
         self._done.set()
-        self._tell_readers()
+        self._wake_readers()
 
-    def _tell_readers(self) -> None:
-        if self._news is not None:
-            self._news.set()
-            self._news = None
+    def _wake_readers(self) -> None:
+        if self._more is not None:
+            self._more.set()
+            self._more = None
 
 
 class Flights:
@@ -148,7 +148,7 @@ class Flights:
         self._spawn = spawn
         self._by_key: dict[Hashable, Flight[object]] = {}
         # Also those that were cancelled and forgotten but whose task has not ended yet.
-        self._in_air: set[Flight[object]] = set()
+        self._unfinished: set[Flight[object]] = set()
         self._closed = False
         self._empty: anyio.Event | None = None
 
@@ -174,7 +174,7 @@ class Flights:
             flight = Flight(self, key, compute)
             self._spawn(flight.run, flight.ended)
             self._by_key[key] = flight  # type: ignore[assignment]  # one type of answer per key
-            self._in_air.add(flight)  # type: ignore[arg-type]  # likewise
+            self._unfinished.add(flight)  # type: ignore[arg-type]  # likewise
         flight.waiters += 1
         return flight, started
 
@@ -182,18 +182,18 @@ class Flights:
         if self._by_key.get(flight.key) is flight:
             del self._by_key[flight.key]
 
-    def landed(self, flight: Flight[A]) -> None:
+    def ended(self, flight: Flight[A]) -> None:
         self.forget(flight)
-        self._in_air.discard(flight)  # one set for all types of answers
-        if self._empty is not None and not self._in_air:
+        self._unfinished.discard(flight)  # one set for all types of answers
+        if self._empty is not None and not self._unfinished:
             self._empty.set()
 
     async def close(self, timeout_s: float = math.inf) -> None:
         """Start no more, cancel all, and wait until their tasks have ended."""
         self._closed = True
-        for flight in list(self._in_air):
+        for flight in list(self._unfinished):
             flight.cancel()
-        if self._in_air:
+        if self._unfinished:
             self._empty = anyio.Event()
             with anyio.move_on_after(timeout_s, shield=True):
                 await self._empty.wait()

@@ -1,4 +1,4 @@
-"""Where a session's tasks live, and the one that ends them.
+"""The owner of a session's tasks, which ends them when the session closes.
 
 A task group that is entered in `Session.__aenter__` would tie the session to the task and the
 cancel scope that opened it. ASGI lifespans and test fixtures open in one task and close in
@@ -19,16 +19,17 @@ from typing import Any
 
 import anyio
 
+from asteady._base.errors import SessionClosedError, SessionError, SessionNotOpenError
 from asteady._base.tasks import unattended
 
 logger = logging.getLogger("asteady")
 
-# How long the owner waits for tasks that it has cancelled, when everything else has ended.
+# Time limit for the tasks that the owner cancels last.
 _TASKS_END_S = 5.0
 
 
 class State(enum.Enum):
-    """UNOPENED to OPENING to OPEN to CLOSING to CLOSED; never back."""
+    """The states of a session; it only moves forward."""
 
     UNOPENED = "unopened"
     OPENING = "opening"
@@ -41,8 +42,8 @@ class OwnedTasks:
     """Starts tasks that outlive their callers; lives from `start` to `stop`.
 
     `teardown` runs once, in the owner's task, shielded from cancellation, before the remaining
-    tasks are cancelled: at `stop`, or when the event loop shuts down (``asyncio.run`` cancels
-    every task at its end).
+    tasks are cancelled: at `stop`, or when the event loop shuts down, as ``asyncio.run`` cancels
+    every task at its end.
     """
 
     def __init__(self) -> None:
@@ -54,6 +55,28 @@ class OwnedTasks:
         self._owner: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._context: contextvars.Context | None = None
+
+    def check_open(self) -> None:
+        """Raise unless it is open, on the running event loop.
+
+        Raises:
+            SessionNotOpenError: not open yet.
+            SessionClosedError: closed, or closing.
+            SessionError: open on another event loop.
+        """
+        if self.state is State.OPEN:
+            if self.loop is not asyncio.get_running_loop():
+                raise SessionError(
+                    "the session belongs to another event loop, the one that opened it; open one"
+                    " in each loop, or use asteady.blocking from threads"
+                )
+            return
+        if self.state in (State.UNOPENED, State.OPENING):
+            raise SessionNotOpenError(
+                "the session is not open yet: use `async with Session() as session`, or await"
+                " session.open()"
+            )
+        raise SessionClosedError("the session is closed; open a new one")
 
     @property
     def left_open(self) -> bool:
@@ -122,7 +145,7 @@ class OwnedTasks:
         await self._stop.wait()
 
     def stop_soon(self) -> None:
-        """`stop`, from anywhere, without waiting; whatever the loop no longer does is left."""
+        """`stop` from any thread, without waiting; does nothing if the loop is closed."""
         if self.loop is None or self._owner is None:
             return
         with contextlib.suppress(RuntimeError):  # the loop is closed

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Hashable
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Hashable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import anyio
 
 from asteady._base.errors import SessionClosedError
+from asteady._base.requests import DeclaredPrefix, Kind
 from asteady._base.settings import Settings
 from asteady._base.tasks import run_in_daemon
 from asteady._session.flight import Flight, Flights
-from asteady._session.idle import IdleTimers
 
 # The engine's modules are imported by the threads that need them first, off the event loop:
 # importing asteady costs no more than what every program uses.
 if TYPE_CHECKING:
-    from asteady._base.declared import DeclaredPrefix
     from asteady._engine.api import Answer, Engine, Request
     from asteady._engine.lane import Emit
     from asteady._engine.models.resolve import ModelFile
@@ -27,10 +29,9 @@ if TYPE_CHECKING:
     from asteady._engine.prefix_cache import PrefixStatistics
 
 T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 
 _log = logging.getLogger("asteady")
-
-Kind: TypeAlias = Literal["generation", "embedding"]
 
 
 class EngineSource(Protocol):
@@ -107,31 +108,51 @@ class GivenEngine:
         return self._engine
 
 
-# What makes a session's source, unless it is given an engine: the last. Recordings put theirs here.
-sources: list[Callable[[Settings], EngineSource]] = [LlamaSource]
+MakeSource: TypeAlias = Callable[[Settings], EngineSource]
+
+_make_sources: list[MakeSource] = [LlamaSource]
 
 
-class Engines:
-    """Lives as long as its session, which calls `aclose` after its flights have ended.
+def engine_source(settings: Settings, engine: Engine | None) -> EngineSource:
+    """Where a session with these arguments has its engines from."""
+    return _make_sources[-1](settings) if engine is None else GivenEngine(engine)
 
-    `fingerprints` holds those already known, by (kind, reference), for callers that would rather
-    not await.
+
+@contextmanager
+def engine_source_override(make: MakeSource) -> Iterator[None]:
+    """Within the block, sessions that are constructed without an engine have theirs from `make`.
+
+    In the whole process, on every thread; blocks may be nested, the innermost counts. The
+    recordings of `asteady.testing` are made so.
     """
+    _make_sources.append(make)
+    try:
+        yield
+    finally:
+        _make_sources.remove(make)
+
+
+class Models:
+    """The models of one session, which calls `aclose` after its flights have ended."""
 
     def __init__(self, source: EngineSource, settings: Settings, flights: Flights) -> None:
         self._source = source
         self._settings = settings
         self._flights = flights
         self._pools: dict[tuple[Kind, str], Pool] = {}
-        # Guards the two, which loading threads look at too.
+        # Loading threads use the two above, under this lock.
         self._closed = False
         self._lock = threading.Lock()
-        self.fingerprints: dict[tuple[Kind, str], str] = {}
+        self._fingerprints: dict[tuple[Kind, str], str] = {}
         self._idle = IdleTimers(settings.idle_unload_s, self._unload)
 
     async def fingerprint(self, kind: Kind, reference: str) -> str:
-        """The fingerprint of a model; found once, then remembered. Failures are not remembered."""
-        known = self.fingerprints.get((kind, reference))
+        """The fingerprint of a model; computed once, then remembered. Failures are not remembered.
+
+        Raises:
+            ModelError: the model is unavailable.
+        """
+        known = self._fingerprints.get((kind, reference))
         if known is not None:
             return known
 
@@ -140,7 +161,7 @@ class Engines:
             found = await run_in_daemon(
                 "asteady-identify", self._source.fingerprint, kind, reference
             )
-            self.fingerprints[kind, reference] = found
+            self._fingerprints[kind, reference] = found
             return found
 
         return await self._once(("identify", kind, reference), identify)
@@ -167,7 +188,7 @@ class Engines:
         emit: Emit,
         prefix: DeclaredPrefix | None = None,
     ) -> Answer:
-        """Compute an answer in the pool of a model, which is not idle meanwhile.
+        """Compute an answer in the pool of a model, which is not unloaded meanwhile.
 
         Raises what `pool` and `Pool.run` raise.
         """
@@ -190,7 +211,7 @@ class Engines:
             return True
 
         try:
-            # Nobody waits for it but the session, at its end.
+            # Only the session waits for it, when it closes.
             self._flights.join(("unload", pool), unload)
         except SessionClosedError:
             return  # the session is about to close all pools
@@ -201,8 +222,11 @@ class Engines:
         _log.info("unloading %s model %s: unused for %g s", kind, reference, idle_s)
 
     async def _fetch(self, reference: str) -> None:
-        """A download may take an hour. So that it holds up neither closing the session nor the end
-        of the interpreter, it has a thread that can be left behind."""
+        """Download the model's files if need be.
+
+        A download may take an hour: its thread can be left behind, so that neither closing the
+        session nor the end of the interpreter waits for it.
+        """
         source = self._source
         if not reference.startswith("hf:") or not isinstance(source, Fetching):
             return
@@ -227,7 +251,7 @@ class Engines:
             if not self._closed:
                 self._pools[kind, reference] = pool
                 return pool
-        # Closing does not wait for a load; its model is freed by who loaded it.
+        # Closing does not wait for a load: the loading thread frees its model.
         engine.close()
         raise SessionClosedError("the session was closed while a model was loaded")
 
@@ -235,7 +259,7 @@ class Engines:
         return {f"{kind}:{name}": pool.statistics() for (kind, name), pool in self._pools.items()}
 
     def prefixes(self) -> dict[str, PrefixStatistics]:
-        """Of the models whose workers share declared prefixes."""
+        """What declared prefixes have saved, by model."""
         found = {}
         for (kind, name), pool in self._pools.items():
             statistics = pool.prefix_statistics() if kind == "generation" else None
@@ -254,14 +278,60 @@ class Engines:
                 group.start_soon(pool.aclose)
 
     def forget(self) -> None:
-        """For the end of the interpreter, where no thread can be started any more: the pools have
-        an exit hook of their own, and `aclose` has nothing left to do."""
+        """Leave the pools to their own exit hook: at the end of the interpreter no thread can be
+        started any more, and `aclose` could not join them."""
         self._pools = {}
 
     async def _once(self, key: Hashable, compute: Callable[[Flight[T]], Awaitable[T]]) -> T:
         flight, started = self._flights.join(key, compute)
         if started:
-            # The session itself waits too: a load that was begun is finished even if its callers
-            # leave, or the next caller would load the same weights beside it.
+            # The session itself waits too: a load is finished even if its callers leave, or the
+            # next caller would load the same weights beside it.
             flight.waiters += 1
         return await flight.wait()
+
+
+class IdleTimers(Generic[K]):
+    """Calls `unload(key)` when a key has had no users for `idle_s` seconds; never if that is 0.
+
+    For the event loop's thread. After `close` nothing is unloaded any more.
+    """
+
+    def __init__(self, idle_s: float, unload: Callable[[K], None]) -> None:
+        self._idle_s = idle_s
+        self._unload = unload
+        self._users = Counter[K]()
+        self._timers: dict[K, asyncio.TimerHandle] = {}
+
+    @contextmanager
+    def use(self, key: K) -> Iterator[None]:
+        """Within the block, the key has one more user."""
+        self._users[key] += 1
+        self._stop(key)
+        try:
+            yield
+        finally:
+            self._users[key] -= 1
+            self.rest(key)
+
+    def rest(self, key: K) -> None:
+        """Start the timer anew, if the key has no users."""
+        self._stop(key)
+        if self._idle_s and not self._users[key]:
+            loop = asyncio.get_running_loop()
+            self._timers[key] = loop.call_later(self._idle_s, self._fire, key)
+
+    def close(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        self._idle_s = 0.0
+
+    def _stop(self, key: K) -> None:
+        timer = self._timers.pop(key, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _fire(self, key: K) -> None:
+        del self._timers[key]
+        self._unload(key)

@@ -1,4 +1,4 @@
-"""Namespaces: a session's calls for one purpose, and what is done with their entries together."""
+"""Namespaces: a session's calls for one purpose, and operations on their entries together."""
 
 from __future__ import annotations
 
@@ -8,24 +8,29 @@ from typing import TYPE_CHECKING, Any, Unpack
 import attrs
 
 from asteady._base.errors import InvalidRequestError
-from asteady._base.requests import namespace_path
-from asteady._cache.namespaces import Asked, is_below
-from asteady._session.models import Kind
-from asteady._session.session import Asking, Session
-from asteady._session.tagged import TaggedAnswering
+from asteady._base.options import shows_options_of
+from asteady._base.public import public
+from asteady._base.requests import KINDS, Kind, namespace_path
+from asteady._base.validation import one_of, refuse
+from asteady._cache.namespaces import Asked as NamespaceLookups
+from asteady._cache.namespaces import is_below
+from asteady._cache.store.api import Entry, Holding, Order
+from asteady._session.calls import Calls
+from asteady._session.generation import context_of
+from asteady._session.warm import WarmOptions, WarmReport, warm
 
 if TYPE_CHECKING:
-    from asteady._cache.store.api import Entry, Holding, Order
-    from asteady._session.warm import WarmOptions, WarmReport
+    from asteady._session.session import Session
 
 
+@public
 @attrs.frozen(kw_only=True)
 class NamespaceCounts:
     """A namespace in one cache, with all below it.
 
-    `entries` and `size_bytes` are common to all processes; an entry that several namespaces hold
-    counts in full in each of them. `hits`, `misses` and `coalesced` are calls under the namespace,
-    in this session since it was opened.
+    `entries` and `size_bytes` are common to all processes; an entry with several namespaces counts
+    in full in each of them. `hits`, `misses` and `coalesced` are calls under the namespace, in this
+    session since it was opened.
     """
 
     entries: int
@@ -41,6 +46,7 @@ class NamespaceCounts:
         return self.hits / lookups if lookups else 0.0
 
 
+@public
 @attrs.frozen(kw_only=True)
 class NamespaceStatistics:
     """A namespace in both caches, with all below it."""
@@ -56,28 +62,24 @@ class NamespaceStatistics:
         return NamespaceCounts(**{name: one[name] + other[name] for name in one})
 
 
-class Namespace(Asking):
-    """A session's calls, whose entries this namespace holds; from `Session.namespace`.
+@public
+class Namespace(Calls):
+    """A session's calls, with their entries tagged by this namespace; from `Session.namespace`.
 
     ::
 
         emails = session.namespace("emails/marketing")
         subject = await emails.generate("Write a subject line", seed=100)
 
-    What is asked is the same request as without it, so there is one entry for all who ask, and one
-    computation. It costs nothing to construct, holds nothing that must be closed, and can be used
-    as long as its session. Two with one path are the same namespace.
+    A call under it is the same request as without it, so there is one entry, and one computation,
+    for all who ask. It costs nothing to construct, needs no closing, and can be used as long as its
+    session is open. Two with one path are the same namespace.
     """
 
     def __init__(self, session: Session, path: str) -> None:
         self.path = namespace_path(path)
         self._session = session
-        self._core = session._core
-        self._observers = session._observers
-        generation = TaggedAnswering(session._generation, self.path)
-        embedding = TaggedAnswering(session._embedding, self.path)
-        self._generation, self._recall_completion = generation, generation.recall
-        self._embedding, self._recall_embedding = embedding, embedding.recall
+        super().__init__(attrs.evolve(context_of(session), namespace=self.path))
 
     def __repr__(self) -> str:
         return f"<Namespace {self.path} of {self._session!r}>"
@@ -90,6 +92,7 @@ class Namespace(Asking):
         """
         return Namespace(self._session, f"{self.path}/{namespace_path(path)}")
 
+    @shows_options_of(warm)
     async def preload(
         self, items: Iterable[Mapping[str, Any] | str], **options: Unpack[WarmOptions]
     ) -> WarmReport:
@@ -105,27 +108,25 @@ class Namespace(Asking):
         return await self.warm(prompts_of(items), **options)
 
     async def statistics(self) -> NamespaceStatistics:
-        """What it holds, with all below it, and how the calls under it did.
+        """What it holds, with all below it, and the outcomes of calls under it.
 
         Raises:
             SessionError: the session is not open yet, or is closed.
             StoreError: a database cannot be read.
         """
-        self._core.check_open()
+        self._session.check_open()
         cache = self._session.cache
         size = await cache.namespace_size(self.path)
         return NamespaceStatistics(
             path=self.path,
-            generation=_counts(
-                size.generation, cache.generation._namespaces.asked_below(self.path)
-            ),
-            embedding=_counts(size.embedding, cache.embedding._namespaces.asked_below(self.path)),
+            generation=_counts(size.generation, cache.generation.namespace_lookups(self.path)),
+            embedding=_counts(size.embedding, cache.embedding.namespace_lookups(self.path)),
         )
 
     async def entries(
         self, kind: Kind = "generation", *, limit: int = 100, order_by: Order = "priority"
     ) -> list[Entry]:
-        """The first entries that it holds, or one below it; see `Cache.entries`.
+        """The first entries of it and of all below it; see `Cache.entries`.
 
         Raises:
             InvalidRequestError: `kind` is neither "generation" nor "embedding".
@@ -133,39 +134,39 @@ class Namespace(Asking):
             SessionError: the session is not open yet, or is closed.
             StoreError: the store cannot be read.
         """
-        if kind not in ("generation", "embedding"):
-            raise InvalidRequestError(f'kind={kind!r} is not allowed: "generation" or "embedding"')
-        self._core.check_open()
+        one_of("kind", kind, KINDS)
+        self._session.check_open()
         cache = getattr(self._session.cache, kind)
         found: list[Entry] = await cache.entries(limit, order_by, namespace=self.path)
         return found
 
     async def children(self) -> list[str]:
-        """The paths directly below that hold something themselves or further below, sorted.
+        """The paths directly below with entries of their own or further below, sorted.
 
         Raises:
             SessionError: the session is not open yet, or is closed.
             StoreError: a database cannot be read.
         """
-        self._core.check_open()
+        self._session.check_open()
         depth = self.path.count("/") + 2
         paths = await self._session.cache.namespaces(self.path)
         below = {"/".join(path.split("/")[:depth]) for path in paths if path != self.path}
         return sorted(below)
 
     async def clear(self, path: str | None = None) -> int:
-        """Have it and all below it hold nothing, and remove the entries that no other namespace
-        holds, from every process's view within a second; returns how many those were.
+        """Remove this namespace and all below it from their entries, and the entries that have no
+        other namespace, in every process's view within a second; returns the number removed.
 
-        Uses without a namespace hold nothing. `path` means another one, by its whole path, which
-        lies above or below this one: ``session.namespace("emails/marketing").clear("emails")``.
+        Calls without a namespace do not keep an entry. `path` means another namespace, by its whole
+        path, which lies above or below this one:
+        ``session.namespace("emails/marketing").clear("emails")``.
 
         Raises:
             InvalidRequestError: `path` is not allowed.
             SessionError: the session is not open yet, or is closed.
             StoreError: a database cannot be written.
         """
-        self._core.check_open()
+        self._session.check_open()
         path = self.path if path is None else namespace_path(path)
         if not (is_below(path, self.path) or is_below(self.path, path)):
             raise InvalidRequestError(
@@ -177,12 +178,9 @@ class Namespace(Asking):
 
 
 def prompts_of(items: object, default: str | None = None) -> Iterator[Any]:
-    """The items as prompts for `warm`, which says what is wrong with each of them."""
+    """The items as prompts for `warm`, which reports what is wrong with each of them."""
     if isinstance(items, str | Mapping) or not isinstance(items, Iterable):
-        raise InvalidRequestError(
-            f'items={items!r} is not allowed: a list of {{"subcategory", "prompt", "seed",'
-            ' "kwargs"}'
-        )
+        raise refuse("items", items, 'a list of {"subcategory", "prompt", "seed", "kwargs"}')
     return (_prompt(item, default) for item in items)
 
 
@@ -200,11 +198,11 @@ def _prompt(item: object, default: str | None) -> object:
     return given if below is None else {**given, "namespace": below}
 
 
-def _counts(holding: Holding, asked: Asked) -> NamespaceCounts:
+def _counts(holding: Holding, lookups: NamespaceLookups) -> NamespaceCounts:
     return NamespaceCounts(
         entries=holding.entries,
         size_bytes=holding.size_bytes,
-        hits=asked.hits,
-        misses=asked.misses,
-        coalesced=asked.coalesced,
+        hits=lookups.hits,
+        misses=lookups.misses,
+        coalesced=lookups.coalesced,
     )

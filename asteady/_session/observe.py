@@ -1,7 +1,7 @@
-"""Telling observers what became of each call, exactly, also under concurrency.
+"""Observers: called with the exact outcome of each call, also under concurrency.
 
-What a call met (memory, disk, a computation in progress, or a computation of its own) is known
-where it happens, and carried from there; nothing is guessed from counters.
+The outcome (memory, disk, a computation in progress, or a computation of its own) is recorded where
+it happens; nothing is inferred from counters.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Literal, TypeAlias
 
 import attrs
 
+from asteady._base.public import public
 from asteady._base.requests import Completion, Embedding, EmbedRequest, GenerateRequest, Key
 
 logger = logging.getLogger("asteady")
@@ -25,6 +26,7 @@ Outcome: TypeAlias = Literal["memory", "disk", "coalesced", "computed", "failed"
 that this call began; or not at all, because it raised or was cancelled."""
 
 
+@public
 @attrs.frozen(kw_only=True, eq=False)
 class Observed:
     """One call to `generate`, `complete`, `stream` or (for each text) `embed`, when it ended.
@@ -51,9 +53,9 @@ Observer: TypeAlias = Callable[[Observed], None]
 
 
 class Observers:
-    """The observers of one session. `active` is False when there are none: then nothing is done.
+    """The observers of one session. While there are none, `active` is False and nothing is done.
 
-    They come and go on any thread: asteady.blocking's on that of its caller.
+    They are added and removed on any thread: asteady.blocking does so on its caller's.
     """
 
     def __init__(self) -> None:
@@ -94,13 +96,13 @@ class Observers:
                 self._count -= 1
                 self.active = self._count > 0
 
-    def tell(self, observed: Observed) -> None:
-        """Call them all; one that raises is logged, and does not reach the caller."""
+    def notify(self, observed: Observed) -> None:
+        """Call all observers. An exception is logged, and does not reach the caller."""
         for observer in (*self._here.get(), *self._everywhere):
             try:
                 observer(observed)
             except Exception:
-                logger.exception("an observer failed")
+                logger.exception("an observer raised")
 
 
 class Watch:
@@ -121,7 +123,7 @@ class Watch:
         answer: Completion | Embedding | None = None,
         error: BaseException | None = None,
     ) -> None:
-        self._observers.tell(
+        self._observers.notify(
             Observed(
                 request=self._request,
                 model=self._model,

@@ -1,27 +1,38 @@
-"""The one way that a request takes, from the caller to the cache, the flight and the pool.
+"""The path of a request, from a validated call to the cache, the flight and the pool.
 
 memory tier          a hit returns without suspending
 flights.join(key)    one task per key, owned by the session
     cache.get        a hit on disk resolves the flight
-    pool.run         else a worker computes
+    models.run       else a worker computes
     cache.put        committed before any caller is answered
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Generic, Literal, TypeAlias, TypeVar
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
-from asteady._base.declared import DeclaredPrefix
+import attrs
+
 from asteady._base.errors import CacheMissError, InvalidRequestError
-from asteady._base.requests import Completion, Embedding, EmbedRequest, GenerateRequest, Key
+from asteady._base.requests import (
+    Completion,
+    DeclaredPrefix,
+    Embedding,
+    EmbedRequest,
+    GenerateRequest,
+    Key,
+    Kind,
+)
+from asteady._base.settings import Settings
+from asteady._base.validation import one_of
+from asteady._cache.cache import Cache
+from asteady._cache.manager import CacheManager
 from asteady._session.flight import Flight, Flights
-from asteady._session.models import Engines, Kind
+from asteady._session.lifetime import OwnedTasks
+from asteady._session.models import Models
 from asteady._session.observe import Observers, Outcome, Watch
-
-if TYPE_CHECKING:
-    from asteady._cache.cache import Cache
 
 A = TypeVar("A", bound=Completion | Embedding)
 
@@ -30,50 +41,97 @@ CacheMode: TypeAlias = Literal["use", "refresh", "bypass", "only"]
 _MODES = ("use", "refresh", "bypass", "only")
 
 
+def alias_of(subject: object, model: str | None, options: Mapping[str, Any]) -> tuple[object, ...]:
+    """The memory tier's name for the raw arguments of a call: what a warm hit is found by.
+
+    `subject` is the prompt or the text. Types are part of it, for 1, 1.0 and True are equal.
+    """
+    if not options:
+        return subject, model
+    values = options.values()
+    return (subject, model, *options, *values, *map(type, values))
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Call:
+    """One validated call on its way to an answer.
+
+    `model` is a reference, never None. `alias` is what the answer is found by in memory besides
+    its key. `namespace` is the one that the entry is tagged with. `prefix` only matters to a
+    computation that this call starts.
+    """
+
+    request: GenerateRequest | EmbedRequest
+    model: str
+    mode: CacheMode = "use"
+    alias: Hashable = None
+    namespace: str | None = None
+    prefix: DeclaredPrefix | None = None
+
+    @property
+    def looks_up(self) -> bool:
+        """Whether the cache may answer it; only then it counts as a hit, miss or coalesced."""
+        return self.mode in ("use", "only")
+
+
 class Joined(Generic[A]):
-    """One caller's part in an answer: the answer itself, or a place in its flight.
+    """One caller's place in an answer: the answer itself, or a place in its flight.
 
     It is given up exactly once, by `wait` or by `leave`.
     """
 
     def __init__(
         self,
+        call: Call,
         key: Key,
-        answer: A | None,
-        flight: Flight[A] | None,
+        cache: Cache[A],
         outcome: Outcome,
+        *,
+        answer: A | None = None,
+        flight: Flight[A] | None = None,
         watch: Watch | None,
     ) -> None:
-        self.key = key
+        self._call = call
+        self._key = key
+        self._cache = cache
+        self._outcome: Outcome = outcome
         self._answer = answer
         self._flight = flight
-        self._outcome = outcome
         self._watch = watch
+        self._namespace = None if call.mode == "bypass" else call.namespace
+        if self._namespace is not None and flight is not None:
+            # Stored with the answer, in one commit, if this flight stores it.
+            flight.namespaces.add(self._namespace)
 
     @property
     def chunks(self) -> Sequence[str]:
-        """The chunks so far; there will be no more when `wait_chunk` says so."""
+        """The chunks so far; `wait_chunk` says when there will be no more."""
         if self._flight is not None:
             return self._flight.chunks
         return self._answer.chunks if isinstance(self._answer, Completion) else ()
 
     async def wait_chunk(self, index: int) -> bool:
         """Wait until chunk `index` is there (True) or there will be none (False)."""
+        more = index < len(self.chunks)
         if self._flight is not None:
-            return await self._flight.wait_chunk(index)
-        return index < len(self.chunks)
+            more = await self._flight.wait_chunk(index)
+        if not more and (self._flight is None or self._flight.succeeded):
+            await self._tag()
+        return more
 
     async def wait(self) -> A:
-        """The answer; see `Flight.wait`. A cancelled wait gives the part up."""
+        """The answer; see `Flight.wait`. A cancelled wait gives the place up."""
         try:
             if self._flight is not None:
                 await self._flight.wait_done()
-            return self.result()
+            answer = self.result()
+            await self._tag()
+            return answer
         finally:
             self.leave(sys.exception())
 
     def result(self) -> A:
-        """The answer of a flight that is done; raises what it raised."""
+        """The answer of a flight that is done; raises what the computation raised."""
         if self._flight is not None:
             self._answer = self._flight.result()
             if self._answer.cached and self._outcome == "computed":
@@ -82,165 +140,174 @@ class Joined(Generic[A]):
         return self._answer
 
     def leave(self, error: BaseException | None = None) -> None:
-        """Give the part up; `error` is what the caller gets, if it gets one."""
+        """Give the place up; `error` is what the caller gets instead of an answer."""
+        if self._namespace is not None and self._call.looks_up:
+            outcome = self._outcome
+            if outcome == "computed" and self._found_on_disk():
+                outcome = "disk"
+            self._cache.count_namespace(self._namespace, outcome)
         if self._flight is not None:
             self._flight.leave()
         if self._watch is not None:
             self._watch.ended(self._outcome, self._answer, error)
 
+    def _found_on_disk(self) -> bool:
+        # A stream that was left before its end has not called `result`.
+        flight = self._flight
+        return flight is not None and flight.succeeded and flight.result().cached
 
-class Answering(Generic[A]):
-    """Answers the requests of one kind; lives as long as its session.
+    async def _tag(self) -> None:
+        if self._namespace is not None:
+            await self._cache.tag(self._key, self._namespace)
 
-    Every call counts once in the statistics of its cache: as a hit, a miss or coalesced
-    (bypassed and refreshed ones are not look-ups and do not count).
+
+class Pipeline(Generic[A]):
+    """Answers the calls of one kind; lives as long as its session.
+
+    Every call counts once in the statistics of its cache: as a hit, a miss or coalesced.
+    Bypassing and refreshing calls are no lookups and do not count.
     """
 
     def __init__(
-        self,
-        kind: Kind,
-        cache: Cache[A],
-        engines: Engines,
-        flights: Flights,
-        observers: Observers,
+        self, kind: Kind, cache: Cache[A], models: Models, flights: Flights, observers: Observers
     ) -> None:
-        self._observers = observers
-        self._kind = kind
+        self._kind: Kind = kind
         self._cache = cache
-        self._engines = engines
+        self._models = models
         self._flights = flights
+        self._observers = observers
 
-    async def key(self, request: GenerateRequest | EmbedRequest, model: str) -> Key:
-        """The key of the request's answer; may load nothing but has to read the model's file."""
-        known = self._engines.fingerprints.get((self._kind, model))
-        return request.key(known or await self._engines.fingerprint(self._kind, model))
-
-    async def join(
-        self,
-        request: GenerateRequest | EmbedRequest,
-        *,
-        model: str,
-        mode: CacheMode,
-        alias: Hashable = None,
-        prefix: DeclaredPrefix | None = None,
-    ) -> Joined[A]:
+    async def join(self, call: Call) -> Joined[A]:
         """Join the computation of the answer, or start it, unless the memory tier has it.
 
-        `prefix` is what the prompt begins with; it only matters to a computation that is started.
-
         Raises:
-            InvalidRequestError: `mode` is none of the four.
-            ModelError: the model cannot be had.
+            InvalidRequestError: the mode is none of the four.
+            ModelError: the model is unavailable.
         """
-        watch = Watch(self._observers, request, model) if self._observers.active else None
+        watch = None
+        if self._observers.active:
+            watch = Watch(self._observers, call.request, call.model)
         try:
-            return await self._join(request, model, mode, alias, watch, prefix)
+            one_of("cache", call.mode, _MODES)
+            key = await self.key(call)
+            if watch is not None:
+                watch.key = key
+            return self._join(call, key, watch)
         except BaseException as exc:
             if watch is not None:
                 watch.ended(error=exc)
             raise
 
-    async def answer(
-        self,
-        request: GenerateRequest | EmbedRequest,
-        *,
-        model: str,
-        mode: CacheMode,
-        alias: Hashable = None,
-        prefix: DeclaredPrefix | None = None,
-    ) -> A:
-        """The answer, waited for. Cancelling stops waiting, and the computation with the last."""
-        joined = await self.join(request, model=model, mode=mode, alias=alias, prefix=prefix)
-        return await joined.wait()
+    async def answer(self, call: Call) -> A:
+        """`join`, and wait. Cancelling stops waiting; when nobody waits, the computation stops."""
+        return await (await self.join(call)).wait()
 
-    async def contains(self, request: GenerateRequest | EmbedRequest, *, model: str) -> bool:
+    async def key(self, call: Call) -> Key:
+        """The key of the answer. Reads the model's file, but loads no weights.
+
+        Raises:
+            ModelError: the model is unavailable.
+        """
+        return call.request.key(await self._models.fingerprint(self._kind, call.model))
+
+    async def contains(self, call: Call) -> bool:
         """Whether the answer is in the cache; computes, counts and touches nothing."""
-        return await self._cache.contains(await self.key(request, model))
+        return await self._cache.contains(await self.key(call))
 
-    async def secure(self, request: GenerateRequest | EmbedRequest, *, model: str) -> bool:
-        """As `contains`; what is there is held by the namespace that is asked under, if any."""
-        return await self.contains(request, model=model)
+    async def ensure_tagged(self, call: Call) -> bool:
+        """As `contains`; an entry that is there is tagged with the call's namespace, if any."""
+        key = await self.key(call)
+        if not await self._cache.contains(key):
+            return False
+        if call.namespace is not None:
+            await self._cache.tag(key, call.namespace)
+        return True
 
-    async def _join(
-        self,
-        request: GenerateRequest | EmbedRequest,
-        model: str,
-        mode: CacheMode,
-        alias: Hashable,
-        watch: Watch | None,
-        prefix: DeclaredPrefix | None,
-    ) -> Joined[A]:
-        if mode not in _MODES:
-            raise InvalidRequestError(
-                f'cache={mode!r} is not allowed: "use", "refresh", "bypass" or "only"'
-            )
-        key = await self.key(request, model)
-        if watch is not None:
-            watch.key = key
-        if mode in ("use", "only"):
+    def _join(self, call: Call, key: Key, watch: Watch | None) -> Joined[A]:
+        # Nothing is awaited from here on: looking and joining are one step.
+        if call.looks_up:
             answer = self._cache.recall_key(key)
             if answer is not None:
-                self._cache.remember_alias(alias, key)
-                return Joined(key, answer, None, "memory", watch)
+                self._cache.remember_alias(call.alias, key)
+                return Joined(call, key, self._cache, "memory", answer=answer, watch=watch)
 
         async def compute(flight: Flight[A]) -> A:
-            return await self._answer(flight, request, key, model, mode, alias, prefix)
+            return await self._answer(flight, call, key)
 
-        # What is computed under one flight key is the same for all who join it. A bypassed call
-        # joins nobody.
+        # All who join one flight get the same answer. A bypassing call shares with nobody.
         flight, started = self._flights.join(
-            object() if mode == "bypass" else (self._kind, mode, key), compute
+            object() if call.mode == "bypass" else (self._kind, call.mode, key), compute
         )
-        if started:
-            return Joined(key, None, flight, "computed", watch)
-        if mode in ("use", "only"):
+        if not started and call.looks_up:
             self._cache.count_coalesced()
-        return Joined(key, None, flight, "coalesced", watch)
+        outcome: Outcome = "computed" if started else "coalesced"
+        return Joined(call, key, self._cache, outcome, flight=flight, watch=watch)
 
-    async def _answer(
-        self,
-        flight: Flight[A],
-        request: GenerateRequest | EmbedRequest,
-        key: Key,
-        model: str,
-        mode: CacheMode,
-        alias: Hashable,
-        prefix: DeclaredPrefix | None,
-    ) -> A:
-        if mode in ("use", "only"):
-            found = await self._cache.get(key, alias=alias)
+    async def _answer(self, flight: Flight[A], call: Call, key: Key) -> A:
+        cache = self._cache
+        if call.looks_up:
+            found = await cache.get(key, alias=call.alias)
             if found is not None:
                 return _replay(flight, found)
-            if mode == "only":
+            if call.mode == "only":
                 raise CacheMissError(
                     f"the answer with key {key} is not in the cache, and cache='only' does not"
                     " compute; leave it out to compute"
                 )
-        if mode == "bypass":
-            return await self._compute(flight, request, model, prefix)
-        async with self._cache.computing(key):
-            # Another process may have stored it since we looked, whether we waited for it or not.
-            if mode == "use" and (found := await self._cache.look_again(key)) is not None:
+        if call.mode == "bypass":
+            return await self._compute(flight, call)
+        async with cache.computing(key):
+            # Another process may have stored it since the lookup.
+            if call.mode == "use" and (found := await cache.peek(key)) is not None:
                 return _replay(flight, found)
-            answer = await self._compute(flight, request, model, prefix)
-            await self._cache.put(
-                key, answer, alias=alias, request=request, namespaces=tuple(flight.namespaces)
+            answer = await self._compute(flight, call)
+            await cache.put(
+                key,
+                answer,
+                alias=call.alias,
+                request=call.request,
+                namespaces=tuple(flight.namespaces),
             )
         return answer
 
-    async def _compute(
-        self,
-        flight: Flight[A],
-        request: GenerateRequest | EmbedRequest,
-        model: str,
-        prefix: DeclaredPrefix | None,
-    ) -> A:
-        run = self._engines.run
-        # By its kind, the answer is an A.
-        return await run(self._kind, model, request, flight.emit, prefix)  # type: ignore[return-value]
+    async def _compute(self, flight: Flight[A], call: Call) -> A:
+        run = self._models.run
+        # The answer to a request of this kind is an A.
+        return await run(self._kind, call.model, call.request, flight.emit, call.prefix)  # type: ignore[return-value]
 
 
 def _replay(flight: Flight[A], found: A) -> A:
     if isinstance(found, Completion):
         flight.emit(*found.chunks)
     return found
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class CallContext:
+    """What makes calls of one session: the session itself, its namespaces and its prefixes.
+
+    For asteady's own packages, by `context_of`. It does not know the session, so that a session
+    that is dropped without being closed is collected.
+    """
+
+    settings: Settings
+    cache: CacheManager
+    models: Models
+    flights: Flights
+    generation: Pipeline[Completion]
+    embedding: Pipeline[Embedding]
+    observers: Observers
+    tasks: OwnedTasks
+    namespace: str | None = None
+    prefix: DeclaredPrefix | None = None
+
+    def model(self, kind: Kind, model: str | None) -> str:
+        """The reference that a call means: its own, or the session's for this kind."""
+        if model is None:
+            settings = self.settings
+            return settings.generation_model if kind == "generation" else settings.embedding_model
+        if not isinstance(model, str) or not model:
+            raise InvalidRequestError(
+                f'model={model!r} is not allowed: "builtin", the path of a .gguf file, or hf:...'
+            )
+        return model

@@ -1,185 +1,62 @@
-"""The session: what it is asked for."""
+"""The session: owns the models, the workers, the flights and the cache, from open to close."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Hashable, Iterable, Sequence
-from typing import TYPE_CHECKING, Unpack, overload
+import inspect
+import logging
+import warnings
+from contextlib import AbstractContextManager
+from functools import partial
+from types import TracebackType
+from typing import Self, Unpack
 
-from asteady._base.requests import (
-    Embedding,
-    EmbedOptions,
-    EmbedRequest,
-    check_options,
-)
-from asteady._session.bulk import BulkEmbedder, Progress, check_batches, embed_all, embed_batches
-from asteady._session.calls import Generating
-from asteady._session.handle import SessionHandle
-from asteady._session.pipeline import CacheMode
+import anyio
+import attrs
 
-if TYPE_CHECKING:
-    from asteady._base.requests import Vector
-    from asteady._session.namespace import Namespace
-    from asteady._session.pipeline import Answering
-    from asteady._session.prefix import Prefix
-    from asteady._session.warm import WarmOptions, WarmReport
-    from asteady._session.warm_jobs import WarmSource
-    from asteady.operate._verify import VerifyOptions, VerifyReport
-    from asteady.operate._verify_cache import VerifyCacheOptions, VerifyCacheReport
+from asteady._base.errors import SessionClosedError, SessionError, SettingsError
+from asteady._base.options import SettingsOptions, shows_options_of
+from asteady._base.public import public
+from asteady._base.requests import KINDS, Kind
+from asteady._base.settings import Settings
+from asteady._base.validation import one_of
+from asteady._cache.manager import CacheManager
+from asteady._cache.unopened import Opener
+from asteady._engine.api import Engine
+from asteady._engine.pool import PoolStatistics
+from asteady._engine.prefix_cache import PrefixStatistics
+from asteady._session.calls import Calls
+from asteady._session.flight import Flights
+from asteady._session.lifetime import OwnedTasks, State
+from asteady._session.models import Models, engine_source
+from asteady._session.namespace import Namespace
+from asteady._session.observe import Observer, Observers
+from asteady._session.pipeline import CallContext, Pipeline
 
-_EMBED_OPTIONS = frozenset(EmbedOptions.__annotations__) | {"model", "cache"}
+logger = logging.getLogger("asteady")
 
-
-class Asking(Generating):
-    """What a session can be asked for, also under a namespace; see `Session`."""
-
-    _embedding: Answering[Embedding]
-    _recall_embedding: Callable[[Hashable], Embedding | None]
-
-    @abstractmethod
-    def namespace(self, path: str) -> Namespace:
-        """The same calls, whose entries the namespace holds: ``namespace("emails/marketing")``.
-
-        An answer is stored once, however many namespaces hold it. `Namespace` has what can be done
-        with them together: statistics, listing, preloading, and clearing. See
-        docs/operate/namespaces.md.
-
-        Raises:
-            InvalidRequestError: `path` is not names with single slashes between them.
-        """
-        ...
-
-    def prefix(self, text: str) -> Prefix:
-        """The calls that generate, with this text before each prompt: ``prefix(system_prompt)``.
-
-        It is the content of a first message with the role "system", or what raw prompts begin
-        with. The answers are those of the same messages without `prefix`, byte for byte, and are
-        shared with whoever asks so; but prompts that are computed after the first one begin with
-        a copy of its state, as far as the text fills whole pieces of 512 tokens. See
-        docs/prefixes.md.
-
-        Raises:
-            InvalidRequestError: `text` is no str, or empty.
-        """
-        from asteady._session.prefix import Prefix
-
-        return Prefix(self, text)
-
-    async def warm(self, prompts: WarmSource, **options: Unpack[WarmOptions]) -> WarmReport:
-        """Compute and remember answers before anybody asks: ``warm(prompts, seeds=[42])``.
-
-        One failure loses nothing else: it is in the report. See docs/operate/warming.md.
-        """
-        from asteady._session.warm import warm
-
-        return await warm(self, prompts, **options)
-
-    # -- embedding -----------------------------------------------------------------------------
-
-    @overload
-    async def embed(
-        self,
-        text: str,
-        *,
-        model: str | None = None,
-        cache: CacheMode = "use",
-        **options: Unpack[EmbedOptions],
-    ) -> Vector: ...
-
-    @overload
-    async def embed(
-        self,
-        text: Sequence[str],
-        *,
-        model: str | None = None,
-        cache: CacheMode = "use",
-        progress: Progress | None = None,
-        **options: Unpack[EmbedOptions],
-    ) -> Vector: ...
-
-    async def embed(
-        self,
-        text: str | Sequence[str],
-        *,
-        model: str | None = None,
-        cache: CacheMode = "use",
-        progress: Progress | None = None,
-        **options: Unpack[EmbedOptions],
-    ) -> Vector:
-        """Embed one text, or several.
-
-        Returns a read-only float32 array: of shape (dimensions,) for a text, (number of texts,
-        dimensions) for a sequence of them, each row with L2 norm 1. Each text is cached and
-        coalesced on its own.
-
-        Args:
-            text: the text, or a sequence of at least one.
-            model: a reference, see docs/models.md; default: the session's.
-            cache: as in `generate`.
-            progress: called with the number of texts done so far, now and then and at the end.
-            options: truncate=False, dimensions=None, mode=None; see `EmbedOptions`.
-
-        Cancelling stops waiting; a computation stops too when nobody else waits for it.
-
-        Raises:
-            PromptTooLongError: more tokens than the model's context, and truncate is False.
-            SessionError, InvalidRequestError, CacheMissError, QueueFullError, ModelError: as in
-                `generate`.
-        """
-        if isinstance(text, str):
-            return (await self.embedding(text, model=model, cache=cache, **options)).vector
-        return await embed_all(BulkEmbedder(self, model, cache, options, progress), text)
-
-    def embed_batches(
-        self,
-        texts: Iterable[str] | AsyncIterable[str],
-        *,
-        batch_size: int = 1024,
-        progress: Progress | None = None,
-        model: str | None = None,
-        cache: CacheMode = "use",
-        **options: Unpack[EmbedOptions],
-    ) -> AsyncIterator[Vector]:
-        """Embed any number of texts in bounded memory.
-
-        An async iterator of matrices as `embed` returns them, in the order of the texts, with
-        `batch_size` rows each, the last perhaps with fewer. No more texts are taken from `texts`
-        than the batch needs; `progress` is called with the number done so far. Raises as `embed`
-        does; the error's note has the text's index.
-        """
-        check_batches(texts, batch_size)
-        return embed_batches(BulkEmbedder(self, model, cache, options, progress), texts, batch_size)
-
-    async def embedding(
-        self,
-        text: str,
-        *,
-        model: str | None = None,
-        cache: CacheMode = "use",
-        **options: Unpack[EmbedOptions],
-    ) -> Embedding:
-        """As `embed` of one text, with the whole record: vector, token count, model, cost."""
-        alias: tuple[object, ...] | None = None
-        if cache == "use" and not self._observers.active:
-            alias = (text, model, *options, *options.values(), *map(type, options.values()))
-            try:
-                answer = self._recall_embedding(alias)
-            except TypeError:  # something that no option allows; it is refused below
-                alias = None
-            else:
-                if answer is not None:
-                    return answer
-        self._core.check_open()
-        check_options("embed", options, _EMBED_OPTIONS)
-        return await self._embedding.answer(
-            EmbedRequest.of(text, **options),
-            model=self._core.model("embedding", model),
-            mode=cache,
-            alias=alias,
-        )
+# Time limits of the steps of closing, in seconds: a step that takes longer is left behind, logged.
+_FLIGHTS_END_S = 10.0
+_POOLS_END_S = 30.0
+_CACHE_ENDS_S = 30.0
 
 
-class Session(Asking, SessionHandle):
+@public
+@attrs.frozen(kw_only=True)
+class SessionStatistics:
+    """What a session is doing now.
+
+    `flights` is the number of computations in progress. `pools` and `prefixes` are by model, as
+    "generation:builtin"; `prefixes` is what `Session.prefix` has saved.
+    """
+
+    state: str
+    flights: int
+    pools: dict[str, PoolStatistics]
+    prefixes: dict[str, PrefixStatistics]
+
+
+@public
+class Session(Calls):
     """Generates and embeds; owns the models, the workers, the flights and the cache.
 
     Open it with ``async with``, or with `open` and `aclose`, also from two different tasks (an
@@ -190,32 +67,203 @@ class Session(Asking, SessionHandle):
         settings: all settings; without it they come from the arguments, then from the
             ``ASTEADY_*`` variables, then from the defaults.
         engine: serves every request in place of llama.cpp, for tests.
-        arguments: single settings, named as the fields of `Settings`.
+        arguments: single settings, named as the fields of `Settings`, and `profile`.
 
     Raises:
         SettingsError: a setting is not allowed.
     """
 
-    def namespace(self, path: str) -> Namespace:
-        from asteady._session.namespace import Namespace
+    @shows_options_of(
+        Settings, inspect.Parameter("profile", inspect.Parameter.KEYWORD_ONLY, default=None)
+    )
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        engine: Engine | None = None,
+        **arguments: Unpack[SettingsOptions],
+    ) -> None:
+        if settings is not None and arguments:
+            raise SettingsError(
+                f"give either settings=... or {', '.join(arguments)}, not both; "
+                "attrs.evolve(settings, ...) changes single ones"
+            )
+        self._set_up(settings or Settings.from_environment(**arguments), engine, None)
 
+    def _set_up(self, settings: Settings, engine: Engine | None, opener: Opener | None) -> None:
+        self.settings = settings
+        self.cache = cache = CacheManager(settings, opener=opener)
+        self._tasks = tasks = OwnedTasks()
+        self._flights = flights = Flights(tasks.spawn)
+        self._models = models = Models(engine_source(settings, engine), settings, flights)
+        # A session that is opened on demand is closed with its loop, without a warning.
+        self._warns = opener is None
+        observers = Observers()
+        super().__init__(
+            CallContext(
+                settings=settings,
+                cache=cache,
+                models=models,
+                flights=flights,
+                generation=Pipeline("generation", cache.generation, models, flights, observers),
+                embedding=Pipeline("embedding", cache.embedding, models, flights, observers),
+                observers=observers,
+                tasks=tasks,
+            )
+        )
+
+    @classmethod
+    def opened_by(cls, opener: Opener) -> Session:
+        """A default session: settings from the environment; using its cache calls `opener`."""
+        session = cls.__new__(cls)
+        session._set_up(Settings.from_environment(), None, opener)
+        return session
+
+    async def open(self) -> Self:
+        """Open the cache and be ready for requests. Loads no model yet.
+
+        Raises:
+            SessionError: the session was opened before.
+            StoreError: the cache's directory or database cannot be used.
+        """
+        if self._tasks.state is not State.UNOPENED:
+            raise SessionError(
+                f"the session is {self.state}, and opens only once; construct a new one"
+            )
+        try:
+            # Not a method: the tasks must not keep a session alive that was dropped.
+            self._tasks.start(partial(_tear_down, self._flights, self._models, self.cache))
+            await self.cache.open()
+        except BaseException:
+            await self.aclose()
+            raise
+        if not self._tasks.opened():
+            await self.cache.aclose()
+            raise SessionClosedError("the session was closed while it opened; open a new one")
+        return self
+
+    async def aclose(self) -> None:
+        """Stop taking requests, end the flights, join the workers, flush and close the cache.
+
+        Callers that still wait get `SessionClosedError`. Each step has a time limit. Closing
+        twice is allowed. Cancelling does not cut it short.
+        """
+        await self._tasks.stop()
+
+    def abandon(self) -> None:
+        """Close soon, without waiting and without a warning; from any thread.
+
+        For a session whose event loop is closed, where nothing can be awaited: its threads are
+        daemons, and end with the process.
+        """
+        self._warns = False
+        self._tasks.stop_soon()
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        tasks: OwnedTasks | None = getattr(self, "_tasks", None)
+        if tasks is not None and tasks.left_open and self._warns:
+            tasks.stop_soon()
+            warnings.warn(
+                f"{self!r} was never closed; use `async with`, or await aclose()",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
+
+    def __repr__(self) -> str:
+        now = self.statistics()
+        models = ", ".join(now.pools) or "no model loaded"
+        return f"<{type(self).__name__} {now.state}: {now.flights} flights, {models}>"
+
+    @property
+    def state(self) -> str:
+        """ "unopened", "opening", "open", "closing" or "closed"."""
+        return self._tasks.state.value
+
+    @property
+    def is_open(self) -> bool:
+        return self._tasks.state is State.OPEN
+
+    @property
+    def is_closed(self) -> bool:
+        return self._tasks.state is State.CLOSED
+
+    def check_open(self) -> None:
+        """Raise unless the session can be used here and now.
+
+        Raises:
+            SessionNotOpenError: it is not open yet.
+            SessionClosedError: it is closed, or closing.
+            SessionError: it is open on another event loop.
+        """
+        self._tasks.check_open()
+
+    def namespace(self, path: str) -> Namespace:
+        """The same calls, with entries tagged by the namespace: ``namespace("emails/marketing")``.
+
+        An answer is stored once, however many namespaces tag it. `Namespace` has what can be done
+        with its entries together: statistics, listing, preloading, and clearing. See
+        docs/operate/namespaces.md.
+
+        Raises:
+            InvalidRequestError: `path` is not names with single slashes between them.
+        """
         return Namespace(self, path)
 
-    async def verify(self, **options: Unpack[VerifyOptions]) -> VerifyReport:
-        """Answer the same requests alone and in all kinds of company, and compare every byte.
+    async def load(self, *kinds: Kind) -> None:
+        """Load the models now rather than at the first request; both, or those of `kinds`.
 
-        Stops at the first difference; see `VerifyOptions`, and docs/determinism.md.
+        Raises:
+            ModelError: a model is unavailable.
         """
-        from asteady.operate._verify import verify
+        self.check_open()
+        for kind in kinds or KINDS:
+            one_of("kind", kind, KINDS)
+            await self._models.pool(kind, self._context.model(kind, None))
 
-        return await verify(self, **options)
+    def statistics(self) -> SessionStatistics:
+        """What the session is doing now; see `cache` for the statistics of the caches."""
+        return SessionStatistics(
+            state=self.state,
+            flights=len(self._flights),
+            pools=self._models.statistics(),
+            prefixes=self._models.prefixes(),
+        )
 
-    async def verify_cache(self, **options: Unpack[VerifyCacheOptions]) -> VerifyCacheReport:
-        """Compute a sample of the stored answers again, and compare every byte.
+    def observe(
+        self, observer: Observer, *, everywhere: bool = False
+    ) -> AbstractContextManager[None]:
+        """Have `observer` called with an `Observed` for each call that ends within the block.
 
-        Only entries that keep their request, see `Settings.keep_requests_bytes`, and that are of
-        this model, build and CPU. The cache stays as it is; see `VerifyCacheOptions`.
+        By default it sees the calls made in this context: in this task, and in tasks that are
+        started within the block. With ``everywhere=True`` it sees all calls of the session. It is
+        called on the event loop, so it should be quick. While anybody observes, a warm hit takes
+        some microseconds more.
         """
-        from asteady.operate._verify_cache import verify_cache
+        return self._observers.observe(observer, everywhere=everywhere)
 
-        return await verify_cache(self, **options)
+
+async def _tear_down(flights: Flights, models: Models, cache: CacheManager) -> None:
+    await flights.close(_FLIGHTS_END_S)
+    for name, limit_s, step in (
+        ("workers", _POOLS_END_S, models.aclose),
+        ("cache", _CACHE_ENDS_S, cache.aclose),
+    ):
+        with anyio.move_on_after(limit_s) as scope:
+            try:
+                await step()
+            except Exception:
+                logger.exception("closing the %s failed", name)
+        if scope.cancelled_caught:
+            logger.error("closing the %s took more than %g s; left behind", name, limit_s)

@@ -1,4 +1,4 @@
-"""A reader of a completion while it is being computed, or of one that is remembered."""
+"""Reads the chunks of a completion while it is being computed, or of a remembered one."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 
 from asteady._base.errors import SessionError
+from asteady._base.public import public
 from asteady._base.requests import Completion
 from asteady._session.pipeline import Joined
 
 
+@public
 class Stream:
     """The chunks of one completion, in order; from `Session.stream`.
 
@@ -23,7 +25,7 @@ class Stream:
     Opening it starts the computation or joins the one in progress: chunks that are already there
     are replayed, and a remembered answer is replayed with its original chunk boundaries. Leaving
     the block, or being cancelled, stops the reading; the computation stops too when nobody else
-    waits for it. A slow reader holds up nobody.
+    waits for it. A slow reader delays nobody.
 
     `generate` and `complete` calls for the same request share the computation.
     """
@@ -51,7 +53,7 @@ class Stream:
         self.leave()
 
     def leave(self) -> None:
-        """Stop reading; what leaving the block does. Idempotent."""
+        """Stop reading, as leaving the block does. Idempotent."""
         joined, self._joined = self._joined, None
         if joined is not None:
             joined.leave(self._error)
@@ -81,7 +83,7 @@ class Stream:
 
     @property
     def ready(self) -> int:
-        """How many chunks can be read now, without waiting."""
+        """The number of chunks that can be read without waiting."""
         return len(self._open().chunks) - self._index
 
     @property

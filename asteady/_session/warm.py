@@ -1,7 +1,8 @@
-"""Warming: compute and remember answers before anybody asks for them."""
+"""Warming: computes and remembers answers before anybody asks for them."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
@@ -14,53 +15,39 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import anyio
 import anyio.to_thread
 import attrs
 
-from asteady._base.checks import check_count, check_seconds
 from asteady._base.errors import InvalidRequestError, SessionError, StoreError
-from asteady._base.requests import GenerateOptions, GenerateRequest, Key, check_options
-from asteady._session.warm_jobs import (
-    PRIORITIES,
-    Job,
-    Priority,
-    WarmSource,
-    check_seeds,
-    jobs_of,
-    jobs_of_lines,
-)
-
-if TYPE_CHECKING:
-    from asteady._session.session import Asking
+from asteady._base.options import GenerateOptions, check_options, shows_options_of
+from asteady._base.public import public
+from asteady._base.requests import DEFAULT_SEED, GenerateRequest, Key, namespace_path
+from asteady._base.text import shorten
+from asteady._base.validation import one_of, refuse, seconds, whole_number
+from asteady._session.pipeline import Call, CallContext
 
 logger = logging.getLogger("asteady")
 
 WarmOutcome: TypeAlias = Literal["warmed", "already_cached", "failed"]
 
+Priority: TypeAlias = Literal["high", "medium", "low"]
+PRIORITIES: tuple[Priority, ...] = ("high", "medium", "low")
 
-class WarmerOptions(GenerateOptions, total=False):
-    """Options of whatever warms: those of `generate`, for prompts without their own, and:"""
+WarmPrompt: TypeAlias = str | Mapping[str, Any]
+"""A prompt, or a mapping with "prompt" or "messages" and optionally "seed" or "seeds",
+"priority" ("high", "medium", "low"), "model", "namespace" and any of `GenerateOptions`."""
 
-    model: str | None
-    """The model; default: the session's."""
-    budget_s: float | None
-    """Stop after so many seconds; what is under way then is cancelled. Default: no limit."""
-    on_progress: Callable[[WarmProgress], object] | None
-    """Called on the event loop with each prompt that is done."""
+WarmSource: TypeAlias = Iterable[WarmPrompt] | AsyncIterable[WarmPrompt] | os.PathLike[str]
+"""Prompts, or the path of a JSON Lines file with one of them on each line."""
 
-
-class WarmOptions(WarmerOptions, total=False):
-    """The options of `Session.warm`."""
-
-    seeds: Sequence[int] | None
-    """Warm each prompt with each of these; default: [42]."""
-    concurrency: int
-    """How many are under way at once; default: 4."""
+_OPTIONS = frozenset(GenerateOptions.__annotations__)
+_SHOWN = 60
 
 
+@public
 @attrs.frozen(kw_only=True)
 class WarmProgress:
     """One prompt is done. `total` is None while it is not known: for an async iterator."""
@@ -73,6 +60,29 @@ class WarmProgress:
     error: Exception | None = None
 
 
+@public
+class WarmerOptions(GenerateOptions, total=False):
+    """Options of all that warm: those of `generate`, for prompts without their own, and these."""
+
+    model: str | None
+    """The model; default: the session's."""
+    budget_s: float | None
+    """Stop after so many seconds; computations in progress are cancelled. Default: no limit."""
+    on_progress: Callable[[WarmProgress], object] | None
+    """Called on the event loop with each prompt that is done."""
+
+
+@public
+class WarmOptions(WarmerOptions, total=False):
+    """The options of `Session.warm`."""
+
+    seeds: Sequence[int] | None
+    """Warm each prompt with each of these; default: [42]."""
+    concurrency: int
+    """The number computed at once; default: 4."""
+
+
+@public
 @attrs.frozen(kw_only=True)
 class WarmFailure:
     """A prompt that could not be warmed. `where` is its line or index, `prompt` its beginning."""
@@ -90,12 +100,13 @@ class WarmFailure:
         return f"{self.where} ({self.prompt}): {self.reason}"
 
 
+@public
 @attrs.frozen(kw_only=True)
 class WarmReport:
-    """What became of each prompt and seed. `duplicates` were named before and are no others.
+    """The outcomes, by prompt and seed. `duplicates` repeat an earlier one and count only here.
 
-    `skipped` were not done within the budget (of an async iterator, those that it had given).
-    `by_priority` has those that were warmed.
+    `skipped` were not done within the budget; of an async iterator only those that it had given.
+    `by_priority` counts those that were warmed.
     """
 
     warmed: int
@@ -113,8 +124,23 @@ class WarmReport:
         )
 
 
+@attrs.frozen(kw_only=True)
+class Job:
+    """One answer to be warmed, or the reason why it cannot be."""
+
+    where: str
+    prompt: str
+    seed: int | None = None
+    priority: Priority = "medium"
+    model: str | None = None
+    namespace: str | None = None
+    request: GenerateRequest | None = None
+    error: Exception | None = None
+
+
+@shows_options_of(GenerateRequest.of)
 async def warm(
-    session: Asking,
+    context: CallContext,
     prompts: WarmSource,
     *,
     model: str | None = None,
@@ -122,47 +148,45 @@ async def warm(
     concurrency: int = 4,
     budget_s: float | None = None,
     on_progress: Callable[[WarmProgress], object] | None = None,
-    lines: bytes | None = None,
     **options: Any,
 ) -> WarmReport:
-    """See `Session.warm`. `lines` is the contents of a JSON Lines file, in place of `prompts`."""
-    check_count("concurrency", concurrency)
-    if budget_s is not None:
-        check_seconds("budget_s", budget_s)
-    if on_progress is not None and not callable(on_progress):
-        raise InvalidRequestError(f"on_progress={on_progress!r} is not allowed: a function")
-    session._core.check_open()
-    session._core.model("generation", model)
-    warming = _Warming(session, on_progress)
-    given = check_seeds(seeds)
-    # What is wrong for every prompt is no failure of each.
-    check_options("warm", options, WarmOptions.__annotations__.keys() - {"seed"})
-    defaults = GenerateOptions(**options)  # type: ignore[typeddict-item]  # its names are checked
-    for seed in given:
-        GenerateRequest.of("any", **{**defaults, "seed": seed})
-    if lines is None and isinstance(prompts, os.PathLike):
+    """See `Session.warm`."""
+    reader = _Reader(context, model, seeds, options)
+    warming = _Warming(context, concurrency, budget_s, on_progress)
+    if isinstance(prompts, os.PathLike):
         lines = await anyio.to_thread.run_sync(_read, os.fspath(prompts))
-    drawn: list[_Draw]
-    if lines is not None:
-        drawn = warming.plan(jobs_of_lines(lines, given, defaults, model))
-    elif isinstance(prompts, (str, bytes, Mapping)):
+        return await warming.run_all(reader.jobs_of_lines(lines))
+    if isinstance(prompts, (str, bytes, Mapping)):
         raise InvalidRequestError(
             f"prompts is one {type(prompts).__name__}: give a list of prompts, or the Path of a"
             " JSON Lines file"
         )
-    elif isinstance(prompts, AsyncIterable):
-        drawn = [_Stream(prompts, lambda at, item: jobs_of(at, item, given, defaults, model))]
-    elif isinstance(prompts, Iterable):
-        drawn = warming.plan(
+    if isinstance(prompts, AsyncIterable):
+        return await warming.run([_Stream(prompts, reader.jobs_of)])
+    if isinstance(prompts, Iterable):
+        return await warming.run_all(
             job
             for index, item in enumerate(prompts)
-            for job in jobs_of(f"prompts[{index}]", item, given, defaults, model)
+            for job in reader.jobs_of(f"prompts[{index}]", item)
         )
-    else:
-        raise InvalidRequestError(
-            f"prompts={prompts!r} is not allowed: a list, an async iterator, or a Path"
-        )
-    return await warming.run(drawn, concurrency, budget_s)
+    raise refuse("prompts", prompts, "a list, an async iterator, or a Path")
+
+
+async def warm_lines(
+    context: CallContext,
+    lines: bytes,
+    *,
+    model: str | None = None,
+    seeds: Sequence[int] | None = None,
+    concurrency: int = 4,
+    budget_s: float | None = None,
+    on_progress: Callable[[WarmProgress], object] | None = None,
+    **options: Any,
+) -> WarmReport:
+    """`warm` with the contents of a JSON Lines file."""
+    reader = _Reader(context, model, seeds, options)
+    warming = _Warming(context, concurrency, budget_s, on_progress)
+    return await warming.run_all(reader.jobs_of_lines(lines))
 
 
 def _read(path: str) -> bytes:
@@ -170,15 +194,107 @@ def _read(path: str) -> bytes:
         return file.read()
 
 
-class _Draw(Protocol):
-    """Where workers get their jobs from."""
+class _Reader:
+    """Turns prompts into jobs; what applies to all of them is checked at once."""
+
+    def __init__(
+        self,
+        context: CallContext,
+        model: str | None,
+        seeds: Sequence[int] | None,
+        options: dict[str, Any],
+    ) -> None:
+        context.tasks.check_open()
+        context.model("generation", model)
+        self._model = model
+        self._seeds = _check_seeds(seeds)
+        check_options("warm", options, WarmOptions.__annotations__.keys() - {"seed"})
+        self._options = options
+        for seed in self._seeds:
+            GenerateRequest.of("any", **{**options, "seed": seed})
+
+    def jobs_of(self, where: str, value: object) -> Iterator[Job]:
+        """The jobs of one prompt, one for each seed; never raises."""
+        prompt = shown(value)
+        try:
+            item: dict[str, Any] = {"prompt": value} if isinstance(value, str) else _mapping(value)
+            priority = one_of("priority", item.pop("priority", "medium"), PRIORITIES)
+            model = item.pop("model", self._model)
+            namespace = item.pop("namespace", None)
+            namespace = None if namespace is None else namespace_path(namespace)
+            if "seed" in item and "seeds" in item:
+                raise InvalidRequestError("give either seed or seeds, not both")
+            seeds = [item.pop("seed")] if "seed" in item else item.pop("seeds", self._seeds)
+            seeds = _check_seeds(seeds)
+            text = item.pop("prompt", None)
+            check_options("warm", item, _OPTIONS)
+        except InvalidRequestError as exc:
+            yield Job(where=where, prompt=prompt, error=exc)
+            return
+        for seed in seeds:
+            job = Job(
+                where=where,
+                prompt=prompt,
+                seed=seed,
+                priority=priority,
+                model=model,
+                namespace=namespace,
+            )
+            options = {**self._options, **item, "seed": seed}
+            try:
+                yield attrs.evolve(job, request=GenerateRequest.of(text, **options))
+            except InvalidRequestError as exc:
+                yield attrs.evolve(job, error=exc)
+
+    def jobs_of_lines(self, raw: bytes) -> Iterator[Job]:
+        """The jobs of a JSON Lines file; a line that cannot be read is a job that fails."""
+        for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+            if not line.strip():
+                continue
+            where = f"line {number}"
+            try:
+                value = json.loads(line.decode())
+            except ValueError as exc:
+                error = InvalidRequestError(
+                    f"not JSON: {exc}; a plain prompt needs quotes around it"
+                )
+                prompt = shown(line.decode(errors="replace"))
+                yield Job(where=where, prompt=prompt, error=error)
+                continue
+            yield from self.jobs_of(where, value)
+
+
+def _check_seeds(seeds: Sequence[int] | None) -> list[int]:
+    if seeds is None:
+        return [DEFAULT_SEED]
+    if isinstance(seeds, str) or not isinstance(seeds, Iterable) or not (given := list(seeds)):
+        raise refuse("seeds", seeds, "a list of at least one number")
+    return given
+
+
+def shown(value: object) -> str:
+    if isinstance(value, Mapping):
+        value = value.get("prompt") or value.get("messages") or value
+    return shorten(value if isinstance(value, str) else repr(value), _SHOWN)
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InvalidRequestError(
+            f"{shown(value)} is not allowed: a prompt is a str, or a mapping with one"
+        )
+    return dict(value)
+
+
+class _Queue(Protocol):
+    """Where workers take their jobs from."""
 
     async def next(self) -> Job | None: ...
 
     def left(self) -> int: ...
 
 
-class _Listed:
+class _List:
     def __init__(self, jobs: Sequence[Job]) -> None:
         self._jobs = jobs
         self._next = 0
@@ -194,13 +310,13 @@ class _Listed:
 
 
 class _Stream:
-    """Jobs of an async iterator, which is asked for one item at a time, and never ahead."""
+    """The jobs of an async iterator, which is asked for one item at a time and never ahead."""
 
     def __init__(
-        self, items: AsyncIterable[Any], jobs: Callable[[str, Any], Iterator[Job]]
+        self, items: AsyncIterable[Any], jobs_of: Callable[[str, Any], Iterator[Job]]
     ) -> None:
         self._items: AsyncIterator[Any] | None = aiter(items)
-        self._jobs_of = jobs
+        self._jobs_of = jobs_of
         self._jobs: list[Job] = []
         self._count = 0
         self._lock = anyio.Lock()
@@ -231,55 +347,61 @@ class _Warming:
     """One call of `warm`, from its first job to its report."""
 
     def __init__(
-        self, session: Asking, on_progress: Callable[[WarmProgress], object] | None
+        self,
+        context: CallContext,
+        concurrency: int,
+        budget_s: float | None,
+        on_progress: Callable[[WarmProgress], object] | None,
     ) -> None:
-        self._session = session
-        self._core = session._core
+        self._context = context
+        self._concurrency = whole_number("concurrency", concurrency, 1)
+        self._budget_s = None if budget_s is None else seconds("budget_s", budget_s)
+        if on_progress is not None and not callable(on_progress):
+            raise refuse("on_progress", on_progress, "a function")
         self._on_progress = on_progress
         self._total: int | None = None
-        self._met: set[tuple[str | None, Key]] = set()
+        self._seen: set[tuple[str | None, Key]] = set()
         self._failed: list[WarmFailure] = []
         self._by_priority: dict[Priority, int] = dict.fromkeys(PRIORITIES, 0)
         self._cached = self._skipped = self._duplicates = 0
         self._closed: SessionError | None = None
 
-    def plan(self, jobs: Iterable[Job]) -> list[_Draw]:
-        """The jobs of each priority apart: a lower one begins when the higher ones have ended."""
-        listed = list(jobs)
-        self._total = len(listed)
-        return [_Listed([job for job in listed if job.priority == p]) for p in PRIORITIES]
+    async def run_all(self, jobs: Iterable[Job]) -> WarmReport:
+        """Run jobs that are all known; a lower priority begins when the higher ones have ended."""
+        every = list(jobs)
+        self._total = len(every)
+        return await self.run(
+            [_List([job for job in every if job.priority == p]) for p in PRIORITIES]
+        )
 
-    async def run(
-        self, drawn: Sequence[_Draw], concurrency: int, budget_s: float | None
-    ) -> WarmReport:
+    async def run(self, queues: Sequence[_Queue]) -> WarmReport:
         began_s = time.perf_counter()
-        with anyio.move_on_after(budget_s):
-            for draw in drawn:
+        with anyio.move_on_after(self._budget_s):
+            for queue in queues:
                 async with anyio.create_task_group() as group:
-                    for _ in range(concurrency):
-                        group.start_soon(self._work, draw, group.cancel_scope)
+                    for _ in range(self._concurrency):
+                        group.start_soon(self._work, queue, group.cancel_scope)
                 if self._closed is not None:
                     raise self._closed
         return WarmReport(
             warmed=sum(self._by_priority.values()),
             already_cached=self._cached,
             failed=tuple(self._failed),
-            skipped=self._skipped + sum(draw.left() for draw in drawn),
+            skipped=self._skipped + sum(queue.left() for queue in queues),
             duplicates=self._duplicates,
             seconds=time.perf_counter() - began_s,
             by_priority=self._by_priority,
         )
 
-    async def _work(self, draw: _Draw, scope: anyio.CancelScope) -> None:
-        while (job := await draw.next()) is not None:
+    async def _work(self, queue: _Queue, scope: anyio.CancelScope) -> None:
+        while (job := await queue.next()) is not None:
             try:
                 if job.error is not None or job.request is None:
                     self._fail(job, job.error or InvalidRequestError("nothing to warm"))
                 else:
                     await self._one(job, job.request)
             except SessionError as exc:
-                # The session has closed: nothing more can be done, and to say so is no failure
-                # of this prompt.
+                # Nothing more can be done, and it is no failure of this prompt.
                 self._closed = exc
                 scope.cancel()
                 return
@@ -290,36 +412,41 @@ class _Warming:
                 raise
 
     async def _one(self, job: Job, request: GenerateRequest) -> None:
-        self._core.check_open()
-        if self._core.settings.disable_cache:
+        context = self._context
+        context.tasks.check_open()
+        if context.settings.disable_cache:
             raise StoreError("the cache is disabled (disable_cache, ASTEADY_DISABLE_CACHE)")
-        session = self._session
-        # A path below the session's own, if that is a namespace.
-        generation = (session.namespace(job.namespace) if job.namespace else session)._generation
-        model = self._core.model("generation", job.model)
-        key = await generation.key(request, model)
-        if (job.namespace, key) in self._met:
+        # A job's namespace is a path below the one that the call is made under.
+        namespace = "/".join(path for path in (context.namespace, job.namespace) if path) or None
+        call = Call(
+            request=request,
+            model=context.model("generation", job.model),
+            namespace=None if namespace is None else namespace_path(namespace),
+        )
+        pipeline = context.generation
+        key = await pipeline.key(call)
+        if (namespace, key) in self._seen:
             self._duplicates += 1
             return
-        self._met.add((job.namespace, key))
-        if await generation.secure(request, model=model):
+        self._seen.add((namespace, key))
+        if await pipeline.ensure_tagged(call):
             self._cached += 1
-            self._tell(job, "already_cached")
+            self._report(job, "already_cached")
             return
-        await generation.answer(request, model=model, mode="use")
-        # Not every answer is kept: it may be larger than the budget, or the store may fail.
-        if not await generation.contains(request, model=model):
-            raise StoreError("the answer was computed, but the cache has not kept it")
+        await pipeline.answer(call)
+        # An answer may be larger than the budget, or the store may fail.
+        if not await pipeline.contains(call):
+            raise StoreError("the answer was computed, but the cache has not stored it")
         self._by_priority[job.priority] += 1
-        self._tell(job, "warmed")
+        self._report(job, "warmed")
 
     def _fail(self, job: Job, error: Exception) -> None:
         self._failed.append(
             WarmFailure(where=job.where, prompt=job.prompt, seed=job.seed, error=error)
         )
-        self._tell(job, "failed", error)
+        self._report(job, "failed", error)
 
-    def _tell(self, job: Job, outcome: WarmOutcome, error: Exception | None = None) -> None:
+    def _report(self, job: Job, outcome: WarmOutcome, error: Exception | None = None) -> None:
         if self._on_progress is None:
             return
         done = sum(self._by_priority.values()) + self._cached + len(self._failed)
@@ -335,4 +462,4 @@ class _Warming:
         try:
             self._on_progress(progress)
         except Exception:
-            logger.exception("the function that is told of the warming's progress failed")
+            logger.exception("the on_progress callback raised")

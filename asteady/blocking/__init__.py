@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, cas
 import asteady._session.default as _default
 from asteady._base.requests import Completion, Embedding, Key
 from asteady._base.settings import Settings
+from asteady._session.generation import context_of
 from asteady._session.session import Session as _AsyncioSession
 from asteady.blocking._calls import SessionCalls, WholeCalls, default_calls
 from asteady.blocking._namespace import Namespace
@@ -58,6 +59,8 @@ if TYPE_CHECKING:
         PrometheusCollector,
         StrategicCacheWarmer,
         opentelemetry,
+        verify,
+        verify_cache,
         warm_cache_parallel,
         warm_cache_sequential,
     )
@@ -93,6 +96,8 @@ __all__ = [
     "prefix",
     "run",
     "stream",
+    "verify",
+    "verify_cache",
     "warm",
     "warm_cache_parallel",
     "warm_cache_sequential",
@@ -321,7 +326,6 @@ class Session(SessionCalls):
         session = self._asyncio_session if opened_by is not None else None
         if session is None or session.is_closed or opened_by is not started():
             return
-        session._closes_with_loop = True  # its own warning would tell to await something
         session.abandon()
         warnings.warn(
             f"{session!r} was never closed; use `with`, or close()",
@@ -386,7 +390,7 @@ async def _close_all() -> None:
     sessions = [*_sessions, *_default.sessions_here()]
     for session in sessions:
         if session.is_open:
-            session._core.engines.forget()
+            context_of(session).models.forget()
             try:
                 await session.aclose()
             except Exception:

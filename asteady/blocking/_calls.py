@@ -12,31 +12,29 @@ from typing import TYPE_CHECKING, Unpack
 
 import asteady._session.default as _default
 from asteady._base.errors import SessionClosedError, SessionNotOpenError
-from asteady._base.requests import Embedding, EmbedOptions
-from asteady._session.models import Kind
+from asteady._base.options import EmbedOptions
+from asteady._base.requests import Embedding, Kind
+from asteady._session.calls import Calls as AsyncCalls
 from asteady._session.pipeline import CacheMode
-from asteady._session.session import Asking, Session
+from asteady._session.session import Session
 from asteady.blocking._fast_path import Recaller
 from asteady.blocking._generating_calls import GeneratingCalls
 from asteady.blocking._portal import Portal, portal
 
 if TYPE_CHECKING:
     from asteady._base.requests import Vector
-    from asteady._session.bulk import Progress
-    from asteady._session.core import SessionStatistics
-    from asteady._session.warm import WarmOptions, WarmReport
-    from asteady._session.warm_jobs import WarmSource
+    from asteady._session.calls import Progress
+    from asteady._session.session import SessionStatistics
+    from asteady._session.warm import WarmOptions, WarmReport, WarmSource
     from asteady.blocking._namespace import Namespace
     from asteady.blocking._prefix import Prefix
-    from asteady.operate._verify import VerifyOptions, VerifyReport
-    from asteady.operate._verify_cache import VerifyCacheOptions, VerifyCacheReport
 
 
 class Calls(GeneratingCalls):
     """What can be asked of a session; see the methods of the same name of `asteady.Session`."""
 
     @abstractmethod
-    async def _session(self) -> Asking:
+    async def _session(self) -> AsyncCalls:
         """Whom to ask; on the loop."""
         ...
 
@@ -165,24 +163,6 @@ class WholeCalls(Calls):
         from asteady.blocking._namespace import Namespace
 
         return Namespace(self, path)
-
-    def verify(self, **options: Unpack[VerifyOptions]) -> VerifyReport:
-        """Answer the same requests alone and in company, and compare every byte; see
-        `asteady.Session.verify`."""
-
-        async def asked() -> VerifyReport:
-            return await (await self._session()).verify(**options)
-
-        return self._portal().call(asked)
-
-    def verify_cache(self, **options: Unpack[VerifyCacheOptions]) -> VerifyCacheReport:
-        """Compute a sample of the stored answers again, and compare every byte; see
-        `asteady.Session.verify_cache`."""
-
-        async def asked() -> VerifyCacheReport:
-            return await (await self._session()).verify_cache(**options)
-
-        return self._portal().call(asked)
 
     def load(self, *kinds: Kind) -> None:
         """Load the models now rather than at the first request; both, or those of `kinds`."""

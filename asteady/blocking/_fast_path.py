@@ -4,17 +4,18 @@ and what was found is counted later, on the loop."""
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
+from asteady._session.generation import context_of
 from asteady._session.session import Session
 from asteady.blocking._portal import Portal
 
 if TYPE_CHECKING:
     from asteady._cache.cache import Cache
     from asteady._cache.memory import Held
+    from asteady._session.generation import Prefix
     from asteady._session.namespace import Namespace
-    from asteady._session.prefix import Prefix
-    from asteady._session.tagged import TaggedAnswering
 
 # How long a hit may wait to be counted, if nothing else reaches the loop before.
 _COUNT_WITHIN_S = 0.05
@@ -28,22 +29,22 @@ class Recaller:
         self.generation: Any = session.cache.generation
         self.embedding: Any = session.cache.embedding
         self._portal = portal
-        self._observers = session._observers
-        self._used: deque[tuple[Cache[Any] | TaggedAnswering[Any], Held[Any]]] = deque()
+        self._observers = context_of(session).observers
+        self._used: deque[tuple[Cache[Any], Held[Any], str | None]] = deque()
         self._due = False
 
-    def recall(self, cache: Any, alias: tuple[object, ...]) -> Any:
+    def recall(self, cache: Any, alias: Hashable, namespace: str | None = None) -> Any:
         """The answer under this alias, or None. Only reads; `count` tells the cache later.
 
         `cache` is `generation` or `embedding`.
         """
         try:
-            held = cache._aliases.get(alias)
+            held = cache.peek_alias(alias, namespace)
         except TypeError:  # not hashable, so not an alias
             return None
         if held is None or self._observers.active or self._portal.forked:
             return None
-        self._used.append((cache, held))
+        self._used.append((cache, held, namespace))
         if not self._due:
             self._due = True
             self._portal.post(self._count_soon)
@@ -54,34 +55,24 @@ class Recaller:
         # Lowered first: a hit that comes after the last look makes another count due.
         self._due = False
         while self._used:
-            counting, held = self._used.popleft()
-            counting._hit(held)
+            cache, held, namespace = self._used.popleft()
+            cache.count_hit(held, namespace)
 
     def _count_soon(self) -> None:
         self._portal.loop.call_later(_COUNT_WITHIN_S, self.count)
 
 
 class TaggedRecaller(Recaller):
-    """The same, of what a namespace is known to hold; counts with the session's own."""
+    """The same, under a namespace; counts with the session's own."""
 
     def __init__(self, whole: Recaller, namespace: Namespace) -> None:
         super().__init__(whole._portal, whole.session)
-        self.generation, self.embedding = namespace._generation, namespace._embedding
         self.whole = whole
+        self._namespace = namespace.path
+        self._used = whole._used
 
-    def recall(self, cache: Any, alias: tuple[object, ...]) -> Any:
-        try:
-            held = cache.find(alias)
-        except TypeError:  # not hashable, so not an alias
-            return None
-        if held is None or self._observers.active or self._portal.forked:
-            return None
-        whole = self.whole
-        whole._used.append((cache, held))
-        if not whole._due:
-            whole._due = True
-            whole._portal.post(whole._count_soon)
-        return held.answer
+    def recall(self, cache: Any, alias: Hashable, namespace: str | None = None) -> Any:
+        return self.whole.recall(cache, alias, namespace or self._namespace)
 
 
 class PrefixRecaller(Recaller):
@@ -89,9 +80,8 @@ class PrefixRecaller(Recaller):
 
     def __init__(self, whole: Recaller, prefix: Prefix) -> None:
         super().__init__(whole._portal, whole.session)
-        self.generation = whole.generation
         self.whole = whole
-        self._alias = prefix.alias
+        self._prefix = prefix
 
-    def recall(self, cache: Any, alias: tuple[object, ...]) -> Any:
-        return self.whole.recall(cache, self._alias(alias))
+    def recall(self, cache: Any, alias: Hashable, namespace: str | None = None) -> Any:
+        return self.whole.recall(cache, self._prefix.nested(alias), namespace)

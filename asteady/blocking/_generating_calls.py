@@ -6,8 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Unpack
 
-from asteady._base.requests import Completion, GenerateOptions
-from asteady._session.calls import Generating
+from asteady._base.options import GenerateOptions
+from asteady._base.requests import Completion
+from asteady._session.generation import GenerationCalls
 from asteady._session.pipeline import CacheMode
 from asteady.blocking._fast_path import Recaller
 from asteady.blocking._portal import Portal
@@ -30,7 +31,7 @@ class GeneratingCalls(ABC):
     def _portal(self) -> Portal: ...
 
     @abstractmethod
-    async def _session(self) -> Generating:
+    async def _session(self) -> GenerationCalls:
         """Whom to ask; on the loop."""
         ...
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Unpack
 
-from asteady._base.requests import namespace_path
-from asteady._session.models import Kind
+from asteady._base.requests import Kind, namespace_path
 from asteady.blocking._calls import Calls, WholeCalls
 from asteady.blocking._fast_path import TaggedRecaller
 from asteady.blocking._portal import Portal

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from asteady._base.declared import DeclaredPrefix
-from asteady._session.prefix import Prefix as AsyncioPrefix
+from asteady._base.requests import DeclaredPrefix
+from asteady._session.generation import Prefix as AsyncioPrefix
 from asteady.blocking._calls import Calls
 from asteady.blocking._fast_path import PrefixRecaller
 from asteady.blocking._generating_calls import GeneratingCalls

@@ -341,3 +341,23 @@ def opentelemetry(session: SessionCalls | None = None, **providers: Any) -> Iter
     calls = calls_of(session)
     with operate.opentelemetry(calls._portal().call(calls._session), **providers):
         yield
+
+
+def verify(session: SessionCalls | None = None, **options: Any) -> operate.VerifyReport:
+    """`asteady.operate.verify`."""
+
+    async def verified() -> operate.VerifyReport:
+        return await operate.verify(await calls._session(), **options)
+
+    calls = calls_of(session)
+    return calls._portal().call(verified)
+
+
+def verify_cache(session: SessionCalls | None = None, **options: Any) -> operate.VerifyCacheReport:
+    """`asteady.operate.verify_cache`."""
+
+    async def verified() -> operate.VerifyCacheReport:
+        return await operate.verify_cache(await calls._session(), **options)
+
+    calls = calls_of(session)
+    return calls._portal().call(verified)

@@ -128,7 +128,7 @@ def list_entries(options: argparse.Namespace) -> int:
 def get(options: argparse.Namespace) -> int:
     async def answer(manager: CacheManager) -> Any:
         cache, key = await _find(manager, options.key)
-        return await cache.look_again(key), await cache.request(key)
+        return await cache.peek(key), await cache.request(key)
 
     found, request = _with_manager(answer)
     if request is not None:

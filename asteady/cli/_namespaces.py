@@ -13,7 +13,8 @@ from asteady.cli._found import found_manager
 
 if TYPE_CHECKING:
     from asteady._cache.store.api import NamespaceSize
-    from asteady._session.session import Asking, Session
+    from asteady._session.calls import Calls
+    from asteady._session.session import Session
     from asteady.cli._arguments import Commands
 
 
@@ -35,7 +36,7 @@ def add_option(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--namespace", metavar="PATH", help=what)
 
 
-def asked_under(session: Session, path: str | None) -> Asking:
+def asked_under(session: Session, path: str | None) -> Calls:
     """The session, or the namespace of it that was named."""
     return session if path is None else session.namespace(path)
 

@@ -69,13 +69,14 @@ def run(options: argparse.Namespace) -> int:
 
 async def _run(options: argparse.Namespace, requests: int | list[VerifyRequest]) -> int:
     # Not above: no other command needs the package that this is in.
-    from asteady.operate._verify import report_as_json
+    from asteady.operate._verify import report_as_json, verify
 
     if not options.json:
         print(f"{'STEP':<26}{'COMPARISONS':>12}{'SECONDS':>10}", flush=True)
     # Without the cache, so that verifying neither waits for others' writes nor leaves anything.
     async with Session(disable_cache=True) as session:
-        report = await session.verify(
+        report = await verify(
+            session,
             model=options.model,
             kind="embedding" if options.embedding else "generation",
             requests=requests,
@@ -91,10 +92,11 @@ async def _run(options: argparse.Namespace, requests: int | list[VerifyRequest])
 
 async def _run_cache(options: argparse.Namespace) -> int:
     from asteady.cli._found import settings_as_found
-    from asteady.operate._verify_cache import report_as_json
+    from asteady.operate._verify_cache import report_as_json, verify_cache
 
     async with Session(settings_as_found()) as session:
-        report = await session.verify_cache(
+        report = await verify_cache(
+            session,
             model=options.model,
             kind="embedding" if options.embedding else "generation",
             requests=options.requests,

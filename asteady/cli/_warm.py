@@ -77,14 +77,14 @@ def run(options: argparse.Namespace) -> int:
 
 async def _warm(raw: bytes, options: argparse.Namespace) -> WarmReport:
     # Imported here, so that other commands start without it.
-    from asteady._session.warm import warm
+    from asteady._session.generation import context_of
+    from asteady._session.warm import warm_lines
 
     async with Session(generation_model=options.model) as session:
         with _progress(sys.stderr.isatty()) as show:
-            return await warm(
-                asked_under(session, options.namespace),
-                (),
-                lines=raw,
+            return await warm_lines(
+                context_of(asked_under(session, options.namespace)),
+                raw,
                 seeds=options.seed,
                 concurrency=options.concurrency,
                 budget_s=options.budget,

@@ -4,14 +4,16 @@ from asteady._cache.store.api import Exported, Holding, Merged, NamespaceSize
 from asteady._session.namespace import Namespace, NamespaceCounts, NamespaceStatistics
 from asteady._session.observe import Observed, Outcome
 from asteady._session.warm import (
+    Priority,
     WarmerOptions,
     WarmFailure,
     WarmOptions,
     WarmOutcome,
     WarmProgress,
+    WarmPrompt,
     WarmReport,
+    WarmSource,
 )
-from asteady._session.warm_jobs import Priority, WarmPrompt, WarmSource
 from asteady.operate._accesses import Access, AccessLog, Replayed
 from asteady.operate._aware import (
     BatchResult,
@@ -39,11 +41,13 @@ from asteady.operate._verify import (
     VerifyOptions,
     VerifyReport,
     VerifyStep,
+    verify,
 )
 from asteady.operate._verify_cache import (
     VerifyCacheDifference,
     VerifyCacheOptions,
     VerifyCacheReport,
+    verify_cache,
 )
 from asteady.operate._verify_requests import VerifyRequest
 from asteady.operate._warmers import (
@@ -109,6 +113,8 @@ __all__ = [
     "WarmerOptions",
     "WithFallback",
     "opentelemetry",
+    "verify",
+    "verify_cache",
     "warm_cache_parallel",
     "warm_cache_sequential",
 ]

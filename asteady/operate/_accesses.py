@@ -14,10 +14,9 @@ from typing import Any
 import attrs
 
 from asteady._base.errors import InvalidRequestError
-from asteady._base.requests import GenerateRequest, Key
+from asteady._base.requests import GenerateRequest, Key, Kind
 from asteady._base.settings import KEEP_REQUESTS_BYTES
 from asteady._cache.policy import POLICIES, Budget, Row, State, remember, touch
-from asteady._session.models import Kind
 from asteady._session.observe import Observed
 from asteady._session.session import Session
 

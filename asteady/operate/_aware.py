@@ -11,9 +11,11 @@ import anyio
 import attrs
 
 from asteady._base.checks import check_count, check_list, check_seconds
-from asteady._base.concurrency import map_concurrently
 from asteady._base.errors import AsteadyError, CacheMissError
-from asteady._base.requests import DEFAULT_SEED, GenerateOptions, check_options
+from asteady._base.options import GenerateOptions, check_options
+from asteady._base.requests import DEFAULT_SEED
+from asteady._base.tasks import map_concurrently
+from asteady._session.generation import context_of
 from asteady._session.observe import Observed
 from asteady._session.session import Session
 from asteady.operate._which import opened_session
@@ -215,7 +217,7 @@ class CacheAwareGenerator:
         self._background.add(what)
         if self._idle.is_set():
             self._idle = anyio.Event()
-        session._core.tasks.spawn(compute)
+        context_of(session).tasks.spawn(compute)
 
     @contextmanager
     def _under_way(self, what: object) -> Iterator[None]:

@@ -16,11 +16,12 @@ import attrs
 from asteady._base import validation
 from asteady._base.errors import InvalidRequestError
 from asteady._base.files import write_atomically
-from asteady._base.requests import GenerateOptions
+from asteady._base.options import GenerateOptions
+from asteady._base.requests import Kind
 from asteady._base.settings import CachePolicy
 from asteady._base.text import shorten
 from asteady._cache.policy import Budget
-from asteady._session.models import Kind
+from asteady._session.generation import context_of
 from asteady._session.observe import Observed
 from asteady._session.session import Session
 from asteady.operate._accesses import Access, AccessLog, Replayed, replay, write_accesses
@@ -109,7 +110,8 @@ class CacheBenchmark:
         """
         validation.whole_number("iterations", iterations, 2)
         session = await opened_session(self._given)
-        await session._core.engines.pool("generation", session._core.model("generation", model))
+        context = context_of(session)
+        await context.models.pool("generation", context.model("generation", model))
         began_s = time.perf_counter()
         await session.generate(prompt, model=model, cache="refresh", **options)
         cold_s = time.perf_counter() - began_s

@@ -14,6 +14,7 @@ import attrs
 
 from asteady._base.checks import check_count, check_percent, check_seconds
 from asteady._base.errors import SessionClosedError
+from asteady._session.generation import context_of
 from asteady._session.session import Session
 from asteady.operate._which import session_now, stats_of
 
@@ -214,7 +215,7 @@ class ProductionCacheMonitor:
 
         async def wake() -> None:
             nonlocal closing
-            await session._core.tasks.wait_stopping()
+            await context_of(session).tasks.wait_stopping()
             closing = True
             group.cancel_scope.cancel()
 

@@ -18,12 +18,11 @@ import attrs
 from asteady._base import validation
 from asteady._base.errors import InvalidRequestError
 from asteady._base.files import write_atomically
-from asteady._base.requests import DEFAULT_SEED, Completion, GenerateRequest, Key
+from asteady._base.requests import DEFAULT_SEED, Completion, GenerateRequest, Key, Kind
 from asteady._base.text import shorten
 from asteady._cache.cache import Cache
 from asteady._cache.store.api import Entry
 from asteady._cache.store.stored_request import shown
-from asteady._session.models import Kind
 from asteady._session.observe import Observed, Outcome
 from asteady._session.pipeline import CacheMode
 from asteady._session.session import Session

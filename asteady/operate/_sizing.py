@@ -20,11 +20,10 @@ import attrs
 
 from asteady._base import validation
 from asteady._base.files import write_atomically
-from asteady._base.requests import GenerateRequest, Key
+from asteady._base.requests import GenerateRequest, Key, Kind
 from asteady._base.settings import MEBIBYTE, Settings
 from asteady._base.text import shorten
 from asteady._cache.store.stored_request import prompt_of
-from asteady._session.models import Kind
 from asteady._session.observe import Observed
 from asteady._session.session import Session
 from asteady.operate._accesses import Access, access_of

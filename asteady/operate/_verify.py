@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import attrs
 
-from asteady._base.concurrency import map_concurrently
-from asteady._base.declared import DeclaredPrefix
 from asteady._base.errors import InvalidRequestError, PromptTooLongError
-from asteady._session.calls import Generating
-from asteady._session.models import Kind
+from asteady._base.requests import DeclaredPrefix, Kind
+from asteady._base.tasks import map_concurrently
+from asteady._session.generation import GenerationCalls, context_of
 from asteady.operate._verify_company import smallest_company
 from asteady.operate._verify_requests import (
     Evidence,
@@ -107,18 +106,6 @@ class VerifyOptions(TypedDict, total=False):
     """Called after each step."""
 
 
-class _WholePrompts(Generating):
-    """The session's calls, with the whole of each prompt declared as a prefix."""
-
-    _declared = DeclaredPrefix(None)
-
-    def __init__(self, session: Session) -> None:
-        self._core = session._core
-        self._observers = session._observers
-        self._generation = session._generation
-        self._recall_completion = session._recall_completion
-
-
 class _Differs(Exception):
     def __init__(
         self,
@@ -155,7 +142,7 @@ async def verify(
     if kind not in ("generation", "embedding"):
         raise InvalidRequestError(f'kind={kind!r} is not allowed: "generation" or "embedding"')
     wanted = requests_for(kind, requests, max_new_tokens)
-    reference = session._core.model(kind, model)
+    reference = context_of(session).model(kind, model)
     verification = _Verification(session, reference, kind, progress)
     await verification.answer_alone(wanted)
     difference = None
@@ -166,7 +153,7 @@ async def verify(
     return VerifyReport(
         model=reference,
         kind=kind,
-        fingerprint=await session._core.engines.fingerprint(kind, reference),
+        fingerprint=await context_of(session).models.fingerprint(kind, reference),
         requests=len(verification.requests),
         skipped=len(wanted) - len(verification.requests),
         steps=tuple(verification.steps),
@@ -206,7 +193,7 @@ class _Verification:
     async def compare(self, second_process: bool) -> None:
         every = list(range(len(self.requests)))
         shuffled = random.Random(0).sample(every, len(every))
-        pool = await self._session._core.engines.pool(self._kind, self._model)
+        pool = await context_of(self._session).models.pool(self._kind, self._model)
         numbers = pool.statistics()
         together = numbers.workers * numbers.width
         await self._run("alone, in reverse order", self._in_order, every[::-1])
@@ -289,7 +276,9 @@ class _Verification:
             self._check(index, await self._ask(self.requests[index]))
 
     async def _declared(self, order: Sequence[int], together: int) -> None:
-        whole = _WholePrompts(self._session)
+        whole = GenerationCalls(
+            attrs.evolve(context_of(self._session), prefix=DeclaredPrefix(None))
+        )
 
         async def one(index: int) -> None:
             self._check(index, await completion_evidence(whole, self._model, self.requests[index]))

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 import attrs
 
-from asteady._base.concurrency import map_concurrently
 from asteady._base.errors import InvalidRequestError, PromptTooLongError, StoreError
-from asteady._base.requests import Completion, Embedding, Key
+from asteady._base.requests import Completion, Embedding, Key, Kind
+from asteady._base.tasks import map_concurrently
 from asteady._cache.store.api import Entry
 from asteady._cache.store.stored_request import Request, arguments
-from asteady._session.models import Kind
+from asteady._session.generation import context_of
+from asteady._session.pipeline import Call
 from asteady.operate._verify_requests import first
 
 if TYPE_CHECKING:
@@ -128,30 +129,32 @@ async def verify_cache(
         StoreError: the cache is disabled, or cannot be read.
         ModelError, SessionError, QueueFullError: as in `Session.generate`.
     """
-    core = session._core
-    core.check_open()
+    context = context_of(session)
+    session.check_open()
     if kind not in ("generation", "embedding"):
         raise InvalidRequestError(f'kind={kind!r} is not allowed: "generation" or "embedding"')
     if isinstance(requests, bool) or not isinstance(requests, int) or requests < 1:
         raise InvalidRequestError(f"requests={requests!r} is not allowed: a whole number from 1")
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise InvalidRequestError(f"seed={seed!r} is not allowed: a whole number")
-    if core.settings.disable_cache:
+    if session.settings.disable_cache:
         raise StoreError("the cache is disabled (disable_cache), so there is nothing to compare")
-    reference = core.model(kind, model)
-    fingerprint = await core.engines.fingerprint(kind, reference)
-    cache: Cache[Any] = core.cache.generation if kind == "generation" else core.cache.embedding
+    reference = context.model(kind, model)
+    fingerprint = await context.models.fingerprint(kind, reference)
+    cache: Cache[Any] = (
+        context.cache.generation if kind == "generation" else context.cache.embedding
+    )
     entries = await cache.entries(-1, "last_used")
     skipped: Counter[str] = Counter()
     sample = await _draw(cache, _eligible(entries, fingerprint, skipped), requests, seed, skipped)
-    answering: Any = core.generation if kind == "generation" else core.embedding
+    pipeline: Any = context.generation if kind == "generation" else context.embedding
     compared = 0
 
     async def one(drawn: tuple[Key, Request, Answer]) -> VerifyCacheDifference | None:
         nonlocal compared
         key, request, stored = drawn
         try:
-            computed = await answering.answer(request, model=reference, mode="bypass")
+            computed = await pipeline.answer(Call(request=request, model=reference, mode="bypass"))
         except PromptTooLongError:
             skipped[TOO_LONG] += 1
             return None
@@ -165,7 +168,7 @@ async def verify_cache(
 
     found: list[VerifyCacheDifference | None] = []
     if sample:
-        numbers = (await core.engines.pool(kind, reference)).statistics()
+        numbers = (await context.models.pool(kind, reference)).statistics()
         found = await map_concurrently(one, sample, limit=numbers.workers * numbers.width)
     differences = tuple(each for each in found if each is not None)
     return VerifyCacheReport(
@@ -176,7 +179,7 @@ async def verify_cache(
         same=compared - len(differences),
         differences=differences,
         skipped=dict(skipped),
-        keep_requests_bytes=core.settings.keep_requests_bytes,
+        keep_requests_bytes=session.settings.keep_requests_bytes,
     )
 
 

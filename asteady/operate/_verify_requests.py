@@ -13,11 +13,11 @@ import anyio
 import attrs
 
 from asteady._base.errors import AsteadyError, EngineError, InvalidRequestError
+from asteady._base.requests import Kind
 from asteady._base.settings import Settings
-from asteady._session.models import Kind
 
 if TYPE_CHECKING:
-    from asteady._session.calls import Generating
+    from asteady._session.generation import GenerationCalls
     from asteady._session.session import Session
 
 VerifyRequest: TypeAlias = Mapping[str, Any]
@@ -87,7 +87,9 @@ async def evidence_of(session: Session, kind: Kind, model: str, request: VerifyR
     return await completion_evidence(session, model, request)
 
 
-async def completion_evidence(asked: Generating, model: str, request: VerifyRequest) -> Evidence:
+async def completion_evidence(
+    asked: GenerationCalls, model: str, request: VerifyRequest
+) -> Evidence:
     """The same of a completion."""
     # Log probabilities show a difference long before a token does.
     options = {"logprobs": 0, **request}
@@ -158,7 +160,7 @@ def answer() -> None:
     """In the second process: requests as JSON on standard input, evidence on standard output."""
     import asyncio
 
-    from asteady._base.concurrency import map_concurrently
+    from asteady._base.tasks import map_concurrently
     from asteady._session.session import Session
 
     order = json.load(sys.stdin)

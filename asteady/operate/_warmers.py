@@ -7,10 +7,17 @@ from typing import Any, Unpack
 
 from asteady._base.checks import check_count, check_list, check_seconds
 from asteady._base.errors import InvalidRequestError
-from asteady._base.requests import check_options
+from asteady._base.options import check_options
 from asteady._session.session import Session
-from asteady._session.warm import WarmerOptions, WarmOptions, WarmReport
-from asteady._session.warm_jobs import PRIORITIES, Priority, WarmPrompt, WarmSource
+from asteady._session.warm import (
+    PRIORITIES,
+    Priority,
+    WarmerOptions,
+    WarmOptions,
+    WarmPrompt,
+    WarmReport,
+    WarmSource,
+)
 from asteady.operate._which import opened_session
 
 # The one that these take unless told otherwise; `generate` and `Session.warm` take 512.

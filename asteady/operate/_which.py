@@ -6,8 +6,7 @@ import asyncio
 from typing import Any
 
 from asteady._base.errors import InvalidRequestError, SessionError
-from asteady._session.default import _session_of, default_session
-from asteady._session.lifetime import State
+from asteady._session.default import default_session, default_session_of
 from asteady._session.session import Session
 
 
@@ -27,7 +26,7 @@ def session_now(session: Session | None) -> Session:
             "without a session this needs a running event loop: call it in an async function, or"
             " give session=..."
         ) from None
-    return _session_of(loop)
+    return default_session_of(loop)
 
 
 async def opened_session(session: Session | None) -> Session:
@@ -38,7 +37,7 @@ async def opened_session(session: Session | None) -> Session:
     """
     if session is None:
         return await default_session()
-    _checked(session)._core.check_open()
+    _checked(session).check_open()
     return session
 
 
@@ -56,8 +55,8 @@ def check_not_closed(session: Session) -> None:
 
     One that is not open yet may be a default session, which opens at the first use of its cache.
     """
-    if session._core.state in (State.CLOSING, State.CLOSED):
-        session._core.check_open()
+    if session.state in ("closing", "closed"):
+        session.check_open()
 
 
 async def stats_of(session: Session) -> dict[str, dict[str, Any]]:

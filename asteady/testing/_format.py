@@ -24,10 +24,10 @@ from asteady._base.requests import (
     Embedding,
     EmbedRequest,
     GenerateRequest,
+    Kind,
     TokenLogprob,
 )
 from asteady._engine.api import Answer, Request
-from asteady._session.models import Kind
 
 # Raise it when a default of a request changes: what is not written would mean something else.
 VERSION = 1

@@ -16,6 +16,7 @@ from typing import Literal, TypeAlias
 import attrs
 
 from asteady._base.errors import AsteadyError, InvalidRequestError, ModelError
+from asteady._base.requests import Kind
 from asteady._base.settings import Settings
 from asteady._engine.api import (
     Answer,
@@ -29,7 +30,7 @@ from asteady._engine.api import (
     Worker,
 )
 from asteady._session import default as _default
-from asteady._session.models import EngineSource, Kind, LlamaSource, sources
+from asteady._session.models import EngineSource, LlamaSource, engine_source_override
 from asteady.testing._format import Asked, Recorded, Refusal, dumps, loads, nearest
 
 Mode: TypeAlias = Literal["replay", "record", "live"]
@@ -85,7 +86,8 @@ class Recording:
 
     def __enter__(self) -> Recording:
         _close_default_sessions()
-        sources.append(self._source)
+        self._override = engine_source_override(self._source)
+        self._override.__enter__()
         return self
 
     def __exit__(
@@ -94,7 +96,7 @@ class Recording:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        sources.remove(self._source)
+        self._override.__exit__(None, None, None)
         _close_default_sessions()
         self.write()
 

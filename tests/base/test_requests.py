@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asteady._base.errors import InvalidRequestError
-from asteady._base.requests import EmbedRequest, GenerateRequest, check_options
+from asteady._base.options import check_options
+from asteady._base.requests import EmbedRequest, GenerateRequest
 
 texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
 # Few values for each option, so that equal requests come up as well as different ones.
@@ -204,7 +205,8 @@ def test_embed_keys_are_equal_if_and_only_if_requests_are(
 
 
 def test_an_unknown_option_gets_the_name_that_was_meant() -> None:
-    with pytest.raises(InvalidRequestError, match=r"generate\(\) has no option 'max_tokens'; did"):
+    named = r"generate\(\) has no option 'max_tokens'; it is called 'max_new_tokens' here"
+    with pytest.raises(InvalidRequestError, match=named):
         check_options("generate", {"max_tokens": 5}, ["max_new_tokens", "seed"])
     with pytest.raises(InvalidRequestError, match="it has: max_new_tokens, seed"):
         check_options("generate", {"qqq": 5}, ["max_new_tokens", "seed"])

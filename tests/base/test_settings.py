@@ -100,7 +100,7 @@ def test_a_bad_argument_is_named(arguments: dict[str, Any]) -> None:
 
 def test_an_unknown_setting_is_refused_with_the_known_ones() -> None:
     with pytest.raises(SettingsError, match=r"no setting 'cache_directory'.*cache_dir"):
-        Settings.from_environment(cache_directory="x")
+        Settings.from_environment(cache_directory="x")  # type: ignore[call-arg]  # a wrong name
 
 
 def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +165,7 @@ def test_a_profile_that_does_not_exist_is_refused_with_those_that_do() -> None:
     with pytest.raises(SettingsError, match=r"profile='' is not allowed"):
         Settings.from_environment(profile="", environ={})
     with pytest.raises(SettingsError, match="no setting 'size'"):
-        Settings.production(size=3)
+        Settings.production(size=3)  # type: ignore[call-arg]  # a wrong name
 
 
 def test_profiles_name_settings_that_exist() -> None:

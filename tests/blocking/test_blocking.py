@@ -15,6 +15,7 @@ import pytest
 
 import asteady
 from asteady import blocking
+from asteady._session.generation import context_of
 from asteady._session.observe import Observed
 from asteady.blocking import _portal
 from asteady.blocking._fast_path import Recaller
@@ -76,7 +77,7 @@ def test_warming_and_verifying_are_plain_calls_too(session: blocking.Session) ->
     assert session.is_cached("b", max_new_tokens=5)
     blocking.generate("a", max_new_tokens=2)
     assert blocking.warm(["a"], max_new_tokens=2).warmed == 0
-    assert session.verify(requests=2, max_new_tokens=2, second_process=False).ok
+    assert blocking.verify(session, requests=2, max_new_tokens=2, second_process=False).ok
 
 
 def test_the_module_and_its_background_loop_use_one_session() -> None:
@@ -390,7 +391,7 @@ def test_closing_ends_the_calls_that_wait(engine: FakeEngine) -> None:
 def test_a_session_that_is_dropped_open_warns_and_is_closed(engine: FakeEngine) -> None:
     session = blocking.Session(engine=engine).open()
     session.generate("hi")
-    tasks = session.awaitable._core.tasks
+    tasks = context_of(session.awaitable).tasks
     gc.collect()  # so that nothing else is collected below
     del session
     with pytest.warns(ResourceWarning, match=r"was never closed; use `with`, or close\(\)"):

@@ -143,7 +143,7 @@ blocking._EXIT_S = 0.5
 session = blocking.Session(engine=FakeEngine()).open()
 async def stuck():
     await asyncio.Event().wait()
-session.awaitable._core.cache.aclose = stuck
+session.awaitable.cache.aclose = stuck
 began = time.monotonic()
 import atexit
 atexit.register(lambda: print("end"))
@@ -158,7 +158,7 @@ session = blocking.Session(engine=FakeEngine()).open()
 other = blocking.Session(engine=FakeEngine()).open()
 async def fails():
     raise ZeroDivisionError
-session.awaitable._core.aclose = fails
+session.awaitable.aclose = fails
 """)
     assert "closing a session at exit failed" in done.stderr
     assert done.returncode == 0

@@ -10,8 +10,7 @@ import attrs
 import llama_cpp
 import pytest
 
-from asteady._base.declared import DeclaredPrefix
-from asteady._base.requests import GenerateRequest
+from asteady._base.requests import DeclaredPrefix, GenerateRequest
 from asteady._engine.api import SharesPrefixes, Worker, prepare
 from asteady._engine.llama.engine import LlamaEngine
 from asteady._engine.llama.generate import GenerateJob

@@ -22,11 +22,10 @@ from asteady import (
     Session,
     Settings,
 )
-from asteady._base.declared import DeclaredPrefix
-from asteady._base.requests import GenerateRequest
+from asteady._base.requests import DeclaredPrefix, GenerateRequest
 from asteady._engine.prefix_cache import PrefixStates, PrefixStatistics
 from asteady.cli import main
-from asteady.operate import VerifyReport, VerifyStep, _verify
+from asteady.operate import VerifyReport, VerifyStep, _verify, verify
 from asteady.operate._verify_company import smallest_company
 from asteady.operate._verify_requests import (
     answer_in_process,
@@ -43,7 +42,7 @@ pytestmark = pytest.mark.anyio
 async def test_five_hundred_answers_of_the_built_in_model_are_the_same() -> None:
     steps: list[VerifyStep] = []
     async with Session(workers=2) as session:
-        report = await session.verify(requests=8, max_new_tokens=6, progress=steps.append)
+        report = await verify(session, requests=8, max_new_tokens=6, progress=steps.append)
         assert (await session.cache.get_cache_stats())["generation"]["size"] == 0
         assert session.statistics().prefixes["generation:builtin"].reused >= 1
     assert report.difference is None
@@ -64,7 +63,7 @@ async def test_five_hundred_answers_of_the_built_in_model_are_the_same() -> None
 
 async def test_embeddings_of_the_built_in_model_are_the_same() -> None:
     async with Session(workers=2) as session:
-        report = await session.verify(kind="embedding", requests=10)
+        report = await verify(session, kind="embedding", requests=10)
     assert report.ok
     assert report.comparisons >= 60
 
@@ -80,7 +79,7 @@ async def check(answer: Callable[[FakeEngine, GenerateRequest], str], **more: An
     engine: FakeEngine = FakeEngine(lambda request: answer(engine, request), width=4)
     more = {"requests": 5, "second_process": False, **more}
     async with Session(engine=engine, workers=1) as session:
-        return await session.verify(**more)
+        return await verify(session, **more)
 
 
 async def test_a_difference_in_company_is_found_with_the_company() -> None:
@@ -193,7 +192,7 @@ async def test_a_difference_from_a_kept_state_is_found() -> None:
             return PrefixStates(0).statistics()
 
     async with Session(engine=Spoiling(), workers=2) as session:
-        report = await session.verify(requests=5, second_process=False)
+        report = await verify(session, requests=5, second_process=False)
     assert report.difference is not None
     assert report.difference.step == "with prefixes declared"
 
@@ -220,7 +219,7 @@ async def test_requests_of_every_form_are_taken() -> None:
         {"prompt": "hi", "raw": True, "logit_bias": {3: 1.0}, "stop": ["x"]},
     ]
     async with Session(workers=1, batch_width=1) as session:
-        report = await session.verify(requests=forms, max_new_tokens=2)
+        report = await verify(session, requests=forms, max_new_tokens=2)
     assert report.ok
     assert report.requests == 2
 
@@ -229,22 +228,22 @@ async def test_requests_that_do_not_fit_are_skipped_and_counted() -> None:
     engine = FakeEngine(context=3)
     prompts = [{"prompt": "one two three"}, {"prompt": "one two three four"}]
     async with Session(engine=engine, workers=1) as session:
-        report = await session.verify(requests=prompts, second_process=False)
+        report = await verify(session, requests=prompts, second_process=False)
         assert (report.requests, report.skipped, report.ok) == (1, 1, True)
         with pytest.raises(PromptTooLongError, match="no request fits"):
-            await session.verify(requests=prompts[1:], second_process=False)
+            await verify(session, requests=prompts[1:], second_process=False)
 
 
 @pytest.mark.parametrize("wrong", [{"requests": 0}, {"requests": []}, {"kind": "video"}])
 async def test_what_cannot_be_verified_is_refused(wrong: dict[str, Any], session: Session) -> None:
     with pytest.raises(InvalidRequestError):
-        await session.verify(**wrong)
+        await verify(session, **wrong)
 
 
 async def test_a_model_that_cannot_be_had_is_refused() -> None:
     async with Session() as session:
         with pytest.raises(ModelNotFoundError):
-            await session.verify(model="/no/such.gguf")
+            await verify(session, model="/no/such.gguf")
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from asteady import (
 )
 from asteady._base.requests import EmbedRequest, GenerateRequest
 from asteady.cli import main
+from asteady.operate import verify_cache
 from asteady.operate._verify_cache import difference
 from asteady.testing import FakeEngine
 from tests.cache.helpers import completion, embedding
@@ -41,8 +42,8 @@ async def test_the_answers_of_the_built_in_models_are_the_same() -> None:
         await session.generate(messages=[{"role": "user", "content": "hi"}], max_new_tokens=4)
         await session.embed(["one", "two"])
         told: list[int] = []
-        report = await session.verify_cache(progress=told.append)
-        vectors = await session.verify_cache(kind="embedding")
+        report = await verify_cache(session, progress=told.append)
+        vectors = await verify_cache(session, kind="embedding")
     assert report.ok
     assert (report.entries, report.same, report.compared, report.skipped) == (6, 6, 6, {})
     assert told == [1, 2, 3, 4, 5, 6]
@@ -55,7 +56,7 @@ async def test_entries_are_left_as_they_were(session: Session, engine: FakeEngin
     cache = session.cache.generation
     before = await cache.entries()
     stats = await cache.statistics()
-    assert (await session.verify_cache()).same == 3
+    assert (await verify_cache(session)).same == 3
     cache._keeper.flush()
     await cache.delete("none")  # what was flushed is committed with it
     assert await cache.entries() == before
@@ -75,7 +76,7 @@ async def test_an_answer_that_is_not_what_is_computed_is_found(
     assert stored is not None
     wrong = attrs.evolve(stored, text="You said: prompt X", chunks=("You said: prompt X",))
     assert await session.cache.generation.put(key, wrong, request=request)
-    report = await session.verify_cache()
+    report = await verify_cache(session)
     assert not report.ok
     assert (report.compared, report.same) == (3, 2)
     (found,) = report.differences
@@ -91,7 +92,7 @@ async def test_a_vector_that_is_not_what_is_computed_is_found(
     request = EmbedRequest.of("text", mode="query")
     vector = embedding(*[0.5] * 8, fingerprint=engine.fingerprint)
     await session.cache.embedding.put(request.key(engine.fingerprint), vector, request=request)
-    report = await session.verify_cache(kind="embedding")
+    report = await verify_cache(session, kind="embedding")
     (found,) = report.differences
     assert found.request == {"text": "text", "mode": "query"}
     assert "component 0 of the vector: stored [0.5], computed [" in found.where
@@ -114,7 +115,7 @@ async def test_what_is_not_compared_is_counted_with_its_reason(
         connection.execute(change.format('request = \'{"prompt":"a lie"}\''), (lied_about,))
         connection.execute(change.format("text = x'00'"), (damaged,))
         connection.commit()
-    report = await session.verify_cache()
+    report = await verify_cache(session)
     assert (report.entries, report.same) == (6, 2)
     assert report.skipped == {
         "keeps no request": 1,
@@ -132,7 +133,7 @@ async def test_a_request_that_no_longer_fits_is_counted() -> None:
         request = GenerateRequest.of("one two three four")
         answer = completion(fingerprint=engine.fingerprint)
         await session.cache.generation.put(request.key("fake-1"), answer, request=request)
-        report = await session.verify_cache()
+        report = await verify_cache(session)
     assert report.skipped == {"its request does not fit the model": 1}
     assert report.remedy is not None
 
@@ -144,7 +145,7 @@ async def test_the_seed_says_which_entries_are_compared() -> None:
 
         async def drawn(seed: int) -> list[Any]:
             begun = len(engine.computed)
-            report = await session.verify_cache(requests=4, seed=seed)
+            report = await verify_cache(session, requests=4, seed=seed)
             assert (report.compared, report.skipped) == (4, {"not in the sample": 8})
             return engine.computed[begun:]
 
@@ -161,11 +162,11 @@ async def test_where_nothing_can_be_compared_the_remedy_is_told(
     engine: FakeEngine, tmp_path: Path
 ) -> None:
     async with Session(engine=engine, keep_requests_bytes=0) as session:
-        empty = await session.verify_cache()
+        empty = await verify_cache(session)
         assert empty.ok
         assert empty.remedy == "the generation cache is empty: there is nothing to compare"
         await ask(session, 2)
-        report = await session.verify_cache()
+        report = await verify_cache(session)
         assert (report.ok, report.compared) == (True, 0)
         assert report.remedy is not None
         assert "ASTEADY_KEEP_REQUESTS_BYTES" in report.remedy
@@ -175,7 +176,7 @@ async def test_where_nothing_can_be_compared_the_remedy_is_told(
         await session.generate("prompt 0", cache="refresh")
     engine.fingerprint = "fake-3"
     async with Session(engine=engine) as session:
-        remedy = (await session.verify_cache()).remedy
+        remedy = (await verify_cache(session)).remedy
         assert remedy is not None
         assert "not of builtin as it is computed here" in remedy
 
@@ -185,15 +186,15 @@ async def test_where_nothing_can_be_compared_the_remedy_is_told(
 )
 async def test_what_is_not_allowed_is_refused(wrong: dict[str, Any], session: Session) -> None:
     with pytest.raises(InvalidRequestError, match=str(next(iter(wrong)))):
-        await session.verify_cache(**wrong)
+        await verify_cache(session, **wrong)
 
 
 async def test_without_a_cache_there_is_nothing_to_compare(engine: FakeEngine) -> None:
     async with Session(engine=engine, disable_cache=True) as session:
         with pytest.raises(StoreError, match="disable_cache"):
-            await session.verify_cache()
+            await verify_cache(session)
     with pytest.raises(SessionNotOpenError):
-        await Session(engine=engine).verify_cache()
+        await verify_cache(Session(engine=engine))
 
 
 @pytest.mark.parametrize(
@@ -233,7 +234,7 @@ def test_it_is_called_without_await() -> None:
         session.generate("hi")
         (key,) = session.cache.generation.keys()
         assert session.cache.generation.request(key) == GenerateRequest.of("hi")
-        assert session.verify_cache().same == 1
+        assert blocking.verify_cache(session).same == 1
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from asteady import InvalidRequestError, PromptTooLongError, Session
-from asteady._base.concurrency import map_concurrently
+from asteady._base.tasks import map_concurrently
 from asteady.testing import FakeEngine
 
 pytestmark = pytest.mark.anyio

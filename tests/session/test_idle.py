@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from asteady import Session, SettingsError
+from asteady._session.generation import context_of
 from asteady.testing import FakeEngine
 
 pytestmark = pytest.mark.anyio
@@ -69,17 +70,17 @@ async def test_a_remembered_answer_keeps_no_model_loaded(engine: FakeEngine) -> 
 async def test_without_the_setting_nothing_is_unloaded(engine: FakeEngine) -> None:
     async with Session(engine=engine) as session:
         await session.generate("hi")
-        assert not session._core.engines._idle._timers
+        assert not context_of(session).models._idle._timers
         assert loaded(session) == {"generation:builtin"}
 
 
 async def test_closing_while_a_model_is_unloaded_leaves_nothing(engine: FakeEngine) -> None:
     session = await Session(engine=engine, idle_unload_s=IDLE_S).open()
     await session.generate("hi")
-    session._core.engines._unload(("generation", "builtin"))
+    context_of(session).models._unload(("generation", "builtin"))
     await session.aclose()
     await until(lambda: engine.closed)
-    assert not session._core.engines._idle._timers
+    assert not context_of(session).models._idle._timers
 
 
 async def test_a_model_whose_time_is_up_while_the_session_closes_is_closed_with_it(
@@ -87,8 +88,8 @@ async def test_a_model_whose_time_is_up_while_the_session_closes_is_closed_with_
 ) -> None:
     session = await Session(engine=engine).open()
     await session.generate("hi")
-    await session._core.flights.close()
-    session._core.engines._unload(("generation", "builtin"))
+    await context_of(session).flights.close()
+    context_of(session).models._unload(("generation", "builtin"))
     assert loaded(session) == {"generation:builtin"}
     await session.aclose()
     assert engine.closed

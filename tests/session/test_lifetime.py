@@ -12,8 +12,10 @@ import anyio
 import pytest
 
 from asteady import Session, SessionClosedError, SessionError, SessionNotOpenError
+from asteady._base.requests import Kind
 from asteady._engine.api import Engine
-from asteady._session.models import GivenEngine, Kind
+from asteady._session.generation import context_of
+from asteady._session.models import GivenEngine
 from asteady.testing import FakeEngine
 
 pytestmark = pytest.mark.anyio
@@ -115,7 +117,7 @@ async def test_a_session_that_is_dropped_open_warns_and_is_closed_after_all() ->
     engine = FakeEngine()
     sessions = [await Session(engine=engine).open()]
     await sessions[0].generate("hi")
-    tasks = sessions[0]._core.tasks
+    tasks = context_of(sessions[0]).tasks
 
     def drop() -> None:
         sessions.clear()
@@ -145,7 +147,7 @@ async def test_closing_does_not_wait_for_a_load_and_the_model_is_freed_afterward
 
     engine = Closing()
     session = await Session(engine=engine).open()
-    session._core.engines._source = SlowSource(engine)
+    context_of(session).models._source = SlowSource(engine)
     asking = asyncio.create_task(session.generate("hi"))
     assert await asyncio.to_thread(began.wait, 30)
     with anyio.fail_after(5):
@@ -204,4 +206,4 @@ def test_a_flight_that_never_began_does_not_hold_up_the_loops_end() -> None:
     assert time.monotonic() - began < 5
     assert sessions[0].is_closed
     # It was left open on purpose, and said so is not what is tested here.
-    sessions[0]._core.tasks._stopped = True
+    context_of(sessions[0]).tasks._stopped = True

@@ -11,8 +11,7 @@ import pytest
 
 import asteady
 from asteady import InvalidRequestError, Session, blocking
-from asteady._base.declared import DeclaredPrefix
-from asteady._base.requests import GenerateRequest
+from asteady._base.requests import DeclaredPrefix, GenerateRequest
 from asteady._engine.api import Request
 from asteady._engine.prefix_cache import PrefixStates, PrefixStatistics
 from asteady._session.observe import Observed

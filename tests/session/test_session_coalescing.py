@@ -10,7 +10,8 @@ import anyio
 import pytest
 
 from asteady import PromptTooLongError, QueueFullError, Session
-from asteady._session.models import Kind, LlamaSource
+from asteady._base.requests import Kind
+from asteady._session.models import LlamaSource
 from asteady.testing import FakeEngine
 
 pytestmark = pytest.mark.anyio

@@ -156,7 +156,7 @@ async def test_an_answer_that_is_not_kept_is_a_failure() -> None:
     async with Session(engine=engine, generation_cache_max_size_mb=0.01) as session:
         report = await session.warm(["a"])
     assert report.warmed == 0
-    assert "has not kept it" in report.failed[0].reason
+    assert "has not stored it" in report.failed[0].reason
 
 
 async def test_a_disabled_cache_is_said_and_nothing_is_computed_in_vain(

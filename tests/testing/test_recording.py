@@ -22,9 +22,11 @@ from asteady._base.requests import (
     Embedding,
     EmbedRequest,
     GenerateRequest,
+    Kind,
     TokenLogprob,
 )
-from asteady._session.models import Kind, LlamaSource, sources
+from asteady._base.settings import Settings
+from asteady._session.models import LlamaSource, engine_source
 from asteady.testing import FakeEngine, MissingAnswerError, Recording, RecordingError
 from asteady.testing._format import Asked, Recorded, Refusal, dumps, loads, nearest
 
@@ -40,7 +42,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEngine]:
     engine = FakeEngine(context=20)
     monkeypatch.setattr(LlamaSource, "load", lambda self, kind, reference: engine)
     yield engine
-    assert sources == [LlamaSource]
+    assert isinstance(engine_source(Settings(), None), LlamaSource)
 
 
 def completion(text: str, *chunks: str, **more: Any) -> Completion:

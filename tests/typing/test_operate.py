@@ -30,7 +30,7 @@ async def checked(session: asteady.Session) -> None:
 
     assert_type(await session.warm(["a"], seeds=[1], max_new_tokens=9), operate.WarmReport)
     assert_type(await asteady.warm([{"prompt": "a", "seed": 1}]), operate.WarmReport)
-    assert_type(await session.verify_cache(requests=9, seed=1), operate.VerifyCacheReport)
+    assert_type(await operate.verify_cache(session, requests=9, seed=1), operate.VerifyCacheReport)
     await session.warm(["a"], sedes=[1])  # type: ignore[call-arg]  # no such option
 
     chat = session.prefix("Be brief.")

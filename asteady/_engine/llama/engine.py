@@ -13,14 +13,13 @@ from typing import Any
 import attrs
 import llama_cpp
 
-from asteady._base.declared import DeclaredPrefix
 from asteady._base.errors import (
     EngineError,
     InvalidRequestError,
     ModelCapabilityError,
     PromptTooLongError,
 )
-from asteady._base.requests import EmbedRequest, GenerateRequest
+from asteady._base.requests import DeclaredPrefix, EmbedRequest, GenerateRequest
 from asteady._engine.api import Job, Request, Worker
 from asteady._engine.llama.embed import EmbedJob, EmbedWorker
 from asteady._engine.llama.generate import GenerateJob, GenerateWorker

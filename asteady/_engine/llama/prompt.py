@@ -12,9 +12,8 @@ from typing import Any
 
 import llama_cpp
 
-from asteady._base.declared import DeclaredPrefix
 from asteady._base.errors import InvalidRequestError, ModelCapabilityError
-from asteady._base.requests import GenerateRequest
+from asteady._base.requests import DeclaredPrefix, GenerateRequest
 from asteady._engine.llama.template import ChatTemplate, Messages
 from asteady._engine.llama.vocab import Vocab
 

@@ -274,7 +274,7 @@ async def requests_in(manager: CacheManager) -> dict[str, object]:
     sizes = {
         entry.key: int(ROW_BYTES + 64 + 1.5 * payload_bytes((*CODEC.encode(answer), text)))
         for entry in entries
-        if (answer := await cache.look_again(entry.key)) is not None
+        if (answer := await cache.peek(entry.key)) is not None
         for request in [await cache.request(entry.key)]
         for text in [None if request is None else kept_text(request, 10**6)]
     }

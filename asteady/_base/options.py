@@ -1,0 +1,211 @@
+"""The options of calls and of sessions, as types, and hints for names that are none of them."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypedDict, TypeVar
+
+from asteady._base.errors import InvalidRequestError
+from asteady._base.public import public
+from asteady._base.requests import EmbedMode
+
+
+@public
+class GenerateOptions(TypedDict, total=False):
+    """The options of `Session.generate`, `complete`, `stream` and `is_cached`."""
+
+    messages: Sequence[Mapping[str, str]] | None
+    """Instead of a prompt: ``[{"role": "user", "content": "Hello"}]``."""
+    raw: bool
+    """Give the prompt to the model as it is, without its chat template."""
+    seed: int
+    """0 to 4294967294; decides among likely tokens when the temperature is above 0."""
+    max_new_tokens: int
+    """Stop after so many tokens (finish_reason "length"); the context may end sooner."""
+    temperature: float
+    """0 takes the most likely token each time; above, tokens are drawn."""
+    top_k: int
+    """Draw from the k most likely tokens; 0 from all."""
+    top_p: float
+    """Draw from the most likely tokens that together have this probability; 1 from all."""
+    min_p: float
+    """Drop tokens less likely than this share of the most likely one's probability."""
+    typical_p: float
+    """Locally typical sampling (Meister et al. 2022); 1 is off."""
+    repeat_penalty: float
+    """Divide the logits of tokens seen in the last 64 by this; 1 is off."""
+    presence_penalty: float
+    """Subtract this from the logits of tokens seen in the last 64."""
+    frequency_penalty: float
+    """Subtract this, times how often they were seen in the last 64, from tokens' logits."""
+    logit_bias: Mapping[int, float] | None
+    """Add to the logits of these token ids."""
+    stop: str | Sequence[str] | None
+    """End before the first of these strings; it is not part of the text."""
+    eos_string: str
+    """One more string to end before, by SteadyText's name; "[EOS]" adds none. The model's own end
+    counts always."""
+    logprobs: int | None
+    """Record each token's log probability, and that of so many alternatives."""
+
+
+@public
+class EmbedOptions(TypedDict, total=False):
+    """The options of `Session.embed`."""
+
+    truncate: bool
+    """Cut text that is longer than the model's context instead of raising PromptTooLongError."""
+    dimensions: int | None
+    """Keep only the first so many components, normalised again (Matryoshka models)."""
+    mode: EmbedMode | None
+    """Put the model's prefix for a query or a document before the text."""
+
+
+@public
+class SettingsOptions(TypedDict, total=False):
+    """The arguments of `Session` that set single fields of `Settings`; see there."""
+
+    profile: str | None
+    generation_cache_capacity: int | None
+    generation_cache_max_size_mb: float | None
+    embedding_cache_capacity: int | None
+    embedding_cache_max_size_mb: float | None
+    memory_max_size_mb: float | None
+    cache_policy: str | None
+    disable_cache: bool | None
+    keep_requests_bytes: int | None
+    cache_dir: str | os.PathLike[str] | None
+    generation_model: str | os.PathLike[str] | None
+    embedding_model: str | os.PathLike[str] | None
+    workers: int | None
+    threads: int | None
+    gpu_layers: int | None
+    batch_width: int | None
+    probe: bool | None
+    max_pending: int | None
+    prefix_max_size_mb: float | None
+    idle_unload_s: float | None
+
+
+_STRUCTURED = "answers are plain text: there is no option that constrains their form"
+_CONTEXT = "the context length is not an option: it follows from the model file"
+_SYSTEM = 'give messages=[{"role": "system", ...}, ...], or use session.prefix(text)'
+
+# What users of llama-cpp-python, Ollama, OpenAI's client, vLLM, transformers, SteadyText and
+# caching libraries try first.
+_HINTS = {
+    **dict.fromkeys(
+        ("max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict", "num_predict"),
+        "it is called 'max_new_tokens' here",
+    ),
+    **dict.fromkeys(("temp",), "it is called 'temperature' here"),
+    **dict.fromkeys(("repetition_penalty", "penalty_repeat"), "it is called 'repeat_penalty' here"),
+    **dict.fromkeys(("stop_sequences", "stop_strings", "stop_words"), "it is called 'stop' here"),
+    **dict.fromkeys(("top_logprobs",), "give their number as 'logprobs'"),
+    **dict.fromkeys(("random_state", "random_seed"), "it is called 'seed' here"),
+    **dict.fromkeys(
+        (
+            "schema",
+            "response_format",
+            "response_model",
+            "json_schema",
+            "format",
+            "grammar",
+            "regex",
+            "choices",
+            "tools",
+            "tool_choice",
+        ),
+        _STRUCTURED,
+    ),
+    **dict.fromkeys(("system_prompt", "system", "instructions"), _SYSTEM),
+    **dict.fromkeys(("n_ctx", "num_ctx", "context_length", "max_model_len"), _CONTEXT),
+    "stream": "use session.stream(...)",
+    "timeout": "use asyncio.timeout() around the call",
+    "do_sample": "a temperature above 0 samples",
+    "n": "make one call for each seed",
+    **dict.fromkeys(("use_cache", "no_cache", "cache_prompt"), 'use cache="bypass"'),
+    **dict.fromkeys(("ttl", "expire", "expiration"), "answers never become stale: none expires"),
+}
+_SETTINGS_HINTS = {
+    **_HINTS,
+    **dict.fromkeys(
+        ("model", "model_path", "model_name"),
+        "a session has two: 'generation_model' and 'embedding_model'",
+    ),
+    **dict.fromkeys(("n_threads", "num_threads", "num_thread"), "it is called 'threads' here"),
+    **dict.fromkeys(("n_gpu_layers", "num_gpu"), "it is called 'gpu_layers' here"),
+    **dict.fromkeys(
+        ("max_workers", "n_workers", "num_workers", "n_parallel"), "it is called 'workers' here"
+    ),
+    **dict.fromkeys(
+        ("cache_size", "maxsize", "max_entries", "capacity"),
+        "there are two: 'generation_cache_capacity' and 'embedding_cache_capacity'",
+    ),
+    **dict.fromkeys(
+        ("cache_path", "cache_directory", "directory"), "it is called 'cache_dir' here"
+    ),
+    "keep_alive": "it is called 'idle_unload_s' here",
+}
+
+
+def check_options(call: str, options: Mapping[str, object], known: Iterable[str]) -> None:
+    """Refuse option names that `call` does not have.
+
+    Raises:
+        InvalidRequestError: an option is unknown; the message has a hint for likely names.
+    """
+    for name in options:
+        if name not in known:
+            hint = hint_for(name, known, _HINTS)
+            raise InvalidRequestError(f"{call}() has no option {name!r}; {hint}")
+
+
+def unknown_setting(name: str, known: Iterable[str]) -> str:
+    """The message for an argument of `Session` that is no setting."""
+    generating = GenerateOptions.__annotations__.keys() | EmbedOptions.__annotations__
+    if name in generating:
+        hint = "it is an option of each call, not of the session"
+    else:
+        hint = hint_for(name, known, _SETTINGS_HINTS)
+    return f"there is no setting {name!r}; {hint}"
+
+
+def hint_for(name: str, known: Iterable[str], hints: Mapping[str, str]) -> str:
+    """The remedy for an unknown name: what is known of it, the name it resembles, or all names."""
+    import difflib  # only for this message
+
+    names = sorted(known)
+    # A longer name of ours that begins so is what was meant: "timeout" of "timeout_s".
+    near = [own for own in names if own.startswith(name + "_")]
+    if not near and name in hints:
+        return hints[name]
+    near = near or difflib.get_close_matches(name, names, n=1, cutoff=0.75)
+    return f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(names)}"
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def shows_options_of(source: Callable[..., Any], *more: inspect.Parameter) -> Callable[[F], F]:
+    """Have `inspect.signature`, `help` and completion show the options that ``**options`` takes.
+
+    They are the keyword parameters of `source`, with their defaults, and `more`. Explicit keyword
+    parameters would do the same, but binding twenty of them would double the price of a warm hit.
+    """
+
+    def decorate(fn: F) -> F:
+        signature = inspect.signature(fn)
+        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        names = {p.name for p in own}
+        options = [
+            p
+            for p in (*inspect.signature(source).parameters.values(), *more)
+            if p.kind is p.KEYWORD_ONLY and p.name not in names
+        ]
+        fn.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+        return fn
+
+    return decorate
