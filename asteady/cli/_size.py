@@ -68,10 +68,7 @@ def run(options: argparse.Namespace) -> int:
             " program (docs/operate/sizing.md), or give --accesses FILE"
         )
     if options.plot is not None:
-        try:
-            plot_sizing(optimizer, found, options.plot)
-        except ValueError as exc:
-            raise InvalidRequestError(f"--plot {options.plot}: {exc}") from None
+        plot_sizing(optimizer, found, options.plot)
     if options.json:
         print(json.dumps(attrs.asdict(found)))
     else:

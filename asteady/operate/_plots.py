@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from asteady._base.errors import InvalidRequestError
 from asteady._base.extras import needs
 from asteady._base.settings import MEBIBYTE
 from asteady.operate._sizing import CacheOptimizer, Curve, SizeRecommendation
@@ -40,7 +41,7 @@ def plot_sizing(
     Raises:
         SettingsError: matplotlib is not installed (the extra ``plot``).
         OSError: the file cannot be written.
-        ValueError: the format is not known.
+        InvalidRequestError: the format is not known.
     """
     figure = _figure(height=4)
     panels = figure.subplots(1, 2, sharey=True)
@@ -69,7 +70,7 @@ def plot_sizing(
     panels[0].set_ylabel("percent")
     panels[0].legend()
     figure.suptitle(f"{optimizer.cache_type} cache, {found.accesses:,} accesses")
-    figure.savefig(os.fspath(path))
+    _save(figure, path)
 
 
 def plot_history(
@@ -96,13 +97,20 @@ def plot_history(
         panel.grid(alpha=0.3)
         panel.legend()
     figure.autofmt_xdate()
-    figure.savefig(os.fspath(path))
+    _save(figure, path)
 
 
 def _figure(height: float) -> Any:
     # Not pyplot, which has global state and looks for a screen.
     make = needs("matplotlib.figure", extra="plot").Figure
     return make(figsize=(10, height), layout="constrained")
+
+
+def _save(figure: Any, path: str | os.PathLike[str]) -> None:
+    try:
+        figure.savefig(os.fspath(path))
+    except ValueError as exc:
+        raise InvalidRequestError(f"{os.fspath(path)}: {exc}") from None
 
 
 def _doublings(curve: Curve) -> Iterator[int]:

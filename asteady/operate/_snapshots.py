@@ -16,7 +16,7 @@ from typing import Any
 import anyio.to_thread
 
 from asteady._base import validation
-from asteady._base.errors import InvalidRequestError, SettingsError
+from asteady._base.errors import InvalidRequestError
 from asteady._base.files import write_atomically
 from asteady._cache.store.api import Exported, Merged
 from asteady._session.session import Session
@@ -129,10 +129,7 @@ class CachePersistenceManager:
             return {"error": "No cache history found"}
         return {
             "total_snapshots": len(history),
-            "date_range": {
-                "start": history[0]["timestamp"],
-                "end": history[-1]["timestamp"],
-            },
+            "date_range": {"start": history[0]["timestamp"], "end": history[-1]["timestamp"]},
             **{f"{kind}_cache_trend": _trend(history, f"{kind}_cache") for kind in _KINDS},
             "unreadable": unreadable,
         }
@@ -150,17 +147,9 @@ class CachePersistenceManager:
             raise InvalidRequestError(
                 f"there is no snapshot in {self.backup_dir}: call save_cache_state(name) first"
             )
-        try:
-            await anyio.to_thread.run_sync(
-                plot_history,
-                [_taken_at(snapshot) for snapshot in history],
-                {kind: [snapshot[f"{kind}_cache"] for snapshot in history] for kind in _KINDS},
-                path,
-            )
-        except SettingsError:
-            raise
-        except ValueError as exc:
-            raise InvalidRequestError(f"{os.fspath(path)}: {exc}") from None
+        times = [_taken_at(snapshot) for snapshot in history]
+        caches = {kind: [snapshot[f"{kind}_cache"] for snapshot in history] for kind in _KINDS}
+        await anyio.to_thread.run_sync(plot_history, times, caches, path)
         return Path(path)
 
     async def export_entries(self, path: str | os.PathLike[str]) -> Exported:

@@ -210,7 +210,7 @@ async def test_the_command_shows_what_was_recorded(engine: FakeEngine, tmp_path:
     assert first_bytes(picture) == b"\x89PNG"
     refused = run("cache", "size", "--plot", str(tmp_path / "out.xyz"))
     assert refused.returncode == 1
-    assert refused.stderr.startswith("asteady: --plot ")
+    assert refused.stderr.startswith(f"asteady: {tmp_path / 'out.xyz'}: ")
 
 
 def first_bytes(path: str) -> bytes:
