@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 
 from asteady._base.errors import InvalidRequestError
+from asteady._base.public import public
 from asteady._base.requests import GenerateRequest, Key, Kind
 from asteady._base.settings import KEEP_REQUESTS_BYTES
 from asteady._cache.policy import POLICIES, Budget, Row, State, remember, touch
@@ -21,6 +22,7 @@ from asteady._session.observe import Observed
 from asteady._session.session import Session
 
 
+@public
 @attrs.frozen(kw_only=True)
 class Access:
     """One look-up: the key, what its entry takes of the byte budget, and the seconds that its
@@ -31,6 +33,7 @@ class Access:
     cost_s: float
 
 
+@public
 class AccessLog:
     """The last `limit` accesses to one cache of a session, recorded within a block."""
 
@@ -101,6 +104,7 @@ def read_accesses(path: str | os.PathLike[str]) -> list[Access]:
     return accesses
 
 
+@public
 @attrs.frozen(kw_only=True)
 class Replayed:
     """What a cache of this capacity would have done. Rates are in percent.

@@ -16,8 +16,9 @@ import attrs
 from asteady._base import validation
 from asteady._base.errors import InvalidRequestError
 from asteady._base.files import write_atomically
-from asteady._base.options import GenerateOptions
-from asteady._base.requests import Kind
+from asteady._base.options import GenerateOptions, shows_options_of
+from asteady._base.public import public
+from asteady._base.requests import KINDS, GenerateRequest, Kind
 from asteady._base.settings import CachePolicy
 from asteady._base.text import shorten
 from asteady._cache.policy import Budget
@@ -31,6 +32,7 @@ _PROMPT_CHARACTERS = 50
 _UNLIMITED = 2**62
 
 
+@public
 @attrs.frozen(kw_only=True)
 class PromptTiming:
     """Times of one prompt in seconds. `speedup` is cold over mean warm time."""
@@ -43,6 +45,7 @@ class PromptTiming:
     speedup: float
 
 
+@public
 class CacheBenchmark:
     """Measures the cache of a session; default: the running loop's default session.
 
@@ -56,7 +59,7 @@ class CacheBenchmark:
         cache_type: Kind = "generation",
         limit: int = 100_000,
     ) -> None:
-        validation.one_of("cache_type", cache_type, get_args(Kind))
+        validation.one_of("cache_type", cache_type, KINDS)
         validation.whole_number("limit", limit, 1)
         self._given = session
         self._log = AccessLog(cache_type, limit=limit)
@@ -91,6 +94,7 @@ class CacheBenchmark:
         data = write_accesses(self._log.accesses)
         return await anyio.to_thread.run_sync(write_atomically, path, data)
 
+    @shows_options_of(GenerateRequest.of)
     async def benchmark_single_prompt(
         self,
         prompt: str,

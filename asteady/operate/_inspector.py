@@ -18,6 +18,8 @@ import attrs
 from asteady._base import validation
 from asteady._base.errors import InvalidRequestError
 from asteady._base.files import write_atomically
+from asteady._base.options import shows_options_of
+from asteady._base.public import public
 from asteady._base.requests import DEFAULT_SEED, Completion, GenerateRequest, Key, Kind
 from asteady._base.text import shorten
 from asteady._cache.cache import Cache
@@ -32,6 +34,7 @@ _PREVIEW_CHARACTERS = 100
 _PROMPT_CHARACTERS = 1000
 
 
+@public
 @attrs.frozen(kw_only=True)
 class CallTrace:
     """One call.
@@ -66,6 +69,7 @@ class CallTrace:
         return {**record, "at": self.at.isoformat(), "cache_hit": self.cache_hit}
 
 
+@public
 @attrs.frozen(kw_only=True)
 class CacheAnalysis:
     """Sums over the traced calls. Rates are in percent; times of no calls are 0.
@@ -87,6 +91,7 @@ class CacheAnalysis:
     compute_saved_s: float
 
 
+@public
 @attrs.frozen(kw_only=True)
 class Explanation:
     """The rank of an entry in the order of eviction; its `str` is a text for people.
@@ -109,6 +114,7 @@ class Explanation:
         return self.text
 
 
+@public
 class CacheInspector:
     """Traces calls and explains entries of a session; default: the loop's default session.
 
@@ -131,6 +137,7 @@ class CacheInspector:
         """Remove all traces."""
         self._log.clear()
 
+    @shows_options_of(GenerateRequest.of)
     async def trace_generation(
         self,
         prompt: str | None = None,

@@ -20,7 +20,8 @@ import attrs
 
 from asteady._base import validation
 from asteady._base.files import write_atomically
-from asteady._base.requests import GenerateRequest, Key, Kind
+from asteady._base.public import public
+from asteady._base.requests import KINDS, GenerateRequest, Key, Kind
 from asteady._base.settings import MEBIBYTE, Settings
 from asteady._base.text import shorten
 from asteady._cache.store.stored_request import prompt_of
@@ -49,6 +50,7 @@ _HISTOGRAMS = ("near entries", "near bytes", "far entries", "far bytes")
 _FIRST_USE = -1  # in a histogram, the distance of keys that are new
 
 
+@public
 @attrs.frozen(kw_only=True)
 class Curve:
     """Shares, from 0 to 1, that an LRU cache would answer, by capacity in entries or in bytes.
@@ -275,6 +277,7 @@ def _hash(key: Key) -> int:
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=4).digest(), "little")
 
 
+@public
 @attrs.frozen(kw_only=True)
 class CachePriority:
     """A key that was used, and what keeping its entry saves.
@@ -340,6 +343,7 @@ class UseCounts:
         return found
 
 
+@public
 @attrs.frozen(kw_only=True)
 class SizeRecommendation:
     """How large the cache should be. Rates are in percent: of accesses if `by` is "hits", of
@@ -384,6 +388,7 @@ class SizeRecommendation:
         )
 
 
+@public
 class CacheOptimizer:
     """Learns from the accesses to one cache what rates every size of it would give.
 
@@ -414,7 +419,7 @@ class CacheOptimizer:
         remember: bool = True,
         settings: Settings | None = None,
     ) -> None:
-        self.cache_type: Kind = validation.one_of("cache_type", cache_type, get_args(Kind))
+        self.cache_type: Kind = validation.one_of("cache_type", cache_type, KINDS)
         self._distances = ReuseDistances(validation.whole_number("max_keys", max_keys, 1))
         self._uses = UseCounts()
         self._given = session

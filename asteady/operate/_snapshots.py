@@ -18,14 +18,14 @@ import anyio.to_thread
 from asteady._base import validation
 from asteady._base.errors import InvalidRequestError
 from asteady._base.files import write_atomically
+from asteady._base.public import public
+from asteady._base.requests import KINDS
 from asteady._cache.store.api import Exported, Merged
 from asteady._session.session import Session
 from asteady.operate._plots import plot_history
 from asteady.operate._which import opened_session, session_now, stats_of
 
 logger = logging.getLogger("asteady")
-
-_KINDS = ("generation", "embedding")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _PREFIX, _SUFFIX = "cache_state_", ".json"
@@ -38,6 +38,7 @@ _MAX_STATE_BYTES = 1024 * 1024
 _NEEDED = ("size", "capacity", "hit_rate")
 
 
+@public
 class CachePersistenceManager:
     """Writes and compares snapshots of a session's caches; exports and imports entries.
 
@@ -74,7 +75,7 @@ class CachePersistenceManager:
         stats = await stats_of(session_now(self._given))
         return {
             "timestamp": datetime.now(UTC).isoformat(),
-            **{f"{kind}_cache": _described(stats[kind]) for kind in _KINDS},
+            **{f"{kind}_cache": _described(stats[kind]) for kind in KINDS},
         }
 
     async def save_cache_state(self, name: str) -> Path:
@@ -130,7 +131,7 @@ class CachePersistenceManager:
         return {
             "total_snapshots": len(history),
             "date_range": {"start": history[0]["timestamp"], "end": history[-1]["timestamp"]},
-            **{f"{kind}_cache_trend": _trend(history, f"{kind}_cache") for kind in _KINDS},
+            **{f"{kind}_cache_trend": _trend(history, f"{kind}_cache") for kind in KINDS},
             "unreadable": unreadable,
         }
 
@@ -148,7 +149,8 @@ class CachePersistenceManager:
                 f"there is no snapshot in {self.backup_dir}: call save_cache_state(name) first"
             )
         times = [_taken_at(snapshot) for snapshot in history]
-        caches = {kind: [snapshot[f"{kind}_cache"] for snapshot in history] for kind in _KINDS}
+        caches: dict[str, list[Any]]
+        caches = {kind: [snapshot[f"{kind}_cache"] for snapshot in history] for kind in KINDS}
         await anyio.to_thread.run_sync(plot_history, times, caches, path)
         return Path(path)
 
@@ -187,7 +189,7 @@ def _checked(file: Path) -> dict[str, Any]:
         raise ValueError(f"larger than {_MAX_STATE_BYTES:,} bytes")
     snapshot = json.loads(data)
     _taken_at(snapshot)
-    for kind in _KINDS:
+    for kind in KINDS:
         for name in _NEEDED:
             number = snapshot[f"{kind}_cache"][name]
             if type(number) not in (int, float) or not math.isfinite(number):
