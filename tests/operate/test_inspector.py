@@ -1,4 +1,4 @@
-"""Traces, also of calls beside one another; what they say in sum; why an entry stays."""
+"""Traces, also of concurrent calls; their analysis; explanations of entries."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from asteady.testing import FakeEngine
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_trace_has_what_the_guides_has(session: Session) -> None:
+async def test_a_trace_has_the_fields_of_the_guide(session: Session) -> None:
     inspector = CacheInspector(session)
     first = await inspector.trace_generation("Write a program", seed=42)
     again = await inspector.trace_generation("Write a program", seed=42)
@@ -36,7 +36,7 @@ async def test_a_trace_has_what_the_guides_has(session: Session) -> None:
     assert inspector.generation_log == []
 
 
-async def test_the_seed_may_come_second_as_the_guides(session: Session) -> None:
+async def test_the_seed_may_be_the_second_argument_as_in_the_guide(session: Session) -> None:
     inspector = CacheInspector(session)
     assert (await inspector.trace_generation("hi", 7)).seed == 7
     assert (await inspector.trace_generation("hi", seed=7)).cache_hit
@@ -44,7 +44,7 @@ async def test_the_seed_may_come_second_as_the_guides(session: Session) -> None:
         await inspector.trace_generation("hi", max_new_token=7)
 
 
-async def test_traces_are_exact_beside_one_another(session: Session, engine: FakeEngine) -> None:
+async def test_traces_of_concurrent_calls_are_exact(session: Session, engine: FakeEngine) -> None:
     inspector = CacheInspector(session)
     await session.generate("known")
     engine.hold()
@@ -176,7 +176,7 @@ async def test_an_entry_is_explained(engine: FakeEngine) -> None:
         assert "evicted" in gone.text
 
 
-async def test_the_beginning_of_a_key_will_do(session: Session) -> None:
+async def test_the_beginning_of_a_key_is_enough(session: Session) -> None:
     inspector = CacheInspector(session)
     for key in ("ab" + "0" * 62, "ac" + "0" * 62):
         await session.cache.generation.put(key, completion(1.0))
@@ -206,7 +206,7 @@ async def test_an_embedding_is_explained_too(session: Session) -> None:
     assert (await inspector.explain(key)).cache == "embedding"
 
 
-def test_times_are_told_in_their_unit() -> None:
+def test_durations_have_a_fitting_unit() -> None:
     assert [duration_text(s) for s in (1, 119, 120, 7200, 200_000)] == [
         "1 s",
         "119 s",

@@ -1,4 +1,4 @@
-"""What the optimizer learns from a session, keeps over runs, recommends, and draws."""
+"""The optimizer: what it learns from a session, stores between runs, recommends and draws."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_mistakes_are_refused() -> None:
         CacheOptimizer(max_keys=0)
 
 
-def test_usage_may_be_told_by_hand() -> None:
+def test_usage_may_be_recorded_by_hand() -> None:
     optimizer = CacheOptimizer()
     for prompt, seed, took_s in (("a", 1, 2.0), ("a", 1, 2.0), ("a:1", 1, 9.0), ("a", 11, 1.0)):
         optimizer.track_usage(prompt, seed, took_s)
@@ -137,7 +137,7 @@ async def test_a_disabled_cache_writes_nothing(engine: FakeEngine) -> None:
 @pytest.mark.parametrize(
     "content", ["{", "[]", '{"version": 9}', '{"version": 1, "distances": {}}']
 )
-def test_a_file_that_cannot_be_read_is_begun_anew(
+def test_a_file_that_is_not_valid_is_ignored(
     content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "state.json"

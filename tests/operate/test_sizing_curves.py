@@ -41,7 +41,7 @@ def plain(accesses: list[Access], capacity: int, *, in_bytes: bool) -> tuple[flo
     return (hits / len(accesses) if accesses else 0.0), (saved_s / total_s if total_s else 0.0)
 
 
-def taken(accesses: list[Access], max_keys: int = 8192) -> ReuseDistances:
+def distances_of(accesses: list[Access], max_keys: int = 8192) -> ReuseDistances:
     distances = ReuseDistances(max_keys)
     for access in accesses:
         distances.add(access)
@@ -50,7 +50,7 @@ def taken(accesses: list[Access], max_keys: int = 8192) -> ReuseDistances:
 
 @given(streams)
 def test_it_is_exact_while_all_keys_are_tracked(accesses: list[Access]) -> None:
-    distances = taken(accesses)
+    distances = distances_of(accesses)
     for capacity in range(1, 12):
         hits, saved = plain(accesses, capacity, in_bytes=False)
         assert distances.curve("entries").hit_rate(capacity) == pytest.approx(hits)
@@ -63,8 +63,8 @@ def test_it_is_exact_while_all_keys_are_tracked(accesses: list[Access]) -> None:
 
 
 @given(streams, st.integers(0, 60))
-def test_it_goes_on_from_its_state(accesses: list[Access], cut: int) -> None:
-    distances = taken(accesses[:cut], 6)
+def test_it_continues_from_its_state(accesses: list[Access], cut: int) -> None:
+    distances = distances_of(accesses[:cut], 6)
     again = ReuseDistances.restored(json.loads(json.dumps(distances.state())))
     for access in accesses[cut:]:
         distances.add(access)
@@ -83,7 +83,7 @@ def zipf(keys: int, count: int) -> list[Access]:
 
 def test_it_is_near_when_keys_are_sampled() -> None:
     accesses = zipf(20_000, 60_000)
-    exact, sampled = taken(accesses, 10**9), taken(accesses, 4000)
+    exact, sampled = distances_of(accesses, 10**9), distances_of(accesses, 4000)
     assert sampled.tracked <= 4000 + 4000 // 8
     assert 0.1 < sampled.rate < 0.5
     assert sampled.unique == pytest.approx(exact.unique, rel=0.05)
@@ -106,7 +106,7 @@ def test_it_is_near_when_keys_are_sampled() -> None:
 
 
 def test_memory_is_bounded() -> None:
-    distances = taken(
+    distances = distances_of(
         [Access(key=f"key {n}", size_bytes=n, cost_s=1.0) for n in range(5000)] * 2, 50
     )
     assert distances.tracked <= 50 + 6
@@ -122,7 +122,7 @@ def test_a_distance_is_rounded_up_by_at_most_one_part_in_256(distance: int) -> N
     assert rounded_up(largest + 1) > largest
 
 
-def test_an_empty_curve_gives_nothing() -> None:
+def test_an_empty_curve_has_rates_of_zero() -> None:
     curve = ReuseDistances().curve("entries")
     assert curve.hit_rate(100) == curve.saved_rate(100) == 0.0
     assert curve.smallest(0.95, curve.hits) == 0

@@ -1,4 +1,4 @@
-"""Snapshots of the caches, what they say together, and entries that move by file."""
+"""Snapshots of the caches, their trends, and entries exported and imported."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def persistence(session: Session, tmp_path: Path) -> CachePersistenceManager:
 # -- writing ---------------------------------------------------------------------------------------
 
 
-async def test_a_snapshot_says_what_the_caches_are_like(
+async def test_a_snapshot_has_sizes_and_hit_rates(
     session: Session, persistence: CachePersistenceManager
 ) -> None:
     for _ in range(4):
@@ -120,7 +120,7 @@ async def test_the_history_is_in_the_order_of_time_and_has_trends(
     assert analysis["unreadable"] == []
 
 
-async def test_nothing_follows_for_a_day_from_what_happened_in_a_minute(tmp_path: Path) -> None:
+async def test_a_burst_of_a_minute_has_no_daily_trend(tmp_path: Path) -> None:
     persistence = CachePersistenceManager(backup_dir=tmp_path)
     keep(tmp_path, one=snapshot("2026-01-02T00:00:00+00:00", 1, 5.0))
     keep(tmp_path, two=snapshot("2026-01-02T00:01:00+00:00", 9, 5.0))
@@ -154,7 +154,7 @@ async def test_snapshots_of_steadytext_are_local_times(tmp_path: Path) -> None:
     ]
 
 
-async def test_what_cannot_be_read_is_named_and_loses_nothing_else(
+async def test_files_that_cannot_be_read_are_listed_and_others_are_read(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     good = snapshot("2026-01-02T10:00:00+00:00", 9, 5.0)
@@ -178,7 +178,7 @@ async def test_what_cannot_be_read_is_named_and_loses_nothing_else(
     assert len(analysis["unreadable"]) == caplog.text.count("cannot be read:") == 10
 
 
-async def test_no_history_is_said_in_the_guides_words(
+async def test_without_history_the_error_is_that_of_the_guide(
     persistence: CachePersistenceManager, tmp_path: Path
 ) -> None:
     assert await persistence.analyze_cache_history() == {"error": "No cache history found"}
