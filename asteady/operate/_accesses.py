@@ -18,6 +18,8 @@ from asteady._base.public import public
 from asteady._base.requests import GenerateRequest, Key, Kind
 from asteady._base.settings import KEEP_REQUESTS_BYTES
 from asteady._cache.policy import POLICIES, Budget, Row, State, remember, touch
+from asteady._cache.store.codec import CompletionCodec, EmbeddingCodec
+from asteady._cache.store.stored_request import kept_text
 from asteady._session.observe import Observed
 from asteady._session.session import Session
 
@@ -61,8 +63,7 @@ def access_of(call: Observed, cache_type: Kind, keep_requests_bytes: int) -> Acc
     generated = isinstance(call.request, GenerateRequest)
     if generated != (cache_type == "generation") or call.key is None or call.answer is None:
         return None
-    from asteady._cache.store.codec import CompletionCodec, EmbeddingCodec
-    from asteady._cache.store.stored_request import kept_text
+    # Only here: it imports sqlite3.
     from asteady._cache.store.transaction import entry_bytes
 
     codec: Any = CompletionCodec() if generated else EmbeddingCodec()

@@ -116,7 +116,7 @@ class ReuseDistances:
     @property
     def tracked(self) -> int:
         """How many keys are in memory; some are counted twice."""
-        return len(self._recent) + len(self._sample)
+        return len(self._recent) + len(self._sample_hashes)
 
     @property
     def unique(self) -> float:
