@@ -266,7 +266,9 @@ def rounded_up(distance: int) -> int:
 
 
 def _totals(histogram: _Histogram) -> tuple[float, float]:
-    return sum(count for count, _ in histogram.values()), sum(s for _, s in histogram.values())
+    # fsum does not depend on the order, which differs after `restored`.
+    counts, costs_s = zip(*histogram.values(), strict=True) if histogram else ((), ())
+    return math.fsum(counts), math.fsum(costs_s)
 
 
 def _ratio(part: float, whole: float) -> float:
