@@ -122,6 +122,11 @@ def namespace_path(value: object) -> str:
     return path
 
 
+def is_below(namespace: str, path: str) -> bool:
+    """Whether `namespace` is `path` or below it, by whole names: "emails-old" is not "emails"."""
+    return namespace == path or namespace.startswith(path + "/")
+
+
 @public
 @attrs.frozen(kw_only=True)
 class GenerateRequest:

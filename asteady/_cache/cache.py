@@ -1,22 +1,33 @@
-"""One cache: a memory tier before a store, and the counters of both."""
+"""One cache: a memory tier in front of a store, and the counters of both.
+
+The memory tier is synchronised with the store: touches are written together, and entries that
+another process removed are dropped. A background task does both while the cache is in use. When it
+has not been used for a second the memory tier is inactive, and the next lookup goes to the store,
+which tells whether memory is still valid.
+
+A namespace is a tag on an entry. A tag that the memory tier knows costs a warm hit nothing; what is
+known is forgotten when another process removes something, for that may have been a tag.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Hashable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from weakref import WeakValueDictionary
 
 import attrs
 
-from asteady._base.errors import StoreError
-from asteady._base.requests import Key, namespace_path
-from asteady._cache.keeper import ASLEEP, Keeper
+from asteady._base.errors import SessionNotOpenError, StoreError
+from asteady._base.public import public
+from asteady._base.requests import Key, is_below, namespace_path
+from asteady._base.tasks import unattended
 from asteady._cache.memory import Held, Memory, as_cached
-from asteady._cache.namespaces import Asked, Namespaces
 from asteady._cache.policy import Budget
 from asteady._cache.statistics import Counters, Latency, described
 from asteady._cache.store.api import (
@@ -31,17 +42,20 @@ from asteady._cache.store.api import (
     Put,
     Store,
     Tag,
+    Touch,
     Untag,
 )
 from asteady._cache.store.locks import Locks
 from asteady._cache.store.stored_request import Request
-from asteady._cache.unopened import Opener, UnopenedStore
 
 log = logging.getLogger("asteady")
 
+Opener: TypeAlias = Callable[[], Awaitable[object]]
+"""Opens the cache, by opening the session that it belongs to."""
+
 
 class Answer(Protocol):
-    """What a cache remembers: a frozen record that knows what it cost."""
+    """What a cache remembers: a frozen record with the cost of computing it."""
 
     @property
     def cost_s(self) -> float: ...
@@ -53,39 +67,73 @@ class Answer(Protocol):
 A = TypeVar("A", bound=Answer)
 
 RECENT = 1000
+# How often a cache in use looks whether another process removed something; touches are written
+# every other time, so that both happen within a second.
+TICK_S = 0.5
+_TICKS_PER_FLUSH = 2
+# Tags known in memory for one entry; the others are read from the store.
+TAGS_PER_ENTRY = 8
+# Namespaces with counters that no `Namespace` object keeps alive; the least recent ones go first.
+MAX_COUNTED_NAMESPACES = 10_000
+
+INACTIVE: dict[Any, Any] = {}
 
 
+@attrs.define(weakref_slot=True)
+class NamespaceLookups:
+    """The calls under one namespace; each counts once: hit, miss or coalesced."""
+
+    hits: int = 0
+    misses: int = 0
+    coalesced: int = 0
+
+
+@public
 class Cache(Generic[A]):
     """Remembers answers of one kind. Lives from `open` to `aclose`, on one event loop.
 
-    Its manager opens and closes it. A failing store never fails a lookup or a `put`: it is a miss,
-    or not stored, logged, and counted under `errors`.
+    Its manager opens and closes it. Used before, it calls `opener`, if it has one. A failing store
+    never fails a lookup or a `put`: it is a miss, or not stored, logged, and counted as an error.
     """
 
     def __init__(
         self, kind: str, memory: Memory[A], budget: Budget, opener: Opener | None = None
     ) -> None:
         self.kind = kind
+        self.memory = memory
         self.counters = Counters()
-        self._memory = memory
+        self.tick_s = TICK_S
         self._budget = budget
-        self._store: Store[A] = UnopenedStore(lambda: self._store, opener)
+        self._opener = opener
+        self._store: Store[A] | None = None
         self._locks: Locks | None = None
         self._latencies = {"read": Latency(), "write": Latency()}
         self._complaint = ""
-        # The hot path looks here: the memory tier, or nothing while nobody looks after it.
-        self._aliases: dict[Hashable, Held[A]] = ASLEEP
-        self._keys: dict[Key, Held[A]] = ASLEEP
+        # The hot path reads these: the memory tier's dictionaries, or empty ones.
+        self._aliases: dict[Hashable, Held[A]] = INACTIVE
+        self._keys: dict[Key, Held[A]] = INACTIVE
+        # Reads in progress, and which of their entries were removed meanwhile.
         self._reads: dict[Key, int] = {}
-        self._spoiled: set[Key] = set()
+        self._removed: set[Key] = set()
         self._misses_at: deque[int] = deque(maxlen=RECENT)
-        self._namespaces = Namespaces(self)
-        self._keeper = Keeper(self)
+        # Synchronisation: entries with unwritten touches, the last count of removals seen, and the
+        # counters that have been written.
+        self._dirty: list[Held[A]] = []
+        self._in_use = asyncio.Event()
+        self._removals = -1
+        self._task: asyncio.Task[None] | None = None
+        self._flushed = Counters()
+        # Namespaces.
+        self._lookups: dict[str, NamespaceLookups] = {}
+        self._kept_lookups: MutableMapping[str, NamespaceLookups] = WeakValueDictionary()
+        self._tagging: dict[tuple[Key, str], asyncio.Task[None]] = {}
+        self._tags_known = False
+        self._tags_forgotten = 0
 
     def __repr__(self) -> str:
         counters = self.counters
         return (
-            f"<Cache {self.kind}: {len(self._memory)} in memory, "
+            f"<Cache {self.kind}: {len(self.memory)} in memory, "
             f"{counters.hits} hits, {counters.misses} misses>"
         )
 
@@ -95,12 +143,35 @@ class Cache(Generic[A]):
         self._store = store
         if locks is not None:
             self._locks = Locks(locks, store.run, self._failed)
-        self._keeper.start()
+        name = f"asteady {self.kind} cache synchronizer"
+        self._task = unattended(asyncio.create_task(self._synchronize(), name=name))
 
     async def aclose(self) -> None:
-        """Write what is to be told, and close the store. Idempotent."""
-        self._keeper.stop()
-        await self._store.aclose()
+        """Write what is not written yet, and close the store. Idempotent."""
+        self._deactivate()
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            self.flush()
+        if self._store is not None:
+            await self._store.aclose()
+
+    async def ready(self) -> Store[A]:
+        """The store; opened first, if the cache belongs to a default session.
+
+        Raises:
+            SessionNotOpenError: the cache is not open, and has no opener.
+        """
+        if self._store is None:
+            if self._opener is None:
+                raise SessionNotOpenError(
+                    "the cache is not open yet: open the session first, with `async with Session()"
+                    " as session`, or await session.open()"
+                )
+            await self._opener()
+            if self._store is None:
+                raise SessionNotOpenError("the cache is still opening")
+        return self._store
 
     # -- lookups ----------------------------------------------------------------------------------
 
@@ -118,23 +189,25 @@ class Cache(Generic[A]):
         if namespace is not None:
             if namespace not in held.tags:
                 return None
-            self._namespaces.asked(namespace).hits += 1
+            (self._lookups.get(namespace) or self.lookups_of(namespace)).hits += 1
         self.counters.hits += 1
         held.used = True
         held.touches += 1
         if held.touches == 1:
-            self._keeper.note(held)
+            self._note(held)
         return held.answer
 
     def peek_alias(self, alias: Hashable, namespace: str | None = None) -> Held[A] | None:
         """What `recall` would answer with; counts nothing, so any thread may ask."""
         held = self._aliases.get(alias)
-        return None if held is None or (namespace and namespace not in held.tags) else held
+        if held is None or (namespace is not None and namespace not in held.tags):
+            return None
+        return held
 
     def count_hit(self, held: Held[A], namespace: str | None = None) -> None:
         """Count a hit that `peek_alias` found; on the event loop."""
         if namespace is not None:
-            self._namespaces.asked(namespace).hits += 1
+            self.lookups_of(namespace).hits += 1
         self._hit(held)
 
     def recall_key(self, key: Key) -> A | None:
@@ -151,46 +224,47 @@ class Cache(Generic[A]):
         held = self._keys.get(key)
         if held is not None:
             if alias is not None:
-                self._memory.alias(alias, held)
+                self.memory.alias(alias, held)
             return self._hit(held)
+        store = await self.ready()
         self._reads[key] = self._reads.get(key, 0) + 1
         start_s = perf_counter()
         try:
-            reading = await self._store.read(key)
+            reading = await store.read(key)
             self._done("read", start_s)
         except StoreError as exc:
             self._failed("read", exc)
             self._missed()
             return None
         finally:
-            spoiled = key in self._spoiled
+            removed = key in self._removed
             self._reads[key] -= 1
             if not self._reads[key]:
                 del self._reads[key]
-                self._spoiled.discard(key)
-        self._keeper.seen(reading.removals)
+                self._removed.discard(key)
+        self._compare_removals(reading.removals)
         answer = reading.answer
         if answer is None:
             self._missed()
             if reading.damaged:
                 self.counters.damaged += 1
                 try:
-                    await self._store.submit(Delete(key, if_damaged=True))
+                    await store.submit(Delete(key, if_damaged=True))
                 except StoreError as exc:
                     self._failed("write", exc)
             return None
-        held = self._memory.by_key.get(key)
-        if held is None and not spoiled:
-            held = self._memory.add(key, answer, answer.cost_s)
+        held = self.memory.by_key.get(key)
+        if held is None and not removed:
+            held = self.memory.add(key, answer, answer.cost_s)
         if held is not None and alias is not None:
-            self._memory.alias(alias, held)
-        # What memory does not take is told to the store all the same.
+            self.memory.alias(alias, held)
+        # An answer that memory does not take is touched in the store all the same.
         return self._hit(held or Held(key, answer, answer.cost_s, 0))
 
     async def peek(self, key: Key) -> A | None:
-        """As `get`, for a call that was counted already; touches and counts nothing."""
+        """As `get`, for a call that is counted already; touches and counts nothing."""
         try:
-            return (await self._store.read(key)).answer
+            return (await (await self.ready()).read(key)).answer
         except StoreError as exc:
             self._failed("read", exc)
             return None
@@ -201,13 +275,13 @@ class Cache(Generic[A]):
         Raises:
             StoreError: the store cannot be read.
         """
-        return await self._store.contains(key)
+        return await (await self.ready()).contains(key)
 
     def remember_alias(self, alias: Hashable, key: Key) -> None:
         """Let `recall` find this key's answer by this alias too, if it is in memory."""
         held = self._keys.get(key)
-        if held is not None:
-            self._memory.alias(alias, held)
+        if held is not None and alias is not None:
+            self.memory.alias(alias, held)
 
     # -- changes ----------------------------------------------------------------------------------
 
@@ -222,42 +296,43 @@ class Cache(Generic[A]):
     ) -> bool:
         """Store an answer; True once the commit that holds it is done. Never raises.
 
-        The `request` is kept beside it, unless it is longer than `keep_requests_bytes`.
+        The `request` is stored with it, unless it is longer than `keep_requests_bytes`.
 
         False if the store failed, or if it is larger than the whole budget, or is worth less than
-        all that would have to go for it. Cancelling stops waiting; it is stored all the same.
+        all that would have to be evicted for it. Cancelling stops waiting; it is stored all the
+        same.
         """
         aliases = () if alias is None else (alias,)
         start_s = perf_counter()
         try:
             put = Put(key, answer, answer.cost_s, aliases, namespaces, request)
-            stored = await self._store.submit(put)
+            stored = await (await self.ready()).submit(put)
             self._done("write", start_s)
             if stored is False:
                 self.counters.declined += 1
             return bool(stored)
         except OversizedError as exc:
             self.counters.oversized += 1
-            log.info("an answer is not kept in the %s cache: %s", self.kind, exc)
+            log.info("an answer is not stored in the %s cache: %s", self.kind, exc)
         except Exception as exc:
             self._failed("write", exc)
         return False
 
     async def delete(self, key: Key) -> bool:
-        """Remove an entry, from every process's view within a second; False if it was not there.
+        """Remove an entry, in every process's view within a second; False if it was not there.
 
         Raises:
             StoreError: the store cannot be written.
         """
-        return bool(await self._store.submit(Delete(key)))
+        return bool(await (await self.ready()).submit(Delete(key)))
 
     async def clear(self) -> int:
-        """Remove everything, from every process's view within a second; returns how many.
+        """Remove everything, in every process's view within a second; returns the number.
 
         Raises:
             StoreError: the store cannot be written.
         """
-        return int(await self._store.submit(Clear()))
+        return int(await (await self.ready()).submit(Clear()))
 
     async def keys(self) -> list[Key]:
         """The keys of all entries, sorted.
@@ -265,14 +340,14 @@ class Cache(Generic[A]):
         Raises:
             StoreError: the store cannot be read.
         """
-        return await self._store.keys()
+        return await (await self.ready()).keys()
 
     async def entries(
         self, limit: int = 100, order_by: Order = "priority", *, namespace: str | None = None
     ) -> list[Entry]:
         """The first entries in this order, largest or latest first; without their answers.
 
-        `limit` of -1 means all of them; with a `namespace`, those that it holds, or one below it.
+        `limit` of -1 means all of them; with a `namespace`, those tagged with it or one below it.
 
         Raises:
             ValueError: there is no such order.
@@ -282,15 +357,15 @@ class Cache(Generic[A]):
         if order_by not in ORDERS:
             raise ValueError(f"order_by={order_by!r} is not allowed: one of {', '.join(ORDERS)}")
         path = None if namespace is None else namespace_path(namespace)
-        return await self._store.entries(limit, order_by, path)
+        return await (await self.ready()).entries(limit, order_by, path)
 
     async def request(self, key: Key) -> Request | None:
-        """What was asked; None if there is no such entry, or it does not keep its request.
+        """The request of an entry; None if there is no such entry, or its request is not stored.
 
         Raises:
             StoreError: the store cannot be read.
         """
-        return await self._store.request(key)
+        return await (await self.ready()).request(key)
 
     # -- computing --------------------------------------------------------------------------------
 
@@ -298,8 +373,8 @@ class Cache(Generic[A]):
     async def computing(self, key: Key) -> AsyncIterator[bool]:
         """Keep other processes from computing this key meanwhile.
 
-        Yields True when another process had it: its answer may be in the store now. Trouble with
-        the lock raises nothing; two processes may then compute the same.
+        Yields True when another process had it: its answer may be in the store now. A failing lock
+        raises nothing; two processes may then compute the same.
         """
         if self._locks is None:
             yield False
@@ -313,39 +388,110 @@ class Cache(Generic[A]):
         """Count calls that got the answer of a computation in progress."""
         self.counters.coalesced += n
 
+    # -- namespaces -------------------------------------------------------------------------------
+
     async def tag(self, key: Key, namespace: str) -> None:
-        """Tag an entry with a namespace, if it is there; see `Namespaces.hold`."""
-        await self._namespaces.hold(key, namespace)
+        """Tag an entry with a namespace, if it is there; returns when that is committed.
+
+        Concurrent callers share one read and one commit. A failing store is logged and counted.
+        Cancelling stops waiting; the entry is tagged all the same.
+        """
+        held = self._keys.get(key)
+        if held is not None and namespace in held.tags:
+            return
+        tagging = (key, namespace)
+        task = self._tagging.get(tagging)
+        if task is None:
+            store = await self.ready()
+            task = unattended(
+                asyncio.create_task(self._tag(store, key, namespace, held), name="asteady tag")
+            )
+            self._tagging[tagging] = task
+            task.add_done_callback(lambda task: self._tagged(tagging, task))
+        await asyncio.shield(task)
+
+    @property
+    def pending_tags(self) -> int:
+        """The number of tags that are being written."""
+        return len(self._tagging)
+
+    def lookups_of(self, namespace: str) -> NamespaceLookups:
+        """The counters of one namespace. They are kept as long as anybody holds the record."""
+        found = self._kept_lookups.get(namespace) or NamespaceLookups()
+        self._lookups.pop(namespace, None)
+        self._lookups[namespace] = self._kept_lookups[namespace] = found
+        if len(self._lookups) > MAX_COUNTED_NAMESPACES:
+            del self._lookups[next(iter(self._lookups))]
+        return found
 
     def count_namespace(self, namespace: str, outcome: str) -> None:
-        """Count the outcome of a call under a namespace."""
-        asked = self._namespaces.asked(namespace)
+        """Count the outcome of a call under a namespace: an `Outcome` of the session layer."""
+        lookups = self.lookups_of(namespace)
         if outcome == "coalesced":
-            asked.coalesced += 1
+            lookups.coalesced += 1
         elif outcome == "computed":
-            asked.misses += 1
+            lookups.misses += 1
         else:
-            asked.hits += 1
+            lookups.hits += 1
 
-    def namespace_lookups(self, path: str) -> Asked:
-        """The outcomes of calls under a namespace and all below it."""
-        return self._namespaces.asked_below(path)
+    def namespace_lookups(self, path: str) -> NamespaceLookups:
+        """The sum of the calls under a namespace and all below it."""
+        below = [counted for name, counted in self._kept_lookups.items() if is_below(name, path)]
+        return NamespaceLookups(
+            sum(counted.hits for counted in below),
+            sum(counted.misses for counted in below),
+            sum(counted.coalesced for counted in below),
+        )
+
+    async def _tag(self, store: Store[A], key: Key, namespace: str, held: Held[A] | None) -> None:
+        operation, forgotten = "read", self._tags_forgotten
+        try:
+            # Most are tagged already, by an earlier process; reading costs a tenth of a commit.
+            if await store.tagged(key, namespace):
+                # The tag may have been removed since it was read.
+                if held is not None and self._tags_forgotten == forgotten:
+                    self._know_tags(held, namespace)
+                return
+            operation = "write"
+            await store.submit(Tag(key, namespace))
+        except StoreError as exc:
+            self._failed(operation, exc)
+
+    def _tagged(self, tagging: tuple[Key, str], task: asyncio.Task[None]) -> None:
+        if self._tagging.get(tagging) is task:
+            del self._tagging[tagging]
+
+    def _know_tags(self, held: Held[A], *namespaces: str) -> None:
+        self._tags_known = True
+        others = [path for path in held.tags if path not in namespaces]
+        held.tags = (*others, *namespaces)[-TAGS_PER_ENTRY:]
+
+    def forget_tags(self) -> None:
+        """Read tags from the store again: another process may have removed some."""
+        self._tags_forgotten += 1
+        # A read in progress is of no use to those who ask from now on.
+        self._tagging.clear()
+        if self._tags_known:
+            self._tags_known = False
+            for held in self.memory.by_key.values():
+                held.tags = ()
 
     # -- statistics -------------------------------------------------------------------------------
 
     async def statistics(self) -> dict[str, Any]:
         """See `CacheManager.get_cache_stats`."""
         try:
-            totals = await self._store.totals()
+            totals = await (await self.ready()).totals()
         except StoreError as exc:
             self._failed("read", exc)
             totals = {}
-        now = attrs.evolve(self.counters, saved_s=self.counters.saved_s + self._keeper.pending_s)
+        unwritten_s = sum(held.touches * held.cost_s for held in self._dirty)
+        now = attrs.evolve(self.counters, saved_s=self.counters.saved_s + unwritten_s)
         return {
-            **described(now, self._keeper.told, totals, self._budget),
+            **described(now, self._flushed, totals, self._budget),
             "recent_hit_rate": self._recent_hit_rate(),
-            "memory_size": len(self._memory),
-            "memory_size_bytes": self._memory.size_bytes,
+            "memory_size": len(self.memory),
+            "memory_size_bytes": self.memory.size_bytes,
             "read_latency_s": self._latencies["read"].mean_s,
             "write_latency_s": self._latencies["write"].mean_s,
         }
@@ -356,59 +502,137 @@ class Cache(Generic[A]):
         misses = sum(1 for at in self._misses_at if at > lookups - recent)
         return 1.0 - misses / recent if recent else 0.0
 
-    # -- within -----------------------------------------------------------------------------------
-
     def _hit(self, held: Held[A]) -> A:
         self.counters.hits += 1
         held.used = True
         held.touches += 1
         if held.touches == 1:
-            self._keeper.note(held)
+            self._note(held)
         return held.answer
 
     def _missed(self) -> None:
         counters = self.counters
         counters.misses += 1
         self._misses_at.append(counters.hits + counters.misses)
-        self._keeper.use()
+        self._in_use.set()
 
-    def _failed(self, what: str, error: Exception) -> None:
+    def _failed(self, operation: str, error: Exception) -> None:
         self.counters.errors += 1
         # Once until it works again: a full disk fails every write.
-        complaint = f"{what}: {error}"
+        complaint = f"{operation}: {error}"
         if complaint != self._complaint:
             self._complaint = complaint
-            log.warning("a %s of the %s cache failed: %s", what, self.kind, error)
+            log.warning("a %s of the %s cache failed: %s", operation, self.kind, error)
 
-    def _done(self, what: str, start_s: float) -> None:
-        latency = self._latencies[what]
+    def _done(self, operation: str, start_s: float) -> None:
+        latency = self._latencies[operation]
         latency.count += 1
         latency.total_s += perf_counter() - start_s
-        if self._complaint.startswith(what):
+        if self._complaint.startswith(operation):
             self._complaint = ""
-            log.info("%ss of the %s cache work again", what, self.kind)
+            log.info("%ss of the %s cache work again", operation, self.kind)
+
+    # -- synchronisation --------------------------------------------------------------------------
 
     def committed(self, operations: Sequence[Operation[A]], outcome: Outcome) -> None:
-        """What the store has done, told before any caller is answered."""
-        memory = self._memory
-        # First what went, so that what came does not push out more.
+        """Called by the store after each commit, before any caller is answered."""
+        memory = self.memory
+        # Removals first, so that additions do not push out more.
         if any(isinstance(op, Clear) for op in operations):
             memory.clear()
         for key in outcome.gone:
             memory.discard(key)
             if key in self._reads:
-                # It was read before it went, and the reader has not been told yet.
-                self._spoiled.add(key)
+                # It was read before it was removed, and the reader has not resumed yet.
+                self._removed.add(key)
         for op, result in zip(operations, outcome.results, strict=True):
             if isinstance(op, Put) and result is True and op.key in outcome.stored:
                 answer = op.answer if op.answer.cached else as_cached(op.answer)
                 held = memory.add(op.key, answer, op.cost_s)
                 if held is not None:
                     if op.namespaces:
-                        self._namespaces.know(held, *op.namespaces)
+                        self._know_tags(held, *op.namespaces)
                     for alias in op.aliases:
                         memory.alias(alias, held)
-            elif isinstance(op, Tag | Untag):
-                self._namespaces.committed(op, result)
+            elif isinstance(op, Untag):
+                self.forget_tags()
+            elif isinstance(op, Tag):
+                held = memory.by_key.get(op.key)
+                if held is not None and result is True:
+                    self._know_tags(held, op.namespace)
         self.counters.evictions += outcome.evictions
-        self._keeper.seen(outcome.before, outcome.removals)
+        self._compare_removals(outcome.before, outcome.removals)
+
+    def flush(self) -> None:
+        """Submit touches and counts to the store, with the next commit."""
+        dirty, self._dirty = self._dirty, []
+        now, flushed = self.counters, self._flushed
+        now.saved_s += sum(held.touches * held.cost_s for held in dirty)
+        touches = [(held.key, held.touches) for held in dirty]
+        for held in dirty:
+            held.touches = 0
+        names = ("hits", "misses", "coalesced", "saved_s")
+        counts = {name: getattr(now, name) - getattr(flushed, name) for name in names}
+        if self._store is not None and (touches or any(counts.values())):
+            self._flushed = attrs.evolve(now)
+            self._store.submit(Touch(touches, counts))
+
+    def _note(self, held: Held[A]) -> None:
+        """The entry has touches to be written."""
+        self._dirty.append(held)
+        if len(self._dirty) == 1:
+            self._in_use.set()
+
+    def _compare_removals(self, removals: int, after: int | None = None) -> None:
+        """Compare the store's count of removals with the last one seen.
+
+        `after` is the count after our own commit, when `removals` is that before it.
+        """
+        if removals > self._removals >= 0 and len(self.memory):
+            # Another process removed something since. The task looks, at once if the memory tier
+            # was inactive and else within half a second.
+            self._in_use.set()
+            return
+        self._removals = max(removals, self._removals) if after is None else after
+        self._activate()
+
+    def _activate(self) -> None:
+        if self._task is not None and self._keys is INACTIVE:
+            self._aliases, self._keys = self.memory.by_alias, self.memory.by_key
+            self._in_use.set()
+
+    def _deactivate(self) -> None:
+        self._aliases = self._keys = INACTIVE
+
+    async def _synchronize(self) -> None:
+        ticks = 0
+        while True:
+            await self._in_use.wait()
+            if self._keys is INACTIVE:
+                await self._drop_removed()
+            while self._in_use.is_set():
+                self._in_use.clear()
+                await asyncio.sleep(self.tick_s)
+                ticks += 1
+                if ticks % _TICKS_PER_FLUSH == 0:
+                    self.flush()
+                elif self._dirty:
+                    self._in_use.set()
+                await self._drop_removed()
+            self.flush()
+            self._deactivate()
+
+    async def _drop_removed(self) -> None:
+        """Drop from memory what other processes removed from the store."""
+        store = await self.ready()
+        try:
+            removals = await store.removals()
+            if removals > self._removals:
+                removals, gone = await store.missing(list(self.memory.by_key))
+                for key in gone:
+                    self.memory.discard(key)
+                self.forget_tags()
+                self._removals = max(removals, self._removals)
+            self._activate()
+        except StoreError as exc:
+            self._failed("read", exc)

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
-from asteady._base.requests import Completion, Embedding, namespace_path
+from asteady._base.errors import StoreError
+from asteady._base.public import public
+from asteady._base.requests import KINDS, Completion, Embedding, Kind, is_below, namespace_path
 from asteady._base.settings import MEBIBYTE, Settings
-from asteady._cache.cache import Cache
+from asteady._cache.cache import Cache, Opener
 from asteady._cache.memory import Memory
-from asteady._cache.namespaces import is_below
 from asteady._cache.policy import POLICIES, Budget
-from asteady._cache.store.api import Holding, NamespaceSize, NullStore, Store, Untag
+from asteady._cache.store.api import (
+    Exported,
+    Holding,
+    Merged,
+    NamespaceSize,
+    NullStore,
+    Store,
+    Untag,
+)
 from asteady._cache.store.codec import Codec, CompletionCodec, EmbeddingCodec
-from asteady._cache.unopened import Opener
 
-if TYPE_CHECKING:
-    from asteady._cache.store.api import Exported, Merged
-    from asteady._cache.transfer.transfer import AnyPath
+AnyPath: TypeAlias = str | os.PathLike[str]
 
 A = TypeVar("A", Completion, Embedding)
 
 
+@public
 class CacheManager:
     """Owns both caches. Lives from `open` to `aclose`, on one event loop; a session does both.
 
@@ -96,13 +104,12 @@ class CacheManager:
             codec,
             keep_requests_bytes=self._settings.keep_requests_bytes,
         )
-        path = self._settings.cache_dir / f"{cache.kind}_cache.db"
-        return SqliteStore(path, tables, cache.committed)
+        return SqliteStore(self._database(cache.kind), tables, cache.committed)
 
     async def aclose(self) -> None:
-        """Write the touches that are to be told, and close. Idempotent.
+        """Write unwritten touches, and close. Idempotent.
 
-        Cancelling stops waiting; the threads end all the same, after the commit under way.
+        Cancelling stops waiting; the threads end all the same, after the commit in progress.
         """
         try:
             await self.generation.aclose()
@@ -110,7 +117,7 @@ class CacheManager:
             await self.embedding.aclose()
 
     async def get_cache_stats(self) -> dict[str, dict[str, Any]]:
-        """What is in the caches and how they did, under "generation" and "embedding".
+        """The contents and counters of the caches, under "generation" and "embedding".
 
         `size` and `total_size_bytes` are common to all processes; `hits`, `misses`, `coalesced`,
         `evictions` and `seconds_saved` are this one's, and the same names with `all_` before them
@@ -131,15 +138,15 @@ class CacheManager:
         await self.embedding.clear()
 
     async def namespaces(self, below: str | None = None) -> dict[str, NamespaceSize]:
-        """What each namespace holds itself, by its path; only those at or below `below`, if given.
+        """The size of each namespace itself, by its path; only those at or below `below`, if given.
 
         Raises:
             InvalidRequestError: `below` is no path of a namespace.
             StoreError: a database cannot be read.
         """
         path = None if below is None else namespace_path(below)
-        generation = await self.generation._store.holdings()
-        embedding = await self.embedding._store.holdings()
+        generation = await (await self.generation.ready()).holdings()
+        embedding = await (await self.embedding.ready()).holdings()
         return {
             name: NamespaceSize(generation.get(name, Holding()), embedding.get(name, Holding()))
             for name in sorted({*generation, *embedding})
@@ -147,7 +154,7 @@ class CacheManager:
         }
 
     async def namespace_size(self, path: str) -> NamespaceSize:
-        """What this namespace and all below it hold, each entry counted once.
+        """The size of this namespace and all below it, each entry counted once.
 
         Raises:
             InvalidRequestError: `path` is no path of a namespace.
@@ -155,26 +162,27 @@ class CacheManager:
         """
         path = namespace_path(path)
         return NamespaceSize(
-            await self.generation._store.holding(path), await self.embedding._store.holding(path)
+            await (await self.generation.ready()).holding(path),
+            await (await self.embedding.ready()).holding(path),
         )
 
     async def clear_namespace(self, path: str) -> int:
-        """Have this namespace and all below it hold nothing, in every process's view within a
-        second, and remove the entries that no other namespace holds; returns how many those were.
+        """Remove this namespace and all below it from their entries, and the entries that have no
+        other namespace, in every process's view within a second; returns the number removed.
 
         Raises:
             InvalidRequestError: `path` is no path of a namespace.
             StoreError: a database cannot be written.
         """
         operation = Untag(namespace_path(path))
-        return int(await self.generation._store.submit(operation)) + int(
-            await self.embedding._store.submit(operation)
-        )
+        generation = await (await self.generation.ready()).submit(operation)
+        embedding = await (await self.embedding.ready()).submit(operation)
+        return int(generation) + int(embedding)
 
     async def export_entries(self, path: AnyPath) -> Exported:
         """Write all entries with their answers to one file, while the cache is in use.
 
-        The file is put in place whole or not at all, and only its owner can read it. An older
+        The file is written whole or not at all, and only its owner can read it. An older
         export at `path` is replaced, anything else is not. Cancelling leaves no file.
 
         Raises:
@@ -183,18 +191,19 @@ class CacheManager:
         """
         from asteady._cache.transfer.transfer import export_entries
 
-        return await export_entries(self, path)
+        await self._stores()
+        databases: dict[str, Path] = {kind: self._database(kind) for kind in KINDS}
+        return await export_entries(path, databases, self._settings.keep_requests_bytes)
 
     async def import_entries(
         self, path: AnyPath, *, max_file_bytes: int | None = None
     ) -> dict[str, Merged]:
-        """Take over the entries of a file that `export_entries` wrote; gives what became of them.
+        """Add the entries of a file that `export_entries` wrote; returns what was done, by kind.
 
         Entries that are here already stay, with the better frecency of the two; when the budgets
-        do not hold all, the least valuable go, as ever. A file that is damaged, of a newer version,
-        larger than `max_file_bytes` (4 GiB) or in anything not what an export is, is refused, and
-        nothing is changed. Cancelling while the file is checked changes nothing; later it only
-        stops waiting.
+        do not hold all, the least valuable are evicted. A file that is damaged, of a newer version,
+        larger than `max_file_bytes` (4 GiB) or no export at all is refused, and nothing is changed.
+        Cancelling while the file is checked changes nothing; later it only stops waiting.
 
         Raises:
             StoreVersionError: a newer version of asteady wrote the file.
@@ -203,5 +212,20 @@ class CacheManager:
         from asteady._cache.transfer.transfer import MAX_FILE_BYTES, import_entries
 
         return await import_entries(
-            self, path, MAX_FILE_BYTES if max_file_bytes is None else max_file_bytes
+            path,
+            await self._stores(),
+            keep_bytes=self._settings.keep_requests_bytes,
+            max_file_bytes=MAX_FILE_BYTES if max_file_bytes is None else max_file_bytes,
         )
+
+    async def _stores(self) -> dict[Kind, Store[Any]]:
+        """Both stores; a default session is opened for it."""
+        if self._settings.disable_cache:
+            raise StoreError("the cache is disabled (disable_cache), so there is nothing to move")
+        return {
+            "generation": await self.generation.ready(),
+            "embedding": await self.embedding.ready(),
+        }
+
+    def _database(self, kind: str) -> Path:
+        return self._settings.cache_dir / f"{kind}_cache.db"

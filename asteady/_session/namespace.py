@@ -10,10 +10,9 @@ import attrs
 from asteady._base.errors import InvalidRequestError
 from asteady._base.options import shows_options_of
 from asteady._base.public import public
-from asteady._base.requests import KINDS, Kind, namespace_path
+from asteady._base.requests import KINDS, Kind, is_below, namespace_path
 from asteady._base.validation import one_of, refuse
-from asteady._cache.namespaces import Asked as NamespaceLookups
-from asteady._cache.namespaces import is_below
+from asteady._cache.cache import NamespaceLookups
 from asteady._cache.store.api import Entry, Holding, Order
 from asteady._session.calls import Calls
 from asteady._session.generation import context_of

@@ -19,8 +19,8 @@ from asteady._base.public import public
 from asteady._base.requests import KINDS, Kind
 from asteady._base.settings import Settings
 from asteady._base.validation import one_of
+from asteady._cache.cache import Opener
 from asteady._cache.manager import CacheManager
-from asteady._cache.unopened import Opener
 from asteady._engine.api import Engine
 from asteady._engine.pool import PoolStatistics
 from asteady._engine.prefix_cache import PrefixStatistics

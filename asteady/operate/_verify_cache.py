@@ -206,7 +206,7 @@ async def _draw(
             skipped[NOT_DRAWN] += len(keys) - at
             break
         # Not `Cache.get`, which would touch the entry.
-        reading = await cache._store.read(key)
+        reading = await (await cache.ready()).read(key)
         request = await cache.request(key)
         if reading.answer is None:
             skipped[DAMAGED if reading.damaged else GONE] += 1

@@ -157,7 +157,7 @@ async def mixed(rounds: int, steadytext: Any) -> None:
                 )
             found: dict[str, list[tuple[float, float, float]]] = {n: [] for n in contenders}
             for _ in range(rounds):
-                manager.embedding._memory.clear()
+                manager.embedding.memory.clear()
                 for name, (get, set_) in contenders.items():
                     found[name].append(await run(get, set_))
             for name, figures in found.items():

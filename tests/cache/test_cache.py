@@ -17,7 +17,6 @@ import pytest
 
 from asteady._base.requests import Completion
 from asteady._cache import cache as _cache
-from asteady._cache import keeper as _keeper
 from asteady._cache.cache import Cache
 from asteady._cache.manager import CacheManager
 from asteady._cache.store.transaction import Tables
@@ -237,11 +236,9 @@ async def test_a_further_alias_can_be_remembered(manager: CacheManager) -> None:
     assert cache.recall("got") is not None
 
 
-async def test_touches_are_flushed_while_the_cache_is_open(
-    manager: CacheManager, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_keeper, "TICK_S", 0.001)
+async def test_touches_are_flushed_while_the_cache_is_open(manager: CacheManager) -> None:
     cache = manager.generation
+    cache.tick_s = 0.001
     await cache.put(KEY, completion())
     for _ in range(3):
         cache.recall_key(KEY)
@@ -251,15 +248,15 @@ async def test_touches_are_flushed_while_the_cache_is_open(
 
 
 async def test_the_memory_tier_sleeps_when_nobody_uses_it_and_wakes_at_the_next_lookup(
-    manager: CacheManager, monkeypatch: pytest.MonkeyPatch
+    manager: CacheManager,
 ) -> None:
-    monkeypatch.setattr(_keeper, "TICK_S", 0.001)
     cache = manager.generation
+    cache.tick_s = 0.001
     await cache.put(KEY, completion(), alias=ALIAS)
     with anyio.fail_after(5):
         while cache.recall(ALIAS) is not None:
             await anyio.sleep(0.05)
-    monkeypatch.setattr(_keeper, "TICK_S", 60)
+    cache.tick_s = 60
     assert await cache.get(KEY) is not None
     assert cache.recall(ALIAS) is not None
 

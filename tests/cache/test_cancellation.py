@@ -61,9 +61,9 @@ async def check(manager: CacheManager) -> None:
     assert statistics["total_size_bytes"] == sum(entry.size_bytes for entry in entries)
     for entry in entries:
         assert await cache.get(entry.key) is not None
-    assert set(cache._memory.by_key) <= {entry.key for entry in entries}
+    assert set(cache.memory.by_key) <= {entry.key for entry in entries}
     assert not cache._reads
-    assert not cache._spoiled
+    assert not cache._removed
     assert statistics["errors"] == 0
 
 
@@ -137,7 +137,7 @@ async def test_reads_are_not_held_up_by_a_write(
 ) -> None:
     cache = manager.generation
     await cache.put("key", completion())
-    cache._memory.clear()
+    cache.memory.clear()
     entered, gate = threading.Event(), threading.Event()
 
     def held_up(*args: Any) -> Any:
@@ -158,7 +158,7 @@ async def test_an_entry_that_goes_while_it_is_read_does_not_come_back_to_memory(
 ) -> None:
     cache = manager.generation
     await cache.put("key", completion())
-    cache._memory.clear()
+    cache.memory.clear()
     read, entered, gate = _transaction.Tables.read, threading.Event(), threading.Event()
 
     def held_up(*args: Any) -> Any:
@@ -176,7 +176,7 @@ async def test_an_entry_that_goes_while_it_is_read_does_not_come_back_to_memory(
     assert cache.recall("alias") is None
     assert cache.recall_key("key") is None
     assert not await cache.contains("key")
-    assert not cache._spoiled
+    assert not cache._removed
 
 
 async def test_what_is_submitted_during_a_commit_goes_into_one_more(

@@ -10,6 +10,7 @@ import sqlite3
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -105,7 +106,7 @@ async with opened(directory, generation_cache_capacity=3) as manager:
         with Process(directory, body) as process:
             assert process.finish() == 0
         with anyio.fail_after(5):
-            while len(cache._memory):
+            while len(cache.memory):
                 cache.recall_key("a")
                 await anyio.sleep(0.01)
         statistics = await cache.statistics()
@@ -269,7 +270,7 @@ async def test_a_forked_child_leaves_the_parent_s_cache_alone(directory: Path) -
     async with opened(directory) as manager:
         cache = manager.generation
         await cache.put(KEY, completion())
-        cache._memory.clear()
+        cache.memory.clear()
         child = os.fork()
         if child == 0:  # pragma: no cover  # coverage does not follow
             status = 1
@@ -277,8 +278,9 @@ async def test_a_forked_child_leaves_the_parent_s_cache_alone(directory: Path) -
                 loop = asyncio.new_event_loop()
                 asyncio._set_running_loop(None)
                 found = loop.run_until_complete(cache.get(KEY))
-                loop.run_until_complete(cache._store._write.aclose())  # type: ignore[attr-defined]
-                cache._store._read.abandon()  # type: ignore[attr-defined]
+                store: Any = loop.run_until_complete(cache.ready())
+                loop.run_until_complete(store._write.aclose())
+                store._read.abandon()
                 status = 0 if found is None and cache.counters.errors == 1 else 2
             finally:
                 os._exit(status)

@@ -14,10 +14,11 @@ async def held(session: Session, path: str) -> int:
     return (await session.cache.namespace_size(path)).entries
 
 
-def writes(cache: Cache[Any], monkeypatch: pytest.MonkeyPatch) -> list[object]:
+async def writes(cache: Cache[Any], monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """What is submitted to the store from now on."""
     submitted: list[object] = []
-    store, submit = cache._store, cache._store.submit
+    store = await cache.ready()
+    submit = store.submit
 
     def note(operation: Any) -> Any:
         submitted.append(operation)

@@ -42,8 +42,10 @@ async def test_two_namespaces_and_plain_calls_share_one_entry(
 async def test_a_computed_answer_is_held_in_the_commit_that_stores_it(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    submitted = writes(session.cache.generation, monkeypatch)
-    monkeypatch.setattr(session.cache.generation._store, "tagged", None)  # nor is it looked for
+    submitted = await writes(session.cache.generation, monkeypatch)
+    monkeypatch.setattr(
+        await session.cache.generation.ready(), "tagged", None
+    )  # nor is it looked for
     await session.namespace("emails").generate("hello")
     (put,) = submitted
     assert put.namespaces == ("emails",)  # type: ignore[attr-defined]  # a Put
@@ -54,8 +56,8 @@ async def test_a_warm_hit_under_a_namespace_reads_and_writes_nothing(
 ) -> None:
     emails = session.namespace("emails")
     first = await emails.generate("hello")
-    submitted = writes(session.cache.generation, monkeypatch)
-    monkeypatch.setattr(session.cache.generation._store, "tagged", None)
+    submitted = await writes(session.cache.generation, monkeypatch)
+    monkeypatch.setattr(await session.cache.generation.ready(), "tagged", None)
     for _ in range(3):
         assert await session.namespace("emails").generate("hello") == first
         assert (await emails.complete("hello")).cached
@@ -67,7 +69,7 @@ async def test_what_is_known_without_a_namespace_is_held_from_the_first_call_und
 ) -> None:
     await session.generate("hello")
     assert await held(session, "emails") == 0
-    submitted = writes(session.cache.generation, monkeypatch)
+    submitted = await writes(session.cache.generation, monkeypatch)
     for _ in range(3):
         await session.namespace("emails").generate("hello")
     assert len([op for op in submitted if isinstance(op, Tag)]) == 1
@@ -168,7 +170,7 @@ async def test_one_who_joins_while_the_answer_is_written_holds_it_too(
     async with asyncio.TaskGroup() as group:
         group.create_task(session.namespace("a").complete("hello", seed=1))
         await written.wait()
-        cache._memory.clear()  # else it would be found in memory
+        cache.memory.clear()  # else it would be found in memory
         group.create_task(session.namespace("b").complete("hello", seed=1))
         await anyio.wait_all_tasks_blocked()
         go_on.set()
@@ -179,7 +181,7 @@ async def test_a_thousand_who_ask_at_once_cost_one_look_and_one_write(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await session.generate("hello")
-    store, looks = session.cache.generation._store, []
+    store, looks = await session.cache.generation.ready(), []
     tagged = store.tagged
 
     async def looked(key: str, namespace: str) -> bool:
@@ -187,7 +189,7 @@ async def test_a_thousand_who_ask_at_once_cost_one_look_and_one_write(
         return await tagged(key, namespace)
 
     monkeypatch.setattr(store, "tagged", looked)
-    submitted = writes(session.cache.generation, monkeypatch)
+    submitted = await writes(session.cache.generation, monkeypatch)
     emails, docs = session.namespace("emails"), session.namespace("docs")
     await asyncio.gather(*(emails.generate("hello") for _ in range(1000)), docs.generate("hello"))
     assert sorted(looks) == ["docs", "emails"]
@@ -199,7 +201,7 @@ async def test_a_caller_that_is_cancelled_while_it_is_written_leaves_the_others_
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await session.generate("hello")
-    store, go_on, looks = session.cache.generation._store, asyncio.Event(), []
+    store, go_on, looks = await session.cache.generation.ready(), asyncio.Event(), []
     tagged = store.tagged
 
     async def slow(key: str, namespace: str) -> bool:
@@ -221,7 +223,7 @@ async def test_a_caller_that_is_cancelled_while_it_is_written_leaves_the_others_
     go_on.set()
     assert await other == await session.generate("hello")
     assert await held(session, "emails") == len(looks) == 1
-    assert not session.cache.generation._namespaces._holding
+    assert not session.cache.generation.pending_tags
 
 
 async def test_who_asks_after_a_clear_does_not_wait_for_a_look_before_it(
@@ -231,27 +233,27 @@ async def test_who_asks_after_a_clear_does_not_wait_for_a_look_before_it(
     for asking in (emails, docs):
         await asking.generate("hello")
     cache, go_on = session.cache.generation, asyncio.Event()
-    cache._namespaces.forget()  # as after a removal by another process
-    tagged = cache._store.tagged
+    cache.forget_tags()  # as after a removal by another process
+    tagged = (await cache.ready()).tagged
 
     async def late(key: str, namespace: str) -> bool:
         found = await tagged(key, namespace)
         await go_on.wait()
         return found
 
-    monkeypatch.setattr(cache._store, "tagged", late)
+    monkeypatch.setattr(await cache.ready(), "tagged", late)
     early = asyncio.ensure_future(emails.generate("hello"))
     await anyio.wait_all_tasks_blocked()
     # The thread that reads has its own pace.
-    await cache._store.removals()
+    await (await cache.ready()).removals()
     await emails.clear()
-    monkeypatch.setattr(cache._store, "tagged", tagged)
+    monkeypatch.setattr(await cache.ready(), "tagged", tagged)
     with anyio.fail_after(10):
         await emails.generate("hello")
     assert await held(session, "emails") == 1
     go_on.set()
     await early
-    assert not cache._namespaces._holding
+    assert not cache.pending_tags
 
 
 async def test_a_failure_is_nobody_s(session: Session) -> None:
@@ -288,7 +290,7 @@ async def test_a_store_that_fails_costs_no_answer(
     session: Session, caplog: pytest.LogCaptureFixture
 ) -> None:
     await session.generate("hello")
-    await session.cache.generation._store.aclose()
+    await (await session.cache.generation.ready()).aclose()
     assert await session.namespace("emails").generate("hello")
     assert "closed" in caplog.text
     assert session.cache.generation.counters.errors == 1

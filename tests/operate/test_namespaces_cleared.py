@@ -15,7 +15,7 @@ from asteady import Session
 from asteady._base.errors import (
     InvalidRequestError,
 )
-from asteady._cache.namespaces import TAGS_PER_ENTRY
+from asteady._cache.cache import TAGS_PER_ENTRY
 from asteady.testing import FakeEngine
 from tests.cache.helpers import Process
 from tests.operate.namespaced import held, writes
@@ -97,15 +97,15 @@ async def test_a_clear_between_reading_and_knowing_is_not_lost(
     emails, docs = session.namespace("emails"), session.namespace("docs")
     for asking in (emails, docs):
         await asking.generate("hello")
-    cache._namespaces.forget()  # as after a removal by another process
-    tagged = cache._store.tagged
+    cache.forget_tags()  # as after a removal by another process
+    tagged = (await cache.ready()).tagged
 
     async def late(key: str, namespace: str) -> bool:
         found = await tagged(key, namespace)
         await emails.clear()
         return found
 
-    monkeypatch.setattr(cache._store, "tagged", late)
+    monkeypatch.setattr(await cache.ready(), "tagged", late)
     await emails.generate("hello")
     monkeypatch.undo()
     assert await held(session, "emails") == 0
@@ -120,7 +120,7 @@ async def test_a_hold_survives_a_restart_and_is_not_written_again(
         await session.namespace("emails").generate("hello")
     async with Session(engine=FakeEngine()) as session:
         assert await held(session, "emails") == 1
-        submitted = writes(session.cache.generation, monkeypatch)
+        submitted = await writes(session.cache.generation, monkeypatch)
         assert await session.namespace("emails").generate("hello", cache="only")
         assert not submitted
         counts = (await session.namespace("emails").statistics()).generation
@@ -149,7 +149,7 @@ async def test_more_namespaces_than_memory_knows_are_held_all_the_same(
     for _ in range(2):
         for path in paths:
             await session.namespace(path).generate("hello")
-    (entry,) = session.cache.generation._memory.by_key.values()
+    (entry,) = session.cache.generation.memory.by_key.values()
     assert len(entry.tags) == TAGS_PER_ENTRY
     assert len(await session.cache.namespaces("user")) == len(paths)
     assert len(engine.computed) == 1
@@ -190,7 +190,7 @@ async with opened(directory) as manager:
             await emails.generate("one")
             await anyio.sleep(0.01)
     assert await session.cache.generation.contains(
-        next(iter(session.cache.generation._memory.by_key))
+        next(iter(session.cache.generation.memory.by_key))
     )
     await emails.generate("two")
     assert await held(session, "emails") == 2

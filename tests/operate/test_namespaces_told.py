@@ -10,7 +10,7 @@ from asteady import Session
 from asteady._base.errors import (
     InvalidRequestError,
 )
-from asteady._cache.namespaces import COUNTED
+from asteady._cache.cache import MAX_COUNTED_NAMESPACES
 from asteady.operate import HierarchicalCache, Namespace
 from asteady.testing import FakeEngine
 from tests.operate.namespaced import held
@@ -46,7 +46,7 @@ async def test_a_stream_left_early_counts_as_what_it_met(session: Session) -> No
     for _ in range(2):
         async with emails.stream("one two") as stream:
             await anext(stream)
-        session.cache.generation._memory.clear()
+        session.cache.generation.memory.clear()
     counts = (await emails.statistics()).generation
     assert (counts.hits, counts.misses) == (2, 0)
 
@@ -79,21 +79,21 @@ async def test_entries_and_children_are_listed(session: Session) -> None:
 async def test_calls_of_namespaces_that_were_used_long_ago_are_forgotten(
     session: Session,
 ) -> None:
-    namespaces = session.cache.generation._namespaces
-    namespaces.asked("first").hits += 1
-    for number in range(COUNTED - 1):
-        namespaces.asked(str(number))
-    assert namespaces.asked("first").hits == 1  # used again, so that another one goes
-    namespaces.asked("one more")
-    assert namespaces.asked_below("first").hits == 1
-    assert len(namespaces._asked) == COUNTED
+    cache = session.cache.generation
+    cache.lookups_of("first").hits += 1
+    for number in range(MAX_COUNTED_NAMESPACES - 1):
+        cache.lookups_of(str(number))
+    assert cache.lookups_of("first").hits == 1  # used again, so that another one goes
+    cache.lookups_of("one more")
+    assert cache.namespace_lookups("first").hits == 1
+    assert len(cache._lookups) == MAX_COUNTED_NAMESPACES
 
 
 async def test_a_namespace_at_hand_is_counted_however_many_others_are_used(
     session: Session,
 ) -> None:
     emails = session.namespace("emails/marketing")
-    for number in range(COUNTED):
+    for number in range(MAX_COUNTED_NAMESPACES):
         session.namespace(f"customers/{number}")
     await emails.generate("hello")
     assert (await emails.statistics()).generation.misses == 1

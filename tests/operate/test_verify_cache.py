@@ -57,7 +57,7 @@ async def test_entries_are_left_as_they_were(session: Session, engine: FakeEngin
     before = await cache.entries()
     stats = await cache.statistics()
     assert (await verify_cache(session)).same == 3
-    cache._keeper.flush()
+    cache.flush()
     await cache.delete("none")  # what was flushed is committed with it
     assert await cache.entries() == before
     after = await cache.statistics()
@@ -151,7 +151,7 @@ async def test_the_seed_says_which_entries_are_compared() -> None:
 
         first = await drawn(0)
         await session.generate("prompt 3")
-        session.cache.generation._keeper.flush()
+        session.cache.generation.flush()
         await session.cache.generation.delete("none")  # what was flushed is committed with it
         assert (await session.cache.generation.entries(1, "last_used"))[0].prompt == "prompt 3"
         assert await drawn(0) == first

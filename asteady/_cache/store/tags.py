@@ -10,8 +10,7 @@ import sqlite3
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
-from asteady._base.requests import Key
-from asteady._cache.namespaces import is_below
+from asteady._base.requests import Key, is_below
 from asteady._cache.policy import Row, forget, shrink
 from asteady._cache.store.api import Holding, Tag, Untag
 

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import anyio.to_thread
 
 from asteady._base.errors import StoreError
-from asteady._cache.store.api import Exported, Incoming, Merge, Merged
-from asteady._cache.transfer.export import CODECS, RefusedError, write_export
+from asteady._base.requests import Kind
+from asteady._cache.store.api import Exported, Incoming, Merge, Merged, Store
+from asteady._cache.transfer.export import RefusedError, write_export
 from asteady._cache.transfer.import_ import ExportFile
-
-if TYPE_CHECKING:
-    from asteady._cache.manager import CacheManager
 
 T = TypeVar("T")
 AnyPath: TypeAlias = str | os.PathLike[str]
@@ -29,11 +27,8 @@ MAX_FILE_BYTES = 4 * 1024**3
 _merging: set[asyncio.Task[Any]] = set()
 
 
-async def export_entries(manager: CacheManager, path: AnyPath) -> Exported:
+async def export_entries(path: AnyPath, databases: Mapping[str, Path], keep_bytes: int) -> Exported:
     """See `CacheManager.export_entries`."""
-    await _check_usable(manager)
-    databases = {kind: manager.directory / f"{kind}_cache.db" for kind in CODECS}
-    keep_bytes = manager._settings.keep_requests_bytes
 
     def written(stop: Event) -> Exported:
         target = Path(path).absolute()
@@ -44,38 +39,36 @@ async def export_entries(manager: CacheManager, path: AnyPath) -> Exported:
 
 
 async def import_entries(
-    manager: CacheManager, path: AnyPath, max_file_bytes: int
+    path: AnyPath, stores: dict[Kind, Store[Any]], *, keep_bytes: int, max_file_bytes: int
 ) -> dict[str, Merged]:
     """See `CacheManager.import_entries`."""
-    await _check_usable(manager)
     source = Path(path)
-    keep_bytes = manager._settings.keep_requests_bytes
 
     def checked(stop: Event) -> tuple[ExportFile, dict[str, list[Incoming]]]:
         file = ExportFile.open(source, max_file_bytes, keep_bytes, stop)
         try:
-            # Both, before anything is changed.
+            # Both kinds, before anything is changed.
             return file, file.entries()
         except BaseException:
             file.close()
             raise
 
     file, entries = await _in_thread(checked)
-    # The writer reads from the file, so it stays open also when nobody waits any more.
-    task = asyncio.create_task(_merge(manager, file, entries), name="asteady cache import")
+    # The writer reads from the file, so it stays open even when nobody waits any more.
+    task = asyncio.create_task(_merge(stores, file, entries), name="asteady cache import")
     _merging.add(task)
     task.add_done_callback(_merging.discard)
     return await asyncio.shield(task)
 
 
 async def _merge(
-    manager: CacheManager, file: ExportFile, entries: dict[str, list[Incoming]]
+    stores: dict[Kind, Store[Any]], file: ExportFile, entries: dict[str, list[Incoming]]
 ) -> dict[str, Merged]:
-    merged = {}
+    merged: dict[str, Merged] = {}
     try:
-        for kind in CODECS:
+        for kind, store in stores.items():
             operation = Merge(entries[kind], partial(file.values, kind))
-            merged[kind] = await getattr(manager, kind)._store.submit(operation)
+            merged[kind] = await store.submit(operation)
     except StoreError as exc:
         if isinstance(exc.__cause__, RefusedError):
             raise StoreError(str(exc.__cause__)) from exc
@@ -85,16 +78,8 @@ async def _merge(
     return merged
 
 
-async def _check_usable(manager: CacheManager) -> None:
-    if manager._settings.disable_cache:
-        raise StoreError("the cache is disabled (disable_cache), so there is nothing to move")
-    # Also opens a default session's.
-    for kind in CODECS:
-        await getattr(manager, kind).entries(0)
-
-
 async def _in_thread(fn: Callable[[Event], T]) -> T:
-    """`fn(stop)` in a thread; `stop` is set when it is not waited for any more."""
+    """``fn(stop)`` in a thread; `stop` is set when nobody waits for it any more."""
     stop = Event()
     try:
         return await anyio.to_thread.run_sync(fn, stop, abandon_on_cancel=True)

@@ -15,7 +15,6 @@ import anyio
 import pytest
 
 from asteady._base.errors import StoreError, StoreVersionError
-from asteady._cache import keeper as _keeper
 from asteady._cache.manager import CacheManager
 from asteady._cache.store import schema as _schema
 from asteady._cache.store.sqlite import SqliteStore
@@ -86,7 +85,7 @@ async def test_damage_that_is_met_later_is_set_aside_too(
         keys = [key_of(number) for number in range(50)]
         with anyio.fail_after(10):
             while not set_aside(directory):
-                cache._memory.clear()
+                cache.memory.clear()
                 for key in keys:
                     await cache.get(key)
         assert await cache.put(KEY, completion())
@@ -120,12 +119,10 @@ async def test_two_processes_that_find_the_same_damage_set_it_aside_once(directo
     assert len([name for name in set_aside(directory) if not name.endswith(("-wal", "-shm"))]) == 1
 
 
-async def test_a_database_that_was_removed_is_made_again(
-    directory: Path, database: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_keeper, "TICK_S", 0.001)
+async def test_a_database_that_was_removed_is_made_again(directory: Path, database: Path) -> None:
     async with opened(directory) as manager:
         cache = manager.generation
+        cache.tick_s = 0.001
         await cache.put(KEY, completion())
         for path in directory.glob("generation_cache.db*"):
             path.unlink()
@@ -232,7 +229,7 @@ async def test_a_full_disk_costs_no_answer_and_is_counted(
     async with opened(directory) as manager:
         cache = manager.generation
         await cache.put(KEY, completion())
-        store = cache._store
+        store = await cache.ready()
         assert isinstance(store, SqliteStore)
         assert store._write is not None
         await store._write.run(lambda connection: connection.execute("PRAGMA max_page_count = 8"))

@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asteady._base.requests import Completion
-from asteady._cache.namespaces import is_below
+from asteady._base.requests import Completion, is_below
 from asteady._cache.policy import POLICIES, Budget
 from asteady._cache.store import schema as _schema
 from asteady._cache.store.api import Clear, Delete, Put, Tag, Touch, Untag
@@ -163,7 +162,7 @@ async def test_a_database_of_version_2_is_migrated(directory: Path) -> None:
         found = await manager.generation.get(key_of("old"))
         assert found is not None
         assert found.text == "from before"
-        assert await manager.generation._store.submit(Tag(key_of("old"), "emails"))
-        assert (await manager.generation._store.holding("emails")).entries == 1
+        assert await (await manager.generation.ready()).submit(Tag(key_of("old"), "emails"))
+        assert (await (await manager.generation.ready()).holding("emails")).entries == 1
     with closing(sqlite3.connect(old)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (_schema.VERSION,)

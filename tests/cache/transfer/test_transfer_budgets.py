@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 
 async def flushed(manager: CacheManager) -> None:
     """Tell the store of all uses, and wait until it knows."""
-    manager.generation._keeper.flush()
+    manager.generation.flush()
     await manager.generation.delete("none")
 
 

@@ -141,5 +141,5 @@ async def test_an_imported_entry_is_held_by_whoever_asks_for_it_next(
     manager: CacheManager, export: Path
 ) -> None:
     await manager.import_entries(export)
-    assert await manager.generation._store.submit(Tag(key_of("none"), "later"))
+    assert await (await manager.generation.ready()).submit(Tag(key_of("none"), "later"))
     assert (await entries(manager))["later"] == 1
