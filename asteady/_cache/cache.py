@@ -14,7 +14,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, MutableMapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Hashable,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from pathlib import Path
 from time import perf_counter
@@ -52,6 +60,14 @@ log = logging.getLogger("asteady")
 
 Opener: TypeAlias = Callable[[], Awaitable[object]]
 """Opens the cache, by opening the session that it belongs to."""
+
+
+AliasOf: TypeAlias = Callable[[object, str | None, Mapping[str, Any]], Hashable]
+"""Makes an alias of a call's raw arguments: prompt or text, model, options."""
+
+
+class HasActive(Protocol):
+    active: bool
 
 
 class Answer(Protocol):
@@ -175,27 +191,64 @@ class Cache(Generic[A]):
 
     # -- lookups ----------------------------------------------------------------------------------
 
-    def recall(self, alias: Hashable, namespace: str | None = None) -> A | None:
-        """The answer that is in memory under the caller's own arguments; counts a hit, or nothing.
+    def recaller(
+        self, alias_of: AliasOf, observers: HasActive, namespace: str | None = None
+    ) -> Callable[[object, str | None, Mapping[str, Any]], A | None]:
+        """The warm path: a function that answers a call's raw arguments from memory.
 
-        Under a namespace, only if the entry is known to be tagged with it.
+        It counts a hit, or nothing, and always returns None while anybody observes. Under a
+        namespace it answers only if the entry is known to be tagged with it. It raises what
+        `alias_of` raises, and `TypeError` for arguments that cannot be hashed.
+
+        A closure, since at a microsecond a call each attribute of `self` counts.
+        """
+        counters, note = self.counters, self._note
+        if namespace is None:
+
+            def recall(subject: object, model: str | None, options: Mapping[str, Any]) -> A | None:
+                if observers.active:
+                    return None
+                held = self._aliases.get(alias_of(subject, model, options))
+                if held is None:
+                    return None
+                counters.hits += 1
+                held.used = True
+                if held.touches:
+                    held.touches += 1
+                else:
+                    note(held)
+                return held.answer
+
+            return recall
+        lookups = self.lookups_of(namespace)
+
+        def recall_tagged(
+            subject: object, model: str | None, options: Mapping[str, Any]
+        ) -> A | None:
+            if observers.active:
+                return None
+            held = self._aliases.get(alias_of(subject, model, options))
+            if held is None or namespace not in held.tags:
+                return None
+            lookups.hits += 1
+            counters.hits += 1
+            held.used = True
+            if held.touches:
+                held.touches += 1
+            else:
+                note(held)
+            return held.answer
+
+        return recall_tagged
+
+    def recall(self, alias: Hashable) -> A | None:
+        """The answer that is in memory under this alias; counts a hit, or nothing.
 
         Raises:
             TypeError: the alias cannot be hashed.
         """
         held = self._aliases.get(alias)
-        if held is None:
-            return None
-        if namespace is not None:
-            if namespace not in held.tags:
-                return None
-            (self._lookups.get(namespace) or self.lookups_of(namespace)).hits += 1
-        self.counters.hits += 1
-        held.used = True
-        held.touches += 1
-        if held.touches == 1:
-            self._note(held)
-        return held.answer
+        return None if held is None else self._hit(held)
 
     def peek_alias(self, alias: Hashable, namespace: str | None = None) -> Held[A] | None:
         """What `recall` would answer with; counts nothing, so any thread may ask."""
@@ -505,8 +558,9 @@ class Cache(Generic[A]):
     def _hit(self, held: Held[A]) -> A:
         self.counters.hits += 1
         held.used = True
-        held.touches += 1
-        if held.touches == 1:
+        if held.touches:
+            held.touches += 1
+        else:
             self._note(held)
         return held.answer
 
@@ -578,7 +632,8 @@ class Cache(Generic[A]):
             self._store.submit(Touch(touches, counts))
 
     def _note(self, held: Held[A]) -> None:
-        """The entry has touches to be written."""
+        """Count the first touch since the last flush."""
+        held.touches = 1
         self._dirty.append(held)
         if len(self._dirty) == 1:
             self._in_use.set()

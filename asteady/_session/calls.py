@@ -13,7 +13,6 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import aclosing
-from functools import partial
 from itertools import islice
 from typing import TypeAlias, Unpack, overload
 
@@ -25,7 +24,7 @@ from asteady._base.requests import Embedding, EmbedRequest, Vector
 from asteady._base.tasks import map_concurrently
 from asteady._base.validation import refuse, whole_number
 from asteady._session.generation import GenerationCalls, Prefix
-from asteady._session.pipeline import CacheMode, Call, CallContext, alias_of
+from asteady._session.pipeline import CacheMode, Call, CallContext
 from asteady._session.warm import WarmOptions, WarmReport, WarmSource, warm
 
 Progress: TypeAlias = Callable[[int], object]
@@ -45,12 +44,9 @@ class Calls(GenerationCalls):
 
     def __init__(self, context: CallContext) -> None:
         super().__init__(context)
-        self._recall_embedding: Callable[[Hashable], Embedding | None]
-        self._recall_embedding = context.cache.embedding.recall
-        if context.namespace is not None:
-            self._recall_embedding = partial(
-                context.cache.embedding.recall, namespace=context.namespace
-            )
+        self._recall_embedding = context.cache.embedding.recaller(
+            context.alias_of, context.observers, context.namespace
+        )
 
     def prefix(self, text: str) -> Prefix:
         """The calls that generate, with this text before each prompt: ``prefix(system_prompt)``.
@@ -177,14 +173,14 @@ class Calls(GenerationCalls):
     ) -> Embedding:
         """As `embed` of one text, with the whole record: vector, token count, model, cost."""
         alias: Hashable = None
-        if cache == "use" and not self._observers.active:
-            alias = alias_of(text, model, options)
+        if cache == "use":
             try:
-                answer = self._recall_embedding(alias)
+                answer = self._recall_embedding(text, model, options)
                 if answer is not None:
                     return answer
-            except TypeError:  # not hashable; refused below
-                alias = None
+                alias = self._context.alias_of(text, model, options)
+            except (TypeError, ValueError):  # no alias: the arguments are refused below
+                pass
         context = self._context
         context.tasks.check_open()
         check_options("embed", options, _OPTIONS)
@@ -202,11 +198,11 @@ class Calls(GenerationCalls):
         self, text: str, model: str | None, cache: CacheMode, options: EmbedOptions
     ) -> Vector | None:
         """The vector of one text, if the memory tier has it."""
-        if cache != "use" or self._observers.active:
+        if cache != "use":
             return None
         try:
-            answer = self._recall_embedding(alias_of(text, model, options))
-        except TypeError:  # not hashable; refused when it is embedded
+            answer = self._recall_embedding(text, model, options)
+        except (TypeError, ValueError):  # no alias: refused when it is embedded
             return None
         return None if answer is None else answer.vector
 

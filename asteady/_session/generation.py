@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Mapping
-from functools import partial
+from collections.abc import Hashable, Mapping
 from typing import Any, Unpack
 
 import attrs
@@ -53,15 +52,9 @@ class GenerationCalls:
 
     def __init__(self, context: CallContext) -> None:
         self._context = context
-        # Attributes of its own: a warm hit takes a microsecond, and each look-up counts.
-        self._observers = context.observers
-        self._alias_of: Callable[[object, str | None, Mapping[str, Any]], Hashable] = alias_of
-        self._recall_completion: Callable[[Hashable], Completion | None]
-        self._recall_completion = context.cache.generation.recall
-        if context.namespace is not None:
-            self._recall_completion = partial(
-                context.cache.generation.recall, namespace=context.namespace
-            )
+        self._recall = context.cache.generation.recaller(
+            context.alias_of, context.observers, context.namespace
+        )
 
     @shows_options_of(GenerateRequest.of)
     async def generate(
@@ -96,14 +89,14 @@ class GenerationCalls:
             SessionError: the session is not open, or was closed meanwhile.
         """
         alias: Hashable = None
-        if cache == "use" and not self._observers.active:
-            alias = self._alias_of(prompt, model, options)
+        if cache == "use":
             try:
-                answer = self._recall_completion(alias)
+                answer = self._recall(prompt, model, options)
                 if answer is not None:
                     return answer.text
-            except TypeError:  # not hashable, as a list among the options
-                alias = None
+                alias = self._context.alias_of(prompt, model, options)
+            except (TypeError, ValueError):  # no alias: the arguments are refused below
+                pass
         call = generation_call(self._context, "generate", prompt, model, cache, options, alias)
         return (await self._context.generation.answer(call)).text
 
@@ -178,21 +171,17 @@ class Prefix(GenerationCalls):
 
     def __init__(self, calls: GenerationCalls, text: str) -> None:
         prefix = DeclaredPrefix.of(text)
-        super().__init__(attrs.evolve(context_of(calls), prefix=prefix))
+        # Not the text, which the memory tier would count with each alias.
+        digest = hashlib.sha256(text.encode()).hexdigest()
+
+        def prefixed_alias_of(
+            subject: object, model: str | None, options: Mapping[str, Any]
+        ) -> Hashable:
+            return digest, alias_of(subject, model, options)
+
+        super().__init__(attrs.evolve(context_of(calls), prefix=prefix, alias_of=prefixed_alias_of))
         self.text = text
         self._calls = calls
-        # A digest, for the memory tier counts each alias with its text.
-        self._digest = hashlib.sha256(text.encode()).hexdigest()
-        self._alias_of = self._prefixed_alias
 
     def __repr__(self) -> str:
         return f"<Prefix of {len(self.text)} characters, of {self._calls!r}>"
-
-    def _prefixed_alias(
-        self, subject: object, model: str | None, options: Mapping[str, Any]
-    ) -> Hashable:
-        return self.nested(alias_of(subject, model, options))
-
-    def nested(self, alias: Hashable) -> Hashable:
-        """The alias of the same arguments under this prefix."""
-        return self._digest, alias

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Hashable, Mapping, Sequence
+from marshal import dumps
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import attrs
@@ -27,7 +28,7 @@ from asteady._base.requests import (
 )
 from asteady._base.settings import Settings
 from asteady._base.validation import one_of
-from asteady._cache.cache import Cache
+from asteady._cache.cache import AliasOf, Cache
 from asteady._cache.manager import CacheManager
 from asteady._session.flight import Flight, Flights
 from asteady._session.lifetime import OwnedTasks
@@ -41,15 +42,17 @@ CacheMode: TypeAlias = Literal["use", "refresh", "bypass", "only"]
 _MODES = ("use", "refresh", "bypass", "only")
 
 
-def alias_of(subject: object, model: str | None, options: Mapping[str, Any]) -> tuple[object, ...]:
+def alias_of(subject: object, model: str | None, options: Mapping[str, Any]) -> Hashable:
     """The memory tier's name for the raw arguments of a call: what a warm hit is found by.
 
-    `subject` is the prompt or the text. Types are part of it, for 1, 1.0 and True are equal.
+    `subject` is the prompt or the text. The options are serialised, since 1, 1.0 and True are equal
+    as they are, and a list of messages cannot be hashed; marshal is the fastest that tells their
+    types apart. Version 2 of its format depends on nothing but the values.
+
+    Raises:
+        ValueError: an option cannot be serialised; it has no alias.
     """
-    if not options:
-        return subject, model
-    values = options.values()
-    return (subject, model, *options, *values, *map(type, values))
+    return (subject, model, dumps(options, 2)) if options else (subject, model)  # type: ignore[arg-type]  # refused if not
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -300,6 +303,7 @@ class CallContext:
     tasks: OwnedTasks
     namespace: str | None = None
     prefix: DeclaredPrefix | None = None
+    alias_of: AliasOf = alias_of
 
     def model(self, kind: Kind, model: str | None) -> str:
         """The reference that a call means: its own, or the session's for this kind."""

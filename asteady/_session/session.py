@@ -251,7 +251,7 @@ class Session(Calls):
         called on the event loop, so it should be quick. While anybody observes, a warm hit takes
         some microseconds more.
         """
-        return self._observers.observe(observer, everywhere=everywhere)
+        return self._context.observers.observe(observer, everywhere=everywhere)
 
 
 async def _tear_down(flights: Flights, models: Models, cache: CacheManager) -> None:

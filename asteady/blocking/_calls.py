@@ -74,9 +74,7 @@ class Calls(GeneratingCalls):
         """Embed one text, or several; arguments, shapes and errors as for `Session.embed`."""
         recaller = self._recaller
         if recaller is not None and cache == "use" and isinstance(text, str):
-            # The same alias as `Session.embedding` gives it.
-            alias = (text, model, *options, *options.values(), *map(type, options.values()))
-            answer = recaller.recall(recaller.embedding, alias)
+            answer = recaller.recall(recaller.embedding, text, model, options)
             if answer is not None:
                 return answer.vector  # type: ignore[no-any-return]  # an Embedding's
 
@@ -152,7 +150,7 @@ class WholeCalls(Calls):
     def count(self) -> None:
         """Count the hits so far; on the loop."""
         if self._recaller is not None:
-            self._recaller.count()
+            self._recaller.counter.count()
 
     def namespace(self, path: str) -> Namespace:
         """The same calls, whose entries the namespace holds; see `asteady.Session.namespace`.

@@ -46,9 +46,7 @@ class GeneratingCalls(ABC):
         """Generate text; arguments and errors as for `asteady.Session.generate`."""
         recaller = self._recaller
         if recaller is not None and cache == "use":
-            # The same alias as `Session.generate` gives it.
-            alias = (prompt, model, *options, *options.values(), *map(type, options.values()))
-            answer = recaller.recall(recaller.generation, alias)
+            answer = recaller.recall(recaller.generation, prompt, model, options)
             if answer is not None:
                 return answer.text  # type: ignore[no-any-return]  # a Completion
 

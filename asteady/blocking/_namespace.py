@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from asteady._base.requests import Kind, namespace_path
 from asteady.blocking._calls import Calls, WholeCalls
-from asteady.blocking._fast_path import TaggedRecaller
 from asteady.blocking._portal import Portal
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ class Namespace(Calls):
         whole = self._calls._recaller
         assert whole is not None
         recaller = self._recaller
-        if not isinstance(recaller, TaggedRecaller) or recaller.whole is not whole:
+        if recaller is None or recaller.session is not whole.session:
             self._namespace = session.namespace(self.path)
-            self._recaller = TaggedRecaller(whole, self._namespace)
+            self._recaller = whole.under(self._namespace)
         return self._namespace

@@ -5,7 +5,6 @@ from __future__ import annotations
 from asteady._base.requests import DeclaredPrefix
 from asteady._session.generation import Prefix as AsyncioPrefix
 from asteady.blocking._calls import Calls
-from asteady.blocking._fast_path import PrefixRecaller
 from asteady.blocking._generating_calls import GeneratingCalls
 from asteady.blocking._portal import Portal
 
@@ -32,7 +31,7 @@ class Prefix(GeneratingCalls):
         whole = self._calls._recaller
         assert whole is not None
         recaller = self._recaller
-        if not isinstance(recaller, PrefixRecaller) or recaller.whole is not whole:
+        if recaller is None or recaller.session is not whole.session:
             self._prefix = session.prefix(self.text)
-            self._recaller = PrefixRecaller(whole, self._prefix)
+            self._recaller = whole.under(self._prefix)
         return self._prefix

@@ -18,7 +18,7 @@ from asteady import blocking
 from asteady._session.generation import context_of
 from asteady._session.observe import Observed
 from asteady.blocking import _portal
-from asteady.blocking._fast_path import Recaller
+from asteady.blocking._fast_path import HitCounter
 from asteady.testing import FakeEngine
 
 
@@ -157,14 +157,14 @@ def test_hits_are_counted_soon_even_if_nothing_else_is_asked(
     session.generate("hi")
     counters = session.awaitable.cache.generation.counters
     counted = threading.Event()
-    count = Recaller.count
+    count = HitCounter.count
 
-    def then_tell(self: Recaller) -> None:
+    def then_tell(self: HitCounter) -> None:
         count(self)
         if counters.hits:
             counted.set()
 
-    monkeypatch.setattr(Recaller, "count", then_tell)
+    monkeypatch.setattr(HitCounter, "count", then_tell)
     session.generate("hi")
     assert counted.wait(10)
 

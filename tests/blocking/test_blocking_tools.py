@@ -15,6 +15,7 @@ import pytest
 
 import asteady
 from asteady import InvalidRequestError, SessionClosedError, blocking, operate
+from asteady._session.generation import context_of
 from asteady.testing import FakeEngine
 
 TOOLS = [
@@ -122,7 +123,7 @@ def test_an_operation_sees_its_own_thread_and_no_other(session: blocking.Session
         told = list(threads.map(work, range(8)))
     assert told == [("computed", 1), ("memory", 1)] * 4
     # Nobody observes any more: the quick way is taken again.
-    assert not session.awaitable._observers.active
+    assert not context_of(session.awaitable).observers.active
 
 
 def test_health_once_and_again(session: blocking.Session) -> None:
