@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 import attrs
 
@@ -17,9 +17,6 @@ from asteady._cache.store.api import Entry, Holding, Order
 from asteady._session.calls import Calls
 from asteady._session.generation import context_of
 from asteady._session.warm import WarmOptions, WarmReport, warm
-
-if TYPE_CHECKING:
-    from asteady._session.session import Session
 
 
 @public
@@ -75,8 +72,9 @@ class Namespace(Calls):
     session is open. Two with one path are the same namespace.
     """
 
-    def __init__(self, session: Session, path: str) -> None:
+    def __init__(self, session: Calls, path: str) -> None:
         self.path = namespace_path(path)
+        # Kept, so that a session that nobody else holds is not closed while this is in use.
         self._session = session
         super().__init__(attrs.evolve(context_of(session), namespace=self.path))
 
@@ -113,8 +111,8 @@ class Namespace(Calls):
             SessionError: the session is not open yet, or is closed.
             StoreError: a database cannot be read.
         """
-        self._session.check_open()
-        cache = self._session.cache
+        self._context.tasks.check_open()
+        cache = self._context.cache
         size = await cache.namespace_size(self.path)
         return NamespaceStatistics(
             path=self.path,
@@ -134,8 +132,8 @@ class Namespace(Calls):
             StoreError: the store cannot be read.
         """
         one_of("kind", kind, KINDS)
-        self._session.check_open()
-        cache = getattr(self._session.cache, kind)
+        self._context.tasks.check_open()
+        cache = getattr(self._context.cache, kind)
         found: list[Entry] = await cache.entries(limit, order_by, namespace=self.path)
         return found
 
@@ -146,9 +144,9 @@ class Namespace(Calls):
             SessionError: the session is not open yet, or is closed.
             StoreError: a database cannot be read.
         """
-        self._session.check_open()
+        self._context.tasks.check_open()
         depth = self.path.count("/") + 2
-        paths = await self._session.cache.namespaces(self.path)
+        paths = await self._context.cache.namespaces(self.path)
         below = {"/".join(path.split("/")[:depth]) for path in paths if path != self.path}
         return sorted(below)
 
@@ -165,7 +163,7 @@ class Namespace(Calls):
             SessionError: the session is not open yet, or is closed.
             StoreError: a database cannot be written.
         """
-        self._session.check_open()
+        self._context.tasks.check_open()
         path = self.path if path is None else namespace_path(path)
         if not (is_below(path, self.path) or is_below(self.path, path)):
             raise InvalidRequestError(
@@ -173,7 +171,7 @@ class Namespace(Calls):
                 f" a whole path is needed, as {self.path + '/' + path!r}, or"
                 f" session.namespace({path!r}).clear()"
             )
-        return await self._session.cache.clear_namespace(path)
+        return await self._context.cache.clear_namespace(path)
 
 
 def prompts_of(items: object, default: str | None = None) -> Iterator[Any]:
