@@ -1,87 +1,84 @@
-"""Warm answers without await: a dictionary is read on the caller's own thread, which needs no lock,
-and what was found is counted later, on the loop."""
+"""Warm answers without await: looked up on the caller's own thread, counted later on the loop.
+
+A look-up only reads dictionaries, so it needs no lock.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias, TypeVar
 
+from asteady._base.requests import Completion, Embedding
+from asteady._cache.cache import Cache
+from asteady._cache.memory import Held
 from asteady._session.generation import GenerationCalls, context_of
-from asteady._session.session import Session
 from asteady.blocking._portal import Portal
 
-if TYPE_CHECKING:
-    from asteady._cache.cache import Cache
-    from asteady._cache.memory import Held
+A = TypeVar("A")
 
-# How long a hit may wait to be counted, if nothing else reaches the loop before.
+Recall: TypeAlias = Callable[[object, str | None, Mapping[str, Any]], A | None]
+"""From the prompt or text, the model and the options to the answer, if the memory tier has it."""
+
+# A hit is counted after at most this long, or sooner with the next call on the loop.
 _COUNT_WITHIN_S = 0.05
 
 
 class HitCounter:
-    """Hits of one session that were answered on other threads, to be counted on its loop."""
+    """Warm hits of one session that were answered on other threads, until the loop counts them."""
 
     def __init__(self, portal: Portal) -> None:
-        self._portal = portal
-        self._hits: deque[tuple[Cache[Any], Held[Any], str | None]] = deque()
-        self._due = False
+        self.portal = portal
+        self.hits: deque[tuple[Cache[Any], Held[Any], str | None]] = deque()
+        self.due = False
 
-    def add(self, cache: Cache[Any], held: Held[Any], namespace: str | None) -> None:
-        """Count a hit soon; from any thread."""
-        self._hits.append((cache, held, namespace))
-        if not self._due:
-            self._due = True
-            self._portal.post(self._count_soon)
+    def count_soon(self) -> None:
+        """Have `count` called on the loop, within `_COUNT_WITHIN_S`."""
+        self.due = True
+        self.portal.post(lambda: self.portal.loop.call_later(_COUNT_WITHIN_S, self.count))
 
     def count(self) -> None:
         """Count the hits so far; on the loop."""
-        # Lowered first: a hit that comes after the last look makes another count due.
-        self._due = False
-        while self._hits:
-            cache, held, namespace = self._hits.popleft()
+        # Cleared first, so that a hit added after the last look schedules another count.
+        self.due = False
+        while self.hits:
+            cache, held, namespace = self.hits.popleft()
             cache.count_hit(held, namespace)
 
-    def _count_soon(self) -> None:
-        self._portal.loop.call_later(_COUNT_WITHIN_S, self.count)
+
+class FastPath:
+    """Warm answers of a session, a namespace or a prefix, on any thread.
+
+    `completion` and `embedding` are None until `renew` is first called.
+    """
+
+    def __init__(self) -> None:
+        self.completion: Recall[Completion] | None = None
+        self.embedding: Recall[Embedding] | None = None
+
+    def renew(self, calls: GenerationCalls, counter: HitCounter) -> None:
+        """Answer from the memory tier of these calls from now on."""
+        cache = context_of(calls).cache
+        self.completion = _recaller(calls, cache.generation, counter)
+        self.embedding = _recaller(calls, cache.embedding, counter)
 
 
-class Recaller:
-    """Answers what is asked of a session, or under a namespace or prefix of it, on any thread."""
+def _recaller(calls: GenerationCalls, cache: Cache[Any], counter: HitCounter) -> Recall[Any]:
+    # Variables of a closure, as they are read faster than attributes.
+    context = context_of(calls)
+    alias_of, namespace, observers = context.alias_of, context.namespace, context.observers
+    peek, portal, hits = cache.peek_alias, counter.portal, counter.hits
 
-    def __init__(
-        self,
-        portal: Portal,
-        session: Session,
-        calls: GenerationCalls | None = None,
-        counter: HitCounter | None = None,
-    ) -> None:
-        self.session = session
-        self.counter = HitCounter(portal) if counter is None else counter
-        context = context_of(session if calls is None else calls)
-        self.generation: Any = context.cache.generation
-        self.embedding: Any = context.cache.embedding
-        self._portal = portal
-        self._alias_of = context.alias_of
-        self._namespace = context.namespace
-        self._observers = context.observers
-
-    def under(self, calls: GenerationCalls) -> Recaller:
-        """The same for a namespace or prefix of the session; counts together with this one."""
-        return Recaller(self._portal, self.session, calls, self.counter)
-
-    def recall(
-        self, cache: Any, subject: object, model: str | None, options: Mapping[str, Any]
-    ) -> Any:
-        """The answer to these raw arguments, or None. Only reads; `count` counts it later.
-
-        `cache` is `generation` or `embedding`.
-        """
+    def recall(subject: object, model: str | None, options: Mapping[str, Any]) -> Any:
         try:
-            held = cache.peek_alias(self._alias_of(subject, model, options), self._namespace)
-        except (TypeError, ValueError):  # no alias
+            held = peek(alias_of(subject, model, options), namespace)
+        except (TypeError, ValueError):  # these arguments have no alias
             return None
-        if held is None or self._observers.active or self._portal.forked:
+        if held is None or observers.active or portal.forked:
             return None
-        self.counter.add(cache, held, self._namespace)
+        hits.append((cache, held, namespace))
+        if not counter.due:
+            counter.count_soon()
         return held.answer
+
+    return recall

@@ -1,36 +1,40 @@
-"""One event loop in a thread of its own, for callers that do not await.
-
-Guarantees:
+"""An event loop in a background thread, and what makes plain methods of async ones.
 
 - `Portal.call` may be used from any number of threads at once, also from one in which another
-  event loop runs (a notebook's). On the portal's own thread it would wait for itself: an error.
-- Whatever ends the waiting early (Ctrl-C) cancels what was called.
-- The thread is a daemon, and so are those that are started from it: none of them keeps the
-  interpreter from exiting. `Portal.stop` has a time limit.
-- After a fork the child has no such thread. `portal` starts a new one there; calls through the
-  parent's portal are errors.
+  event loop runs (a notebook's). On the portal's own thread it would deadlock: an error.
+- Ctrl-C, or any exception in the waiting thread, cancels the call.
+- The thread is a daemon, and so are threads started from it: none of them keeps the interpreter
+  from exiting. `Portal.stop` has a time limit.
+- A forked child has no such thread. `portal` starts a new one there; calls through the parent's
+  portal are errors.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 import os
 import sys
 import threading
-from collections.abc import Awaitable, Callable
-from typing import Any, Generic, ParamSpec, TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from asteady._base.errors import SessionClosedError, SessionError
 
 P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S")
+S_co = TypeVar("S_co", covariant=True)
 T = TypeVar("T")
 
-# Waiting for a lock is interrupted by signals, except on Windows, where it has to be now and then.
+# Signals interrupt a wait for a lock, except on Windows: there it ends now and then.
 _WAIT_S = 0.2 if sys.platform == "win32" else -1
 
 
 class _Call(Generic[T]):
-    """One call on its way through a portal."""
+    """One call through a portal."""
 
     def __init__(self, portal: Portal, fn: Callable[[], Awaitable[T]]) -> None:
         self._portal = portal
@@ -68,12 +72,12 @@ class _Call(Generic[T]):
             self._error.__cause__ = exc
         except BaseException as exc:
             self._error = exc
-        if not self._is_for_nobody():
+        if not self._is_cut_off_at_exit():
             self._done.release()
 
-    def _is_for_nobody(self) -> bool:
-        """Whether it was cut off by the end of the program, in a daemon thread: such threads end
-        with the interpreter, and in silence, not with a traceback each."""
+    def _is_cut_off_at_exit(self) -> bool:
+        """Whether the end of the program cancelled it while a daemon thread waits. Such a thread
+        is left waiting, and ends with the interpreter instead of printing a traceback."""
         return (
             isinstance(self._error, SessionClosedError)
             and self._waiter.daemon
@@ -101,21 +105,21 @@ class Portal:
         self.check()
         if threading.current_thread() is self._thread:
             raise SessionError(
-                "a call without await, made on asteady's own event loop, would wait for itself: "
-                "use the asyncio functions there"
+                "a blocking call on asteady's own event loop would deadlock: use the asyncio "
+                "functions there"
             )
         call = _Call(self, lambda: fn(*args, **kwargs))
         try:
             self.post(call.start)
             return call.wait()
         except BaseException:
-            # Ctrl-C, most likely; for a call that has ended it does nothing.
+            # Ctrl-C, most likely. Cancelling a call that has ended does nothing.
             if not self.loop.is_closed():
                 self.post(call.cancel)
             raise
 
     def post(self, fn: Callable[[], object]) -> None:
-        """Call `fn` on the loop, soon, after what was posted before; does not wait.
+        """Call `fn` on the loop, after what was posted before; does not wait.
 
         Raises:
             SessionClosedError: the interpreter is exiting.
@@ -133,13 +137,13 @@ class Portal:
                 "a fork: open a session in the child process instead"
             )
 
-    def stop(self, farewell: Callable[[], Awaitable[Any]], timeout_s: float) -> None:
-        """Await ``farewell()``, end all tasks and the thread; give up after `timeout_s` seconds."""
+    def stop(self, tear_down: Callable[[], Awaitable[Any]], timeout_s: float) -> None:
+        """Await ``tear_down()``, end all tasks and the thread, in at most `timeout_s` seconds."""
 
-        async def part() -> None:
-            # Not wait_for: it would wait for a session that will not be cut short.
-            goodbye = asyncio.ensure_future(farewell())
-            await asyncio.wait([goodbye], timeout=timeout_s * 0.8)
+        async def stop() -> None:
+            # Not wait_for, which would wait for the end of a session that ignores cancellation.
+            closing = asyncio.ensure_future(tear_down())
+            await asyncio.wait([closing], timeout=timeout_s * 0.8)
             rest = asyncio.all_tasks() - {asyncio.current_task()}
             for task in rest:
                 task.cancel()
@@ -147,7 +151,7 @@ class Portal:
                 await asyncio.wait(rest, timeout=timeout_s * 0.1)
             self.loop.stop()
 
-        self.loop.call_soon_threadsafe(lambda: self.loop.create_task(part()))
+        self.loop.call_soon_threadsafe(lambda: self.loop.create_task(stop()))
         self._thread.join(timeout_s)
 
     def _serve(self) -> None:
@@ -161,7 +165,7 @@ class Portal:
 
 _portal: Portal | None = None
 _starting = threading.Lock()
-# To collect the loop of the parent would take the parent's file descriptors from its selector.
+# Collecting the parent's loop would remove the parent's file descriptors from its selector.
 _parents: list[Portal] = []
 
 
@@ -191,3 +195,82 @@ def _forget_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_in_child)
+
+
+class Plain(ABC, Generic[S_co]):
+    """Base of the plain classes. Each instance stands for an object on a portal's event loop."""
+
+    @abstractmethod
+    def _portal(self) -> Portal:
+        """The portal; raises if it cannot be used here and now."""
+
+    @abstractmethod
+    async def _target(self) -> S_co:
+        """The object on the loop; called there."""
+
+    def _call(self, fn: Callable[[S_co], Awaitable[R]]) -> R:
+        """Wait for ``await fn(target)`` on the loop."""
+
+        async def call() -> R:
+            return await fn(await self._target())
+
+        return self._portal().call(call)
+
+    def _read(self, fn: Callable[[S_co], R]) -> R:
+        """Wait for ``fn(target)`` on the loop's thread."""
+
+        async def call() -> R:
+            return fn(await self._target())
+
+        return self._portal().call(call)
+
+    def _iterate(self, fn: Callable[[S_co], AsyncIterator[R]]) -> Iterator[R]:
+        """The items of the async iterator ``fn(target)``, none of which may be None."""
+        portal = self._portal()
+        items = self._read(fn)
+        while (item := portal.call(lambda: anext(items, None))) is not None:
+            yield item
+
+
+def waited(
+    method: Callable[Concatenate[S, P], Awaitable[R]],
+) -> Callable[Concatenate[Plain[S], P], R]:
+    """An async method as a plain one, with the same parameters, defaults and documentation."""
+
+    @functools.wraps(method)
+    def plain(self: Plain[S], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self._call(lambda target: method(target, *args, **kwargs))
+
+    plain.__module__ = "asteady.blocking"
+    return plain
+
+
+def on_loop(
+    method: Callable[Concatenate[S, P], R],
+) -> Callable[Concatenate[Plain[S], P], R]:
+    """The same for a method that is not async but reads what the loop's thread changes."""
+
+    @functools.wraps(method)
+    def plain(self: Plain[S], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self._read(lambda target: method(target, *args, **kwargs))
+
+    plain.__module__ = "asteady.blocking"
+    return plain
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def documented_as(method: Callable[..., Any]) -> Callable[[F], F]:
+    """Decorate a plain method that is written by hand: `inspect.signature` and `help` show the
+    options of the async one, and its documentation unless there is another."""
+
+    def decorate(fn: F) -> F:
+        theirs, own = inspect.signature(method), inspect.signature(fn)
+        parameters = [own.parameters.get(p.name, p) for p in theirs.parameters.values()]
+        fn.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+        fn.__doc__ = fn.__doc__ or method.__doc__
+        fn.__module__ = "asteady.blocking"
+        return fn
+
+    return decorate

@@ -1,4 +1,4 @@
-"""A reader of a completion while it is being computed, without await."""
+"""Reads the chunks of a completion while it is being computed, without await."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from contextlib import suppress
 from types import TracebackType
 
 from asteady._base.errors import SessionClosedError, SessionError
+from asteady._base.public import public
 from asteady._base.requests import Completion
-from asteady._session.stream import Stream
+from asteady._session.stream import Stream as AsyncStream
 from asteady.blocking._portal import Portal
 
 
-class BlockingStream:
+@public
+class Stream:
     """The chunks of one completion, in order; from `stream`.
 
     ::
@@ -28,15 +30,15 @@ class BlockingStream:
     """
 
     def __init__(
-        self, portal: Callable[[], Portal], start: Callable[[], Awaitable[Stream]]
+        self, portal: Callable[[], Portal], start: Callable[[], Awaitable[AsyncStream]]
     ) -> None:
         self._get_portal = portal
         self._start = start
         self._portal: Portal | None = None
-        self._stream: Stream | None = None
+        self._stream: AsyncStream | None = None
         self._chunks: deque[str] = deque()
 
-    def __enter__(self) -> BlockingStream:
+    def __enter__(self) -> Stream:
         if self._portal is not None:
             raise SessionError("a stream opens only once; ask the session for another one")
         self._portal = self._get_portal()
@@ -55,7 +57,7 @@ class BlockingStream:
     ) -> None:
         self._leave()
 
-    def __iter__(self) -> BlockingStream:
+    def __iter__(self) -> Stream:
         return self
 
     def __next__(self) -> str:
@@ -89,7 +91,7 @@ class BlockingStream:
         return self._portal
 
     def _leave(self) -> None:
-        # Posted, not called: a generator may be collected on any thread, the loop's own included.
+        # Posted, not called: a generator may be collected on any thread, even the loop's own.
         if self._portal is not None and not self._portal.forked:
             with suppress(SessionClosedError):
                 self._portal.post(self._end)

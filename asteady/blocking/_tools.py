@@ -1,33 +1,101 @@
-"""The tools of `asteady.operate` without await; users find them in `asteady.blocking`.
+"""The tools of `asteady.operate` without await; users import them from `asteady.blocking`.
 
-Each has the asyncio tool of the same name behind it, on the background loop. Its methods are those
-of that tool, waited for: the same arguments, answers and errors, from any thread.
+Each stands for the tool of the same name, which lives on the background loop and works on the
+session behind the plain one. Methods have the same parameters, answers and errors, and may be
+called from any thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import inspect
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
+from typing import Any, ClassVar, ParamSpec, Self, TypeVar, Unpack
 
 from asteady import operate
 from asteady._base.errors import InvalidRequestError
-from asteady._base.requests import DEFAULT_SEED
-from asteady.blocking._calls import SessionCalls
-from asteady.blocking._namespace import Namespace
-from asteady.blocking._tool import BlockingTool, calls_of, on_loop, waited
-from asteady.operate._monitor import Operation as _AsyncioOperation
-
-if TYPE_CHECKING:
-    from typing import Unpack
+from asteady._base.public import public
+from asteady._session.observe import Observer
+from asteady._session.session import Session as AsyncSession
+from asteady.blocking._portal import Plain, Portal, documented_as, on_loop, waited
+from asteady.blocking._session import Namespace, Session, root_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
+Entered = TypeVar("Entered", bound=AbstractAsyncContextManager[Any])
 
 
-class Operation(_AsyncioOperation):
+class Tool(Plain[T]):
+    """A tool without await. It needs no closing. Without a session it works on the default one.
+
+    Args:
+        session: an `asteady.blocking.Session`.
+        arguments: as for the tool in `asteady.operate`.
+    """
+
+    _kind: ClassVar[Callable[..., Any]]
+
+    def __init_subclass__(cls) -> None:
+        kind = cls.__dict__.get("_kind")
+        if kind is not None:
+            cls.__doc__ = kind.__doc__
+            own = inspect.signature(kind)
+            session = own.parameters["session"].replace(annotation="Session | None")
+            cls.__signature__ = own.replace(  # type: ignore[attr-defined]
+                parameters=[session, *list(own.parameters.values())[1:]]
+            )
+
+    def __init__(self, session: Session | None = None, **arguments: Any) -> None:
+        self._root = root_of(session)
+
+        async def make() -> Any:
+            given = None if session is None else session.awaitable
+            return type(self)._kind(given, **arguments)
+
+        self._tool: T = self._portal().call(make)
+
+    def __repr__(self) -> str:
+        return f"<blocking {repr(self._tool).removeprefix('<')}"
+
+    def _portal(self) -> Portal:
+        return self._root.portal()
+
+    async def _target(self) -> T:
+        self._root.count()
+        return self._tool
+
+    def _session(self) -> AsyncSession:
+        return self._portal().call(self._root.session)
+
+    @contextmanager
+    def _observing(self, observer: Observer, *, everywhere: bool) -> Iterator[None]:
+        # Entered on the caller's thread, whose context decides which calls are observed.
+        with self._session().observe(observer, everywhere=everywhere):
+            yield
+
+
+class EnteredTool(Tool[Entered]):
+    """A tool that works within its ``with`` block."""
+
+    def __enter__(self) -> Self:
+        self._session()
+        self._call(lambda tool: tool.__aenter__())
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._call(lambda tool: tool.__aexit__(exc_type, exc, traceback))
+
+
+@public
+class Operation(operate.Operation):
     """As `asteady.operate.Operation`, for a plain ``with`` block."""
 
     def __enter__(self) -> Operation:
@@ -43,31 +111,32 @@ class Operation(_AsyncioOperation):
         self._end()
 
 
-class CacheMonitor(BlockingTool[operate.CacheMonitor]):
-    """`asteady.operate.CacheMonitor` without await."""
-
+@public
+class CacheMonitor(Tool[operate.CacheMonitor]):
     _kind = operate.CacheMonitor
 
     mark = on_loop(operate.CacheMonitor.mark)
     since_mark = on_loop(operate.CacheMonitor.since_mark)
     get_hit_rate = on_loop(operate.CacheMonitor.get_hit_rate)
     summary = waited(operate.CacheMonitor.summary)
-
-    def print_summary(self) -> None:
-        """Print `summary`."""
-        print(self.summary())
+    print_summary = waited(operate.CacheMonitor.print_summary)
 
     def operation(self) -> Operation:
-        """Tell what becomes of the calls that this thread makes in a block, and of no others::
+        """Record the outcomes of the calls that this thread makes in a block, and of no others::
 
         with monitor.operation() as op:
             text = asteady.generate("Write a haiku about caching")
         print(op.outcome, op.duration_s)
         """
-        return Operation(self._opened())
+        return Operation(self._session())
 
     def run(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> operate.Monitored[R]:
-        """Call ``fn(*args, **kwargs)`` as one operation. Raises what it raises."""
+        """Call ``fn(*args, **kwargs)`` as one operation.
+
+        Raises:
+            InvalidRequestError: `fn` is no function.
+            Exception: whatever `fn` raises.
+        """
         if not callable(fn):
             raise InvalidRequestError(
                 f"{fn!r} is no function: give it and its arguments apart, as in"
@@ -81,30 +150,20 @@ class CacheMonitor(BlockingTool[operate.CacheMonitor]):
     monitor_operation = run
 
 
-class ProductionCacheMonitor(BlockingTool[operate.ProductionCacheMonitor]):
-    """`asteady.operate.ProductionCacheMonitor` without await.
-
-    `watch` is for a thread of its own, a daemon, for Python waits for others at exit; `on_health`
-    is called on the background loop's.
-    """
-
+@public
+class ProductionCacheMonitor(Tool[operate.ProductionCacheMonitor]):
     _kind = operate.ProductionCacheMonitor
 
     check_cache_health = waited(operate.ProductionCacheMonitor.check_cache_health)
     watch = waited(operate.ProductionCacheMonitor.watch)
 
+    @documented_as(operate.ProductionCacheMonitor.continuous_monitoring)
     def continuous_monitoring(self, interval_s: float = 300.0) -> Iterator[operate.CacheHealth]:
-        """Check now, and then every `interval_s` seconds, log, and yield; until the session
-        closes."""
-        portal = self._portal()
-        checks = self._tool.continuous_monitoring(interval_s)
-        while (health := portal.call(lambda: anext(checks, None))) is not None:
-            yield health
+        return self._iterate(lambda monitor: monitor.continuous_monitoring(interval_s))
 
 
-class StrategicCacheWarmer(BlockingTool[operate.StrategicCacheWarmer]):
-    """`asteady.operate.StrategicCacheWarmer` without await."""
-
+@public
+class StrategicCacheWarmer(Tool[operate.StrategicCacheWarmer]):
     _kind = operate.StrategicCacheWarmer
 
     add_prompts = on_loop(operate.StrategicCacheWarmer.add_prompts)
@@ -113,49 +172,11 @@ class StrategicCacheWarmer(BlockingTool[operate.StrategicCacheWarmer]):
     @property
     def priority_prompts(self) -> dict[operate.Priority, list[operate.WarmPrompt]]:
         """What was added, by priority."""
-        return self._tool.priority_prompts
+        return self._read(lambda warmer: warmer.priority_prompts)
 
 
-def warm_cache_sequential(
-    prompts: operate.WarmSource,
-    seeds: Sequence[int] | None = None,
-    *,
-    session: SessionCalls | None = None,
-    **options: Unpack[operate.WarmerOptions],
-) -> operate.WarmReport:
-    """`warm`, one prompt after the other, with ``max_new_tokens=100``."""
-    calls = calls_of(session)
-
-    async def asked() -> operate.WarmReport:
-        return await operate.warm_cache_sequential(
-            prompts, seeds, session=await calls._session(), **options
-        )
-
-    return calls._portal().call(asked)
-
-
-def warm_cache_parallel(
-    prompts: operate.WarmSource,
-    seeds: Sequence[int] | None = None,
-    max_workers: int = 4,
-    *,
-    session: SessionCalls | None = None,
-    **options: Unpack[operate.WarmerOptions],
-) -> operate.WarmReport:
-    """`warm`, `max_workers` prompts at once, with ``max_new_tokens=100``."""
-    calls = calls_of(session)
-
-    async def asked() -> operate.WarmReport:
-        return await operate.warm_cache_parallel(
-            prompts, seeds, max_workers, session=await calls._session(), **options
-        )
-
-    return calls._portal().call(asked)
-
-
-class CacheOptimizer(BlockingTool[operate.CacheOptimizer]):
-    """`asteady.operate.CacheOptimizer` without await: ``with CacheOptimizer() as optimizer``."""
-
+@public
+class CacheOptimizer(EnteredTool[operate.CacheOptimizer]):
     _kind = operate.CacheOptimizer
 
     record = on_loop(operate.CacheOptimizer.record)
@@ -167,44 +188,27 @@ class CacheOptimizer(BlockingTool[operate.CacheOptimizer]):
     get_cache_priorities = on_loop(operate.CacheOptimizer.get_cache_priorities)
     save = waited(operate.CacheOptimizer.save)
 
-    def __enter__(self) -> Self:
-        self._portal().call(self._tool.__aenter__)
-        return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._portal().call(self._tool.__aexit__, exc_type, exc, traceback)
-
-
-class CacheAwareGenerator(BlockingTool[operate.CacheAwareGenerator]):
-    """`asteady.operate.CacheAwareGenerator` without await."""
-
+@public
+class CacheAwareGenerator(Tool[operate.CacheAwareGenerator]):
     _kind = operate.CacheAwareGenerator
 
     is_cached = waited(operate.CacheAwareGenerator.is_cached)
+    is_likely_cached = waited(
+        operate.CacheAwareGenerator.is_likely_cached  # type: ignore[arg-type]  # an option may be called self
+    )
     generate_with_fallback = waited(operate.CacheAwareGenerator.generate_with_fallback)
     batch_generate_optimized = waited(operate.CacheAwareGenerator.batch_generate_optimized)
     wait_background = waited(operate.CacheAwareGenerator.wait_background)
 
-    def is_likely_cached(
-        self, prompt: str | None = None, seed: int = DEFAULT_SEED, **options: Any
-    ) -> bool:
-        """As `is_cached`, with the seed second, as the caching guide's: nothing is guessed."""
-        return self._portal().call(self._tool.is_likely_cached, prompt, seed, **options)
-
     @property
     def background(self) -> int:
         """How many computations are under way in the background."""
-        return self._tool.background
+        return self._read(lambda generator: generator.background)
 
 
-class CachePersistenceManager(BlockingTool[operate.CachePersistenceManager]):
-    """`asteady.operate.CachePersistenceManager` without await."""
-
+@public
+class CachePersistenceManager(Tool[operate.CachePersistenceManager]):
     _kind = operate.CachePersistenceManager
 
     export_cache_metadata = waited(operate.CachePersistenceManager.export_cache_metadata)
@@ -218,14 +222,16 @@ class CachePersistenceManager(BlockingTool[operate.CachePersistenceManager]):
     @property
     def backup_dir(self) -> Path:
         """Where the snapshots are."""
-        return self._tool.backup_dir
+        return self._read(lambda manager: manager.backup_dir)
 
 
-class CacheInspector(BlockingTool[operate.CacheInspector]):
-    """`asteady.operate.CacheInspector` without await."""
-
+@public
+class CacheInspector(Tool[operate.CacheInspector]):
     _kind = operate.CacheInspector
 
+    trace_generation = waited(
+        operate.CacheInspector.trace_generation  # type: ignore[arg-type]  # an option may be called self
+    )
     analyze = on_loop(operate.CacheInspector.analyze)
     analyze_cache_behavior = analyze
     clear = on_loop(operate.CacheInspector.clear)
@@ -233,35 +239,23 @@ class CacheInspector(BlockingTool[operate.CacheInspector]):
     export_trace_log = export
     explain = waited(operate.CacheInspector.explain)
 
-    def trace_generation(
-        self, prompt: str | None = None, seed: int = DEFAULT_SEED, **options: Any
-    ) -> operate.CallTrace:
-        """`generate`, traced, with the number of entries before and after; options as there."""
-        trace = self._tool.trace_generation
-        return self._portal().call(trace, prompt, seed, **options)
-
     @property
     def generation_log(self) -> list[operate.CallTrace]:
         """The traces, oldest first."""
-
-        async def read() -> list[operate.CallTrace]:
-            return self._tool.generation_log
-
-        return self._portal().call(read)
+        return self._read(lambda inspector: inspector.generation_log)
 
     @contextmanager
     def tracing(self, *, everywhere: bool = True) -> Iterator[None]:
-        """Trace every call of the session that ends within the block, embeddings too.
+        """Trace every call of the session that ends within the block, embeddings included.
 
-        With ``everywhere=False`` only those of this thread.
+        With ``everywhere=False`` only calls of this thread.
         """
         with self._observing(self._tool.observe, everywhere=everywhere):
             yield
 
 
-class CacheBenchmark(BlockingTool[operate.CacheBenchmark]):
-    """`asteady.operate.CacheBenchmark` without await."""
-
+@public
+class CacheBenchmark(Tool[operate.CacheBenchmark]):
     _kind = operate.CacheBenchmark
 
     benchmark_single_prompt = waited(operate.CacheBenchmark.benchmark_single_prompt)
@@ -272,92 +266,105 @@ class CacheBenchmark(BlockingTool[operate.CacheBenchmark]):
     @property
     def accesses(self) -> list[operate.Access]:
         """What was recorded, oldest first."""
-
-        async def read() -> list[operate.Access]:
-            return self._tool.accesses
-
-        return self._portal().call(read)
+        return self._read(lambda benchmark: benchmark.accesses)
 
     @contextmanager
+    @documented_as(operate.CacheBenchmark.recording)
     def recording(self) -> Iterator[None]:
-        """Record the session's accesses within a block, to be replayed afterwards."""
         with self._observing(self._tool.observe, everywhere=True):
             yield
 
 
-class HierarchicalCache(BlockingTool[operate.HierarchicalCache]):
-    """`asteady.operate.HierarchicalCache` without await."""
-
+@public
+class HierarchicalCache(Tool[operate.HierarchicalCache]):
     _kind = operate.HierarchicalCache
 
+    get_or_generate = waited(
+        operate.HierarchicalCache.get_or_generate  # type: ignore[arg-type]  # an option may be called self
+    )
     preload_category = waited(operate.HierarchicalCache.preload_category)
     clear_category = waited(operate.HierarchicalCache.clear_category)
     clear = clear_category
     statistics = waited(operate.HierarchicalCache.statistics)
     namespaces = waited(operate.HierarchicalCache.namespaces)
 
-    def get_or_generate(
-        self,
-        category: str,
-        subcategory: str,
-        prompt: str | None = None,
-        seed: int = DEFAULT_SEED,
-        **options: Any,
-    ) -> str:
-        """`Session.generate` under the namespace ``category/subcategory``; options as there."""
-        ask = self._tool.get_or_generate
-        return self._portal().call(ask, category, subcategory, prompt, seed, **options)
-
+    @documented_as(operate.HierarchicalCache.namespace)
     def namespace(self, path: str) -> Namespace:
-        """`Session.namespace`."""
-        return self._calls.namespace(path)
+        return Namespace(self._root, path)
 
 
-class PrometheusCollector(BlockingTool[operate.PrometheusCollector]):
-    """`asteady.operate.PrometheusCollector` without await: registered within its block."""
-
+@public
+class PrometheusCollector(EnteredTool[operate.PrometheusCollector]):
     _kind = operate.PrometheusCollector
 
     refresh = waited(operate.PrometheusCollector.refresh)
     text = waited(operate.PrometheusCollector.text)
 
-    def __enter__(self) -> Self:
-        self._opened()
-        self._portal().call(self._tool.__aenter__)
-        return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._portal().call(self._tool.__aexit__, exc_type, exc, traceback)
+# -- functions -------------------------------------------------------------------------------------
 
 
 @contextmanager
-def opentelemetry(session: SessionCalls | None = None, **providers: Any) -> Iterator[None]:
-    """`asteady.operate.opentelemetry`, in a plain program."""
-    calls = calls_of(session)
-    with operate.opentelemetry(calls._portal().call(calls._session), **providers):
+@documented_as(operate.opentelemetry)
+def opentelemetry(session: Session | None = None, **providers: Any) -> Iterator[None]:
+    root = root_of(session)
+    with operate.opentelemetry(root.portal().call(root.session), **providers):
         yield
 
 
-def verify(session: SessionCalls | None = None, **options: Any) -> operate.VerifyReport:
-    """`asteady.operate.verify`."""
+@public
+@documented_as(operate.warm_cache_sequential)
+def warm_cache_sequential(
+    prompts: operate.WarmSource,
+    seeds: Sequence[int] | None = None,
+    *,
+    session: Session | None = None,
+    **options: Unpack[operate.WarmerOptions],
+) -> operate.WarmReport:
+    return _waited_with(
+        session,
+        lambda behind: operate.warm_cache_sequential(prompts, seeds, session=behind, **options),
+    )
 
-    async def verified() -> operate.VerifyReport:
-        return await operate.verify(await calls._session(), **options)
 
-    calls = calls_of(session)
-    return calls._portal().call(verified)
+@public
+@documented_as(operate.warm_cache_parallel)
+def warm_cache_parallel(
+    prompts: operate.WarmSource,
+    seeds: Sequence[int] | None = None,
+    max_workers: int = 4,
+    *,
+    session: Session | None = None,
+    **options: Unpack[operate.WarmerOptions],
+) -> operate.WarmReport:
+    return _waited_with(
+        session,
+        lambda behind: operate.warm_cache_parallel(
+            prompts, seeds, max_workers, session=behind, **options
+        ),
+    )
 
 
-def verify_cache(session: SessionCalls | None = None, **options: Any) -> operate.VerifyCacheReport:
-    """`asteady.operate.verify_cache`."""
+@public
+@documented_as(operate.verify)
+def verify(
+    session: Session | None = None, **options: Unpack[operate.VerifyOptions]
+) -> operate.VerifyReport:
+    return _waited_with(session, lambda behind: operate.verify(behind, **options))
 
-    async def verified() -> operate.VerifyCacheReport:
-        return await operate.verify_cache(await calls._session(), **options)
 
-    calls = calls_of(session)
-    return calls._portal().call(verified)
+@public
+@documented_as(operate.verify_cache)
+def verify_cache(
+    session: Session | None = None, **options: Unpack[operate.VerifyCacheOptions]
+) -> operate.VerifyCacheReport:
+    return _waited_with(session, lambda behind: operate.verify_cache(behind, **options))
+
+
+def _waited_with(session: Session | None, fn: Callable[[AsyncSession], Awaitable[R]]) -> R:
+    root = root_of(session)
+
+    async def call() -> R:
+        return await fn(await root.session())
+
+    return root.portal().call(call)

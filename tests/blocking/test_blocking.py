@@ -389,13 +389,12 @@ def test_closing_ends_the_calls_that_wait(engine: FakeEngine) -> None:
 
 
 def test_a_session_that_is_dropped_open_warns_and_is_closed(engine: FakeEngine) -> None:
-    session = blocking.Session(engine=engine).open()
-    session.generate("hi")
-    tasks = context_of(session.awaitable).tasks
+    sessions = [blocking.Session(engine=engine).open()]
+    sessions[0].generate("hi")
+    tasks = context_of(sessions[0].awaitable).tasks
     gc.collect()  # so that nothing else is collected below
-    del session
     with pytest.warns(ResourceWarning, match=r"was never closed; use `with`, or close\(\)"):
-        gc.collect()
+        sessions.clear()
 
     async def ended() -> None:
         assert tasks._owner is not None

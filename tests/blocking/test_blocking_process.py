@@ -122,11 +122,10 @@ def test_hits_and_answers_are_on_disk_after_the_exit() -> None:
 
 def test_calls_after_the_end_say_that_it_is_the_end() -> None:
     done = run("""
-import atexit
-from asteady.blocking import _at_exit
+from asteady.blocking._session import close_at_exit
 blocking.is_cached("hi")
 session = blocking.Session(engine=FakeEngine()).open()
-_at_exit()
+close_at_exit()
 for call in (blocking.generate, session.generate):
     try:
         call("hi")
@@ -139,14 +138,15 @@ stream = session.stream("hi")
 
 def test_a_session_that_does_not_end_is_left_behind() -> None:
     done = run("""
-blocking._EXIT_S = 0.5
+import atexit
+from asteady.blocking._session import close_at_exit
 session = blocking.Session(engine=FakeEngine()).open()
 async def stuck():
     await asyncio.Event().wait()
 session.awaitable.cache.aclose = stuck
-began = time.monotonic()
-import atexit
+atexit.unregister(close_at_exit)
 atexit.register(lambda: print("end"))
+atexit.register(close_at_exit, limit_s=0.5)
 """)
     assert done.stdout == "end\n", done.stderr
     assert done.returncode == 0

@@ -77,7 +77,7 @@ def test_a_tool_refuses_a_session_of_asyncio() -> None:
 
 def test_names_that_are_not_there() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'CacheWarmer'"):
-        _ = blocking.CacheWarmer
+        _ = blocking.CacheWarmer  # type: ignore[attr-defined]  # as a user might
 
 
 def test_importing_the_module_does_not_import_the_tools() -> None:

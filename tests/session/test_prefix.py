@@ -15,6 +15,7 @@ from asteady._base.requests import DeclaredPrefix, GenerateRequest
 from asteady._engine.api import Request
 from asteady._engine.prefix_cache import PrefixStates, PrefixStatistics
 from asteady._session.observe import Observed
+from asteady.blocking._portal import Portal
 from asteady.testing import FakeEngine
 from asteady.testing._fake import FakeJob
 
@@ -267,7 +268,7 @@ def test_the_blocking_calls_are_the_same(monkeypatch: pytest.MonkeyPatch) -> Non
         assert session.generate("hi", seed=1) != text
         assert len(engine.computed) == 2
         with monkeypatch.context() as patch:
-            patch.setattr(chat, "_portal", None)
+            patch.delattr(Portal, "call")
             assert chat.generate("hi", seed=1) == text, "from memory, on this thread"
         with session.observe(seen.append, everywhere=True):
             assert chat.generate("hi", seed=1) == text

@@ -1,0 +1,564 @@
+"""Sessions, namespaces, prefixes and caches without await, and the default session."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import warnings
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, ParamSpec, TypeVar, Unpack, cast
+
+import asteady._session.default as _default
+from asteady._base.errors import InvalidRequestError, SessionClosedError, SessionNotOpenError
+from asteady._base.options import EmbedOptions, GenerateOptions, SettingsOptions
+from asteady._base.public import public
+from asteady._base.requests import (
+    Completion,
+    DeclaredPrefix,
+    Embedding,
+    Vector,
+    namespace_path,
+)
+from asteady._base.settings import Settings
+from asteady._cache.cache import Cache as AsyncCache
+from asteady._cache.manager import CacheManager as AsyncCacheManager
+from asteady._engine.api import Engine
+from asteady._session.calls import Calls as AsyncCalls
+from asteady._session.calls import Progress
+from asteady._session.generation import GenerationCalls as AsyncGenerationCalls
+from asteady._session.generation import Prefix as AsyncPrefix
+from asteady._session.generation import context_of
+from asteady._session.namespace import Namespace as AsyncNamespace
+from asteady._session.observe import Observer
+from asteady._session.pipeline import CacheMode
+from asteady._session.session import Session as AsyncSession
+from asteady._session.stream import Stream as AsyncStream
+from asteady.blocking._fast_path import FastPath, HitCounter
+from asteady.blocking._portal import (
+    Plain,
+    Portal,
+    documented_as,
+    on_loop,
+    portal,
+    started,
+    waited,
+)
+from asteady.blocking._stream import Stream
+
+logger = logging.getLogger("asteady")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+A = TypeVar("A", Completion, Embedding)
+C = TypeVar("C", bound=AsyncGenerationCalls)
+D = TypeVar("D", bound=AsyncCalls)
+
+# Closing at exit: longer than both databases take to flush. Then the interpreter exits regardless.
+_EXIT_S = 5.0
+
+_sessions: weakref.WeakSet[AsyncSession] = weakref.WeakSet()
+
+
+class Root(ABC):
+    """The session that plain objects use, and its hits that are not counted yet."""
+
+    def __init__(self) -> None:
+        self._counter: HitCounter | None = None
+        self._counter_of: AsyncSession | None = None
+
+    @abstractmethod
+    def portal(self) -> Portal:
+        """The portal on whose loop the session is; raises if it cannot be used."""
+
+    @abstractmethod
+    async def open_session(self) -> AsyncSession:
+        """The session; on the loop."""
+
+    async def session(self) -> AsyncSession:
+        """The session, with all hits counted; on the loop."""
+        session = await self.open_session()
+        if session is not self._counter_of:  # the first call, or another default session
+            self._counter, self._counter_of = HitCounter(self.portal()), session
+        self.count()
+        return session
+
+    @property
+    def counter(self) -> HitCounter:
+        """The counter of the session; there is one once `session` has been called."""
+        assert self._counter is not None
+        return self._counter
+
+    def count(self) -> None:
+        """Count the hits so far; on the loop."""
+        if self._counter is not None:
+            self._counter.count()
+
+
+class _DefaultRoot(Root):
+    """The default session of the portal's loop, which is opened at the first call."""
+
+    def portal(self) -> Portal:
+        return portal()
+
+    async def open_session(self) -> AsyncSession:
+        return await _default.default_session()
+
+
+class _OwnRoot(Root):
+    """A session that was constructed, from `open` to `close`."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        super().__init__()
+        self.behind = session
+        self.opened_by: Portal | None = None
+
+    def portal(self) -> Portal:
+        if self.opened_by is None:
+            if self.behind.is_closed:
+                raise SessionClosedError("the session is closed; open a new one")
+            raise SessionNotOpenError(
+                "the session is not open yet: use `with Session() as session`, or session.open()"
+            )
+        return self.opened_by
+
+    async def open_session(self) -> AsyncSession:
+        return self.behind
+
+
+class GenerationCalls(Plain[C]):
+    """The calls that generate text. Any thread may use them; Ctrl-C in one cancels its request."""
+
+    def __init__(self, root: Root, make: Callable[[AsyncSession], C]) -> None:
+        self._root = root
+        self._make = make
+        self._made_of: AsyncSession | None = None
+        self._fast_path = FastPath()
+
+    def _portal(self) -> Portal:
+        return self._root.portal()
+
+    async def _target(self) -> C:
+        session = await self._root.session()
+        if session is not self._made_of:  # the first call, or another default session
+            self._made = self._make(session)
+            self._made_of = session
+            self._fast_path.renew(self._made, self._root.counter)
+        return self._made
+
+    @documented_as(AsyncGenerationCalls.generate)
+    def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        model: str | None = None,
+        cache: CacheMode = "use",
+        **options: Unpack[GenerateOptions],
+    ) -> str:
+        recall = self._fast_path.completion
+        if recall is not None and cache == "use":
+            answer = recall(prompt, model, options)
+            if answer is not None:
+                return answer.text
+        return self._generate(prompt, model=model, cache=cache, **options)
+
+    _generate = waited(AsyncGenerationCalls.generate)
+    complete = waited(AsyncGenerationCalls.complete)
+    is_cached = waited(AsyncGenerationCalls.is_cached)
+
+    @documented_as(AsyncGenerationCalls.stream)
+    def stream(
+        self,
+        prompt: str | None = None,
+        *,
+        model: str | None = None,
+        cache: CacheMode = "use",
+        **options: Unpack[GenerateOptions],
+    ) -> Stream:
+        async def start() -> AsyncStream:
+            calls = await self._target()
+            return calls.stream(prompt, model=model, cache=cache, **options)
+
+        return Stream(self._portal, start)
+
+    @documented_as(AsyncGenerationCalls.generate)
+    def generate_iter(
+        self,
+        prompt: str | None = None,
+        *,
+        model: str | None = None,
+        cache: CacheMode = "use",
+        **options: Unpack[GenerateOptions],
+    ) -> Iterator[str]:
+        """The chunks of `generate`, as they are computed.
+
+        Closing the generator, or dropping it, stops the computation unless somebody else waits.
+        """
+        with self.stream(prompt, model=model, cache=cache, **options) as chunks:
+            yield from chunks
+
+
+@public
+class Prefix(GenerationCalls[AsyncPrefix]):
+    """`asteady.Prefix` without await; from `Session.prefix`. Usable as long as the session is."""
+
+    def __init__(self, root: Root, make: Callable[[AsyncSession], AsyncPrefix], text: str) -> None:
+        super().__init__(root, make)
+        self.text = text
+
+    def __repr__(self) -> str:
+        return f"<blocking Prefix of {len(self.text)} characters>"
+
+
+class Calls(GenerationCalls[D]):
+    """The calls that generate, embed and warm.
+
+    Callbacks and iterables given to them are called and read on the background loop's thread.
+    """
+
+    @documented_as(AsyncCalls.embed)
+    def embed(
+        self,
+        text: str | Sequence[str],
+        *,
+        model: str | None = None,
+        cache: CacheMode = "use",
+        progress: Progress | None = None,
+        **options: Unpack[EmbedOptions],
+    ) -> Vector:
+        recall = self._fast_path.embedding
+        if recall is not None and cache == "use" and isinstance(text, str):
+            answer = recall(text, model, options)
+            if answer is not None:
+                return answer.vector
+        return self._call(
+            lambda calls: calls.embed(text, model=model, cache=cache, progress=progress, **options)
+        )
+
+    embedding = waited(AsyncCalls.embedding)
+    warm = waited(AsyncCalls.warm)
+
+    @documented_as(AsyncCalls.embed_batches)
+    def embed_batches(
+        self,
+        texts: Iterable[str],
+        *,
+        batch_size: int = 1024,
+        progress: Progress | None = None,
+        model: str | None = None,
+        cache: CacheMode = "use",
+        **options: Unpack[EmbedOptions],
+    ) -> Iterator[Vector]:
+        return self._iterate(
+            lambda calls: calls.embed_batches(
+                texts,
+                batch_size=batch_size,
+                progress=progress,
+                model=model,
+                cache=cache,
+                **options,
+            )
+        )
+
+    @documented_as(AsyncCalls.prefix)
+    def prefix(self, text: str) -> Prefix:
+        DeclaredPrefix.of(text)
+        return Prefix(self._root, lambda session: self._make(session).prefix(text), text)
+
+
+@public
+class Namespace(Calls[AsyncNamespace]):
+    """`asteady.operate.Namespace` without await; from `Session.namespace`. Usable as long as the
+    session is."""
+
+    def __init__(self, root: Root, path: str) -> None:
+        self.path = path = namespace_path(path)
+        super().__init__(root, lambda session: session.namespace(path))
+
+    def __repr__(self) -> str:
+        return f"<blocking Namespace {self.path}>"
+
+    @documented_as(AsyncNamespace.namespace)
+    def namespace(self, path: str) -> Namespace:
+        return Namespace(self._root, f"{self.path}/{namespace_path(path)}")
+
+    preload = waited(AsyncNamespace.preload)
+    statistics = waited(AsyncNamespace.statistics)
+    entries = waited(AsyncNamespace.entries)
+    children = waited(AsyncNamespace.children)
+    clear = waited(AsyncNamespace.clear)
+
+
+@public
+class Cache(Plain[AsyncCache[A]]):
+    """`asteady.Cache` without await: one cache of a session. Usable as long as the session is."""
+
+    def __init__(self, root: Root, kind: Literal["generation", "embedding"]) -> None:
+        self._root = root
+        self.kind = kind
+
+    def __repr__(self) -> str:
+        return f"<blocking Cache {self.kind}>"
+
+    def _portal(self) -> Portal:
+        return self._root.portal()
+
+    async def _target(self) -> AsyncCache[A]:
+        manager = (await self._root.session()).cache
+        return cast("AsyncCache[A]", getattr(manager, self.kind))
+
+    get = waited(AsyncCache[A].get)
+    contains = waited(AsyncCache[A].contains)
+    put = waited(AsyncCache[A].put)
+    delete = waited(AsyncCache[A].delete)
+    clear = waited(AsyncCache[A].clear)
+    keys = waited(AsyncCache[A].keys)
+    entries = waited(AsyncCache[A].entries)
+    request = waited(AsyncCache[A].request)
+    statistics = waited(AsyncCache[A].statistics)
+
+
+@public
+class CacheManager(Plain[AsyncCacheManager]):
+    """`asteady.CacheManager` without await: both caches of a session. Usable as long as the session
+    is; of the default session, also after `close`."""
+
+    def __init__(self, root: Root) -> None:
+        self._root = root
+        self.generation: Cache[Completion] = Cache(root, "generation")
+        self.embedding: Cache[Embedding] = Cache(root, "embedding")
+
+    def __repr__(self) -> str:
+        return "<blocking CacheManager>"
+
+    def _portal(self) -> Portal:
+        return self._root.portal()
+
+    async def _target(self) -> AsyncCacheManager:
+        return (await self._root.session()).cache
+
+    @property
+    def directory(self) -> Path:
+        """Where the databases are."""
+        return self._read(lambda manager: manager.directory)
+
+    get_cache_stats = waited(AsyncCacheManager.get_cache_stats)
+    clear_all_caches = waited(AsyncCacheManager.clear_all_caches)
+    namespaces = waited(AsyncCacheManager.namespaces)
+    namespace_size = waited(AsyncCacheManager.namespace_size)
+    clear_namespace = waited(AsyncCacheManager.clear_namespace)
+    export_entries = waited(AsyncCacheManager.export_entries)
+    import_entries = waited(AsyncCacheManager.import_entries)
+
+
+class SessionCalls(Calls[AsyncSession]):
+    """The calls of a whole session."""
+
+    def __init__(self, root: Root) -> None:
+        super().__init__(root, lambda session: session)
+
+    @documented_as(AsyncSession.namespace)
+    def namespace(self, path: str) -> Namespace:
+        return Namespace(self._root, path)
+
+    load = waited(AsyncSession.load)
+    statistics = on_loop(AsyncSession.statistics)
+
+
+@public
+class Session(SessionCalls):
+    """`asteady.Session` without await: ``with Session() as session``, or `open` and `close`.
+
+    It lives from `open` to `close`, at the latest until the interpreter exits. Any thread may use
+    it. Arguments, answers and errors are those of `asteady.Session`.
+    """
+
+    @documented_as(AsyncSession.__init__)
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        engine: Engine | None = None,
+        **arguments: Unpack[SettingsOptions],
+    ) -> None:
+        self._own = _OwnRoot(AsyncSession(settings, engine=engine, **arguments))
+        super().__init__(self._own)
+        self.cache = CacheManager(self._own)
+
+    @property
+    def settings(self) -> Settings:
+        return self._own.behind.settings
+
+    @property
+    def awaitable(self) -> AsyncSession:
+        """The `asteady.Session` behind it, for use on its own event loop only, with `run`::
+
+        run(session.awaitable.load, "generation")
+        """
+        return self._own.behind
+
+    @property
+    def state(self) -> str:
+        """ "unopened", "opening", "open", "closing" or "closed"."""
+        return self._own.behind.state
+
+    @property
+    def is_open(self) -> bool:
+        return self._own.behind.is_open
+
+    @property
+    def is_closed(self) -> bool:
+        return self._own.behind.is_closed
+
+    @documented_as(AsyncSession.open)
+    def open(self) -> Session:
+        background = portal()
+        background.call(self._own.behind.open)
+        self._own.opened_by = background
+        _sessions.add(self._own.behind)
+        return self
+
+    @documented_as(AsyncSession.aclose)
+    def close(self) -> None:
+        async def close() -> None:
+            self._own.count()
+            await self._own.behind.aclose()
+
+        if self._own.opened_by is not None:
+            self._own.opened_by.call(close)
+
+    @contextmanager
+    def observe(self, observer: Observer, *, everywhere: bool = False) -> Iterator[None]:
+        """Have `observer` called with an `Observed` for each call that ends within the block.
+
+        By default it sees the calls of this thread, with ``everywhere=True`` all calls of the
+        session. It is called on the background loop's thread, so it should be quick. While anybody
+        observes, a warm hit goes through the loop.
+        """
+        with self._own.behind.observe(observer, everywhere=everywhere):
+            yield
+
+    def __enter__(self) -> Session:
+        return self.open()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        own: _OwnRoot | None = getattr(self, "_own", None)
+        if own is None or own.opened_by is None or own.behind.is_closed:
+            return
+        if own.opened_by is started():  # not in a forked child
+            own.behind.abandon()
+            warnings.warn(
+                f"{own.behind!r} was never closed; use `with`, or close()",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
+
+    def __repr__(self) -> str:
+        return f"<blocking {self._own.behind!r}>"
+
+
+def root_of(session: Session | None) -> Root:
+    """What a tool uses for this session; None means the default session.
+
+    Raises:
+        InvalidRequestError: it is no `asteady.blocking.Session`.
+    """
+    if session is None:
+        return _default_root
+    if not isinstance(session, Session):
+        raise InvalidRequestError(
+            f"session={session!r} is not allowed: an asteady.blocking.Session; asteady.Session has"
+            " its tools in asteady.operate"
+        )
+    return session._root
+
+
+# -- the default session ---------------------------------------------------------------------------
+
+
+class _DefaultCalls(SessionCalls):
+    """The module's functions are the methods of its only instance."""
+
+    def __reduce__(self) -> str:
+        # Process pools send the functions to their children.
+        return "_default_calls"
+
+
+_default_root = _DefaultRoot()
+_default_calls = _DefaultCalls(_default_root)
+
+generate = _default_calls.generate
+generate_iter = _default_calls.generate_iter
+complete = _default_calls.complete
+stream = _default_calls.stream
+embed = _default_calls.embed
+embed_batches = _default_calls.embed_batches
+is_cached = _default_calls.is_cached
+warm = _default_calls.warm
+namespace = _default_calls.namespace
+prefix = _default_calls.prefix
+
+
+@public
+def get_cache_manager() -> CacheManager:
+    """The caches of the default session, which is opened at their first use."""
+    return CacheManager(_default_root)
+
+
+@public
+def run(fn: Callable[P, Awaitable[R]], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Await ``fn(*args, **kwargs)`` on the background loop; for whatever has no plain call here.
+
+    Within it, ``asteady.generate`` and the others use the same session as this module's functions.
+    """
+    return portal().call(fn, *args, **kwargs)
+
+
+@public
+def close() -> None:
+    """Close the default session, if there is one; the next call opens another."""
+
+    async def close() -> None:
+        _default_root.count()
+        await _default.aclose()
+
+    background = started()
+    if background is not None:
+        background.call(close)
+
+
+def close_at_exit(limit_s: float = _EXIT_S) -> None:
+    """Close all sessions and end the background thread."""
+    background = started()
+    if background is not None:
+        background.stop(_close_all, limit_s)
+
+
+async def _close_all() -> None:
+    _default_root.count()
+    sessions = [*_sessions, *_default.sessions_here()]
+    for session in sessions:
+        if session.is_open:
+            # No worker is joined: the pool's exit hook has ended them.
+            context_of(session).models.forget()
+            try:
+                await session.aclose()
+            except Exception:
+                logger.exception("closing a session at exit failed")
+
+
+# Registered before the pool's exit hook, and so called after it.
+atexit.register(close_at_exit)

@@ -1,0 +1,152 @@
+"""Each public async callable has a plain one, with the same parameters and documentation."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import asteady
+from asteady import blocking, operate
+
+TOOLS = [
+    name
+    for name in operate.__all__
+    if inspect.isclass(tool := getattr(operate, name))
+    and any(inspect.iscoroutinefunction(member) for member in vars(tool).values())
+    and name not in ("Namespace", "Operation")
+]
+CLASSES: dict[type, type] = {
+    asteady.Session: blocking.Session,
+    asteady.Prefix: blocking.Prefix,
+    asteady.Cache: blocking.Cache,
+    asteady.CacheManager: blocking.CacheManager,
+    asteady.Stream: blocking.Stream,
+    operate.Namespace: blocking.Namespace,
+    **{getattr(operate, name): getattr(blocking, name) for name in TOOLS},
+}
+# What a plain program does not call, and why.
+NOT_HERE = {
+    "aclose": "is close() here",
+    "Session.aclose": "is close() here",
+    "Session.abandon": "for a session whose loop has gone",
+    "Session.opened_by": "makes the default session",
+    "Session.check_open": "a plain call raises by itself",
+    "Cache.open": "its session opens it",
+    "Cache.aclose": "its session closes it",
+    "CacheManager.open": "its session opens it",
+    "CacheManager.aclose": "its session closes it",
+    "Stream.leave": "leaving the block does it",
+    "CacheInspector.observe": "an observer",
+    "CacheBenchmark.observe": "an observer",
+    "CacheOptimizer.load": "read by the tool itself",
+    "PrometheusCollector.collect": "called by the registry",
+    "PrometheusCollector.describe": "called by the registry",
+}
+# For asteady's other packages, not for users.
+PIPELINE = {
+    "recaller",
+    "recall",
+    "peek_alias",
+    "count_hit",
+    "recall_key",
+    "peek",
+    "remember_alias",
+    "computing",
+    "count_coalesced",
+    "tag",
+    "ready",
+    "lookups_of",
+    "count_namespace",
+    "namespace_lookups",
+    "forget_tags",
+    "committed",
+    "flush",
+}
+# They speak of threads where the async ones speak of tasks and loops.
+OTHER_WORDS = {
+    "Session.observe",
+    "CacheMonitor.operation",
+    "CacheMonitor.run",
+    "CacheMonitor.monitor_operation",
+    "CacheInspector.tracing",
+    "get_cache_manager",
+}
+
+
+def pairs() -> Iterator[tuple[str, Callable[..., Any], object]]:
+    for name in sorted({*asteady.__all__, *operate.__all__}):
+        package = asteady if name in asteady.__all__ else operate
+        if inspect.isfunction(fn := getattr(package, name)):
+            yield name, fn, blocking
+    for kind, plain in CLASSES.items():
+        for base in reversed(kind.__mro__[:-1]):
+            for name, member in vars(base).items():
+                if name.startswith("_") or not inspect.isfunction(member):
+                    continue
+                if name not in PIPELINE:
+                    yield f"{kind.__name__}.{name}", member, plain
+
+
+PAIRS = {name: (fn, owner) for name, fn, owner in pairs() if name not in NOT_HERE}
+
+
+def parameters(fn: Callable[..., Any]) -> list[tuple[str, object, object]]:
+    return [
+        (parameter.name, parameter.kind, parameter.default)
+        for parameter in inspect.signature(fn).parameters.values()
+        if parameter.name not in ("self", "session")
+    ]
+
+
+def test_the_list_of_exceptions_has_no_stale_names() -> None:
+    names = {name for name, _, _ in pairs()}
+    assert names >= OTHER_WORDS
+    assert set(NOT_HERE) - names <= {"Session.opened_by"}  # a class method
+    assert set(dir(asteady.Cache)) >= PIPELINE
+    assert len(names) > 80
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_plain_callable_is_there_with_the_same_parameters_and_documentation(name: str) -> None:
+    fn, owner = PAIRS[name]
+    plain = getattr(owner, name.rpartition(".")[2])
+    assert not inspect.iscoroutinefunction(plain)
+    assert not inspect.isasyncgenfunction(plain)
+    assert parameters(plain) == parameters(fn)
+    assert plain.__doc__
+    if owner is blocking:
+        assert plain.__module__ == "asteady.blocking"
+    if name not in OTHER_WORDS:
+        # A function of `asteady` refers to the method, whose documentation is here.
+        of = getattr(asteady.Session, name, fn) if owner is blocking else fn
+        assert plain.__doc__ == of.__doc__
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_type_hints_can_be_resolved(name: str) -> None:
+    _, owner = PAIRS[name]
+    hints = typing.get_type_hints(getattr(owner, name.rpartition(".")[2]))
+    assert "return" in hints
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+def test_a_plain_class_has_the_same_properties_and_is_public(kind: type) -> None:
+    plain = CLASSES[kind]
+    assert plain.__module__ == "asteady.blocking"
+    properties = {
+        name
+        for name, member in inspect.getmembers(kind)
+        if isinstance(member, property) and not name.startswith("_")
+    }
+    for name in properties - {"ready", "pending_tags"}:
+        assert isinstance(getattr(plain, name), property), name
+
+
+@pytest.mark.parametrize("name", [*TOOLS, "Session"])
+def test_a_constructor_shows_its_options(name: str) -> None:
+    kind = getattr(operate, name, None) or getattr(asteady, name)
+    assert parameters(getattr(blocking, name)) == parameters(kind)
