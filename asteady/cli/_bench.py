@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from asteady import InvalidRequestError, Session
+from asteady._base.errors import InvalidRequestError
 from asteady._base.requests import DEFAULT_MAX_NEW_TOKENS, DEFAULT_SEED
+from asteady._session.session import Session
 from asteady.cli._arguments import Commands
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asteady import InvalidRequestError, Session
+from asteady._base.errors import InvalidRequestError
+from asteady._session.session import Session
 from asteady.cli._arguments import Commands, add_common
 from asteady.cli._input import read_standard_input
 from asteady.cli._namespaces import asked_under

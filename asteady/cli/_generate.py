@@ -9,8 +9,8 @@ import sys
 
 import attrs
 
-from asteady import Completion, Session
-from asteady._base.requests import DEFAULT_MAX_NEW_TOKENS, DEFAULT_SEED, OWN_END
+from asteady._base.requests import DEFAULT_MAX_NEW_TOKENS, DEFAULT_SEED, OWN_END, Completion
+from asteady._session.session import Session
 from asteady.cli._arguments import Commands, add_common
 from asteady.cli._input import read_standard_input
 from asteady.cli._namespaces import asked_under

@@ -9,13 +9,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asteady import Session
 from asteady._base.errors import InvalidRequestError
+from asteady._session.session import Session
 from asteady.cli._arguments import Commands
 
 if TYPE_CHECKING:
-    from asteady.operate._verify import VerifyDifference, VerifyStep
-    from asteady.operate._verify_requests import VerifyRequest
+    from asteady.operate._verify import VerifyDifference, VerifyRequest, VerifyStep
 
 
 def add_parser(commands: Commands) -> None:
@@ -124,7 +123,13 @@ async def _run_cache(options: argparse.Namespace) -> int:
 
 def _show(difference: VerifyDifference, as_json: bool) -> int:
     if not as_json:
-        print(f"\n{difference.program}", end="")
+        for title, requests in (
+            ("request", [difference.request]),
+            ("answered before it", difference.before),
+            ("answered beside it", difference.beside),
+        ):
+            for request in requests:
+                print(f"{title}: {json.dumps(request, ensure_ascii=False)}")
     print(
         f"asteady: {difference.step}: an answer differs from the one given alone in"
         f" {difference.where}",

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asteady import Session
 from asteady._base.requests import DEFAULT_MAX_NEW_TOKENS, DEFAULT_SEED
+from asteady._session.session import Session
 from asteady.cli._arguments import Commands
 from asteady.cli._namespaces import add_option, asked_under
 

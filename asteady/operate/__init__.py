@@ -40,6 +40,7 @@ from asteady.operate._verify import (
     VerifyDifference,
     VerifyOptions,
     VerifyReport,
+    VerifyRequest,
     VerifyStep,
     verify,
 )
@@ -49,7 +50,6 @@ from asteady.operate._verify_cache import (
     VerifyCacheReport,
     verify_cache,
 )
-from asteady.operate._verify_requests import VerifyRequest
 from asteady.operate._warmers import (
     StrategicCacheWarmer,
     warm_cache_parallel,

@@ -1,9 +1,9 @@
-"""Proof that company does not change an answer: the same requests in all kinds of company.
+"""Verification: the same requests alone and in company, compared byte for byte.
 
-The requests are answered alone first. Then again in another order, at every concurrency up to
-twice what the workers take at once, between cancellations, after other prompts, from states kept of
-their prompts, and in a second process; each answer is compared, byte for byte, with the one given
-alone, down to the exact bits of every token's log probability. The cache takes no part.
+The requests are answered alone first. Then again in another order, at every concurrency up to twice
+what the workers take at once, between cancellations, after other prompts, from stored states of
+their prompts, and in a second process. Each answer is compared with the one given alone, down to
+the bits of every token's log probability. The cache takes no part.
 """
 
 from __future__ import annotations
@@ -12,50 +12,72 @@ import asyncio
 import contextlib
 import json
 import random
+import struct
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypeAlias, TypedDict
 
+import anyio
 import attrs
 
-from asteady._base.errors import InvalidRequestError, PromptTooLongError
-from asteady._base.requests import DeclaredPrefix, Kind
+from asteady._base.errors import (
+    AsteadyError,
+    EngineError,
+    InvalidRequestError,
+    PromptTooLongError,
+)
+from asteady._base.public import public
+from asteady._base.requests import KINDS, DeclaredPrefix, Kind
+from asteady._base.settings import Settings
 from asteady._base.tasks import map_concurrently
+from asteady._base.validation import one_of
 from asteady._session.generation import GenerationCalls, context_of
-from asteady.operate._verify_company import smallest_company
-from asteady.operate._verify_requests import (
-    Evidence,
-    VerifyRequest,
-    answer_in_process,
-    completion_evidence,
-    evidence_of,
-    first_difference,
-    reproduction,
-    requests_for,
+from asteady._session.session import Session
+
+VerifyRequest: TypeAlias = Mapping[str, Any]
+"""The arguments of `Session.generate` (or, with a `text`, of `Session.embed`) by name."""
+
+_Evidence: TypeAlias = tuple[bytes, bytes]
+"""The bytes that are compared: the text and the rest of the answer, or the vector."""
+
+_PROMPTS = (
+    "Write a haiku about {topic}",
+    "Explain {topic} in one sentence",
+    "Write a Python function for {topic}",
+    "{topic}",
+    "Create a commit message about {topic}",
+    "Générez des données de test: {topic}, café, 東京, 🎉",
+)
+_TOPICS = ("caching", "recursion", "sorting a list", "rain", "queues", "a login form", "the moon")
+# Past 512 positions llama.cpp may compute attention in another way.
+_LONG = " ".join(f"Line {number} is about caches and queues." for number in range(48))
+_SAMPLING: tuple[dict[str, Any], ...] = (
+    {},
+    {"temperature": 0.8},
+    {},
+    {"temperature": 1.5, "top_k": 40},
+    {"temperature": 0.7, "top_p": 0.8, "repeat_penalty": 1.2},
 )
 
-if TYPE_CHECKING:
-    from asteady._session.session import Session
 
-# How often a difference is looked for again, in ever smaller company, to make it easy to reproduce.
-_SHRINKING_TRIES = 24
-
-
+@public
 @attrs.frozen(kw_only=True)
 class VerifyStep:
-    """One way to answer the requests, and how many answers were compared."""
+    """One way to answer the requests, and the number of answers compared."""
 
     name: str
     comparisons: int
     took_s: float
 
 
+@public
 @attrs.frozen(kw_only=True)
 class VerifyDifference:
     """The first answer that differed from the one given alone.
 
-    `before` were answered before it and `beside` at the same time; `where` says which byte differs;
-    `program` is Python that shows the difference, where it can be shown again.
+    `before` were answered before it and `beside` at the same time; `where` says which byte differs.
     """
 
     step: str
@@ -63,12 +85,12 @@ class VerifyDifference:
     before: tuple[VerifyRequest, ...]
     beside: tuple[VerifyRequest, ...]
     where: str
-    program: str
 
 
+@public
 @attrs.frozen(kw_only=True)
 class VerifyReport:
-    """What `verify` found. `skipped` requests have more tokens than the model's context."""
+    """The result of `verify`. `skipped` requests have more tokens than the model's context."""
 
     model: str
     kind: Kind
@@ -88,8 +110,9 @@ class VerifyReport:
         return self.difference is None
 
 
+@public
 class VerifyOptions(TypedDict, total=False):
-    """The options of `Session.verify`."""
+    """The options of `verify`."""
 
     model: str | None
     """The model to verify; default: the session's."""
@@ -99,7 +122,7 @@ class VerifyOptions(TypedDict, total=False):
     """How many requests, or your own, as mappings of the arguments of `generate` or of `embed`
     (with "text"). Default: 24."""
     max_new_tokens: int
-    """For requests that do not say. Default: 24."""
+    """For requests without their own. Default: 24."""
     second_process: bool
     """Whether to compute the answers in another process too. Default: True."""
     progress: Callable[[VerifyStep], None] | None
@@ -110,7 +133,7 @@ class _Differs(Exception):
     def __init__(
         self,
         index: int,
-        found: Evidence,
+        found: _Evidence,
         before: Sequence[int] = (),
         beside: Sequence[int] = (),
     ) -> None:
@@ -121,6 +144,7 @@ class _Differs(Exception):
         self.beside = beside
 
 
+@public
 async def verify(
     session: Session,
     *,
@@ -131,7 +155,10 @@ async def verify(
     second_process: bool = True,
     progress: Callable[[VerifyStep], None] | None = None,
 ) -> VerifyReport:
-    """Answer requests alone and in company, and compare; see `Session.verify`.
+    """Answer the same requests alone and in all kinds of company, and compare every byte.
+
+    Stops at the first difference. The arguments are those of `VerifyOptions`; see
+    docs/determinism.md.
 
     Raises:
         InvalidRequestError: an argument is not allowed.
@@ -139,9 +166,8 @@ async def verify(
         ModelError, SessionError, QueueFullError: as in `Session.generate`.
         EngineError: the second process failed.
     """
-    if kind not in ("generation", "embedding"):
-        raise InvalidRequestError(f'kind={kind!r} is not allowed: "generation" or "embedding"')
-    wanted = requests_for(kind, requests, max_new_tokens)
+    one_of("kind", kind, KINDS)
+    wanted = _requests_for(kind, requests, max_new_tokens)
     reference = context_of(session).model(kind, model)
     verification = _Verification(session, reference, kind, progress)
     await verification.answer_alone(wanted)
@@ -149,7 +175,7 @@ async def verify(
     try:
         await verification.compare(second_process)
     except _Differs as found:
-        difference = await verification.explain(found)
+        difference = verification.difference(found)
     return VerifyReport(
         model=reference,
         kind=kind,
@@ -162,6 +188,8 @@ async def verify(
 
 
 class _Verification:
+    """One call of `verify`."""
+
     def __init__(
         self,
         session: Session,
@@ -175,7 +203,7 @@ class _Verification:
         self._model = model
         self._kind: Kind = kind
         self._progress = progress
-        self._alone: list[Evidence] = []
+        self._alone: list[_Evidence] = []
         self._step = ""
         self._compared = 0
 
@@ -207,28 +235,14 @@ class _Verification:
         if second_process:
             await self._run("in a second process", self._elsewhere, every)
 
-    async def explain(self, found: _Differs) -> VerifyDifference:
-        """Look for a small company in which the answer still differs."""
-
-        async def differs(beside: list[int]) -> bool:
-            return await self._differs(found.index, beside)
-
-        beside = await smallest_company(found.beside, differs, _SHRINKING_TRIES)
-        request = self.requests[found.index]
-        before = tuple(self.requests[index] for index in found.before)
-        company = tuple(self.requests[index] for index in beside)
+    def difference(self, found: _Differs) -> VerifyDifference:
         return VerifyDifference(
             step=self._step,
-            request=request,
-            before=before,
-            beside=company,
-            where=first_difference(self._kind, self._alone[found.index], found.found),
-            program=reproduction(
-                self._kind, self._model, self._session.settings, request, before, company
-            ),
+            request=self.requests[found.index],
+            before=tuple(self.requests[index] for index in found.before),
+            beside=tuple(self.requests[index] for index in found.beside),
+            where=_first_difference(self._kind, self._alone[found.index], found.found),
         )
-
-    # -- the ways to answer ------------------------------------------------------------------------
 
     async def _in_order(self, order: Sequence[int]) -> None:
         for place, index in enumerate(order):
@@ -250,26 +264,26 @@ class _Verification:
         await map_concurrently(one, places, limit=count)
 
     async def _after_cancellations(self, order: Sequence[int], together: int) -> None:
-        doomed = [
+        cancelled_tasks = [
             asyncio.create_task(self._ask(self.requests[index], cancelled=True))
             for index in (*order, *order[: 2 * together])
         ]
         kept = asyncio.create_task(self._at_once(order, 2 * together))
         try:
-            # By the first answer every worker has begun; the rest is cut off wherever it is.
-            await asyncio.wait(doomed, return_when=asyncio.FIRST_COMPLETED)
-            for task in doomed:
+            # By the first answer every worker has begun; the rest is cancelled wherever it is.
+            await asyncio.wait(cancelled_tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in cancelled_tasks:
                 task.cancel()
             await kept
         finally:
             kept.cancel()
-            for task in doomed:
+            for task in cancelled_tasks:
                 task.cancel()
-            await asyncio.gather(kept, *doomed, return_exceptions=True)
+            await asyncio.gather(kept, *cancelled_tasks, return_exceptions=True)
         await self._in_order(order)
 
     async def _after_others(self, order: Sequence[int]) -> None:
-        # The same beginning, another end: what a reused prefix would spoil.
+        # The same beginning with another end: a reused prefix would change the answer.
         for index in order:
             with contextlib.suppress(PromptTooLongError):
                 await self._ask(_longer(self.requests[index]))
@@ -281,20 +295,18 @@ class _Verification:
         )
 
         async def one(index: int) -> None:
-            self._check(index, await completion_evidence(whole, self._model, self.requests[index]))
+            self._check(index, await _completion_evidence(whole, self._model, self.requests[index]))
 
-        # The first time states are made, where there are none; the second, all begin with one.
+        # The first round stores the missing states; in the second all start from one.
         for _ in range(2):
             await map_concurrently(one, order, limit=together)
 
     async def _elsewhere(self, order: Sequence[int]) -> None:
-        answers = await answer_in_process(
+        answers = await _answer_in_process(
             self._session.settings, self._kind, self._model, self.requests
         )
         for index in order:
             self._check(index, answers[index])
-
-    # -- within ------------------------------------------------------------------------------------
 
     async def _run(self, name: str, way: Callable[..., Awaitable[None]], *arguments: Any) -> None:
         self._step, self._compared = name, 0
@@ -307,26 +319,21 @@ class _Verification:
             if self._progress is not None:
                 self._progress(step)
 
-    async def _ask(self, request: VerifyRequest, *, cancelled: bool = False) -> Evidence:
+    async def _ask(self, request: VerifyRequest, *, cancelled: bool = False) -> _Evidence:
         if cancelled and self._kind == "generation":
             request = {**request, "temperature": 1.0, "seed": 1}
-        return await evidence_of(self._session, self._kind, self._model, request)
+        return await _evidence_of(self._session, self._kind, self._model, request)
 
     def _check(
         self,
         index: int,
-        found: Evidence,
+        found: _Evidence,
         before: Sequence[int] = (),
         beside: Sequence[int] = (),
     ) -> None:
         self._compared += 1
         if found != self._alone[index]:
             raise _Differs(index, found, before, beside)
-
-    async def _differs(self, index: int, beside: Sequence[int]) -> bool:
-        # The company first: a request that is asked before it may be answered before it begins.
-        *_, found = await asyncio.gather(*(self._ask(self.requests[i]) for i in (*beside, index)))
-        return found != self._alone[index]
 
 
 def _longer(request: VerifyRequest) -> Mapping[str, Any]:
@@ -335,6 +342,154 @@ def _longer(request: VerifyRequest) -> Mapping[str, Any]:
     if "messages" in request:
         return {**request, "messages": [*request["messages"], {"role": "user", "content": "Go on"}]}
     return {**request, "prompt": request["prompt"] + " and so on"}
+
+
+def _requests_for(
+    kind: Kind, requests: int | Sequence[VerifyRequest], max_new_tokens: int
+) -> list[VerifyRequest]:
+    """The given requests, or that many of many kinds, always the same ones.
+
+    Raises:
+        InvalidRequestError: none are given.
+    """
+    if not isinstance(requests, int):
+        given = list(requests)
+    elif requests > 0:
+        given = [_request(kind, index) for index in range(requests)]
+    else:
+        given = []
+    if not given:
+        raise InvalidRequestError("at least one request is needed")
+    if kind == "generation":
+        return [{"max_new_tokens": max_new_tokens, **request} for request in given]
+    return given
+
+
+def _request(kind: Kind, index: int) -> VerifyRequest:
+    topic = _TOPICS[index % len(_TOPICS)]
+    prompt = _PROMPTS[index % len(_PROMPTS)].format(topic=topic)
+    if index % 8 == 7:
+        prompt = f"{_LONG} {prompt}"
+    if index >= len(_TOPICS) * len(_PROMPTS):
+        prompt += f" ({index})"
+    if kind == "embedding":
+        return {"text": prompt, "truncate": True}
+    return {"prompt": prompt, "seed": index, **_SAMPLING[index % len(_SAMPLING)]}
+
+
+async def _evidence_of(
+    session: Session, kind: Kind, model: str, request: VerifyRequest
+) -> _Evidence:
+    """Compute the answer, bypassing the cache, and return the bytes that are compared."""
+    if kind == "embedding":
+        embedding = await session.embedding(model=model, cache="bypass", **request)
+        return b"", embedding.vector.tobytes()
+    return await _completion_evidence(session, model, request)
+
+
+async def _completion_evidence(
+    calls: GenerationCalls, model: str, request: VerifyRequest
+) -> _Evidence:
+    """`_evidence_of` a completion."""
+    # A difference shows in the log probabilities long before it shows in a token.
+    options = {"logprobs": 0, **request}
+    answer = await calls.complete(model=model, cache="bypass", **options)
+    tokens = b"".join(
+        struct.pack("<id", token.token_id, token.logprob) for token in answer.logprobs or ()
+    )
+    return answer.text.encode(), answer.finish_reason.encode() + b"\0" + tokens
+
+
+def _first_difference(kind: Kind, expected: _Evidence, found: _Evidence) -> str:
+    """The first byte that differs, described."""
+    (text, details), (other_text, other_details) = expected, found
+    if text != other_text:
+        at = first(text, other_text)
+        return (
+            f"byte {at} of the text: {text[at : at + 40]!r} alone, "
+            f"{other_text[at : at + 40]!r} in company"
+        )
+    at = first(details, other_details)
+    if kind == "embedding":
+        return f"component {at // 4} of the vector (byte {at})"
+    record = details.index(b"\0") + 1
+    if at < record:
+        return f"the finish reason: {details[: record - 1]!r} alone"
+    return f"the log probability of token {(at - record) // 12} (the text is the same)"
+
+
+def first(one: bytes, other: bytes) -> int:
+    """The index of the first byte that differs, or the length of the shorter one."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+async def _answer_in_process(
+    settings: Settings, kind: Kind, model: str, requests: Sequence[VerifyRequest]
+) -> list[_Evidence]:
+    """The answers of a new Python process with the same settings, eight at a time.
+
+    Raises:
+        EngineError: the process failed.
+    """
+    order = {
+        "settings": {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in attrs.asdict(settings).items()
+        },
+        "kind": kind,
+        "model": model,
+        "requests": [_plain(request) for request in requests],
+    }
+    program = "from asteady.operate._verify import answer; answer()"
+    done = await anyio.run_process(
+        [sys.executable, "-c", program], input=json.dumps(order).encode(), check=False
+    )
+    if done.returncode != 0:
+        said = done.stderr.decode(errors="replace").strip().splitlines() or ["nothing"]
+        raise EngineError(
+            f"the second process failed ({done.returncode}); its last line: {said[-1]}"
+        )
+    return [
+        (bytes.fromhex(text), bytes.fromhex(details)) for text, details in json.loads(done.stdout)
+    ]
+
+
+def answer() -> None:
+    """In the second process: requests as JSON on standard input, evidence on standard output."""
+    order = json.load(sys.stdin)
+
+    async def every() -> list[_Evidence]:
+        # The cache takes no part, and another process has it open.
+        async with Session(Settings(**{**order["settings"], "disable_cache": True})) as session:
+
+            async def one(request: VerifyRequest) -> _Evidence:
+                return await _evidence_of(
+                    session, order["kind"], order["model"], _from_plain(request)
+                )
+
+            return await map_concurrently(one, order["requests"], limit=8)
+
+    try:
+        answers = asyncio.run(every())
+    except AsteadyError as exc:
+        sys.exit(str(exc))
+    print(json.dumps([[text.hex(), details.hex()] for text, details in answers]))
+
+
+def _plain(request: VerifyRequest) -> dict[str, Any]:
+    # JSON's keys are strings.
+    plain = dict(request)
+    if plain.get("logit_bias"):
+        plain["logit_bias"] = list(plain["logit_bias"].items())
+    return plain
+
+
+def _from_plain(request: VerifyRequest) -> dict[str, Any]:
+    plain = dict(request)
+    if plain.get("logit_bias"):
+        plain["logit_bias"] = dict(plain["logit_bias"])
+    return plain
 
 
 def report_as_json(report: VerifyReport) -> str:

@@ -1,7 +1,7 @@
-"""Proof that what is stored is what would be computed: a sample of entries, computed again.
+"""Verification of the cache: a sample of the stored answers, computed again and compared.
 
-Entries that keep their request (`keep_requests_bytes`) are computed past the cache and compared,
-byte for byte, with what is stored. Nothing is stored, touched, or counted as a look-up.
+Entries that keep their request (`keep_requests_bytes`) are computed without the cache and compared
+byte for byte. Nothing is stored, touched, or counted as a lookup.
 """
 
 from __future__ import annotations
@@ -10,41 +10,43 @@ import json
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
+from typing import Any, TypeAlias, TypedDict
 
 import attrs
 
-from asteady._base.errors import InvalidRequestError, PromptTooLongError, StoreError
-from asteady._base.requests import Completion, Embedding, Key, Kind
+from asteady._base.errors import PromptTooLongError, StoreError
+from asteady._base.public import public
+from asteady._base.requests import KINDS, Completion, Embedding, Key, Kind
 from asteady._base.tasks import map_concurrently
+from asteady._base.text import shorten
+from asteady._base.validation import one_of, whole_number
+from asteady._cache.cache import Cache
 from asteady._cache.store.api import Entry
 from asteady._cache.store.stored_request import Request, arguments
 from asteady._session.generation import context_of
 from asteady._session.pipeline import Call
-from asteady.operate._verify_requests import first
-
-if TYPE_CHECKING:
-    from asteady._cache.cache import Cache
-    from asteady._session.session import Session
+from asteady._session.session import Session
+from asteady.operate._verify import first
 
 Answer: TypeAlias = Completion | Embedding
 
 # Why an entry was not compared.
 NOT_KEPT = "keeps no request"
-ELSEWHERE = "of another model, build or CPU"
+OTHER_FINGERPRINT = "of another model, build or CPU"
 NOT_DRAWN = "not in the sample"
-GONE = "went meanwhile"
+GONE = "removed meanwhile"
 DAMAGED = "damaged"
-NOT_ITS_OWN = "keeps a request of another key"
+WRONG_REQUEST = "keeps the request of another key"
 TOO_LONG = "its request does not fit the model"
 
 
+@public
 @attrs.frozen(kw_only=True)
 class VerifyCacheDifference:
-    """An entry that is not what is computed for its request.
+    """An entry that differs from what is computed for its request.
 
-    `request` are the arguments of `Session.generate` or `Session.embed`; `where` says what differs
-    first, and shows it as it is stored and as it was computed.
+    `request` has the arguments of `Session.generate` or `Session.embed`; `where` is the first
+    difference, as stored and as computed.
     """
 
     key: Key
@@ -52,12 +54,13 @@ class VerifyCacheDifference:
     where: str
 
 
+@public
 @attrs.frozen(kw_only=True)
 class VerifyCacheReport:
-    """What `verify_cache` found.
+    """The result of `verify_cache`.
 
-    Of `entries` in the cache, `same` were computed again and are the same, `differences` are not;
-    `skipped` counts the others by the reason.
+    Of `entries` in the cache, `same` were computed again without a difference, `differences` with
+    one; `skipped` counts the others by the reason.
     """
 
     model: str
@@ -71,17 +74,17 @@ class VerifyCacheReport:
 
     @property
     def compared(self) -> int:
-        """How many entries were computed again."""
+        """The number of entries that were computed again."""
         return self.same + len(self.differences)
 
     @property
     def ok(self) -> bool:
-        """Whether no entry differs; also when none could be compared, see `remedy`."""
+        """Whether no entry differs; True also when none could be compared, see `remedy`."""
         return not self.differences
 
     @property
     def remedy(self) -> str | None:
-        """Where nothing was compared: why, and what to do."""
+        """If nothing was compared: why, and what to do."""
         if self.compared:
             return None
         if not self.entries:
@@ -98,8 +101,9 @@ class VerifyCacheReport:
         )
 
 
+@public
 class VerifyCacheOptions(TypedDict, total=False):
-    """The options of `Session.verify_cache`."""
+    """The options of `verify_cache`."""
 
     model: str | None
     """Whose entries to verify; default: the session's model."""
@@ -113,6 +117,7 @@ class VerifyCacheOptions(TypedDict, total=False):
     """Called after each comparison with the number so far."""
 
 
+@public
 async def verify_cache(
     session: Session,
     *,
@@ -122,7 +127,11 @@ async def verify_cache(
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> VerifyCacheReport:
-    """Compute stored answers again, and compare; see `Session.verify_cache`.
+    """Compute a sample of the stored answers again, and compare every byte.
+
+    Only entries that keep their request, see `Settings.keep_requests_bytes`, and that are of this
+    model, build and CPU. The cache is left as it is. The arguments are those of
+    `VerifyCacheOptions`; see docs/determinism.md.
 
     Raises:
         InvalidRequestError: an argument is not allowed.
@@ -131,12 +140,9 @@ async def verify_cache(
     """
     context = context_of(session)
     session.check_open()
-    if kind not in ("generation", "embedding"):
-        raise InvalidRequestError(f'kind={kind!r} is not allowed: "generation" or "embedding"')
-    if isinstance(requests, bool) or not isinstance(requests, int) or requests < 1:
-        raise InvalidRequestError(f"requests={requests!r} is not allowed: a whole number from 1")
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise InvalidRequestError(f"seed={seed!r} is not allowed: a whole number")
+    one_of("kind", kind, KINDS)
+    whole_number("requests", requests, 1)
+    whole_number("seed", seed, 0)
     if session.settings.disable_cache:
         raise StoreError("the cache is disabled (disable_cache), so there is nothing to compare")
     reference = context.model(kind, model)
@@ -189,10 +195,10 @@ def _eligible(entries: Sequence[Entry], fingerprint: str, skipped: Counter[str])
         if entry.prompt is None:
             skipped[NOT_KEPT] += 1
         elif entry.fingerprint != fingerprint:
-            skipped[ELSEWHERE] += 1
+            skipped[OTHER_FINGERPRINT] += 1
         else:
             keys.append(entry.key)
-    # Uses change their order, and the same seed is to draw the same ones.
+    # The same seed draws the same entries, however they were used since.
     return sorted(keys)
 
 
@@ -211,14 +217,14 @@ async def _draw(
         if reading.answer is None:
             skipped[DAMAGED if reading.damaged else GONE] += 1
         elif request is None:
-            skipped[NOT_ITS_OWN] += 1
+            skipped[WRONG_REQUEST] += 1
         else:
             sample.append((key, request, reading.answer))
     return sample
 
 
 def difference(stored: Any, computed: Any) -> str | None:
-    """What differs first between two answers of one kind, in words; None if nothing does."""
+    """The first difference between two answers of one kind, described; None if there is none."""
     names: tuple[str, ...]
     if isinstance(stored, Completion):
         text, other = stored.text.encode(), computed.text.encode()
@@ -236,7 +242,7 @@ def difference(stored: Any, computed: Any) -> str | None:
     for name in names:
         one, another = getattr(stored, name), getattr(computed, name)
         if one != another:
-            return f"{name}: stored {repr(one)[:80]}, computed {repr(another)[:80]}"
+            return f"{name}: stored {shorten(repr(one), 80)}, computed {shorten(repr(another), 80)}"
     return None
 
 

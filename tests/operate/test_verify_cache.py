@@ -120,7 +120,7 @@ async def test_what_is_not_compared_is_counted_with_its_reason(
     assert report.skipped == {
         "keeps no request": 1,
         "of another model, build or CPU": 1,
-        "keeps a request of another key": 1,
+        "keeps the request of another key": 1,
         "damaged": 1,
     }
     # Only who looks it up removes it.
