@@ -1,7 +1,7 @@
-"""What SteadyText's caching guide shows its users runs on asteady.blocking.
+"""What SteadyText's caching guide shows its users runs on asteady.steadytext.
 
-One program for each of the guide's subjects, making the same calls and reading the same keys, in
-words of our own. Only the first line differs from what was written for SteadyText.
+One program for each of the guide's subjects, which makes the same calls and reads the same keys.
+Only the import differs from what was written for SteadyText.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 PREAMBLE = """
-import asteady.blocking as steadytext
-from asteady.blocking import get_cache_manager
+import asteady.steadytext as steadytext
+from asteady.steadytext import get_cache_manager
 import json, os, statistics, sys, time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import datetime
