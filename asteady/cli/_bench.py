@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 from asteady._base.errors import InvalidRequestError
-from asteady._base.requests import DEFAULT_MAX_NEW_TOKENS, DEFAULT_SEED
 from asteady._session.session import Session
-from asteady.cli._arguments import Commands
+from asteady.cli._common import Commands, add_json, add_max_new_tokens, add_model, add_seed
 
 if TYPE_CHECKING:
     from asteady.operate import PromptTiming
@@ -23,22 +22,16 @@ _SIZES = (16, 32, 64, 128, 256, 512, 1024, 2048)
 def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "bench",
-        help="measure what the cache is worth",
+        help="measure what the cache saves",
         description="Time a prompt cold and warm, or replay recorded accesses at several sizes.",
     )
     parser.add_argument(
         "prompt", nargs="?", default="Write a haiku about caching", help="default: %(default)s"
     )
     parser.add_argument("--iterations", type=int, default=10, metavar="N", help="default: 10")
-    parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help="default: %(default)s")
-    parser.add_argument(
-        "--max-new-tokens",
-        type=int,
-        default=DEFAULT_MAX_NEW_TOKENS,
-        metavar="N",
-        help="default: %(default)s",
-    )
-    parser.add_argument("--model", metavar="MODEL", help='"builtin" or the path of a .gguf file')
+    add_seed(parser)
+    add_max_new_tokens(parser)
+    add_model(parser)
     parser.add_argument(
         "--accesses",
         metavar="FILE",
@@ -54,7 +47,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--policy", choices=("tide", "lru", "lfu"), help="with --accesses; default: tide"
     )
-    parser.add_argument("--json", action="store_true", help="print as JSON")
+    add_json(parser)
     parser.set_defaults(run=run)
 
 

@@ -1,4 +1,4 @@
-"""``asteady cache stats|list|get|delete|clear|path``, and the actions of other files"""
+"""``asteady cache stats|list|get|delete|clear|path|namespaces|size|export|import``"""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from typing import Any, TypeVar
 import attrs
 
 from asteady._base.errors import InvalidRequestError
-from asteady._base.requests import Completion
-from asteady._base.settings import Settings
+from asteady._base.requests import KINDS, Completion
+from asteady._base.settings import MEBIBYTE, Settings
 from asteady._cache.cache import Cache
 from asteady._cache.manager import CacheManager
-from asteady._cache.store.api import ORDERS
+from asteady._cache.store.api import ORDERS, Merged
 from asteady._cache.store.stored_request import prompt_of, shown
-from asteady.cli import _namespaces, _size, _transfer
-from asteady.cli._arguments import Commands
-from asteady.cli._found import found_manager
+from asteady._cache.transfer.transfer import MAX_FILE_BYTES
+from asteady.cli._common import Commands, add_json, add_namespace, found_manager, opened_manager
 
 T = TypeVar("T")
 
@@ -57,10 +56,10 @@ def add_parser(commands: Commands) -> None:
     list_.add_argument(
         "--order-by", choices=tuple(ORDERS), default="priority", help="default: %(default)s"
     )
-    _namespaces.add_option(list_, "only those that this namespace holds, or one below it")
+    add_namespace(list_, "only those of this namespace, or of one below it")
     list_.set_defaults(run=list_entries)
     for action in (stats_, list_):
-        action.add_argument("--json", action="store_true", help="print as JSON")
+        add_json(action)
     get_ = actions.add_parser("get", help="print the answer of an entry")
     get_.set_defaults(run=get)
     delete_ = actions.add_parser("delete", help="remove an entry")
@@ -68,22 +67,96 @@ def add_parser(commands: Commands) -> None:
     for action in (get_, delete_):
         action.add_argument("key", help="its key, or as much of the beginning as is unique")
     clear_ = actions.add_parser("clear", help="remove all entries, or those of a namespace")
-    _namespaces.add_option(
-        clear_, "only those that this namespace and all below it hold, and no other one"
-    )
+    add_namespace(clear_, "only those that have this namespace, or one below it, and no other")
     clear_.set_defaults(run=clear)
     path_ = actions.add_parser("path", help="print the directory")
     path_.set_defaults(run=path)
-    _namespaces.add_action(actions)
-    _size.add_action(actions)
-    _transfer.add_actions(actions)
+    _add_namespaces(actions)
+    _add_size(actions)
+    _add_transfer(actions)
+
+
+def _add_namespaces(actions: Commands) -> None:
+    parser = actions.add_parser(
+        "namespaces",
+        help="print the namespaces and their sizes",
+        description="Print each namespace with entries of its own: their number and their bytes. An"
+        " entry with several namespaces counts in each of them.",
+    )
+    parser.add_argument(
+        "path", nargs="?", metavar="PATH", help="only this namespace and those below it"
+    )
+    add_json(parser)
+    parser.set_defaults(run=namespaces)
+
+
+def _add_size(actions: Commands) -> None:
+    parser = actions.add_parser(
+        "size",
+        help="print what other sizes of the cache would save",
+        description="Print what every size of the cache would save, from the accesses that a"
+        " CacheOptimizer recorded, or from a file.",
+    )
+    parser.add_argument(
+        "--kind",
+        choices=KINDS,
+        default="generation",
+        help="which cache; default: %(default)s",
+    )
+    parser.add_argument(
+        "--accesses",
+        metavar="FILE",
+        help="lines of key, bytes and seconds with tabs between, plain or gzipped",
+    )
+    parser.add_argument(
+        "--target",
+        type=float,
+        default=0.95,
+        metavar="SHARE",
+        help="of the best possible; default: %(default)s",
+    )
+    parser.add_argument(
+        "--by", choices=("seconds", "hits"), default="seconds", help="default: %(default)s"
+    )
+    parser.add_argument("--plot", metavar="FILE", help="draw it: .png, .svg, .pdf")
+    add_json(parser, "print the recommendation as JSON")
+    parser.set_defaults(run=size)
+
+
+def _add_transfer(actions: Commands) -> None:
+    export_ = actions.add_parser(
+        "export",
+        help="write all entries to a file",
+        description="Write all entries with their answers to one file, also while the cache is in"
+        " use. The file is readable only by you.",
+    )
+    export_.add_argument("file", metavar="FILE", help="an older export is replaced")
+    export_.set_defaults(run=export)
+    import_ = actions.add_parser(
+        "import",
+        help="add the entries of an exported file",
+        description="Add the entries of an exported file. Entries that are here already stay; when"
+        " the cache cannot hold all, the least valuable are evicted. A file that is damaged or no"
+        " export changes nothing.",
+    )
+    import_.add_argument("file", metavar="FILE")
+    import_.add_argument(
+        "--max-size-mb",
+        type=float,
+        default=MAX_FILE_BYTES / MEBIBYTE,
+        metavar="MB",
+        help="refuse a larger file; default: %(default)g",
+    )
+    import_.set_defaults(run=run_import)
+    for action in (export_, import_):
+        add_json(action)
 
 
 def stats(options: argparse.Namespace) -> int:
-    async def told(manager: CacheManager) -> tuple[dict[str, dict[str, Any]], int]:
+    async def read(manager: CacheManager) -> tuple[dict[str, dict[str, Any]], int]:
         return await manager.get_cache_stats(), len(await manager.namespaces())
 
-    caches, namespaces = _with_manager(told)
+    caches, namespaces = _with_manager(read)
     if options.json:
         print(json.dumps(caches, indent=2))
         return 0
@@ -161,6 +234,88 @@ def clear(options: argparse.Namespace) -> int:
     return 0
 
 
+def namespaces(options: argparse.Namespace) -> int:
+    found = _with_manager(lambda manager: manager.namespaces(options.path))
+    if options.json:
+        print(json.dumps({path: attrs.asdict(size) for path, size in found.items()}, indent=2))
+        return 0
+    width = max([len("namespace"), *map(len, found)])
+    print(f"{'namespace':<{width}} {'generation':>10} {'embedding':>10} {'bytes':>14}")
+    for path, size in found.items():
+        print(
+            f"{path:<{width}} {size.generation.entries:>10,} {size.embedding.entries:>10,}"
+            f" {size.size_bytes:>14,}"
+        )
+    return 0
+
+
+def size(options: argparse.Namespace) -> int:
+    # Imported here, so that other commands start without it.
+    from asteady.operate._accesses import read_accesses
+    from asteady.operate._plots import plot_sizing, sizing_table
+    from asteady.operate._sizing import CacheOptimizer, state_path
+
+    settings = Settings.from_environment()
+    optimizer = CacheOptimizer(cache_type=options.kind, settings=settings)
+    if options.accesses is not None:
+        for access in read_accesses(options.accesses):
+            optimizer.record(access)
+    else:
+        optimizer.load(state_path(settings, options.kind))
+    found = optimizer.recommend(options.target, by=options.by)
+    if not found.accesses:
+        raise InvalidRequestError(
+            f"no accesses to the {options.kind} cache were recorded: attach a CacheOptimizer in the"
+            " program (docs/operate/sizing.md), or give --accesses FILE"
+        )
+    if options.plot is not None:
+        plot_sizing(optimizer, found, options.plot)
+    if options.json:
+        print(json.dumps(attrs.asdict(found)))
+    else:
+        print(sizing_table(optimizer, found))
+        print(found)
+    return 0
+
+
+def export(options: argparse.Namespace) -> int:
+    done = _with_manager(lambda manager: manager.export_entries(options.file))
+    if options.json:
+        print(json.dumps({**attrs.asdict(done), "path": str(done.path)}))
+    else:
+        print(
+            f"wrote {done.generation:,} generation and {done.embedding:,} embedding entries to"
+            f" {done.path} ({done.size_bytes:,} bytes)"
+        )
+    return 0
+
+
+def run_import(options: argparse.Namespace) -> int:
+    if not options.max_size_mb > 0:
+        raise InvalidRequestError(
+            f"--max-size-mb {options.max_size_mb} is not allowed: more than 0 megabytes"
+        )
+
+    async def imported() -> dict[str, Merged]:
+        # With the sizes of the settings: an import may fill them.
+        async with opened_manager(Settings.from_environment()) as manager:
+            return await manager.import_entries(
+                options.file, max_file_bytes=int(options.max_size_mb * MEBIBYTE)
+            )
+
+    done = asyncio.run(imported())
+    if options.json:
+        print(json.dumps({kind: attrs.asdict(merged) for kind, merged in done.items()}))
+        return 0
+    for kind, merged in done.items():
+        print(
+            f"{kind}: {merged.entries:,} in the file, {merged.added:,} added,"
+            f" {merged.known:,} known, {merged.declined:,} worth less than what is here,"
+            f" {merged.oversized:,} too large; {merged.evicted:,} evicted"
+        )
+    return 0
+
+
 def path(options: argparse.Namespace) -> int:
     print(os.fspath(Settings.from_environment().cache_dir))
     return 0
@@ -179,9 +334,12 @@ async def _find(manager: CacheManager, prefix: str) -> tuple[Cache[Any], str]:
         if key.startswith(prefix.lower())
     ]
     if len(found) != 1:
-        which = f"{len(found)} entries have keys that begin"
-        which = which if found else "no entry has a key that begins"
-        raise InvalidRequestError(f"{which} with {prefix!r}; `asteady cache list` prints them")
+        count = (
+            f"{len(found)} entries have keys that begin"
+            if found
+            else "no entry has a key that begins"
+        )
+        raise InvalidRequestError(f"{count} with {prefix!r}; `asteady cache list` prints them")
     return found[0]
 
 

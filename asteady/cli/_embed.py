@@ -5,18 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from asteady._base.errors import InvalidRequestError
+from asteady._base.files import atomic_write
+from asteady._base.requests import Vector
 from asteady._session.session import Session
-from asteady.cli._arguments import Commands, add_common
-from asteady.cli._input import read_standard_input
-from asteady.cli._namespaces import asked_under
-
-if TYPE_CHECKING:
-    from asteady._base.requests import Vector
+from asteady.cli._common import Commands, add_request, calls_under, read_standard_input
 
 
 def add_parser(commands: Commands) -> None:
@@ -32,7 +27,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--truncate", action="store_true", help="cut text longer than the model's context"
     )
-    add_common(parser)
+    add_request(parser)
     parser.set_defaults(run=run)
 
 
@@ -56,19 +51,12 @@ def run(options: argparse.Namespace) -> int:
 
 async def _embed(texts: list[str], options: argparse.Namespace) -> Vector:
     async with Session(embedding_model=options.model) as session:
-        asking = asked_under(session, options.namespace)
-        return await asking.embed(texts, cache=options.cache, truncate=options.truncate)
+        calls = calls_under(session, options.namespace)
+        return await calls.embed(texts, cache=options.cache, truncate=options.truncate)
 
 
 def _save(matrix: Vector, target: Path) -> None:
-    """Write an .npy file whole or not at all: no reader finds half an array under its name."""
     import numpy as np
 
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            np.save(file, matrix)
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with atomic_write(target) as file:
+        np.save(file, matrix)

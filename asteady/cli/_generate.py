@@ -9,11 +9,16 @@ import sys
 
 import attrs
 
-from asteady._base.requests import DEFAULT_MAX_NEW_TOKENS, DEFAULT_SEED, OWN_END, Completion
+from asteady._base.requests import OWN_END, Completion
 from asteady._session.session import Session
-from asteady.cli._arguments import Commands, add_common
-from asteady.cli._input import read_standard_input
-from asteady.cli._namespaces import asked_under
+from asteady.cli._common import (
+    Commands,
+    add_max_new_tokens,
+    add_request,
+    add_seed,
+    calls_under,
+    read_standard_input,
+)
 
 
 def add_parser(commands: Commands) -> None:
@@ -23,14 +28,8 @@ def add_parser(commands: Commands) -> None:
         description="Generate text; it is printed as it is computed.",
     )
     parser.add_argument("prompt", nargs="?", help="the prompt; without one, or -, standard input")
-    parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help="default: %(default)s")
-    parser.add_argument(
-        "--max-new-tokens",
-        type=int,
-        default=DEFAULT_MAX_NEW_TOKENS,
-        metavar="N",
-        help="default: %(default)s",
-    )
+    add_seed(parser)
+    add_max_new_tokens(parser)
     parser.add_argument(
         "--temperature", type=float, default=0.0, metavar="T", help="default: 0, greedy"
     )
@@ -51,7 +50,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--no-stream", action="store_true", help="print the text when it is complete"
     )
-    add_common(parser)
+    add_request(parser)
     parser.set_defaults(run=run)
 
 
@@ -69,7 +68,7 @@ async def _run(options: argparse.Namespace) -> int:
                 " --model FILE.gguf or ASTEADY_GENERATION_MODEL",
                 file=sys.stderr,
             )
-        async with asked_under(session, options.namespace).stream(
+        async with calls_under(session, options.namespace).stream(
             options.prompt,
             cache=options.cache,
             raw=options.raw,

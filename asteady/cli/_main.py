@@ -9,8 +9,8 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 
-import asteady
 from asteady._base.errors import AsteadyError
 from asteady.cli import _bench, _cache, _embed, _generate, _models, _verify, _warm
 
@@ -29,11 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"asteady: {exc}", file=sys.stderr)
         return 1
     except BrokenPipeError:
-        # Whoever read our output has enough. Nothing more can be written, not even at exit.
+        # The reader has closed the pipe: nothing more can be written, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as exc:
-        # Without the number, which says nothing to who typed the name.
+        # Without the number, which says nothing to the person who typed the name.
         reason = f"{exc.filename}: {exc.strerror}" if exc.filename and exc.strerror else exc
         print(f"asteady: {reason}", file=sys.stderr)
         return 1
@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Deterministic, cached text and embeddings from local language models.",
         epilog="Settings come from ASTEADY_* variables; see docs/configuration.md.",
     )
-    parser.add_argument("--version", action="version", version=f"asteady {asteady.__version__}")
+    parser.add_argument("--version", action="version", version=f"asteady {version('asteady')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in (_generate, _embed, _models, _cache, _warm, _bench, _verify):
         command.add_parser(commands)

@@ -9,8 +9,8 @@ from pathlib import Path
 import attrs
 
 from asteady._base.errors import ModelError, ModelNotFoundError
+from asteady._base.requests import KINDS, Kind
 from asteady._base.settings import Settings
-from asteady._engine.models.gguf import Kind
 from asteady._engine.models.hub import (
     HubModel,
     cached_models,
@@ -23,10 +23,7 @@ from asteady._engine.models.hub import (
 from asteady._engine.models.minilm import find_minilm
 from asteady._engine.models.resolve import ModelFile, inspect_model
 from asteady._session.models import LlamaSource
-from asteady.cli import _probe
-from asteady.cli._arguments import Commands
-
-_KINDS: tuple[Kind, ...] = ("generation", "embedding")
+from asteady.cli._common import Commands, add_json
 
 
 @attrs.frozen(kw_only=True)
@@ -55,24 +52,25 @@ def add_parser(commands: Commands) -> None:
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     list_ = actions.add_parser("list", help="the built-in models, and those in the hub's cache")
-    list_.add_argument("--json", action="store_true", help="print everything known, as JSON")
+    add_json(list_, "print everything known, as JSON")
     list_.set_defaults(run=list_models)
     pull_ = actions.add_parser(
-        "pull", help="fetch a model from the hub, or look whether it has moved there"
+        "pull", help="download a model from the hub, or check for a newer revision"
     )
     pull_.add_argument(
         "model", help="hf:owner/repo/file.gguf[@revision], hf:owner/repo:Q4_K_M, or minilm"
     )
     pull_.set_defaults(run=pull)
-    path_ = actions.add_parser("path", help="print where a model's file lies; fetches nothing")
+    path_ = actions.add_parser("path", help="print the path of a model's file; downloads nothing")
     path_.add_argument("model", help="any reference")
     path_.set_defaults(run=path)
     probe_ = actions.add_parser(
-        "probe", help="how many requests a worker decodes side by side without changing a bit"
+        "probe",
+        help="measure how many requests a worker decodes in one batch without changing a bit",
     )
     probe_.add_argument("model", nargs="?", help="any reference; default: the generation model")
-    probe_.add_argument("--json", action="store_true", help="print everything known, as JSON")
-    probe_.set_defaults(run=_probe.run)
+    add_json(probe_, "print everything known, as JSON")
+    probe_.set_defaults(run=probe)
     remove_ = actions.add_parser("remove", help="remove a model from the hub's cache")
     remove_.add_argument("model", help="hf:owner/repo/file.gguf[@revision] or hf:owner/repo:Q4_K_M")
     remove_.set_defaults(run=remove)
@@ -82,7 +80,7 @@ def list_models(options: argparse.Namespace) -> int:
     settings = Settings.from_environment()
     source = LlamaSource(settings)
     rows = []
-    for kind in _KINDS:
+    for kind in KINDS:
         file = inspect_model("builtin", kind=kind, cache_dir=settings.cache_dir)
         # Only here: a fingerprint may need a probe, which takes seconds on a large model.
         rows.append(_row(file, fingerprint=source.fingerprint(kind, "builtin")))
@@ -120,31 +118,59 @@ def path(options: argparse.Namespace) -> int:
     cache_dir = Settings.from_environment().cache_dir
     reference = options.model
     if reference.startswith("hf:"):
-        print(_here(reference, cache_dir).files[0])
+        print(_local(reference, cache_dir).files[0])
         return 0
-    kinds = _KINDS if reference == "builtin" else _KINDS[1:]
+    kinds = KINDS if reference == "builtin" else KINDS[1:]
     for kind in kinds:
         print(inspect_model(reference, kind=kind, cache_dir=cache_dir).path)
     return 0
 
 
+def probe(options: argparse.Namespace) -> int:
+    from asteady._engine.models.resolve import resolve_model
+    from asteady._engine.plan import EngineOptions, probe_report
+
+    settings = Settings.from_environment()
+    reference = options.model or settings.generation_model
+    file = resolve_model(reference, kind="generation", cache_dir=settings.cache_dir)
+    report = probe_report(file, EngineOptions.of(settings), settings.cache_dir)
+    if options.json:
+        print(json.dumps(attrs.asdict(report), indent=2))
+        return 0
+    if report.layouts:
+        print(f"{'weights':<10} {'width':>5} {'same bits':>9} {'ms a step':>9} {'ms a token':>10}")
+    for layout in report.layouts:
+        name = "repacked" if layout.repack else "plain"
+        for result in layout.widths:
+            step_ms = result.step_s * 1000
+            print(
+                f"{name:<10} {result.width:>5} {'yes' if result.held else 'no':>9}"
+                f" {step_ms:>9.2f} {step_ms / result.width:>10.2f}"
+            )
+    chosen = report.setup
+    layout_name = "repacked" if chosen.repack else "plain"
+    why = f": {report.reason}" if report.reason else f" (probed in {report.took_s:.2f} s)"
+    print(f"{reference}: width {chosen.width}, {layout_name} weights{why}")
+    return 0
+
+
 def remove(options: argparse.Namespace) -> int:
     cache_dir = Settings.from_environment().cache_dir
-    model = _here(options.model, cache_dir)
+    model = _local(options.model, cache_dir)
     freed_bytes = sum(discard(file) for file in model.files)
     forget(parse_reference(options.model), cache_dir)
     print(f"removed {options.model}, {freed_bytes:,} bytes")
     return 0
 
 
-def _here(text: str, cache_dir: Path) -> HubModel:
-    """What a hub reference names on this machine."""
+def _local(text: str, cache_dir: Path) -> HubModel:
+    """The model that a hub reference names on this machine."""
     reference = parse_reference(text)
     model = recorded(reference, cache_dir)
     if model is None or not all(file.exists() for file in model.files):
         model = in_cache(reference)
     if model is None:
-        raise ModelNotFoundError(f"{text} is not here: asteady models pull {text}")
+        raise ModelNotFoundError(f"{text} is not on this machine: asteady models pull {text}")
     return model
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from asteady._base.errors import InvalidRequestError
 from asteady._session.session import Session
-from asteady.cli._arguments import Commands
+from asteady.cli._common import Commands, add_json, settings_as_found
 
 if TYPE_CHECKING:
     from asteady.operate._verify import VerifyDifference, VerifyRequest, VerifyStep
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "verify",
-        help="prove that company does not change an answer",
+        help="check that other requests do not change an answer",
         description=(
             "Answer the same requests alone, in other orders, at every concurrency, between"
             " cancellations, after other prompts and in a second process, and compare every byte."
@@ -49,7 +49,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--embedding", action="store_true", help="verify embeddings, not generated text"
     )
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    add_json(parser, "print the report as JSON")
     parser.set_defaults(run=run)
 
 
@@ -67,12 +67,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _run(options: argparse.Namespace, requests: int | list[VerifyRequest]) -> int:
-    # Not above: no other command needs the package that this is in.
+    # Imported here, so that other commands start without it.
     from asteady.operate._verify import report_as_json, verify
 
     if not options.json:
         print(f"{'STEP':<26}{'COMPARISONS':>12}{'SECONDS':>10}", flush=True)
-    # Without the cache, so that verifying neither waits for others' writes nor leaves anything.
+    # Without the cache, so that nothing is written and no other process is waited for.
     async with Session(disable_cache=True) as session:
         report = await verify(
             session,
@@ -90,7 +90,6 @@ async def _run(options: argparse.Namespace, requests: int | list[VerifyRequest])
 
 
 async def _run_cache(options: argparse.Namespace) -> int:
-    from asteady.cli._found import settings_as_found
     from asteady.operate._verify_cache import report_as_json, verify_cache
 
     async with Session(settings_as_found()) as session:

@@ -11,10 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asteady._base.requests import DEFAULT_MAX_NEW_TOKENS, DEFAULT_SEED
+from asteady._base.requests import DEFAULT_SEED
 from asteady._session.session import Session
-from asteady.cli._arguments import Commands
-from asteady.cli._namespaces import add_option, asked_under
+from asteady.cli._common import (
+    Commands,
+    add_json,
+    add_max_new_tokens,
+    add_model,
+    add_namespace,
+    calls_under,
+)
 
 if TYPE_CHECKING:
     from asteady.operate import WarmProgress, WarmReport
@@ -23,15 +29,15 @@ if TYPE_CHECKING:
 def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "warm",
-        help="compute answers before they are asked for",
+        help="compute answers before anybody asks for them",
         description="Compute and remember the answers to the prompts of a file. What is cached"
-        " already is skipped, so it may be stopped and run again.",
+        " already is skipped, so the command may be stopped and run again.",
     )
     parser.add_argument(
         "file",
         metavar="FILE",
-        help='JSON Lines: on each line a string, or an object with "prompt" or "messages", and, if'
-        ' it likes, "seed", "priority", "namespace" and other options; - is standard input',
+        help='JSON Lines: on each line a string, or an object with "prompt" or "messages", and'
+        ' optionally "seed", "priority", "namespace" and other options; - is standard input',
     )
     parser.add_argument(
         "--seed",
@@ -41,17 +47,11 @@ def add_parser(commands: Commands) -> None:
         help=f"may be given more than once; default: {DEFAULT_SEED}",
     )
     parser.add_argument("--concurrency", type=int, default=4, metavar="N", help="default: 4")
-    parser.add_argument(
-        "--max-new-tokens",
-        type=int,
-        default=DEFAULT_MAX_NEW_TOKENS,
-        metavar="N",
-        help="default: %(default)s",
-    )
+    add_max_new_tokens(parser)
     parser.add_argument("--budget", type=float, metavar="SECONDS", help="stop after so long")
-    parser.add_argument("--model", metavar="MODEL", help='"builtin" or the path of a .gguf file')
-    add_option(parser, 'have this namespace hold the answers, as "emails/marketing"')
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    add_model(parser)
+    add_namespace(parser, 'tag the answers with this namespace, as "emails/marketing"')
+    add_json(parser, "print the report as JSON")
     parser.set_defaults(run=run)
 
 
@@ -83,7 +83,7 @@ async def _warm(raw: bytes, options: argparse.Namespace) -> WarmReport:
     async with Session(generation_model=options.model) as session:
         with _progress(sys.stderr.isatty()) as show:
             return await warm_lines(
-                context_of(asked_under(session, options.namespace)),
+                context_of(calls_under(session, options.namespace)),
                 raw,
                 seeds=options.seed,
                 concurrency=options.concurrency,
@@ -95,7 +95,7 @@ async def _warm(raw: bytes, options: argparse.Namespace) -> WarmReport:
 
 @contextmanager
 def _progress(on_terminal: bool) -> Iterator[Callable[[WarmProgress], None] | None]:
-    """A bar on standard error, or, without tqdm, a line that counts; nothing if nobody looks."""
+    """A progress bar on standard error; without tqdm a line that counts; nothing off a terminal."""
     if not on_terminal:
         yield None
         return

@@ -272,7 +272,7 @@ def test_the_command_ends_with_1_at_a_difference(
     monkeypatch.setenv("ASTEADY_BATCH_WIDTH", "1")
     assert main(["verify", "--requests", "1", "--max-new-tokens", "2"]) == 1
     shown = capsys.readouterr()
-    assert "REQUEST = {" in shown.out
+    assert 'request: {"' in shown.out
     assert shown.err.count("\n") == 1
     assert "in a second process: an answer differs" in shown.err
     assert main(["verify", "--requests", "1", "--max-new-tokens", "2", "--json"]) == 1

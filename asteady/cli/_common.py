@@ -1,0 +1,126 @@
+"""What several commands share: arguments, standard input, and the cache as it was found."""
+
+from __future__ import annotations
+
+import argparse
+import sqlite3
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from typing import Any, TypeAlias
+
+import attrs
+
+from asteady._base.errors import InvalidRequestError
+from asteady._base.requests import DEFAULT_MAX_NEW_TOKENS, DEFAULT_SEED, KINDS
+from asteady._base.settings import MEBIBYTE, Settings
+from asteady._cache.manager import CacheManager
+from asteady._cache.policy import POLICIES
+from asteady._session.calls import Calls
+from asteady._session.session import Session
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", metavar="MODEL", help='"builtin", the path of a .gguf file, or hf:...'
+    )
+
+
+def add_json(parser: argparse.ArgumentParser, what: str = "print as JSON") -> None:
+    parser.add_argument("--json", action="store_true", help=what)
+
+
+def add_seed(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help="default: %(default)s")
+
+
+def add_max_new_tokens(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-new-tokens",
+        type=int,
+        default=DEFAULT_MAX_NEW_TOKENS,
+        metavar="N",
+        help="default: %(default)s",
+    )
+
+
+def add_namespace(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--namespace", metavar="PATH", help=what)
+
+
+def add_request(parser: argparse.ArgumentParser) -> None:
+    """The arguments of commands that print an answer."""
+    add_model(parser)
+    parser.add_argument(
+        "--cache",
+        choices=("use", "refresh", "bypass", "only"),
+        default="use",
+        help="use it (default), compute anew and store, neither read nor write it, or never"
+        " compute",
+    )
+    add_namespace(parser, 'tag the answer with this namespace, as "emails/marketing"')
+    add_json(parser, "print the whole answer as JSON")
+
+
+def calls_under(session: Session, path: str | None) -> Calls:
+    """The session, or the namespace of it that was named."""
+    return session if path is None else session.namespace(path)
+
+
+def read_standard_input(what: str) -> str:
+    """All of standard input, decoded as UTF-8.
+
+    Raises:
+        InvalidRequestError: it is a terminal, where nobody expects to type a prompt, or it is not
+            valid UTF-8.
+    """
+    if sys.stdin is None or sys.stdin.isatty():
+        raise InvalidRequestError(f"give {what} as an argument, or pipe it to standard input")
+    raw = sys.stdin.buffer.read()
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        raise InvalidRequestError(f"standard input is not valid UTF-8: {exc}") from None
+
+
+def settings_as_found() -> Settings:
+    """From the environment, but with the sizes and the policy of the cache, if there is one.
+
+    Opening a cache with a smaller budget evicts what is beyond it. A program may want that; a
+    command that does not know the program's settings must not do it.
+    """
+    settings = Settings.from_environment()
+    found: dict[str, Any] = {}
+    for kind in KINDS:
+        uri = f"{(settings.cache_dir / f'{kind}_cache.db').absolute().as_uri()}?mode=ro"
+        try:
+            with closing(sqlite3.connect(uri, uri=True)) as connection:
+                row = connection.execute("SELECT policy, max_entries, max_bytes FROM cache")
+                policy, max_entries, max_bytes = row.fetchone()
+        except (sqlite3.Error, TypeError):
+            continue  # There is no cache, or opening it says what is wrong with it.
+        if policy in POLICIES:
+            found["cache_policy"] = policy
+            found[f"{kind}_cache_capacity"] = max_entries
+            found[f"{kind}_cache_max_size_mb"] = max_bytes / MEBIBYTE
+    return attrs.evolve(settings, **found)
+
+
+@asynccontextmanager
+async def found_manager() -> AsyncIterator[CacheManager]:
+    """The caches, open, with `settings_as_found`."""
+    async with opened_manager(settings_as_found()) as manager:
+        yield manager
+
+
+@asynccontextmanager
+async def opened_manager(settings: Settings) -> AsyncIterator[CacheManager]:
+    """The caches, open."""
+    manager = CacheManager(settings)
+    await manager.open()
+    try:
+        yield manager
+    finally:
+        await manager.aclose()
