@@ -23,11 +23,15 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from asteady._base.errors import SessionClosedError, SessionError
 
+F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S")
 S_co = TypeVar("S_co", covariant=True)
 T = TypeVar("T")
+
+# Where users import everything from.
+_PUBLIC = "asteady.blocking"
 
 # Signals interrupt a wait for a lock, except on Windows: there it ends now and then.
 _WAIT_S = 0.2 if sys.platform == "win32" else -1
@@ -224,13 +228,6 @@ class Plain(ABC, Generic[S_co]):
 
         return self._portal().call(call)
 
-    def _iterate(self, fn: Callable[[S_co], AsyncIterator[R]]) -> Iterator[R]:
-        """The items of the async iterator ``fn(target)``, none of which may be None."""
-        portal = self._portal()
-        items = self._read(fn)
-        while (item := portal.call(lambda: anext(items, None))) is not None:
-            yield item
-
 
 def waited(
     method: Callable[Concatenate[S, P], Awaitable[R]],
@@ -241,28 +238,39 @@ def waited(
     def plain(self: Plain[S], /, *args: P.args, **kwargs: P.kwargs) -> R:
         return self._call(lambda target: method(target, *args, **kwargs))
 
-    plain.__module__ = "asteady.blocking"
+    plain.__module__ = _PUBLIC
     return plain
 
 
-def on_loop(
-    method: Callable[Concatenate[S, P], R],
-) -> Callable[Concatenate[Plain[S], P], R]:
+def on_loop(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[Plain[S], P], R]:
     """The same for a method that is not async but reads what the loop's thread changes."""
 
     @functools.wraps(method)
     def plain(self: Plain[S], /, *args: P.args, **kwargs: P.kwargs) -> R:
         return self._read(lambda target: method(target, *args, **kwargs))
 
-    plain.__module__ = "asteady.blocking"
+    plain.__module__ = _PUBLIC
     return plain
 
 
-F = TypeVar("F", bound=Callable[..., Any])
+def iterated(
+    method: Callable[Concatenate[S, P], AsyncIterator[R]],
+) -> Callable[Concatenate[Plain[S], P], Iterator[R]]:
+    """The same for a method that returns an async iterator, whose items may not be None."""
+
+    @functools.wraps(method)
+    def plain(self: Plain[S], /, *args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
+        portal = self._portal()
+        items = self._read(lambda target: method(target, *args, **kwargs))
+        while (item := portal.call(lambda: anext(items, None))) is not None:
+            yield item
+
+    plain.__module__ = _PUBLIC
+    return plain
 
 
 def documented_as(method: Callable[..., Any]) -> Callable[[F], F]:
-    """Decorate a plain method that is written by hand: `inspect.signature` and `help` show the
+    """Decorate a plain function that is written by hand: `inspect.signature` and `help` show the
     options of the async one, and its documentation unless there is another."""
 
     def decorate(fn: F) -> F:
@@ -270,7 +278,7 @@ def documented_as(method: Callable[..., Any]) -> Callable[[F], F]:
         parameters = [own.parameters.get(p.name, p) for p in theirs.parameters.values()]
         fn.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
         fn.__doc__ = fn.__doc__ or method.__doc__
-        fn.__module__ = "asteady.blocking"
+        fn.__module__ = _PUBLIC
         return fn
 
     return decorate

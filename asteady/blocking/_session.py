@@ -6,8 +6,7 @@ import atexit
 import logging
 import warnings
 import weakref
-from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -43,6 +42,7 @@ from asteady.blocking._portal import (
     Plain,
     Portal,
     documented_as,
+    iterated,
     on_loop,
     portal,
     started,
@@ -64,49 +64,34 @@ _EXIT_S = 5.0
 _sessions: weakref.WeakSet[AsyncSession] = weakref.WeakSet()
 
 
-class Root(ABC):
-    """The session that plain objects use, and its hits that are not counted yet."""
+class Root:
+    """The session behind plain objects: the default session of the portal's loop."""
+
+    counter: HitCounter
+    """Of the session that `session` returned last."""
 
     def __init__(self) -> None:
-        self._counter: HitCounter | None = None
-        self._counter_of: AsyncSession | None = None
+        self._last: AsyncSession | None = None
 
-    @abstractmethod
     def portal(self) -> Portal:
         """The portal on whose loop the session is; raises if it cannot be used."""
-
-    @abstractmethod
-    async def open_session(self) -> AsyncSession:
-        """The session; on the loop."""
+        return portal()
 
     async def session(self) -> AsyncSession:
         """The session, with all hits counted; on the loop."""
-        session = await self.open_session()
-        if session is not self._counter_of:  # the first call, or another default session
-            self._counter, self._counter_of = HitCounter(self.portal()), session
+        session = await self.find()
+        if session is not self._last:  # the first call, or another default session
+            self.counter, self._last = HitCounter(self.portal()), session
         self.count()
         return session
 
-    @property
-    def counter(self) -> HitCounter:
-        """The counter of the session; there is one once `session` has been called."""
-        assert self._counter is not None
-        return self._counter
+    async def find(self) -> AsyncSession:
+        return await _default.default_session()
 
     def count(self) -> None:
         """Count the hits so far; on the loop."""
-        if self._counter is not None:
-            self._counter.count()
-
-
-class _DefaultRoot(Root):
-    """The default session of the portal's loop, which is opened at the first call."""
-
-    def portal(self) -> Portal:
-        return portal()
-
-    async def open_session(self) -> AsyncSession:
-        return await _default.default_session()
+        if self._last is not None:
+            self.counter.count()
 
 
 class _OwnRoot(Root):
@@ -126,7 +111,7 @@ class _OwnRoot(Root):
             )
         return self.opened_by
 
-    async def open_session(self) -> AsyncSession:
+    async def find(self) -> AsyncSession:
         return self.behind
 
 
@@ -240,29 +225,8 @@ class Calls(GenerationCalls[D]):
         )
 
     embedding = waited(AsyncCalls.embedding)
+    embed_batches = iterated(AsyncCalls.embed_batches)
     warm = waited(AsyncCalls.warm)
-
-    @documented_as(AsyncCalls.embed_batches)
-    def embed_batches(
-        self,
-        texts: Iterable[str],
-        *,
-        batch_size: int = 1024,
-        progress: Progress | None = None,
-        model: str | None = None,
-        cache: CacheMode = "use",
-        **options: Unpack[EmbedOptions],
-    ) -> Iterator[Vector]:
-        return self._iterate(
-            lambda calls: calls.embed_batches(
-                texts,
-                batch_size=batch_size,
-                progress=progress,
-                model=model,
-                cache=cache,
-                **options,
-            )
-        )
 
     @documented_as(AsyncCalls.prefix)
     def prefix(self, text: str) -> Prefix:
@@ -497,7 +461,7 @@ class _DefaultCalls(SessionCalls):
         return "_default_calls"
 
 
-_default_root = _DefaultRoot()
+_default_root = Root()
 _default_calls = _DefaultCalls(_default_root)
 
 generate = _default_calls.generate

@@ -17,9 +17,8 @@ from typing import Any, ClassVar, ParamSpec, Self, TypeVar, Unpack
 from asteady import operate
 from asteady._base.errors import InvalidRequestError
 from asteady._base.public import public
-from asteady._session.observe import Observer
 from asteady._session.session import Session as AsyncSession
-from asteady.blocking._portal import Plain, Portal, documented_as, on_loop, waited
+from asteady.blocking._portal import Plain, Portal, documented_as, iterated, on_loop, waited
 from asteady.blocking._session import Namespace, Session, root_of
 
 P = ParamSpec("P")
@@ -68,13 +67,8 @@ class Tool(Plain[T]):
         return self._tool
 
     def _session(self) -> AsyncSession:
+        """For observers: they are set on the caller's thread, whose context they belong to."""
         return self._portal().call(self._root.session)
-
-    @contextmanager
-    def _observing(self, observer: Observer, *, everywhere: bool) -> Iterator[None]:
-        # Entered on the caller's thread, whose context decides which calls are observed.
-        with self._session().observe(observer, everywhere=everywhere):
-            yield
 
 
 class EnteredTool(Tool[Entered]):
@@ -156,10 +150,7 @@ class ProductionCacheMonitor(Tool[operate.ProductionCacheMonitor]):
 
     check_cache_health = waited(operate.ProductionCacheMonitor.check_cache_health)
     watch = waited(operate.ProductionCacheMonitor.watch)
-
-    @documented_as(operate.ProductionCacheMonitor.continuous_monitoring)
-    def continuous_monitoring(self, interval_s: float = 300.0) -> Iterator[operate.CacheHealth]:
-        return self._iterate(lambda monitor: monitor.continuous_monitoring(interval_s))
+    continuous_monitoring = iterated(operate.ProductionCacheMonitor.continuous_monitoring)
 
 
 @public
@@ -250,7 +241,7 @@ class CacheInspector(Tool[operate.CacheInspector]):
 
         With ``everywhere=False`` only calls of this thread.
         """
-        with self._observing(self._tool.observe, everywhere=everywhere):
+        with self._session().observe(self._tool.observe, everywhere=everywhere):
             yield
 
 
@@ -271,7 +262,7 @@ class CacheBenchmark(Tool[operate.CacheBenchmark]):
     @contextmanager
     @documented_as(operate.CacheBenchmark.recording)
     def recording(self) -> Iterator[None]:
-        with self._observing(self._tool.observe, everywhere=True):
+        with self._session().observe(self._tool.observe, everywhere=True):
             yield
 
 
