@@ -2,6 +2,7 @@
 
 nox -s tests            the test suite with coverage
 nox -s lint types       style and types
+nox -s aiosqlite        the tests of the store with the oldest and newest aiosqlite allowed
 nox -s bench -- NAME    a benchmark of tests/benchmarks/, by hand
 nox -s models           train the built-in models anew
 """
@@ -32,6 +33,20 @@ def tests(session: nox.Session) -> None:
     # The whole suite has to cover the package; a part of it, named by arguments, need not.
     whole = () if session.posargs else ("--cov", "--cov-report=term-missing")
     session.run("pytest", *whole, *session.posargs)
+
+
+@nox.session
+@nox.parametrize("which", ["oldest", "newest"])
+def aiosqlite(session: nox.Session, which: str) -> None:
+    """Run the store's tests with one aiosqlite: `asteady._cache.store.sqlite_thread` uses private
+    parts of it."""
+    install_group(session, "test")
+    session.install("-e", ".")
+    (allowed,) = (each for each in PYPROJECT["project"]["dependencies"] if "aiosqlite" in each)
+    oldest = allowed.split(",")[0].replace(">=", "==")
+    # "==0.22" is 0.22.0, and the upper bound allows the newest.
+    session.install("--upgrade", oldest if which == "oldest" else allowed)
+    session.run("pytest", "tests/cache/store", "tests/cache/test_parts.py", *session.posargs)
 
 
 @nox.session

@@ -24,7 +24,7 @@ _remembering = threading.Lock()
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """A temporary file beside `path`, which replaces it when the block ends without an error.
 
-    Only its owner can read it. Blocks.
+    Only its owner can read it; its path is the `name` of the file object. Blocks.
 
     Raises:
         OSError: the file cannot be written; the error names `path`.
@@ -35,8 +35,9 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     except OSError as exc:
         exc.filename = os.fspath(path)  # not the temporary name
         raise
+    os.close(descriptor)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with open(name, "wb") as file:
             yield file
         os.replace(name, target)
     except BaseException:

@@ -41,17 +41,17 @@ from asteady._cache.statistics import Counters, Latency, described
 from asteady._cache.store.api import (
     ORDERS,
     Clear,
+    CommitResult,
     Delete,
     Entry,
-    Operation,
     Order,
-    Outcome,
     OversizedError,
     Put,
     Store,
     Tag,
     Touch,
     Untag,
+    Write,
 )
 from asteady._cache.store.locks import Locks
 from asteady._cache.store.stored_request import Request
@@ -588,19 +588,19 @@ class Cache(Generic[A]):
 
     # -- synchronisation --------------------------------------------------------------------------
 
-    def committed(self, operations: Sequence[Operation[A]], outcome: Outcome) -> None:
+    def committed(self, writes: Sequence[Write[A]], result: CommitResult) -> None:
         """Called by the store after each commit, before any caller is answered."""
         memory = self.memory
         # Removals first, so that additions do not push out more.
-        if any(isinstance(op, Clear) for op in operations):
+        if any(isinstance(op, Clear) for op in writes):
             memory.clear()
-        for key in outcome.gone:
+        for key in result.gone:
             memory.discard(key)
             if key in self._reads:
                 # It was read before it was removed, and the reader has not resumed yet.
                 self._removed.add(key)
-        for op, result in zip(operations, outcome.results, strict=True):
-            if isinstance(op, Put) and result is True and op.key in outcome.stored:
+        for op, value in zip(writes, result.results, strict=True):
+            if isinstance(op, Put) and value is True and op.key in result.stored:
                 answer = op.answer if op.answer.cached else as_cached(op.answer)
                 held = memory.add(op.key, answer, op.cost_s)
                 if held is not None:
@@ -612,10 +612,10 @@ class Cache(Generic[A]):
                 self.forget_tags()
             elif isinstance(op, Tag):
                 held = memory.by_key.get(op.key)
-                if held is not None and result is True:
+                if held is not None and value is True:
                     self._know_tags(held, op.namespace)
-        self.counters.evictions += outcome.evictions
-        self._compare_removals(outcome.before, outcome.removals)
+        self.counters.evictions += result.evictions
+        self._compare_removals(result.before, result.removals)
 
     def flush(self) -> None:
         """Submit touches and counts to the store, with the next commit."""

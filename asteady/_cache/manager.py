@@ -14,6 +14,8 @@ from asteady._cache.cache import Cache, Opener
 from asteady._cache.memory import Memory
 from asteady._cache.policy import POLICIES, Budget
 from asteady._cache.store.api import (
+    BUSY_RETRY_S,
+    BUSY_TIMEOUT_S,
     Exported,
     Holding,
     Merged,
@@ -36,8 +38,17 @@ class CacheManager:
     Used before it is open, it calls `opener`, if there is one, or raises `SessionNotOpenError`.
     """
 
-    def __init__(self, settings: Settings, *, opener: Opener | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        opener: Opener | None = None,
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
+        busy_retry_s: float = BUSY_RETRY_S,
+    ) -> None:
         self._settings = settings
+        self._busy_timeout_s = busy_timeout_s
+        self._busy_retry_s = busy_retry_s
         generation = Budget(
             settings.generation_cache_capacity,
             max(1, int(settings.generation_cache_max_size_mb * MEBIBYTE)),
@@ -104,7 +115,13 @@ class CacheManager:
             codec,
             keep_requests_bytes=self._settings.keep_requests_bytes,
         )
-        return SqliteStore(self._database(cache.kind), tables, cache.committed)
+        return SqliteStore(
+            self._database(cache.kind),
+            tables,
+            cache.committed,
+            busy_timeout_s=self._busy_timeout_s,
+            busy_retry_s=self._busy_retry_s,
+        )
 
     async def aclose(self) -> None:
         """Write unwritten touches, and close. Idempotent.

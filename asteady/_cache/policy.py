@@ -248,7 +248,7 @@ def remember(
         policy.touch(state, row, budget, 1)
     else:
         policy.learn(state, row, budget)
-        _uncount_ghost(state, row.touches)
+        uncount_ghost(state, row.touches)
         ledger.remove(row)  # making room must not drop it as the oldest ghost
         row.size_bytes, row.cost_s = size_bytes, cost_s
         row.slot = 0  # its answer is gone, and the slot may be another's by now
@@ -358,7 +358,7 @@ def _drop_ghosts(policy: Policy, ledger: Ledger, state: State, budget: Budget) -
         touches = ledger.drop_oldest_ghost()
         if touches is None:
             break
-        _uncount_ghost(state, touches)
+        uncount_ghost(state, touches)
 
 
 def _uncount(state: State, row: Row) -> None:
@@ -373,7 +373,7 @@ def _count_ghost(state: State, row: Row) -> None:
         state.ghosts_more += 1
 
 
-def _uncount_ghost(state: State, touches: int) -> None:
+def uncount_ghost(state: State, touches: int) -> None:
     if touches == 1:
         state.ghosts_once -= 1
     else:

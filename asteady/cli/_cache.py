@@ -19,7 +19,7 @@ from asteady._base.settings import MEBIBYTE, Settings
 from asteady._cache.cache import Cache
 from asteady._cache.manager import CacheManager
 from asteady._cache.store.api import ORDERS, Merged
-from asteady._cache.store.stored_request import prompt_of, shown
+from asteady._cache.store.stored_request import prompt_of, quoted
 from asteady._cache.transfer.transfer import MAX_FILE_BYTES
 from asteady.cli._common import Commands, add_json, add_namespace, found_manager, opened_manager
 
@@ -190,7 +190,7 @@ def list_entries(options: argparse.Namespace) -> int:
     print(head, "prompt")
     for row in rows:
         used = datetime.datetime.fromtimestamp(row["last_used_s"]).isoformat(" ", "seconds")
-        prompt = "-" if row["prompt"] is None else shown(row["prompt"], 40)
+        prompt = "-" if row["prompt"] is None else quoted(row["prompt"], 40)
         print(
             f"{row['key'][:16]} {row['cache']:<10} {row['size_bytes']:>9,}"
             f" {row['cost_s']:>7.3f} s {row['touches']:>7} {used} {prompt}"
@@ -205,7 +205,7 @@ def get(options: argparse.Namespace) -> int:
 
     found, request = _with_manager(answer)
     if request is not None:
-        print(f"asteady: the answer to {shown(prompt_of(request))}", file=sys.stderr)
+        print(f"asteady: the answer to {quoted(prompt_of(request))}", file=sys.stderr)
     if isinstance(found, Completion):
         print(found.text)
     else:

@@ -19,7 +19,7 @@ from asteady._base.requests import GenerateRequest, Key, Kind
 from asteady._base.settings import KEEP_REQUESTS_BYTES
 from asteady._cache.policy import POLICIES, Budget, Row, State, remember, touch
 from asteady._cache.store.codec import CompletionCodec, EmbeddingCodec
-from asteady._cache.store.stored_request import kept_text
+from asteady._cache.store.stored_request import to_json
 from asteady._session.observe import Observed
 from asteady._session.session import Session
 
@@ -67,7 +67,7 @@ def access_of(call: Observed, cache_type: Kind, keep_requests_bytes: int) -> Acc
     from asteady._cache.store.transaction import entry_bytes
 
     codec: Any = CompletionCodec() if generated else EmbeddingCodec()
-    request = kept_text(call.request, keep_requests_bytes)
+    request = to_json(call.request, keep_requests_bytes)
     size_bytes = entry_bytes(call.key, (*codec.encode(call.answer), request))
     return Access(key=call.key, size_bytes=size_bytes, cost_s=call.answer.cost_s)
 

@@ -24,7 +24,7 @@ from asteady._base.requests import DEFAULT_SEED, Completion, GenerateRequest, Ke
 from asteady._base.text import shorten
 from asteady._cache.cache import Cache
 from asteady._cache.store.api import Entry
-from asteady._cache.store.stored_request import shown
+from asteady._cache.store.stored_request import quoted
 from asteady._session.observe import Observed, Outcome
 from asteady._session.pipeline import CacheMode
 from asteady._session.session import Session
@@ -307,7 +307,7 @@ async def _explanation(cache: Cache[Any], entries: list[Entry], rank: int) -> Ex
     idle = duration_text(max(0.0, time.time() - entry.last_used_s))
     uses = "once" if entry.touches == 1 else f"{entry.touches} times"
     lines = [
-        *([] if entry.prompt is None else [f"It is the answer to {shown(entry.prompt)}."]),
+        *([] if entry.prompt is None else [f"It is the answer to {quoted(entry.prompt)}."]),
         f"The {cache.kind} cache has {len(entries)} of {capacity} entries, {fate}",
         f"It was used {uses}, the last time {idle} ago; it took {entry.cost_s:.3g} s to compute,"
         f" and takes {entry.size_bytes:,} bytes, {100 * share:.2g} % of the scarcer budget.",

@@ -16,6 +16,7 @@ import numpy as np
 from asteady._base.requests import Completion, Embedding
 from asteady._base.settings import Settings
 from asteady._cache.manager import CacheManager
+from asteady._cache.store.api import BUSY_RETRY_S, BUSY_TIMEOUT_S
 
 
 def key_of(name: object) -> str:
@@ -55,8 +56,18 @@ def settings(directory: Path, **changes: Any) -> Settings:
 
 
 @asynccontextmanager
-async def opened(directory: Path, **changes: Any) -> AsyncIterator[CacheManager]:
-    manager = CacheManager(settings(directory, **changes))
+async def opened(
+    directory: Path,
+    *,
+    busy_timeout_s: float = BUSY_TIMEOUT_S,
+    busy_retry_s: float = BUSY_RETRY_S,
+    **changes: Any,
+) -> AsyncIterator[CacheManager]:
+    manager = CacheManager(
+        settings(directory, **changes),
+        busy_timeout_s=busy_timeout_s,
+        busy_retry_s=busy_retry_s,
+    )
     await manager.open()
     try:
         yield manager

@@ -1,4 +1,4 @@
-"""The door to aiosqlite, the locks, the kind of file system: one by one."""
+"""The SQLite thread, the locks, the kind of file system: one by one."""
 
 # ruff: noqa: ASYNC110  # it looks at files, and waits for what tells nobody
 
@@ -17,9 +17,8 @@ from typing import Any
 import anyio
 import pytest
 
-from asteady._cache.store.filesystem import network_filesystem
-from asteady._cache.store.locks import Locks
-from asteady._cache.store.sqlite_thread import Door
+from asteady._cache.store.locks import Locks, network_filesystem
+from asteady._cache.store.sqlite_thread import SqliteThread
 
 pytestmark = pytest.mark.anyio
 
@@ -28,8 +27,8 @@ def memory() -> sqlite3.Connection:
     return sqlite3.connect(":memory:", check_same_thread=False)
 
 
-async def test_the_private_door_of_aiosqlite_is_still_there() -> None:
-    """What `_door` relies on; a newer aiosqlite must be looked at before the range is widened."""
+async def test_the_private_parts_of_aiosqlite_are_still_there() -> None:
+    """`sqlite_thread` uses them; read a newer aiosqlite before its version is allowed."""
     import aiosqlite
     from aiosqlite import core
 
@@ -45,21 +44,21 @@ async def test_the_private_door_of_aiosqlite_is_still_there() -> None:
 
 
 async def test_a_function_runs_as_one_hop_on_a_daemon_thread() -> None:
-    door = await Door.open(memory)
+    opened = await SqliteThread.open(memory)
 
     def work(connection: sqlite3.Connection, number: int) -> tuple[int, bool, bool]:
         (found,) = connection.execute("SELECT ?", (number,)).fetchone()
         thread = threading.current_thread()
         return found, thread.daemon, thread is threading.main_thread()
 
-    assert await door.run(work, 7) == (7, True, False)
+    assert await opened.run(work, 7) == (7, True, False)
     with pytest.raises(ZeroDivisionError):
-        await door.run(lambda _: 1 / 0)
-    await door.aclose()
-    await door.aclose()
-    door.abandon()
+        await opened.run(lambda _: 1 / 0)
+    await opened.aclose()
+    await opened.aclose()
+    opened.abandon()
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):
-        await door.run(work, 7)
+        await opened.run(work, 7)
 
 
 async def test_a_connection_that_cannot_be_opened_leaves_no_thread() -> None:
@@ -69,32 +68,32 @@ async def test_a_connection_that_cannot_be_opened_leaves_no_thread() -> None:
         raise sqlite3.OperationalError("no")
 
     with pytest.raises(sqlite3.OperationalError, match="no"):
-        await Door.open(fail)
+        await SqliteThread.open(fail)
     with anyio.fail_after(5):
         while threading.active_count() > before:
             await anyio.sleep(0.01)
 
 
-def test_a_door_left_open_when_its_loop_ends_hangs_and_complains_of_nothing() -> None:
-    async def leave() -> Door:
-        return await Door.open(memory)
+def test_a_thread_left_open_when_its_loop_ends_hangs_and_complains_of_nothing() -> None:
+    async def leave() -> SqliteThread:
+        return await SqliteThread.open(memory)
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        door = asyncio.run(leave())
-        door.abandon()
-        del door
+        thread = asyncio.run(leave())
+        thread.abandon()
+        del thread
         gc.collect()
 
 
-async def test_the_interpreter_exits_with_a_door_open() -> None:
+async def test_the_interpreter_exits_with_a_thread_open() -> None:
     program = """
 import asyncio, sqlite3
-from asteady._cache.store.sqlite_thread import Door
+from asteady._cache.store.sqlite_thread import SqliteThread
 
 async def main():
-    global door
-    door = await Door.open(lambda: sqlite3.connect(":memory:", check_same_thread=False))
+    global thread
+    thread = await SqliteThread.open(lambda: sqlite3.connect(":memory:", check_same_thread=False))
 
 loop = asyncio.new_event_loop()
 loop.run_until_complete(main())

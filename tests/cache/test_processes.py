@@ -224,13 +224,8 @@ async with opened(directory, generation_cache_capacity=20) as manager:
         assert statistics["size"] == len(await manager.generation.keys()) == 20
 
 
-async def test_a_database_locked_for_a_while_only_takes_longer(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from asteady._cache.store import schema as _schema
-
-    monkeypatch.setattr(_schema, "BUSY_TIMEOUT_S", 0.01)
-    async with opened(directory) as manager:
+async def test_a_database_locked_for_a_while_only_takes_longer(directory: Path) -> None:
+    async with opened(directory, busy_timeout_s=0.01) as manager:
         with closing(
             sqlite3.connect(directory / "generation_cache.db", isolation_level=None)
         ) as connection:
@@ -248,14 +243,9 @@ async def test_a_database_locked_for_a_while_only_takes_longer(
 
 
 async def test_a_database_locked_for_good_fails_the_write_alone(
-    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from asteady._cache.store import schema as _schema
-    from asteady._cache.store import sqlite as _sqlite
-
-    monkeypatch.setattr(_schema, "BUSY_TIMEOUT_S", 0.01)
-    monkeypatch.setattr(_sqlite, "BUSY_PATIENCE_S", 0.05)
-    async with opened(directory) as manager:
+    async with opened(directory, busy_timeout_s=0.01, busy_retry_s=0.05) as manager:
         with closing(
             sqlite3.connect(directory / "generation_cache.db", isolation_level=None)
         ) as connection:

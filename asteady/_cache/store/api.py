@@ -1,4 +1,4 @@
-"""The store's seam: what a cache asks of whatever remembers beyond this process."""
+"""The protocol between a cache and its persistent store: writes, results and records."""
 
 from __future__ import annotations
 
@@ -18,14 +18,19 @@ T = TypeVar("T")
 Order: TypeAlias = Literal["priority", "cost", "size", "touches", "last_used"]
 ORDERS: tuple[Order, ...] = ("priority", "cost", "size", "touches", "last_used")
 
+# While another process holds the database locked, SQLite waits this long, and the writer tries
+# again for that long.
+BUSY_TIMEOUT_S = 5.0
+BUSY_RETRY_S = 30.0
+
 
 @attrs.frozen(kw_only=True)
 class Entry:
-    """What is known of one entry, without its answer.
+    """One entry of a cache, without its answer.
 
-    `size_bytes` is what the entry takes of the byte budget (docs/performance.md says how it is
-    counted); times are in seconds since the epoch; `last_used_s` may lag by a second. `prompt` is
-    the beginning of what was asked, None where the entry does not keep its request.
+    `size_bytes` is its size in the byte budget (docs/performance.md says how it is counted); times
+    are in seconds since the epoch; `last_used_s` may lag by a second. `prompt` is the beginning of
+    the prompt, None where the entry does not keep its request.
     """
 
     key: Key
@@ -49,9 +54,9 @@ class Put(Generic[A]):
     cost_s: float
     aliases: tuple[Any, ...] = ()
     namespaces: tuple[str, ...] = ()
-    """These hold it from now on, besides those that hold it already."""
+    """Tags to add to those that the entry has."""
     request: Request | None = None
-    """To be kept beside the answer, if it is short enough."""
+    """Stored beside the answer, if it is short enough."""
 
 
 @attrs.frozen
@@ -60,7 +65,7 @@ class Delete:
 
     key: Key
     if_damaged: bool = False
-    """Only when it still cannot be read: another process may have stored it anew."""
+    """Only if it is still unreadable: another process may have stored it again."""
 
 
 @attrs.frozen
@@ -70,7 +75,7 @@ class Clear:
 
 @attrs.frozen
 class Touch:
-    """Uses of entries since the last one, and what else was counted meanwhile. Result: None."""
+    """Uses of entries, and counts of lookups, since the last `Touch`. Result: None."""
 
     touches: Sequence[tuple[Key, int]]
     counts: dict[str, float]
@@ -78,7 +83,7 @@ class Touch:
 
 @attrs.frozen
 class Tag:
-    """Have a namespace hold an entry. Result: whether it does; False if there is no such entry."""
+    """Tag an entry with a namespace. Result: whether it has the tag; False without the entry."""
 
     key: Key
     namespace: str
@@ -86,7 +91,7 @@ class Tag:
 
 @attrs.frozen
 class Untag:
-    """Have a namespace, and all below it, hold nothing, and remove what nobody else holds.
+    """Remove the tags of a namespace and all below it, and the entries left without a tag.
 
     Result: how many entries were removed.
     """
@@ -96,7 +101,7 @@ class Untag:
 
 @attrs.frozen
 class Holding:
-    """What a namespace holds in one cache: how many entries, and their size."""
+    """The entries of a namespace in one cache: their number and size."""
 
     entries: int = 0
     size_bytes: int = 0
@@ -104,7 +109,7 @@ class Holding:
 
 @attrs.frozen
 class NamespaceSize:
-    """What a namespace holds in each cache."""
+    """The entries of a namespace in each cache."""
 
     generation: Holding
     embedding: Holding
@@ -120,29 +125,28 @@ class NamespaceSize:
 
 @attrs.frozen(kw_only=True)
 class Incoming:
-    """An entry from elsewhere, without its answer. `size_bytes` is what it takes of a budget here.
+    """An entry of another cache, without its answer.
 
-    `standing` is how many touches' worth it was above the other cache's tide.
+    `size_bytes` is its size in the byte budget here, with its tags. `relative_priority` is how many
+    touches' worth it was above the level of the other cache.
     """
 
     key: Key
     size_bytes: int
     cost_s: float
     touches: int
-    standing: float
+    relative_priority: float
     created_s: float
     used_s: float
     namespaces: tuple[str, ...] = ()
-    """These held it there, and hold it here from now on; `size_bytes` is with their tags."""
 
 
 @attrs.frozen
 class Merge:
-    """Take over entries from elsewhere, all in this transaction. Result: `Merged`.
+    """Add entries of another cache, all in one transaction. Result: `Merged`.
 
-    `values` gives the checksum, the values and the request of an entry's row; it is called on the
-    writer's thread. What it raises must be no `sqlite3.Error`, which would be taken for this
-    store's own.
+    `values` returns the checksum, the values and the request of an entry's row; it is called on the
+    writer's thread. It must not raise `sqlite3.Error`, which would count as an error of this store.
     """
 
     entries: Sequence[Incoming]
@@ -151,10 +155,10 @@ class Merge:
 
 @attrs.frozen(kw_only=True)
 class Merged:
-    """What became of the entries of an import, for one cache.
+    """The result of an import, for one cache.
 
-    Of `entries`, `known` were here already, `added` are here now, `declined` are worth less than
-    what fills the cache, and `oversized` are larger than all of it. `evicted` others went for them.
+    Of `entries`, `known` were stored already, `added` are new, `declined` were worth less than what
+    fills the cache, and `oversized` are larger than its budget. `evicted` others made room.
     """
 
     entries: int
@@ -167,7 +171,7 @@ class Merged:
 
 @attrs.frozen(kw_only=True)
 class Exported:
-    """What was written: how many entries of each cache, and the size of the file."""
+    """The result of an export: the number of entries of each cache, and the size of the file."""
 
     path: Path
     generation: int
@@ -175,15 +179,15 @@ class Exported:
     size_bytes: int
 
 
-Operation: TypeAlias = Put[A] | Delete | Clear | Touch | Tag | Untag | Merge
+Write: TypeAlias = Put[A] | Delete | Clear | Touch | Tag | Untag | Merge
 
 
-@attrs.define
-class Outcome:
-    """What one commit did.
+@attrs.frozen(kw_only=True)
+class CommitResult:
+    """What one commit did: the results of its writes, and the keys removed and stored by it.
 
-    `removals` counts, over all processes and for ever, entries that went. `before` is its value
-    when the transaction began: another process removed something if it is not what was last seen.
+    `removals` counts the entries ever removed, by all processes. `before` is its value when the
+    transaction began: if it is not the value seen last, another process removed something.
     """
 
     results: list[Any]
@@ -196,7 +200,7 @@ class Outcome:
 
 @attrs.frozen
 class Reading(Generic[A]):
-    """A point read: the answer if it is there and sound. A damaged one is to be deleted."""
+    """The result of `Store.read`: the answer if it is there and undamaged."""
 
     answer: A | None
     damaged: bool
@@ -204,23 +208,23 @@ class Reading(Generic[A]):
 
 
 class OversizedError(ValueError):
-    """An entry larger than the whole budget. Never leaves the cache."""
+    """An entry is larger than the whole budget. Never leaves the cache."""
 
 
 class Store(Protocol[A]):
-    """Remembers answers beyond this process. One event loop uses it; see `SqliteStore`.
+    """A persistent store of answers, used on one event loop; see `SqliteStore`.
 
-    Whatever reads raises `StoreError` if the store cannot be read.
+    Reading methods raise `StoreError` if the store cannot be read.
     """
 
     async def open(self) -> None: ...
 
     async def aclose(self) -> None: ...
 
-    def submit(self, operation: Operation[A]) -> asyncio.Future[Any]:
-        """Queue an operation for the next commit; the future resolves when it is committed.
+    def submit(self, write: Write[A]) -> asyncio.Future[Any]:
+        """Queue a write for the next commit; the future resolves when it is committed.
 
-        Cancelling the future does not take the operation back.
+        Cancelling the future does not cancel the write.
         """
         ...
 
@@ -235,42 +239,42 @@ class Store(Protocol[A]):
     ) -> list[Entry]: ...
 
     async def tagged(self, key: Key, namespace: str) -> bool:
-        """Whether this very namespace holds the entry."""
+        """Whether the entry has this tag itself; tags below it do not count."""
         ...
 
     async def holding(self, path: str) -> Holding:
-        """What the namespace and all below it hold, each entry counted once."""
+        """The size of the namespace and all below it, each entry counted once."""
         ...
 
     async def holdings(self) -> dict[str, Holding]:
-        """What each namespace holds itself."""
+        """The size of each namespace itself, by path, in order."""
         ...
 
     async def request(self, key: Key) -> Request | None:
-        """The request that the entry keeps, if it is there and leads to its key."""
+        """The request stored with the entry, if it hashes to the key."""
         ...
 
     async def missing(self, keys: Sequence[Key]) -> tuple[int, list[Key]]:
-        """The count of removals, and which of these keys are not in the store."""
+        """The count of removals, and those of these keys that are not in the store."""
         ...
 
     async def removals(self) -> int: ...
 
     async def totals(self) -> dict[str, Any]:
-        """The row of counters and of the policy's state."""
+        """The counters and the state of the policy."""
         ...
 
     async def run(self, fn: Callable[[], T], /) -> T:
-        """A quick blocking function on the thread that reads, also if cancelled."""
+        """Run a quick blocking function on the reading thread, even if cancelled."""
         ...
 
 
-Committed: TypeAlias = Callable[[Sequence[Any], Outcome], None]
-"""Called on the loop after each commit, before any caller is answered: (operations, outcome)."""
+Committed: TypeAlias = Callable[[Sequence[Any], CommitResult], None]
+"""Called on the loop after each commit, before any caller is answered: (writes, result)."""
 
 
 class NullStore(Generic[A]):
-    """Remembers nothing; stands in for the store when the cache is disabled."""
+    """The store of a disabled cache: it stores nothing."""
 
     async def open(self) -> None:
         pass
@@ -278,9 +282,9 @@ class NullStore(Generic[A]):
     async def aclose(self) -> None:
         pass
 
-    def submit(self, operation: Operation[A]) -> asyncio.Future[Any]:
+    def submit(self, write: Write[A]) -> asyncio.Future[Any]:
         future = asyncio.get_running_loop().create_future()
-        future.set_result(0 if isinstance(operation, Clear | Untag) else None)
+        future.set_result(0 if isinstance(write, Clear | Untag) else None)
         return future
 
     async def read(self, key: Key) -> Reading[A]:

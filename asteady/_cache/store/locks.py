@@ -1,8 +1,10 @@
-"""Locks among processes, so that one computes and the others wait for its answer.
+"""Locks between processes, so that one computes and the others wait for its answer.
 
 A key is hashed to one of many files, and `filelock` locks that file for this process; the system
-lets go of it when the process dies. Trouble with a lock never fails a request: then two processes
-compute the same answer, and both store it.
+releases it when the process dies. A failing lock never fails a request: then two processes compute
+the same answer, and both store it.
+
+`network_filesystem` says where locks and SQLite's write-ahead log do not work among machines.
 """
 
 from __future__ import annotations
@@ -30,25 +32,46 @@ T = TypeVar("T")
 # Two keys on one file wait for each other across processes; with some dozens of computations at a
 # time and a thousand files that is rare.
 SHARDS = 1024
-# Waiting is asking again; a computation takes milliseconds to minutes.
-PAUSE_FIRST_S = 0.002
-PAUSE_LAST_S = 0.05
-# A process that holds a lock so long is stopped, or slower than computing again would be.
-PATIENCE_S = 120.0
-# Each lock that is held or waited for is an open file, of which a process may have a thousand.
-# With more computations under way than this, the others go without.
-MOST_HELD = 128
+# A waiting process polls; a computation takes milliseconds to minutes.
+POLL_FIRST_S = 0.002
+POLL_LAST_S = 0.05
+
+# Processes on several machines would each have their own shared-memory file.
+NETWORK_FILE_SYSTEMS = frozenset(
+    {
+        "9p",
+        "afs",
+        "beegfs",
+        "ceph",
+        "cifs",
+        "drvfs",
+        "fuse.glusterfs",
+        "fuse.s3fs",
+        "fuse.sshfs",
+        "gfs2",
+        "glusterfs",
+        "gpfs",
+        "lustre",
+        "ncpfs",
+        "nfs",
+        "nfs4",
+        "ocfs2",
+        "smb3",
+        "smbfs",
+    }
+)
+MOUNTS = Path("/proc/self/mountinfo")
 
 
 class Run(Protocol):
-    """Runs a blocking function on a thread that does one call after another, also if cancelled."""
+    """Runs a blocking function on a thread, one call after another, even if cancelled."""
 
     def __call__(self, fn: Callable[[], T], /) -> Awaitable[T]: ...
 
 
 @attrs.define(eq=False)
 class _Shard:
-    """This process's hold on one file, shared by all of its computations on it."""
+    """One locked file, shared by all computations of this process on it."""
 
     lock: BaseFileLock
     users: int = 0
@@ -56,9 +79,24 @@ class _Shard:
 
 
 class Locks:
-    """The locks of one cache. One event loop uses it; nothing is to be closed."""
+    """The locks of one cache, used on one event loop; needs no closing.
 
-    def __init__(self, directory: Path, run: Run, failed: Callable[[str, Exception], None]) -> None:
+    A process that holds a lock for longer than `timeout_s` is stopped, or slower than computing
+    again would be: the others no longer wait for it. Each lock is an open file, of which a process
+    may have a thousand: computations beyond `max_locks` go without.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        run: Run,
+        failed: Callable[[str, Exception], None],
+        *,
+        timeout_s: float = 120.0,
+        max_locks: int = 128,
+    ) -> None:
+        self._timeout_s = timeout_s
+        self._max_locks = max_locks
         self._directory = directory
         self._run = run
         self._failed = failed
@@ -73,7 +111,7 @@ class Locks:
         """
         number = zlib.crc32(key.encode()) % SHARDS
         shard = self._held.get(number)
-        if shard is None and len(self._held) >= MOST_HELD:
+        if shard is None and len(self._held) >= self._max_locks:
             yield False
             return
         if shard is None:
@@ -81,7 +119,7 @@ class Locks:
             shard.users += 1
             entering = self._enter(number, shard)
         else:
-            # Computations of one process do not exclude each other: it has one flight per key.
+            # Computations of one process do not exclude each other: each key has one flight.
             shard.users += 1
             entering = _ready(shard)
         try:
@@ -103,24 +141,24 @@ class Locks:
     async def _enter(self, number: int, shard: _Shard) -> bool:
         lock = shard.lock
         if number in self._releasing:
-            # This process's own last hold on it, which is no other's.
+            # This process itself still has it locked.
             await asyncio.wait([self._releasing[number]])
         waited = False
-        pause_s = PAUSE_FIRST_S
+        pause_s = POLL_FIRST_S
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + PATIENCE_S
-        while not await self._run(lambda: _take(lock)):
+        deadline = loop.time() + self._timeout_s
+        while not await self._run(lambda: _acquire(lock)):
             if loop.time() > deadline:
                 log.warning(
                     "another process has been computing an answer for %g s; computing it here too"
                     " (%s)",
-                    PATIENCE_S,
+                    self._timeout_s,
                     lock.lock_file,
                 )
                 break
             waited = True
             await asyncio.sleep(pause_s)
-            pause_s = min(PAUSE_LAST_S, pause_s * 1.5)
+            pause_s = min(POLL_LAST_S, pause_s * 1.5)
         shard.ready.set()
         return waited
 
@@ -128,11 +166,11 @@ class Locks:
         shard.users -= 1
         if shard.users:
             if not shard.ready.is_set():
-                # Whoever was to take the lock was cancelled; the others go on without.
+                # The computation that was acquiring the lock was cancelled: go on without it.
                 shard.ready.set()
             return
         del self._held[number]
-        # Behind the attempt to take it, should that still be under way.
+        # After an attempt to acquire it that may still run.
         before = self._releasing.get(number)
         releasing = unattended(asyncio.ensure_future(self._release(shard.lock, before)))
         self._releasing[number] = releasing
@@ -158,12 +196,12 @@ async def _ready(shard: _Shard) -> bool:
     return False
 
 
-def _take(lock: BaseFileLock) -> bool:
+def _acquire(lock: BaseFileLock) -> bool:
     from filelock import Timeout
 
     directory = os.path.dirname(lock.lock_file)
     if not os.path.isdir(directory):
-        # Made here, or filelock would make it, and its parent, readable for all.
+        # filelock would make it, and its parent, readable for everybody.
         os.makedirs(os.path.dirname(directory), mode=0o700, exist_ok=True)
         os.makedirs(directory, mode=0o700, exist_ok=True)
     try:
@@ -171,3 +209,25 @@ def _take(lock: BaseFileLock) -> bool:
     except Timeout:
         return False
     return True
+
+
+def network_filesystem(directory: Path, mounts: Path = MOUNTS) -> str | None:
+    """The type of the network file system of a directory; None if it is local or unknown."""
+    try:
+        table = mounts.read_text(errors="surrogateescape")
+        path = os.path.realpath(directory)
+    except OSError:
+        return None
+    best, found = "", None
+    for line in table.splitlines():
+        # 36 35 98:0 /root /mount/point rw,noatime master:1 - ext4 /dev/sda1 rw
+        fields, _, kind = line.partition(" - ")
+        parts = fields.split(" ")
+        if len(parts) < 5 or not kind:
+            continue
+        point = parts[4].encode("latin-1", "surrogateescape").decode("unicode_escape")
+        inside = path == point or path.startswith(point.rstrip("/") + "/")
+        # A later mount on the same point hides the earlier one.
+        if inside and len(point) >= len(best):
+            best, found = point, kind.split(" ")[0]
+    return found if found in NETWORK_FILE_SYSTEMS else None

@@ -1,4 +1,4 @@
-"""The database: its tables, its versions, and how a file is opened, made, or set aside.
+"""The database: its tables, and how a file is opened, created, or set aside.
 
 Everything here blocks and runs on a connection's own thread.
 """
@@ -14,20 +14,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from asteady._base.errors import StoreError, StoreVersionError
+from asteady._cache.store.api import BUSY_TIMEOUT_S
 from asteady._cache.store.codec import Columns
-from asteady._cache.store.eviction_index import mark_of
-from asteady._cache.store.filesystem import network_filesystem
-from asteady._cache.store.tags import TABLE as TAG_TABLE
+from asteady._cache.store.locks import network_filesystem
 
 log = logging.getLogger("asteady")
 
-# "AsCa" in ASCII: `file` and SQLite's own tools can tell what this is.
+# "AsCa" in ASCII, for `file` and SQLite's own tools.
 APPLICATION_ID = 0x41734361
 VERSION = 4
-# A write waits this long inside SQLite for another process's; the writer then tries again.
-BUSY_TIMEOUT_S = 5.0
-OPEN_PATIENCE_S = 10.0
-# Damage as SQLite reports it: SQLITE_CORRUPT and SQLITE_NOTADB, whatever the extended part.
+OPEN_TIMEOUT_S = 10.0
+# Primary result codes of damage.
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 PAGE_BYTES = 4096
 MIN_LOG_BYTES = 128 * 1024
@@ -81,60 +78,46 @@ CREATE TABLE answer (
     {columns},
     request TEXT
 );
+CREATE TABLE tag (
+    slot INTEGER NOT NULL,
+    namespace TEXT NOT NULL,
+    PRIMARY KEY (slot, namespace)
+) WITHOUT ROWID;
 """
-TABLES += f"{TAG_TABLE};\n"
 
-# Statements that bring a database from the version in the key to the next one.
-MIGRATIONS: dict[int, tuple[str, ...]] = {
-    # Ghosts got a table of their own, without keys; entries lost what only ghosts needed.
-    1: (
-        "CREATE TABLE ghost (seq INTEGER PRIMARY KEY, mark INTEGER NOT NULL,"
-        " touches INTEGER NOT NULL, turn REAL NOT NULL)",
-        "INSERT INTO ghost (mark, touches, turn) SELECT mark_of(key), touches, turn FROM entry"
-        " WHERE live = 0 ORDER BY turn, key",
-        "CREATE INDEX ghost_by_mark ON ghost (mark)",
-        "CREATE TABLE living (key TEXT PRIMARY KEY, size_bytes INTEGER NOT NULL,"
-        " cost_s REAL NOT NULL, touches INTEGER NOT NULL, priority REAL NOT NULL,"
-        " slot INTEGER NOT NULL, created_s REAL NOT NULL, used_s REAL NOT NULL) WITHOUT ROWID",
-        "INSERT INTO living SELECT key, size_bytes, cost_s, touches, priority, slot, created_s,"
-        " used_s FROM entry WHERE live = 1",
-        "DROP TABLE entry",
-        "ALTER TABLE living RENAME TO entry",
-        "CREATE INDEX entry_by_priority ON entry (priority)",
-    ),
-    # Namespaces hold entries.
-    2: (TAG_TABLE,),
-    # An entry may keep its request, as its last column: whoever reads answers does not read it.
-    3: ("ALTER TABLE answer ADD COLUMN request TEXT",),
-}
+
+class _OutdatedError(Exception):
+    """The database was written by an older version."""
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether SQLite says that the file itself is damaged, or no database."""
+    """Whether SQLite reports that the file is damaged or not a database."""
     code = getattr(error, "sqlite_errorcode", None)
     return code is not None and code & 0xFF in _DAMAGED
 
 
 def is_busy(error: BaseException) -> bool:
-    """Whether another connection was in the way."""
+    """Whether another connection had the database locked."""
     code = getattr(error, "sqlite_errorcode", None)
     return code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
-def connect(path: Path, max_bytes: int) -> sqlite3.Connection:
-    """A connection with our settings; the database exists already."""
+def connect(
+    path: Path, max_bytes: int, busy_timeout_s: float = BUSY_TIMEOUT_S
+) -> sqlite3.Connection:
+    """A connection with our settings to a database that exists."""
     connection = sqlite3.connect(
-        path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+        path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False
     )
     try:
         # In WAL mode a commit survives the death of the process at any level; NORMAL syncs at
         # checkpoints, so that a power failure may lose the last commits but damages nothing.
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA temp_store = MEMORY")
-        # The log counts for the size of the cache too: an eighth of the budget, 16 MB at most.
-        # When it is full SQLite syncs twice, which takes longer than a hundred puts.
+        # The log takes disk space too: an eighth of the budget, 16 MB at most. When it is full
+        # SQLite syncs twice, which takes longer than a hundred puts.
         log_bytes = max(MIN_LOG_BYTES, min(MAX_LOG_BYTES, max_bytes // 8))
-        # A database keeps the pages that it was made with.
+        # A database keeps the page size that it was created with.
         (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
         connection.execute(f"PRAGMA wal_autocheckpoint = {log_bytes // page_bytes}")
         connection.execute(f"PRAGMA journal_size_limit = {log_bytes}")
@@ -145,7 +128,7 @@ def connect(path: Path, max_bytes: int) -> sqlite3.Connection:
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """Which file is at this path now; None if there is none."""
+    """Device and inode of the file at this path; None if there is none."""
     try:
         found = os.stat(path)
     except OSError:
@@ -154,32 +137,38 @@ def identity(path: Path) -> tuple[int, int] | None:
 
 
 def open_database(
-    path: Path, columns: Columns, max_bytes: int, damaged: tuple[int, int] | None = None
+    path: Path,
+    columns: Columns,
+    max_bytes: int,
+    damaged: tuple[int, int] | None = None,
+    busy_timeout_s: float = BUSY_TIMEOUT_S,
 ) -> sqlite3.Connection:
-    """Open the cache at `path` for writing; make it, migrate it, or set a damaged one aside.
+    """Open the database at `path` for writing, or create it.
 
-    `damaged` is the identity of a file that turned out to be damaged while it was in use; if it is
-    still at `path`, it is set aside first.
+    A damaged one, and one of an older version, is set aside first, as is the file with the identity
+    `damaged`, which was found to be damaged while it was in use.
 
     Raises:
-        StoreVersionError: it was written by a newer version.
-        StoreError: it is another application's, or cannot be opened.
+        StoreVersionError: a newer version wrote it.
+        StoreError: it belongs to another application, or cannot be opened.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Two processes that find the same damage must not set each other's new database aside.
-        with _alone(path):
+        with _exclusive(path):
             if damaged is not None and identity(path) == damaged:
-                set_aside(path, "found while reading or writing")
-            deadline_s = time.monotonic() + OPEN_PATIENCE_S
+                set_aside(path, "damaged", "found while reading or writing")
+            deadline_s = time.monotonic() + OPEN_TIMEOUT_S
             while True:
                 try:
-                    return _open(path, columns, max_bytes)
+                    return _open(path, columns, max_bytes, busy_timeout_s)
+                except _OutdatedError as exc:
+                    set_aside(path, "outdated", exc)
                 except sqlite3.DatabaseError as exc:
                     if time.monotonic() > deadline_s or not (is_damage(exc) or is_busy(exc)):
                         raise
                     if is_damage(exc):
-                        set_aside(path, exc)
+                        set_aside(path, "damaged", exc)
     except (sqlite3.Error, OSError) as exc:
         raise StoreError(
             f"the cache database {path} cannot be opened: {exc}; set ASTEADY_CACHE_DIR to another"
@@ -188,16 +177,16 @@ def open_database(
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def _exclusive(path: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     directory = path.parent / "locks"
     directory.mkdir(mode=0o700, exist_ok=True)
-    lock = FileLock(directory / f"{path.stem}.lock", timeout=OPEN_PATIENCE_S)
+    lock = FileLock(directory / f"{path.stem}.lock", timeout=OPEN_TIMEOUT_S)
     try:
         lock.acquire()
     except (Timeout, OSError, NotImplementedError) as exc:
-        # SQLite's own locks still keep the database whole.
+        # SQLite's own locks still protect the database.
         log.warning("opening %s without its lock: %s", path, exc)
     try:
         yield
@@ -205,25 +194,27 @@ def _alone(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def set_aside(path: Path, reason: object) -> Path:
-    """Rename a damaged database, together with the files beside it; nothing is deleted."""
-    stem = f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
+def set_aside(path: Path, state: str, reason: object) -> Path:
+    """Rename a damaged or outdated database with the files beside it; nothing is deleted."""
+    stem = f"{path.name}.{state}-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
     name, number = stem, 1
     while (path.parent / name).exists():
         number += 1
         name = f"{stem}-{number}"
     for suffix in ("", *SIDE_FILES):
-        # A journal that stayed behind would be played into the new database.
+        # A journal left behind would be applied to the new database.
         with contextlib.suppress(FileNotFoundError):
             os.rename(f"{path}{suffix}", path.parent / f"{name}{suffix}")
-    log.error("the cache database %s is damaged (%s); it is kept as %s", path, reason, name)
+    log.error("the cache database %s is %s (%s); it is kept as %s", path, state, reason, name)
     return path.parent / name
 
 
-def _open(path: Path, columns: Columns, max_bytes: int) -> sqlite3.Connection:
-    # SQLite gives its -wal and -shm the permissions of the database.
+def _open(
+    path: Path, columns: Columns, max_bytes: int, busy_timeout_s: float
+) -> sqlite3.Connection:
+    # SQLite gives its -wal and -shm files the permissions of the database.
     os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-    connection = connect(path, max_bytes)
+    connection = connect(path, max_bytes, busy_timeout_s)
     try:
         _prepare(connection, path, columns)
     except BaseException:
@@ -233,36 +224,29 @@ def _open(path: Path, columns: Columns, max_bytes: int) -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path, columns: Columns) -> None:
-    if _check(connection, path) == VERSION:
+    if _is_made(connection, path):
         _choose_journal(connection, path)
         return
     # Both can be set only while the file is empty. Answers are overwritten here and there, and a
-    # page with one of them is written whole: smaller ones write less (docs/performance.md). Free
-    # pages are given back by the writer.
+    # page with one of them is written whole: small pages write less (docs/performance.md). The
+    # writer frees unused pages.
     connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     _choose_journal(connection, path)
     connection.execute("BEGIN IMMEDIATE")
     try:
-        # Looked at again inside the transaction: another process may have been faster.
-        version = _check(connection, path)
-        if version == 0:
+        # Checked again inside the transaction: another process may have been faster.
+        if not _is_made(connection, path):
             described = ",\n    ".join(f"{name} {kind}" for name, kind in columns)
             for statement in TABLES.format(columns=described).split(";\n"):
                 connection.execute(statement)
-            # A database that replaces another starts with a higher count of removals than that
-            # one can have reached, so that whoever knew it looks again.
+            # A database that replaces another starts with a higher count of removals than that one
+            # can have reached, so that its readers notice.
             connection.execute(
                 "INSERT INTO cache (id, removals) VALUES (1, ?)", (time.time_ns() // 1000,)
             )
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        # Called by a migration: SQLite reads no hexadecimal digits.
-        connection.create_function("mark_of", 1, mark_of, deterministic=True)
-        while 0 < version < VERSION:
-            for statement in MIGRATIONS[version]:
-                connection.execute(statement)
-            version += 1
-        connection.execute(f"PRAGMA user_version = {VERSION}")
+            connection.execute(f"PRAGMA user_version = {VERSION}")
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
@@ -275,11 +259,11 @@ def _choose_journal(connection: sqlite3.Connection, path: Path) -> None:
     wanted = "wal" if network is None else "delete"
     (mode,) = connection.execute(f"PRAGMA journal_mode = {wanted}").fetchone()
     if mode != "wal":
-        # Without the log only FULL keeps a power failure from damaging the database.
+        # Without the log, anything less lets a power failure damage the database.
         connection.execute("PRAGMA synchronous = FULL")
         log.warning(
-            "the cache %s is on %s: it is kept with a rollback journal, which is slower; a"
-            " cache_dir on a local disk is better",
+            "the cache %s is on %s: it uses a rollback journal, which is slower; a cache_dir on a"
+            " local disk is better",
             path,
             f"a network file system ({network})"
             if network
@@ -287,20 +271,26 @@ def _choose_journal(connection: sqlite3.Connection, path: Path) -> None:
         )
 
 
-def _check(connection: sqlite3.Connection, path: Path) -> int:
-    """The version of the database, 0 for an empty one."""
+def _is_made(connection: sqlite3.Connection, path: Path) -> bool:
+    """Whether the database has its tables; False for an empty one.
+
+    Raises:
+        _OutdatedError: it is of an older version.
+    """
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if tables == 0:
-        return 0
+        return False
     if application != APPLICATION_ID:
         raise StoreError(f"{path} is the database of another application; choose another cache_dir")
     if version > VERSION:
         raise StoreVersionError(
-            f"the cache database {path} has version {version}, and this asteady knows up to "
+            f"the cache database {path} has version {version}, and this asteady reads version "
             f"{VERSION}; upgrade asteady or choose another cache_dir"
         )
-    # Reads what every commit will read, so that damage there is found now.
+    if version < VERSION:
+        raise _OutdatedError(f"version {version}, and this asteady reads version {VERSION}")
+    # Every commit reads this row, so that damage there is found now.
     connection.execute("SELECT * FROM cache").fetchone()
-    return int(version)
+    return True

@@ -2,11 +2,11 @@
 
 Guarantees:
 
-- An operation's future resolves after the commit that holds it. Everything that is submitted while
-  a commit is under way goes into the next one.
+- The future of a write resolves after its commit. Writes submitted during a commit go into the next
+  one.
 - Only the writer task uses the write connection, and a transaction is one call on its thread, so
-  none is interleaved with another or cut by a cancellation.
-- The loop is told of a commit (`committed`) before any of its callers is.
+  transactions neither interleave nor are cut by a cancellation.
+- `committed` is called on the loop before any caller of that commit is answered.
 """
 
 from __future__ import annotations
@@ -23,19 +23,26 @@ from asteady._base.errors import StoreError
 from asteady._base.requests import Key
 from asteady._base.tasks import unattended
 from asteady._cache.store.api import (
+    BUSY_RETRY_S,
+    BUSY_TIMEOUT_S,
     Clear,
+    CommitResult,
     Committed,
     Entry,
     Holding,
-    Operation,
     Order,
-    Outcome,
     Reading,
+    Write,
 )
-from asteady._cache.store.schema import connect, identity, is_busy, is_damage, open_database
-from asteady._cache.store.sqlite_thread import Door
+from asteady._cache.store.schema import (
+    connect,
+    identity,
+    is_busy,
+    is_damage,
+    open_database,
+)
+from asteady._cache.store.sqlite_thread import SqliteThread
 from asteady._cache.store.stored_request import Request
-from asteady._cache.store.tags import holding, holdings, tagged
 from asteady._cache.store.transaction import Tables
 
 log = logging.getLogger("asteady")
@@ -43,25 +50,37 @@ A = TypeVar("A")
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Beyond SQLite's own waiting: so long a caller's answer is held back while another process writes.
-BUSY_PATIENCE_S = 30.0
-BUSY_PAUSE_S = 0.01
-# How long the writer of a loop that ends waits to be closed.
-LOOP_END_S = 2.0
+_BUSY_PAUSE_S = 0.01
+# When its event loop ends, the writer waits this long for `aclose`.
+_LOOP_END_S = 2.0
 
 
 class SqliteStore(Generic[A]):
-    """A `Store` in one database file. Lives from `open` to `aclose`, on one event loop."""
+    """A `Store` in one database file. Lives from `open` to `aclose`, on one event loop.
 
-    def __init__(self, path: Path, tables: Tables[A], committed: Committed) -> None:
+    While another process holds the database locked, SQLite waits `busy_timeout_s` and the writer
+    tries again for `busy_retry_s`; then the write fails.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        tables: Tables[A],
+        committed: Committed,
+        *,
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
+        busy_retry_s: float = BUSY_RETRY_S,
+    ) -> None:
+        self._busy_timeout_s = busy_timeout_s
+        self._busy_retry_s = busy_retry_s
         self._path = path
         self._tables = tables
         self._committed = committed
-        self._pending: list[tuple[Operation[A], asyncio.Future[Any]]] = []
-        self._news = asyncio.Event()
+        self._pending: list[tuple[Write[A], asyncio.Future[Any]]] = []
+        self._work = asyncio.Event()
         self._closing = False
-        self._write: Door | None = None
-        self._read: Door | None = None
+        self._write: SqliteThread | None = None
+        self._read: SqliteThread | None = None
         self._writer: asyncio.Task[None] | None = None
         self._file: tuple[int, int] | None = None
         self._lost: sqlite3.Error | None = None
@@ -69,16 +88,16 @@ class SqliteStore(Generic[A]):
         self._ready = asyncio.Event()
 
     async def open(self) -> None:
-        """Open the database, or make it.
+        """Open the database, or create it.
 
         Raises:
-            StoreError: it cannot be opened, or is another application's.
-            StoreVersionError: it was written by a newer version.
+            StoreError: it cannot be opened, or belongs to another application.
+            StoreVersionError: a newer version wrote it.
         """
-        await self._open_doors()
+        await self._open_threads()
         self._ready.set()
         self._writer = unattended(
-            asyncio.create_task(self._write_groups(), name="asteady cache writer")
+            asyncio.create_task(self._run_writer(), name="asteady cache writer")
         )
 
     async def aclose(self) -> None:
@@ -88,13 +107,13 @@ class SqliteStore(Generic[A]):
         if writer is not None:
             await asyncio.shield(writer)
 
-    def submit(self, operation: Operation[A]) -> asyncio.Future[Any]:
+    def submit(self, write: Write[A]) -> asyncio.Future[Any]:
         future = asyncio.get_running_loop().create_future()
         if self._closing or self._writer is None or self._writer.done():
             _fail(future, StoreError(f"the cache database {self._path} is closed"))
         else:
-            self._pending.append((operation, future))
-            self._news.set()
+            self._pending.append((write, future))
+            self._work.set()
         return future
 
     async def read(self, key: Key) -> Reading[A]:
@@ -112,13 +131,13 @@ class SqliteStore(Generic[A]):
         return await self._reading(self._tables.entries, limit, order_by, namespace)
 
     async def tagged(self, key: Key, namespace: str) -> bool:
-        return await self._reading(tagged, key, namespace)
+        return await self._reading(self._tables.tagged, key, namespace)
 
     async def holding(self, path: str) -> Holding:
-        return await self._reading(holding, path)
+        return await self._reading(self._tables.holding, path)
 
     async def holdings(self) -> dict[str, Holding]:
-        return await self._reading(holdings)
+        return await self._reading(self._tables.holdings)
 
     async def request(self, key: Key) -> Request | None:
         return await self._reading(self._tables.request, key)
@@ -127,7 +146,7 @@ class SqliteStore(Generic[A]):
         return await self._reading(self._tables.missing, keys)
 
     async def removals(self) -> int:
-        return await self._reading(self._look)
+        return await self._reading(self._removals)
 
     async def totals(self) -> dict[str, Any]:
         return await self._reading(self._tables.totals)
@@ -135,7 +154,7 @@ class SqliteStore(Generic[A]):
     async def run(self, fn: Callable[[], T], /) -> T:
         return await self._reading(lambda _: fn())
 
-    def _look(self, connection: sqlite3.Connection) -> int:
+    def _removals(self, connection: sqlite3.Connection) -> int:
         if identity(self._path) != self._file:
             raise _GoneError("its file was removed or replaced")
         return self._tables.removals(connection)
@@ -145,28 +164,28 @@ class SqliteStore(Generic[A]):
     ) -> T:
         if not self._closing:
             await self._ready.wait()
-        door = self._read
-        if door is None:
+        thread = self._read
+        if thread is None:
             raise StoreError(f"the cache database {self._path} is closed")
         try:
-            return await door.run(fn, *args, **kwargs)
+            return await thread.run(fn, *args, **kwargs)
         except sqlite3.Error as exc:
-            if _is_lost(exc) and door is self._read:
-                # The writer has the other connection, so it sees to it.
+            if _is_lost(exc) and thread is self._read:
+                # The writer has the other connection, and replaces both.
                 self._lost = exc
-                self._news.set()
+                self._work.set()
             raise StoreError(f"the cache database {self._path} cannot be read: {exc}") from exc
 
-    async def _open_doors(self, damaged: tuple[int, int] | None = None) -> None:
-        tables = self._tables
+    async def _open_threads(self, damaged: tuple[int, int] | None = None) -> None:
+        tables, timeout_s = self._tables, self._busy_timeout_s
         max_bytes = tables.budget.max_bytes
-        self._write = await Door.open(
-            partial(open_database, self._path, tables.codec.columns, max_bytes, damaged)
+        self._write = await SqliteThread.open(
+            partial(open_database, self._path, tables.codec.columns, max_bytes, damaged, timeout_s)
         )
         try:
             self._file = await self._write.run(lambda _: identity(self._path))
-            await _patiently(self._write, tables.settle)
-            self._read = await Door.open(partial(connect, self._path, max_bytes))
+            await self._retry_busy(tables.settle)
+            self._read = await SqliteThread.open(partial(connect, self._path, max_bytes, timeout_s))
         except BaseException as exc:
             self._abandon()
             if isinstance(exc, sqlite3.Error):
@@ -174,49 +193,49 @@ class SqliteStore(Generic[A]):
             raise
 
     async def _recover(self) -> None:
-        """Begin with a fresh database: this one is damaged, or is no longer at its path."""
+        """Open a new database: this one is damaged, or no longer at its path."""
         lost, self._lost = self._lost, None
         damaged = self._file if lost is not None and is_damage(lost) else None
-        doors = (self._read, self._write)
+        threads = (self._read, self._write)
         self._read = self._write = None
         self._ready.clear()
         try:
-            for door in doors:
-                if door is not None:
-                    await door.aclose()
-            await self._open_doors(damaged)
+            for thread in threads:
+                if thread is not None:
+                    await thread.aclose()
+            await self._open_threads(damaged)
         finally:
             self._ready.set()
-        self._committed([Clear()], Outcome(results=[0]))
+        self._committed([Clear()], CommitResult(results=[0]))
 
     def _abandon(self) -> None:
-        for door in (self._write, self._read):
-            if door is not None:
-                door.abandon()
+        for thread in (self._write, self._read):
+            if thread is not None:
+                thread.abandon()
         self._write = self._read = None
 
-    async def _write_groups(self) -> None:
+    async def _run_writer(self) -> None:
         try:
             while not (self._closing and not self._pending):
                 try:
                     await self._next_group()
                 except asyncio.CancelledError:
-                    # Only the end of the event loop cancels this task, among all others. Whoever
-                    # opened the store is told too, and has a moment to write its last and close.
-                    asyncio.get_running_loop().call_later(LOOP_END_S, self._end)
-            for door in (self._read, self._write):
-                if door is not None:
-                    await door.aclose()
+                    # Only the end of the event loop cancels this task, with all others. The owner
+                    # of the store is cancelled too, and has a moment to submit its last writes.
+                    asyncio.get_running_loop().call_later(_LOOP_END_S, self._end)
+            for thread in (self._read, self._write):
+                if thread is not None:
+                    await thread.aclose()
         finally:
-            # Also when the loop is being torn down around us: no thread stays behind.
+            # Even if the loop is being closed: no thread is left.
             self._abandon()
             for _, future in self._pending:
                 _fail(future, StoreError(f"the cache database {self._path} was closed"))
 
     async def _next_group(self) -> None:
-        await self._news.wait()
-        self._news.clear()
-        # Callers that the last commit answered may have something for this one.
+        await self._work.wait()
+        self._work.clear()
+        # Callers that the last commit answered may submit writes for this one.
         await asyncio.sleep(0)
         if self._lost is not None or self._write is None:
             try:
@@ -229,17 +248,17 @@ class SqliteStore(Generic[A]):
 
     def _end(self) -> None:
         self._closing = True
-        self._news.set()
+        self._work.set()
 
-    async def _commit(self, group: list[tuple[Operation[A], asyncio.Future[Any]]]) -> None:
-        operations = [operation for operation, _ in group]
+    async def _commit(self, group: list[tuple[Write[A], asyncio.Future[Any]]]) -> None:
+        writes = [write for write, _ in group]
         try:
-            outcome = await self._transact(operations)
+            result = await self._transact(writes)
         except Exception as exc:
             if len(group) > 1 and not isinstance(exc, sqlite3.Error | StoreError):
-                # One of them cannot be written at all; the others shall not fail with it.
-                for one in group:
-                    await self._commit([one])
+                # One of them cannot be written at all; the others must not fail with it.
+                for single in group:
+                    await self._commit([single])
                 return
             error = StoreError(f"the cache database {self._path} cannot be written: {exc}")
             error.__cause__ = exc
@@ -250,44 +269,40 @@ class SqliteStore(Generic[A]):
             for _, future in group:
                 future.cancel()
             raise
-        self._committed(operations, outcome)
-        for (_, future), result in zip(group, outcome.results, strict=True):
-            if future.done():  # its caller has gone
+        self._committed(writes, result)
+        for (_, future), value in zip(group, result.results, strict=True):
+            if future.done():  # its caller was cancelled
                 continue
-            if isinstance(result, Exception):
-                _fail(future, result)
+            if isinstance(value, Exception):
+                _fail(future, value)
             else:
-                future.set_result(result)
+                future.set_result(value)
 
-    async def _transact(self, operations: Sequence[Operation[A]]) -> Outcome:
-        if self._write is None:
-            raise StoreError("it could not be opened again")
+    async def _transact(self, writes: Sequence[Write[A]]) -> CommitResult:
         try:
-            return await _patiently(self._write, self._tables.commit, operations)
+            return await self._retry_busy(self._tables.commit, writes)
         except sqlite3.Error as exc:
             if not _is_lost(exc):
                 raise
             self._lost = exc
         await self._recover()
-        return await _patiently(self._write, self._tables.commit, operations)
+        return await self._retry_busy(self._tables.commit, writes)
 
-
-async def _patiently(
-    door: Door,
-    fn: Callable[Concatenate[sqlite3.Connection, P], T],
-    *args: P.args,
-    **kwargs: P.kwargs,
-) -> T:
-    """`door.run`, again and again while another process's write is in the way."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + BUSY_PATIENCE_S
-    while True:
-        try:
-            return await door.run(fn, *args, **kwargs)
-        except sqlite3.Error as exc:
-            if not is_busy(exc) or loop.time() > deadline:
-                raise
-        await asyncio.sleep(BUSY_PAUSE_S)
+    async def _retry_busy(
+        self, fn: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run it on the write connection, again while another process has the database locked."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._busy_retry_s
+        while True:
+            if self._write is None:
+                raise StoreError("it could not be opened again")
+            try:
+                return await self._write.run(fn, *args, **kwargs)
+            except sqlite3.Error as exc:
+                if not is_busy(exc) or loop.time() > deadline:
+                    raise
+            await asyncio.sleep(_BUSY_PAUSE_S)
 
 
 class _GoneError(sqlite3.OperationalError):
@@ -301,5 +316,5 @@ def _is_lost(error: sqlite3.Error) -> bool:
 def _fail(future: asyncio.Future[Any], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
-        # Seen: a caller that is cancelled in this very moment will not look, and need not.
+        # Marks the exception as retrieved: a caller cancelled at this moment will not do so.
         future.exception()

@@ -1,9 +1,12 @@
-"""One SQLite connection on a thread of its own: a whole function as one hop.
+"""One SQLite connection on a thread of its own, where a whole function runs as one call.
 
-aiosqlite's public methods are one statement, one hop. A group commit is many statements with
-decisions between them, and a hop costs more than all of them (docs/performance.md). So this module,
-and no other, uses what aiosqlite has behind its methods: `Connection._execute`, its thread and its
-queue. The version range in pyproject.toml and a test guard them.
+aiosqlite's public methods run one statement per change of thread. A group commit is many statements
+with decisions between them, and changing threads costs more than all of them (docs/performance.md).
+Nor can its public methods make the thread a daemon, or end it after its loop was closed. So this
+module, and no other, uses private parts of aiosqlite: `Connection._execute`, `_conn`,
+`_connection`, `_running`, `_thread` and `_tx`, and `core._STOP_RUNNING_SENTINEL`. pyproject.toml
+limits its versions, a test checks that these parts exist, and ``nox -s aiosqlite`` runs the store's
+tests with the oldest and the newest version allowed.
 """
 
 from __future__ import annotations
@@ -23,37 +26,37 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_open_doors: weakref.WeakSet[Door] = weakref.WeakSet()
-# Connections that a forked child got from its parent. To close one, even by garbage collection,
-# would take the parent's files from under it.
-_parents: list[object] = []
+_threads: weakref.WeakSet[SqliteThread] = weakref.WeakSet()
+# Connections that a forked child inherited. Closing one, even by garbage collection, would release
+# the locks of the parent and delete its log.
+_inherited: list[object] = []
 
 
-class Door:
-    """A connection that `run` works on, one call after another.
+class SqliteThread:
+    """A connection and its thread, which runs one function after another.
 
-    Lives from `Door.open` until `aclose`. The thread is a daemon, so a door left open never keeps
-    the interpreter from exiting; what was not committed then is rolled back by SQLite.
+    Lives from `SqliteThread.open` until `aclose`. The thread is a daemon, so one left open never
+    keeps the interpreter from exiting; SQLite rolls back what was not committed then.
     """
 
     def __init__(self, connection: aiosqlite.Connection) -> None:
         self._connection = connection
         self._closed = False
         self._forked = False
-        _open_doors.add(self)
+        _threads.add(self)
 
     @classmethod
-    async def open(cls, connect: Callable[[], sqlite3.Connection]) -> Door:
-        """Call `connect` on a new thread; whatever it raises is raised here.
+    async def open(cls, connect: Callable[[], sqlite3.Connection]) -> SqliteThread:
+        """Call `connect` on a new thread; its exceptions are raised here.
 
-        Cancelling leaves nothing open: what `connect` returns later is closed.
+        Cancelling leaves nothing open: a connection that `connect` returns later is closed.
         """
         import aiosqlite
 
         failure: list[BaseException] = []
 
         def connect_or_note() -> sqlite3.Connection:
-            # Raised there, aiosqlite would end the thread without anybody waiting for its end.
+            # If it raised, aiosqlite would end the thread without waiting for its end.
             try:
                 return connect()
             except BaseException as exc:
@@ -61,28 +64,27 @@ class Door:
                 return sqlite3.connect(":memory:", check_same_thread=False)
 
         connection = aiosqlite.Connection(connect_or_note, iter_chunk_size=64)
-        thread = connection._thread
-        thread.daemon = True
-        run = thread.run
+        connection._thread.daemon = True
+        run = connection._thread.run
 
-        def serve() -> None:
-            # A loop that was closed with a call under way takes no result; the thread ends, and
-            # has nothing to complain of.
+        def run_quietly() -> None:
+            # A loop that was closed during a call takes no result: the thread ends without a
+            # traceback.
             with contextlib.suppress(RuntimeError):
                 run()
 
-        thread.run = serve  # type: ignore[method-assign]  # its target is aiosqlite's
+        connection._thread.run = run_quietly  # type: ignore[method-assign]  # of aiosqlite
         opening = asyncio.ensure_future(_connect(connection))
         try:
             await asyncio.shield(opening)
         except asyncio.CancelledError:
             opening.add_done_callback(lambda _: cls(connection).abandon())
             raise
-        door = cls(connection)
+        thread = cls(connection)
         if failure:
-            await door.aclose()
+            await thread.aclose()
             raise failure.pop()
-        return door
+        return thread
 
     async def run(
         self,
@@ -90,31 +92,31 @@ class Door:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """`fn(connection, ...)` on the thread. Cancelling stops waiting; `fn` runs all the same.
+        """Run ``fn(connection, ...)`` on the thread. Cancelling only stops waiting for it.
 
         Raises:
-            sqlite3.ProgrammingError: the door is closed, or was opened before a fork.
+            sqlite3.ProgrammingError: it is closed, or was opened before a fork.
         """
         if self._forked:
             raise sqlite3.ProgrammingError("it was opened before this process was forked")
         if self._closed:
             raise sqlite3.ProgrammingError("the connection is closed")
         connection = self._connection
-        return await connection._execute(fn, connection._conn, *args, **kwargs)  # type: ignore[no-any-return, no-untyped-call]  # the private door
+        return await connection._execute(fn, connection._conn, *args, **kwargs)  # type: ignore[no-any-return, no-untyped-call]  # private
 
     async def aclose(self) -> None:
-        """Finish what was begun, then close. Idempotent."""
+        """Close after the calls in progress and in the queue. Idempotent."""
         closed = asyncio.get_running_loop().create_future()
         if self._close(closed):
             await closed
 
     def abandon(self) -> None:
-        """As `aclose` without waiting, also without a running loop. Idempotent."""
+        """As `aclose` without waiting, even without a running loop. Idempotent."""
         self._close(None)
 
     def _close(self, closed: asyncio.Future[object] | None) -> bool:
         if self._closed or self._forked or sys.is_finalizing():
-            # At the very end of the interpreter there is no thread any more to close it.
+            # When the interpreter exits, daemon threads have stopped already.
             return False
         self._closed = True
         from aiosqlite.core import _STOP_RUNNING_SENTINEL
@@ -123,13 +125,13 @@ class Door:
         raw, connection._connection, connection._running = connection._connection, None, False
 
         def close() -> object:
-            # An error while closing is no matter: what was committed is committed.
+            # An error while closing loses nothing that was committed.
             with contextlib.suppress(sqlite3.Error):
                 if raw is not None:
                     raw.close()
             return _STOP_RUNNING_SENTINEL
 
-        # Connection.stop would tell a loop that may be closed by then.
+        # Connection.stop would make a future on a loop that may be closed by then.
         connection._tx.put_nowait((closed, close))
         return True
 
@@ -138,11 +140,11 @@ async def _connect(connection: aiosqlite.Connection) -> None:
     await connection
 
 
-def _forget_in_child() -> None:
-    for door in list(_open_doors):
-        door._forked = True
-        _parents.append(door._connection)
+def _mark_inherited() -> None:
+    for thread in list(_threads):
+        thread._forked = True
+        _inherited.append(thread._connection)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_in_child)
+    os.register_at_fork(after_in_child=_mark_inherited)

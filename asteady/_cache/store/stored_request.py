@@ -1,8 +1,8 @@
-"""The request that an entry keeps beside its answer, as a line of JSON.
+"""The request that is stored beside an answer, as a line of JSON.
 
-Nothing is answered by it. It shows a person what was asked, and lets an answer be computed again
-for comparison. The key of an entry is a digest of its request, so a kept request needs no checksum:
-it is believed when it leads to the key.
+It shows a person what the answer is for, and lets the answer be computed again for comparison. The
+key of an entry is a digest of its request, so a stored request needs no checksum: it is trusted
+only if it hashes to the key.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Any, TypeAlias
 import attrs
 
 from asteady._base.requests import EmbedRequest, GenerateRequest, Key
+from asteady._base.text import shorten
 
 Request: TypeAlias = GenerateRequest | EmbedRequest
 
-# What is shown of a prompt in lists.
+# Of a prompt in lists.
 PROMPT_CHARACTERS = 200
 
 _DEFAULTS = {
@@ -26,7 +27,7 @@ _DEFAULTS = {
 
 
 def arguments(request: Request) -> dict[str, Any]:
-    """What `Session.generate` or `Session.embed` was called with, without defaults."""
+    """The arguments of `Session.generate` or `Session.embed` for it, without defaults."""
     changed = {
         name: value
         for name, default in _DEFAULTS[type(request)].items()
@@ -41,21 +42,21 @@ def arguments(request: Request) -> dict[str, Any]:
     return changed
 
 
-def kept_text(request: Request, limit_bytes: int) -> str | None:
-    """The request as JSON; None if it takes more bytes."""
+def to_json(request: Request, limit_bytes: int) -> str | None:
+    """The request as JSON; None if that is longer than the limit."""
     prompt = request.text if isinstance(request, EmbedRequest) else request.prompt
-    # Long texts are found out before they are written.
+    # A long prompt is refused before it is serialised.
     if prompt is not None and len(prompt) > limit_bytes:
         return None
     text = json.dumps(arguments(request), ensure_ascii=False, separators=(",", ":"))
     return text if len(text.encode()) <= limit_bytes else None
 
 
-def request_of(text: str) -> Request:
-    """What `kept_text` wrote, validated like any other request.
+def from_json(text: str) -> Request:
+    """The request of `to_json`, validated like any other.
 
     Raises:
-        ValueError: it is no request.
+        ValueError: the text is not a request.
     """
     try:
         fields = json.loads(text)
@@ -67,38 +68,38 @@ def request_of(text: str) -> Request:
             fields["logit_bias"] = {int(token): bias for token, bias in biases}
         return GenerateRequest.of(**fields)
     except Exception as exc:
-        # Whatever a file that somebody made comes up with: too deep, of other types, ...
-        raise ValueError("it is no request") from exc
+        # A hostile file may hold anything: JSON nested too deep, other types, ...
+        raise ValueError("the text is not a request") from exc
 
 
-def believed(text: object, key: Key, fingerprint: str) -> Request | None:
-    """The request, if it is this entry's; None if it is another's, or none."""
+def verified(text: object, key: Key, fingerprint: str) -> Request | None:
+    """The request, if it hashes to the key with this fingerprint; otherwise None."""
     if not isinstance(text, str):
         return None
     try:
-        request = request_of(text)
+        request = from_json(text)
     except ValueError:
         return None
     return request if request.key(fingerprint) == key else None
 
 
 def prompt_of(request: Request) -> str:
-    """What was asked, in short: the prompt, the last message, or the text."""
+    """The prompt, the last message, or the text of a request."""
     if isinstance(request, EmbedRequest):
         return request.text
     return request.messages[-1][1] if request.prompt is None else request.prompt
 
 
-def beginning(text: str | None) -> str | None:
-    """The beginning of the prompt in a kept request, which is not checked."""
+def preview(text: str | None) -> str | None:
+    """The beginning of the prompt in a stored request, which is not checked against a key."""
     if text is None:
         return None
     try:
-        return prompt_of(request_of(text))[:PROMPT_CHARACTERS]
+        return prompt_of(from_json(text))[:PROMPT_CHARACTERS]
     except ValueError:
         return None
 
 
-def shown(prompt: str, characters: int = 60) -> str:
-    """On one line, in quotes, cut; nothing in it reaches a terminal as a control character."""
-    return repr(prompt if len(prompt) <= characters else prompt[: characters - 3] + "...")
+def quoted(prompt: str, characters: int = 60) -> str:
+    """Shortened, on one line, in quotes, with control characters escaped."""
+    return repr(shorten(prompt, characters))

@@ -1,6 +1,6 @@
-"""What happens to the database in one group commit, and in one read: plain blocking functions.
+"""One group commit and one read of the database: plain blocking functions.
 
-Each runs as one hop on a connection's thread. They know SQL, the policy and the codec, and nothing
+Each runs as one call on a connection's thread. They know SQL, the policy and the codec, and nothing
 of asyncio.
 """
 
@@ -10,37 +10,42 @@ import contextlib
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 import attrs
 
-from asteady._base.requests import Key
+from asteady._base.requests import Key, is_below
 from asteady._cache.policy import (
     Budget,
     Policy,
     Row,
     State,
+    Tide,
     adopt,
     forget,
     remember,
     shrink,
     touch,
+    uncount_ghost,
 )
 from asteady._cache.store.api import (
     Clear,
+    CommitResult,
     Delete,
     Entry,
+    Holding,
+    Incoming,
     Merge,
-    Operation,
+    Merged,
     Order,
-    Outcome,
     OversizedError,
     Put,
     Reading,
     Tag,
     Touch,
     Untag,
+    Write,
 )
 from asteady._cache.store.codec import (
     Codec,
@@ -51,23 +56,31 @@ from asteady._cache.store.codec import (
     read_back,
 )
 from asteady._cache.store.eviction_index import FETCH, FEW, SqlLedger
-from asteady._cache.store.merging import merge
-from asteady._cache.store.stored_request import Request, beginning, believed, kept_text
-from asteady._cache.store.tags import HELD, TagLedger, add_tag, remove_tags
+from asteady._cache.store.stored_request import Request, preview, to_json, verified
 
 log = logging.getLogger("asteady")
 A = TypeVar("A")
 
-# What an entry takes of the file besides its values: its row, its place in the indexes, and its
+# The size of an entry in the file besides its values: its row, its place in the indexes, and its
 # three ghosts. Pages are about two thirds full where answers of all lengths come and go, so values
 # count half as much again. Measured, see docs/performance.md.
 ROW_BYTES = 512
 FILL = 1.5
+# A tag besides its path; pages are half full where tags come and go. Measured there too.
+TAG_BYTES = 8
+TAG_FILL = 2
 
-# Free pages that stay in the file for the next answers, and how many more one commit gives back.
+# Free pages that stay in the file for the next answers, and how many more one commit frees.
 FREE_PAGES = 16
 VACUUM_PAGES = 64
 
+# A merge writes answers whenever it has this many bytes of them, so that an import of any size
+# needs little memory.
+MERGE_BUFFER_BYTES = 8 * 1024 * 1024
+
+# `is_below`, in SQL.
+_BELOW = "(namespace = :path OR substr(namespace, 1, length(:path) + 1) = :path || '/')"
+_TAGGED = f"slot IN (SELECT slot FROM tag WHERE {_BELOW})"
 _STATE = (
     "SELECT entries, size_bytes, level, phi, turn, ghosts_once, ghosts_more,"
     " newcomers, mean_share, slots, removals, evictions FROM cache"
@@ -89,13 +102,30 @@ _ORDER: dict[Order, str] = {
 
 
 def entry_bytes(key: Key, values: Sequence[Any]) -> int:
-    """What an entry takes of the byte budget; its request, if it keeps it, is among the values."""
+    """The size of an entry in the byte budget, without tags; `values` end with its request."""
     return ROW_BYTES + len(key.encode()) + int(FILL * payload_bytes(values))
+
+
+def tag_bytes(namespaces: Iterable[str]) -> int:
+    """The size of these tags of one entry in the byte budget."""
+    return sum(TAG_FILL * (TAG_BYTES + len(path.encode())) for path in namespaces)
+
+
+def relative_priority(policy: Policy, level: float, row: Row, budget: Budget) -> float:
+    """How many touches' worth a live row is above the level of its cache: its touches, less aging.
+
+    Unlike a priority it means the same in a cache of another size or level. Other policies than
+    Tide do not age: there it is the number of touches.
+    """
+    if not isinstance(policy, Tide):
+        return float(row.touches)
+    above = (row.priority - level) / policy.value(row, budget)
+    return min(float(row.touches), max(0.0, above))
 
 
 @attrs.define
 class Tables(Generic[A]):
-    """How the cache's tables are used: policy, budget, codec. No state of its own."""
+    """Reads and writes the tables of a cache, by its policy, budget and codec. Has no state."""
 
     policy: Policy
     budget: Budget
@@ -103,8 +133,10 @@ class Tables(Generic[A]):
     clock: Callable[[], float] = time.time
     keep_requests_bytes: int = 0
 
-    def read(self, connection: sqlite3.Connection, key: Key, *, tell: bool = True) -> Reading[A]:
-        """The answer, if it is there and sound; with `tell`, damage is logged."""
+    def read(
+        self, connection: sqlite3.Connection, key: Key, *, log_damage: bool = True
+    ) -> Reading[A]:
+        """The answer, if it is there and undamaged."""
         names = ", ".join(f"answer.{name}" for name, _ in self.codec.columns)
         # One row, always: the counter of removals, and the answer if there is one.
         found = connection.execute(
@@ -119,7 +151,7 @@ class Tables(Generic[A]):
         try:
             return Reading(read_back(self.codec, key, cost_s, crc, values), False, removals)
         except DamagedError as exc:
-            if tell:
+            if log_damage:
                 log.error("a value in the %s cache is damaged: %s", self.codec.kind, exc)
             return Reading(None, True, removals)
 
@@ -138,17 +170,17 @@ class Tables(Generic[A]):
         order_by: Order,
         namespace: str | None = None,
     ) -> list[Entry]:
-        held = "" if namespace is None else f" WHERE {HELD}"
+        where = "" if namespace is None else f" WHERE {_TAGGED}"
         rows = connection.execute(
             "SELECT key, size_bytes, cost_s, touches, priority, created_s, used_s,"
             " coalesce(model, ''), coalesce(fingerprint, ''), request"
             " FROM entry LEFT JOIN answer USING (slot)"
-            f"{held} ORDER BY {_ORDER[order_by]}, key LIMIT :limit",
+            f"{where} ORDER BY {_ORDER[order_by]}, key LIMIT :limit",
             {"limit": limit, "path": namespace},
         )
         names = [field.name for field in attrs.fields(Entry)]
         return [
-            Entry(**dict(zip(names, (*row, beginning(text)), strict=True))) for *row, text in rows
+            Entry(**dict(zip(names, (*row, preview(text)), strict=True))) for *row, text in rows
         ]
 
     def request(self, connection: sqlite3.Connection, key: Key) -> Request | None:
@@ -156,10 +188,10 @@ class Tables(Generic[A]):
             "SELECT request, fingerprint FROM entry JOIN answer USING (slot) WHERE key = ?",
             (key,),
         ).fetchone()
-        return None if found is None else believed(found[0], key, found[1])
+        return None if found is None else verified(found[0], key, found[1])
 
     def missing(self, connection: sqlite3.Connection, keys: Sequence[Key]) -> tuple[int, list[Key]]:
-        # The counter first: what is removed after it shows in the next look at it.
+        # The counter first: a removal after it is seen when the counter is read next.
         removals = self.removals(connection)
         sql = "SELECT 1 FROM entry WHERE key = ?"
         gone = [key for key in keys if connection.execute(sql, (key,)).fetchone() is None]
@@ -173,57 +205,77 @@ class Tables(Generic[A]):
         names = [column[0] for column in cursor.description]
         return dict(zip(names, cursor.fetchone(), strict=True))
 
+    def tagged(self, connection: sqlite3.Connection, key: Key, namespace: str) -> bool:
+        sql = "SELECT 1 FROM entry CROSS JOIN tag USING (slot) WHERE key = ? AND namespace = ?"
+        return connection.execute(sql, (key, namespace)).fetchone() is not None
+
+    def holding(self, connection: sqlite3.Connection, path: str) -> Holding:
+        sql = f"SELECT count(*), coalesce(sum(size_bytes), 0) FROM entry WHERE {_TAGGED}"
+        return Holding(*connection.execute(sql, {"path": path}).fetchone())
+
+    def holdings(self, connection: sqlite3.Connection) -> dict[str, Holding]:
+        rows = connection.execute(
+            "SELECT namespace, count(*), sum(size_bytes) FROM entry CROSS JOIN tag USING (slot)"
+            " GROUP BY namespace ORDER BY namespace"
+        )
+        return {path: Holding(entries, size_bytes) for path, entries, size_bytes in rows}
+
     def settle(self, connection: sqlite3.Connection) -> None:
-        """For a database just opened: take over its policy's rows and hold the budgets."""
+        """Adapt a database that was just opened to this policy and budget."""
         budget = self.budget
         (settled,) = connection.execute(
             "SELECT policy = ? AND max_entries = ? AND max_bytes = ?"
             " AND entries <= max_entries AND size_bytes <= max_bytes FROM cache",
             (self.policy.name, budget.max_entries, budget.max_bytes),
         ).fetchone()
-        # Another process may be busy writing; it need not be waited for when all is well.
+        # Another process may be writing; there is no need to wait for it when nothing changes.
         if not settled:
             self._transact(connection, [])
 
-    def commit(self, connection: sqlite3.Connection, operations: Sequence[Operation[A]]) -> Outcome:
+    def commit(self, connection: sqlite3.Connection, writes: Sequence[Write[A]]) -> CommitResult:
         """Do all of these in one transaction, in their order.
 
-        An operation that cannot be done fails alone: its exception is its result.
+        An answer that cannot be encoded fails alone: its exception is its result.
 
         Raises:
             sqlite3.Error: nothing was done.
         """
         # Encoded before the lock is taken.
-        ready = [self._encode(op) if isinstance(op, Put) else op for op in operations]
+        ready = [self._encode(op) if isinstance(op, Put) else op for op in writes]
         return self._transact(connection, ready)
 
     def _encode(self, put: Put[A]) -> tuple[Put[A], Values, int] | Exception:
         try:
-            request = put.request and kept_text(put.request, self.keep_requests_bytes)
+            request = put.request and to_json(put.request, self.keep_requests_bytes)
             values = (*self.codec.encode(put.answer), request)
             return put, values, entry_bytes(put.key, values)
         except Exception as exc:
             return exc
 
-    def _transact(self, connection: sqlite3.Connection, ready: Sequence[Any]) -> Outcome:
+    def _transact(self, connection: sqlite3.Connection, ready: Sequence[Any]) -> CommitResult:
         connection.execute("BEGIN IMMEDIATE")
         try:
-            commit = _Commit(self, connection, len(ready))
-            commit.ledger.expect([key for op in ready for key in _keys_of(op)])
-            results = [commit.do(op) for op in ready]
+            transaction = _Transaction(self, connection, len(ready))
+            transaction.ledger.expect([key for op in ready for key in _keys_of(op)])
+            results = [transaction.do(op) for op in ready]
             if not ready:
-                commit.settle()
-            commit.finish()
+                transaction.settle()
+            transaction.finish()
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
-        # A transaction of its own, which may come another time when somebody is in the way.
+        # A transaction of its own; when another process is in the way, a later commit does it.
         with contextlib.suppress(sqlite3.Error):
-            commit.vacuum()
-        return Outcome(
-            results, commit.gone, commit.stored, commit.evicted, commit.before, commit.removals
+            transaction.vacuum()
+        return CommitResult(
+            results=results,
+            gone=transaction.gone,
+            stored=transaction.stored,
+            evictions=transaction.evicted,
+            before=transaction.before,
+            removals=transaction.removals,
         )
 
 
@@ -238,16 +290,75 @@ def _keys_of(op: Any) -> list[Key]:
     return []
 
 
-class _Commit(Generic[A]):
-    """One transaction in the making."""
+class _Tags:
+    """The tags by slot, read on demand; lives for one transaction.
 
-    def __init__(self, tables: Tables[A], connection: sqlite3.Connection, operations: int) -> None:
+    A tag is the path of a namespace at the slot of an entry. It comes and goes with the entry.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._stored: dict[int, frozenset[str]] = {}
+        self._now: dict[int, set[str]] = {}
+        self._any: bool | None = None
+
+    def of(self, slot: int) -> set[str]:
+        """The tags of the entry at this slot; changes to the set are written by `flush`."""
+        found = self._now.get(slot)
+        if found is None:
+            stored: frozenset[str] = frozenset()
+            if self._in_use():
+                sql = "SELECT namespace FROM tag WHERE slot = ?"
+                stored = frozenset(path for (path,) in self._connection.execute(sql, (slot,)))
+            self._stored[slot] = stored
+            found = self._now[slot] = set(stored)
+        return found
+
+    def bytes_with(self, row: Row | None, namespaces: Iterable[str]) -> int:
+        """The size of this row's tags, once these are among them."""
+        if row is not None and row.live and (self._now or self._in_use()):
+            return tag_bytes(self.of(row.slot).union(namespaces))
+        return tag_bytes(namespaces)
+
+    def vacated(self, slot: int) -> None:
+        """The entry at this slot was removed."""
+        # Nearly all caches have no tags at all: they pay for one SELECT in a transaction.
+        if self._now or self._in_use():
+            self.of(slot).clear()
+
+    def flush(self) -> None:
+        if not self._now:
+            return
+        stored, now = self._stored, self._now
+        self._connection.executemany(
+            "DELETE FROM tag WHERE slot = ? AND namespace = ?",
+            [(slot, path) for slot in now for path in stored[slot] - now[slot]],
+        )
+        self._connection.executemany(
+            "INSERT INTO tag (slot, namespace) VALUES (?, ?)",
+            [(slot, path) for slot in now for path in now[slot] - stored[slot]],
+        )
+        stored.clear()
+        now.clear()
+        self._any = None
+
+    def _in_use(self) -> bool:
+        if self._any is None:
+            sql = "SELECT EXISTS (SELECT 1 FROM tag)"
+            self._any = bool(self._connection.execute(sql).fetchone()[0])
+        return self._any
+
+
+class _Transaction(Generic[A]):
+    """The state of one group commit. Lives as long as its transaction."""
+
+    def __init__(self, tables: Tables[A], connection: sqlite3.Connection, writes: int) -> None:
         self.tables = tables
         self.connection = connection
         self.now_s = tables.clock()
-        self.fetch = min(FETCH, max(FEW, operations))
+        self.fetch = min(FETCH, max(FEW, writes))
         self.ledger = SqlLedger(connection, self.fetch)
-        self.tags = TagLedger(connection)
+        self.tags = _Tags(connection)
         *state, self.slots, self.removals, self.evictions = connection.execute(_STATE).fetchone()
         self.state = State(*state)
         self.before = self.removals
@@ -255,10 +366,10 @@ class _Commit(Generic[A]):
         self.gone: set[Key] = set()
         self.stored: set[Key] = set()
         self.vacuum_pages = 0
-        # Written at the end, so that an answer that comes and goes in one commit costs nothing.
+        # Written at the end, so that an answer that is put and evicted in one commit costs nothing.
         self.answers: dict[int, tuple[Any, ...]] = {}
-        # By size: a newcomer takes the place of what went if it fits exactly, as vectors do, and
-        # pages stay as full as they were. Others go to the end, which leaves less holes.
+        # Free slots by size: a new answer takes the slot of a removed one of exactly its size, as
+        # vectors have, and pages stay as full as they were. Others go to the end: fewer holes.
         self.free: dict[int, list[int]] = {}
 
     def do(self, op: Any) -> Any:
@@ -272,11 +383,11 @@ class _Commit(Generic[A]):
             case Clear():
                 return self.clear()
             case Tag():
-                return add_tag(self, op)
+                return self.tag(op)
             case Untag():
-                return remove_tags(self, op)
+                return self.untag(op)
             case Merge():
-                return merge(self, op)
+                return self.merge(op)
         return self.put(*op)
 
     def put(self, put: Put[A], values: Values, size_bytes: int) -> bool | Exception:
@@ -345,8 +456,8 @@ class _Commit(Generic[A]):
         row = self.ledger.find(key)
         if row is None or not row.live or row.slot in self.answers:
             return False
-        # Whoever found it so has told it.
-        return self.tables.read(self.connection, key, tell=False).damaged
+        # The reader that found it has logged it.
+        return self.tables.read(self.connection, key, log_damage=False).damaged
 
     def clear(self) -> int:
         self.ledger.flush()
@@ -358,16 +469,133 @@ class _Commit(Generic[A]):
         for table in ("entry", "ghost", "answer", "tag"):
             self.connection.execute(f"DELETE FROM {table}")
         self.ledger = SqlLedger(self.connection, self.fetch)
-        self.tags = TagLedger(self.connection)
+        self.tags = _Tags(self.connection)
         self.state = State(phi=self.state.phi)
         self.vacuum_pages = -1
         self.slots = 0
-        # Also when nothing was there: whoever cleared wants to be seen.
+        # Counted even when nothing was there, so that other processes forget their tags too.
         self.removals += len(live) + 1
         return len(live)
 
+    def tag(self, op: Tag) -> bool:
+        row = self.ledger.find(op.key)
+        if row is None or not row.live:
+            return False
+        self.add_tags(row, (op.namespace,))
+        self.dropped(shrink(self.tables.policy, self.ledger, self.state, self.tables.budget))
+        return op.namespace in self.tags.of(row.slot)
+
+    def add_tags(self, row: Row, namespaces: Collection[str]) -> None:
+        """Tag a live entry, unless that made it larger than the whole budget.
+
+        The cache may exceed its budget then; the caller shrinks it.
+        """
+        if not namespaces:
+            return
+        tags = self.tags.of(row.slot)
+        new = set(namespaces) - tags
+        more_bytes = tag_bytes(new)
+        if row.size_bytes + more_bytes <= self.tables.budget.max_bytes:
+            tags |= new
+            self.resize(row, more_bytes)
+
+    def untag(self, op: Untag) -> int:
+        self.ledger.flush()
+        self.tags.flush()
+        found = self.connection.execute(
+            f"SELECT key FROM entry WHERE {_TAGGED} ORDER BY key", {"path": op.namespace}
+        ).fetchall()
+        removed = 0
+        for (key,) in found:
+            row = self.ledger.find(key)
+            assert row is not None
+            tags = self.tags.of(row.slot)
+            going = {path for path in tags if is_below(path, op.namespace)}
+            if going == tags:
+                forget(self.ledger, self.state, key)
+                self.vacate(row)
+                removed += 1
+            else:
+                tags -= going
+                self.resize(row, -tag_bytes(going))
+        # Counted even when no entry went: the tags that other processes know may be wrong now.
+        self.removals += 1
+        return removed
+
+    def resize(self, row: Row, more_bytes: int) -> None:
+        row.size_bytes += more_bytes
+        self.state.size_bytes += more_bytes
+        self.ledger.save(row)
+
+    def merge(self, op: Merge) -> Merged:
+        """Merge entries; each keeps the better of its two frecencies, and the policy evicts.
+
+        First all rows, then the answers of those that stay: an answer that would be evicted at once
+        is never written. Raises whatever `op.values` raises; the transaction is rolled back then.
+        """
+        ledger, state = self.ledger, self.state
+        policy, budget = self.tables.policy, self.tables.budget
+        new: list[Row] = []
+        known = oversized = 0
+        # The one used longest ago first: policies that go by recency get them in that order.
+        for entry in sorted(op.entries, key=lambda entry: (entry.used_s, entry.key)):
+            row = ledger.find(entry.key)
+            if row is not None and row.live:
+                known += 1
+                self.add_tags(row, entry.namespaces)
+            elif entry.size_bytes > budget.max_bytes:
+                oversized += 1
+                continue
+            else:
+                if row is None:
+                    state.meet(budget.share(entry.size_bytes))
+                else:
+                    uncount_ghost(state, row.touches)
+                    ledger.remove(row)
+                row = Row(entry.key, entry.size_bytes, entry.cost_s, live=True)
+                row.created_s = min(entry.created_s, self.now_s)
+                state.entries += 1
+                state.size_bytes += entry.size_bytes
+                new.append(row)
+            raise_frecency(policy, state, budget, row, entry)
+            row.used_s = max(row.used_s, min(entry.used_s, self.now_s))
+            ledger.save(row)
+        gone = shrink(policy, ledger, state, budget)
+        # An entry that was merged and evicted at once has no answer yet.
+        evicted = [row for row in gone if row.slot]
+        self.dropped(evicted)
+        added = self.merge_answers(op, {row.key for row in new})
+        return Merged(
+            entries=len(op.entries),
+            added=added,
+            known=known,
+            declined=len(new) - added,
+            oversized=oversized,
+            evicted=len(evicted),
+        )
+
+    def merge_answers(self, op: Merge, new: set[Key]) -> int:
+        added = buffered_bytes = 0
+        for entry in op.entries:
+            row = self.ledger.find(entry.key) if entry.key in new else None
+            if row is None or not row.live:
+                continue
+            values = op.values(entry.key)
+            self.slots += 1
+            row.slot = self.slots
+            self.ledger.save(row)
+            if entry.namespaces:
+                self.tags.of(row.slot).update(entry.namespaces)
+            self.answers[row.slot] = (row.slot, *values)
+            added += 1
+            buffered_bytes += payload_bytes(values)
+            if buffered_bytes > MERGE_BUFFER_BYTES:
+                self.write_answers()
+                buffered_bytes = 0
+        return added
+
     def settle(self) -> None:
-        """Take over the rows of another policy or budget, and hold this budget."""
+        """Adapt the rows of another policy or budget, and shrink to this budget."""
         policy, budget = self.tables.policy, self.tables.budget
         ours = (policy.name, budget.max_entries, budget.max_bytes)
         theirs = self.connection.execute("SELECT policy, max_entries, max_bytes FROM cache")
@@ -401,11 +629,21 @@ class _Commit(Generic[A]):
             self.answers.clear()
 
     def vacuum(self) -> None:
-        """Give free pages back, a few at a time unless there is nothing else in the file."""
+        """Free unused pages, a few at a time unless there is nothing else in the file."""
         if not self.vacuum_pages:
             return
         (free,) = self.connection.execute("PRAGMA freelist_count").fetchone()
         pages = free if self.vacuum_pages < 0 else min(self.vacuum_pages, free - FREE_PAGES)
         if pages > 0:
-            # Returns a row without columns for each page, which execute takes for the end.
+            # The pragma returns a row without columns for each page; execute would stop at it.
             self.connection.executescript(f"PRAGMA incremental_vacuum({pages})")
+
+
+def raise_frecency(policy: Policy, state: State, budget: Budget, row: Row, entry: Incoming) -> None:
+    """Give the row the better of its own frecency and the other's; never a worse one."""
+    if isinstance(policy, Tide):
+        above = min(float(entry.touches), max(0.0, entry.relative_priority))
+        row.touches = max(row.touches, entry.touches)
+        row.priority = max(row.priority, state.level + above * policy.value(row, budget))
+    elif entry.touches > row.touches or entry.used_s > row.used_s:
+        policy.touch(state, row, budget, max(0, entry.touches - row.touches))

@@ -1,14 +1,15 @@
-"""The file of exported entries, as one from elsewhere is read. Everything here blocks.
+"""Reading an export file. Everything here blocks.
 
-Such a file may be broken, or made to do harm. It is opened read-only and immutable, its schema must
-be word for word that of `_export_file`, so there is no trigger, view or index in it, every page is
-checked before a row is read, and every row has to be what the codec would have written.
+The file may be damaged, or made to do harm. It is opened read-only and immutable; its schema must
+be exactly that of an export, without triggers, views or indexes; every page is checked before a row
+is read; and every row must be exactly what the codec would have written.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +17,10 @@ from threading import Event
 from typing import Any
 
 from asteady._base.errors import StoreError, StoreVersionError
-from asteady._base.requests import Key
+from asteady._base.requests import Key, namespace_path
 from asteady._cache.store.api import Incoming
 from asteady._cache.store.schema import APPLICATION_ID
-from asteady._cache.store.tags import tag_bytes
-from asteady._cache.store.transaction import entry_bytes
+from asteady._cache.store.transaction import entry_bytes, tag_bytes
 from asteady._cache.transfer.export import (
     CODECS,
     EXPORT_ID,
@@ -33,17 +33,17 @@ from asteady._cache.transfer.export import (
     own_request,
     tables,
 )
-from asteady._cache.transfer.export_tags import read_tags
 
-# What is known of an entry besides its answer is held in memory, some hundred bytes each.
+# Entries without their answers are held in memory, some hundred bytes each, and tags, some dozens.
 MAX_ENTRIES = 1_000_000
-# Steps of SQLite's machine from one look whether somebody still waits to the next: some ms.
+MAX_TAGS = 4_000_000
+# Instructions of SQLite's virtual machine between two checks of `stop`: some milliseconds.
 STOP_STEPS = 100_000
-_INCOMING = "key, cost_s, touches, standing, created_s, used_s"
+_INCOMING = "key, cost_s, touches, relative_priority, created_s, used_s"
 
 
 class ExportFile:
-    """An export from elsewhere. Lives from `open` to `close`; one thread at a time uses it."""
+    """An export that is read. Lives from `open` to `close`; one thread at a time uses it."""
 
     def __init__(
         self, path: Path, connection: sqlite3.Connection, keep_requests_bytes: int
@@ -51,8 +51,6 @@ class ExportFile:
         self._path = path
         self._connection = connection
         self._keep_requests_bytes = keep_requests_bytes
-        self._request = "request"
-        self._has_tags = True
 
     @classmethod
     def open(
@@ -61,21 +59,21 @@ class ExportFile:
         """Open the file and check all of its pages, but not its rows.
 
         Raises:
-            StoreVersionError: a newer asteady wrote it.
-            StoreError: it cannot be read, is too large, damaged, or no export.
+            StoreVersionError: another version of asteady wrote it.
+            StoreError: it cannot be read, is too large, damaged, or not an export.
         """
         try:
             status = path.stat()
         except OSError as exc:
             raise StoreError(f"{path} cannot be read: {exc.strerror}") from exc
         if not stat.S_ISREG(status.st_mode):
-            raise _refused(path, "it is no file")
+            raise _refused(path, "it is not a file")
         if status.st_size > max_file_bytes:
             raise _refused(
                 path, f"its {status.st_size:,} bytes are more than the {max_file_bytes:,} allowed"
             )
         try:
-            # Immutable: neither locks nor journals beside it count, and nothing is written there.
+            # Immutable: SQLite ignores locks and journals beside it, and writes nothing there.
             connection = sqlite3.connect(
                 f"{path.absolute().as_uri()}?mode=ro&immutable=1",
                 uri=True,
@@ -86,7 +84,7 @@ class ExportFile:
             raise StoreError(f"{path} cannot be read: {exc}") from exc
         opened = cls(path, connection, keep_requests_bytes)
         try:
-            # A corrupt tree of pages can be walked for ever; between two steps somebody may leave.
+            # A damaged tree of pages may have cycles: reading it ends when `stop` is set.
             connection.set_progress_handler(stop.is_set, STOP_STEPS)
             opened._check()
         except BaseException:
@@ -99,7 +97,7 @@ class ExportFile:
 
     def _check(self) -> None:
         connection = self._connection
-        # What a value, a row or a statement in the schema may take in memory.
+        # Bounds the memory of a value, a row or a statement of the schema.
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 2 * MAX_ROW_BYTES)
         connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
         with self._reading():
@@ -114,34 +112,32 @@ class ExportFile:
                     " that can be imported"
                 )
             if application != EXPORT_ID:
-                raise RefusedError("it is no export of a cache")
-            if version > EXPORT_VERSION:
+                raise RefusedError("it is not an export of a cache")
+            if version != EXPORT_VERSION:
+                remedy = "upgrade asteady" if version > EXPORT_VERSION else "export it again"
                 raise StoreVersionError(
-                    f"{self._path} is of version {version}, and this asteady reads up to"
-                    f" {EXPORT_VERSION}; upgrade asteady"
+                    f"{self._path} has version {version}, and this asteady reads version"
+                    f" {EXPORT_VERSION}; {remedy}"
                 )
-            # Before anything is read that the schema could have a hand in.
+            # Checked before anything is read that the schema could influence.
             found = connection.execute(
                 "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name LIMIT 9"
             ).fetchall()
-            expected = sorted(tables(version).items())
-            if found != [("table", name, name, made_with) for name, made_with in expected]:
+            expected = sorted(tables().items())
+            if found != [("table", name, name, statement) for name, statement in expected]:
                 raise RefusedError("its tables are not those of an export")
-            if version < 2:
-                self._request = "NULL"
-            self._has_tags = version > 2
             (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
             if verdict != "ok":
                 raise RefusedError(f"it is damaged: {verdict}")
 
     def entries(self) -> dict[str, list[Incoming]]:
-        """All entries of both caches, each read and checked with its answer.
+        """All entries of both caches; each is read and checked with its answer.
 
         Raises:
-            StoreError: one of them is not what an export would hold.
+            StoreError: one of them is not what an export would contain.
         """
         found = {kind: self._entries(kind) for kind in CODECS}
-        # Whoever reads answers from here on is not to be cut short.
+        # From here on `values` is called, which must not be interrupted by `stop`.
         self._connection.set_progress_handler(None, 0)
         return found
 
@@ -149,51 +145,60 @@ class ExportFile:
         codec = CODECS[kind]
         found: list[Incoming] = []
         with self._reading():
-            held_by = read_tags(self._connection, kind) if self._has_tags else {}
+            tags = self._tags(kind)
             for (
                 key,
                 cost_s,
                 touches,
-                above,
+                relative,
                 created_s,
                 used_s,
                 request,
                 crc,
                 *values,
             ) in self._connection.execute(
-                f"SELECT {_INCOMING}, {self._request}, crc, {answer_columns(kind)} FROM {kind}"
+                f"SELECT {_INCOMING}, request, crc, {answer_columns(kind)} FROM {kind}"
             ):
                 if len(found) >= MAX_ENTRIES:
                     raise RefusedError(f"it has more than {MAX_ENTRIES:,} entries")
-                check_numbers(key, cost_s, touches, above, created_s, used_s)
+                check_numbers(key, cost_s, touches, relative, created_s, used_s)
                 check_answer(codec, key, cost_s, crc, values)
-                kept = own_request(request, key, values, self._keep_requests_bytes)
-                namespaces = tuple(held_by.pop(key, ()))
+                request = own_request(request, key, values, self._keep_requests_bytes)
+                namespaces = tuple(tags.pop(key, ()))
                 entry = Incoming(
                     key=key,
-                    size_bytes=entry_bytes(key, (*values, kept)) + tag_bytes(namespaces),
+                    size_bytes=entry_bytes(key, (*values, request)) + tag_bytes(namespaces),
                     cost_s=cost_s,
                     touches=touches,
-                    standing=above,
+                    relative_priority=relative,
                     created_s=created_s,
                     used_s=used_s,
                     namespaces=namespaces,
                 )
                 found.append(entry)
-            for key in held_by:
-                raise RefusedError(f"it has no entry {str(key)[:80]!r}, which a namespace holds")
+            for key in tags:
+                raise RefusedError(f"it has no entry {str(key)[:80]!r}, which has a namespace")
+        return found
+
+    def _tags(self, kind: str) -> dict[Key, list[str]]:
+        found: dict[Key, list[str]] = {}
+        rows = self._connection.execute(f"SELECT key, namespace FROM {kind}_tag")
+        for count, (key, path) in enumerate(rows, 1):
+            if count > MAX_TAGS:
+                raise RefusedError(f"its namespaces have more than {MAX_TAGS:,} entries")
+            # Thousands of entries have the same few.
+            found.setdefault(key, []).append(sys.intern(namespace_path(path)))
         return found
 
     def values(self, kind: str, key: Key) -> tuple[Any, ...]:
-        """Checksum, values and request of one entry, checked once more: the file may have changed.
+        """Checksum, values and request of one entry, checked again: the file may have changed.
 
         Raises:
-            RefusedError: they are not what they were.
+            RefusedError: the file has changed.
         """
         try:
             request, cost_s, crc, *values = self._connection.execute(
-                f"SELECT {self._request}, cost_s, crc, {answer_columns(kind)} FROM {kind}"
-                " WHERE key = ?",
+                f"SELECT request, cost_s, crc, {answer_columns(kind)} FROM {kind} WHERE key = ?",
                 (key,),
             ).fetchone()
             checked = check_answer(CODECS[kind], key, cost_s, crc, values)
@@ -208,7 +213,7 @@ class ExportFile:
         except StoreError:
             raise
         except Exception as exc:
-            # Whatever a hostile file comes up with: SQLite's errors, text that is no UTF-8, ...
+            # A hostile file may cause anything: SQLite's errors, text that is not UTF-8, ...
             raise _refused(self._path, exc) from exc
 
 

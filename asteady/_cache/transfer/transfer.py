@@ -1,4 +1,4 @@
-"""Entries from one cache to another, through a file: `CacheManager.export_entries` and back."""
+"""Export and import of the entries of both caches, without blocking the event loop."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _merging: set[asyncio.Task[Any]] = set()
 async def export_entries(path: AnyPath, databases: Mapping[str, Path], keep_bytes: int) -> Exported:
     """See `CacheManager.export_entries`."""
 
-    def written(stop: Event) -> Exported:
+    def write(stop: Event) -> Exported:
         target = Path(path).absolute()
         counts = write_export(target, databases, keep_bytes, stop)
         return Exported(path=target, size_bytes=target.stat().st_size, **counts)
 
-    return await _in_thread(written)
+    return await _in_thread(write)
 
 
 async def import_entries(
@@ -44,7 +44,7 @@ async def import_entries(
     """See `CacheManager.import_entries`."""
     source = Path(path)
 
-    def checked(stop: Event) -> tuple[ExportFile, dict[str, list[Incoming]]]:
+    def check(stop: Event) -> tuple[ExportFile, dict[str, list[Incoming]]]:
         file = ExportFile.open(source, max_file_bytes, keep_bytes, stop)
         try:
             # Both kinds, before anything is changed.
@@ -53,7 +53,7 @@ async def import_entries(
             file.close()
             raise
 
-    file, entries = await _in_thread(checked)
+    file, entries = await _in_thread(check)
     # The writer reads from the file, so it stays open even when nobody waits any more.
     task = asyncio.create_task(_merge(stores, file, entries), name="asteady cache import")
     _merging.add(task)
@@ -67,8 +67,8 @@ async def _merge(
     merged: dict[str, Merged] = {}
     try:
         for kind, store in stores.items():
-            operation = Merge(entries[kind], partial(file.values, kind))
-            merged[kind] = await store.submit(operation)
+            merge = Merge(entries[kind], partial(file.values, kind))
+            merged[kind] = await store.submit(merge)
     except StoreError as exc:
         if isinstance(exc.__cause__, RefusedError):
             raise StoreError(str(exc.__cause__)) from exc

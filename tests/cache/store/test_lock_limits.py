@@ -12,21 +12,20 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from asteady._cache.store import locks as _locks
+from asteady._cache.store.locks import SHARDS, Locks
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_a_process_that_holds_a_lock_too_long_is_waited_for_no_longer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It may be stopped: then nobody would ever get an answer."""
-    monkeypatch.setattr(_locks, "PATIENCE_S", 0.0)
     key = "ab" * 32
-    holder = FileLock(tmp_path / "locks" / f"{zlib.crc32(key.encode()) % _locks.SHARDS:04}.lock")
+    holder = FileLock(tmp_path / "locks" / f"{zlib.crc32(key.encode()) % SHARDS:04}.lock")
     (tmp_path / "locks").mkdir()
     with holder:
-        locks = _locks.Locks(tmp_path / "locks", asyncio.to_thread, failed)
+        locks = Locks(tmp_path / "locks", asyncio.to_thread, failed, timeout_s=0.0)
         with caplog.at_level(logging.WARNING, logger="asteady"):
             async with locks.computing(key) as waited:
                 assert waited in (True, False)
@@ -34,11 +33,10 @@ async def test_a_process_that_holds_a_lock_too_long_is_waited_for_no_longer(
 
 
 async def test_with_many_computations_under_way_the_others_go_without_a_lock(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     """Each lock is an open file, of which a process may not have many."""
-    monkeypatch.setattr(_locks, "MOST_HELD", 2)
-    locks = _locks.Locks(tmp_path / "locks", asyncio.to_thread, failed)
+    locks = Locks(tmp_path / "locks", asyncio.to_thread, failed, max_locks=2)
     async with contextlib.AsyncExitStack() as stack:
         for number in range(10):
             await stack.enter_async_context(locks.computing(f"key {number}"))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from asteady._base.requests import Completion
 from asteady._cache.policy import POLICIES, Budget
-from asteady._cache.store import merging as _merging
+from asteady._cache.store import transaction as _transaction
 from asteady._cache.store.api import Clear, Delete, Incoming, Merge, Merged, Put, Touch
 from asteady._cache.store.codec import CompletionCodec, checksum
 from asteady._cache.store.schema import open_database
@@ -24,13 +24,13 @@ from tests.cache.helpers import completion
 CODEC = CompletionCodec()
 
 
-def incoming(key: str, length: int, touches: int, standing: float, used_s: float) -> Incoming:
+def incoming(key: str, length: int, touches: int, priority: float, used_s: float) -> Incoming:
     return Incoming(
         key=key,
         size_bytes=entry_bytes(key, CODEC.encode(completion("m" * length))),
         cost_s=0.5,
         touches=touches,
-        standing=standing,
+        relative_priority=priority,
         created_s=1.0,
         used_s=used_s,
     )
@@ -73,24 +73,24 @@ budgets = st.builds(Budget, st.integers(1, 5), st.sampled_from([2_000, 10_000, 1
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@given(groups=groups, budget=budgets, gathered_bytes=st.sampled_from([0, 1000, 10**9]))
+@given(groups=groups, budget=budgets, buffer_bytes=st.sampled_from([0, 1000, 10**9]))
 def test_rows_answers_and_totals_agree_after_every_commit(
-    policy: str, groups: list[list[Any]], budget: Budget, gathered_bytes: int
+    policy: str, groups: list[list[Any]], budget: Budget, buffer_bytes: int
 ) -> None:
     tables: Tables[Completion] = Tables(POLICIES[policy], budget, CODEC)
     with (
         TemporaryDirectory() as directory,
-        mock.patch.object(_merging, "GATHERED_BYTES", gathered_bytes),
+        mock.patch.object(_transaction, "MERGE_BUFFER_BYTES", buffer_bytes),
     ):
         connection = open_database(Path(directory) / "x.db", CODEC.columns, budget.max_bytes)
         tables.settle(connection)
         for group in groups:
             known = set(tables.keys(connection))
             removals = tables.removals(connection)
-            outcome = tables.commit(connection, group)
+            result = tables.commit(connection, group)
             live = set(tables.keys(connection))
-            assert known - live <= outcome.gone
-            assert outcome.removals - removals >= len(known - live)
+            assert known - live <= result.gone
+            assert result.removals - removals >= len(known - live)
             for key in live:
                 reading = tables.read(connection, key)
                 assert not reading.damaged
@@ -107,12 +107,12 @@ def test_rows_answers_and_totals_agree_after_every_commit(
             assert ghosts == [(totals["ghosts_once"],), (totals["ghosts_more"],)]
             (answers,) = connection.execute("SELECT count(*) FROM answer").fetchone()
             assert answers == len(live)
-            for op, result in zip(group, outcome.results, strict=True):
+            for op, merged in zip(group, result.results, strict=True):
                 if isinstance(op, Merge):
-                    assert isinstance(result, Merged)
-                    assert result.entries == len(op.entries)
-                    parts = (result.known, result.added, result.declined, result.oversized)
-                    assert sum(parts) == result.entries
+                    assert isinstance(merged, Merged)
+                    assert merged.entries == len(op.entries)
+                    parts = (merged.known, merged.added, merged.declined, merged.oversized)
+                    assert sum(parts) == merged.entries
         connection.close()
 
 
@@ -120,9 +120,9 @@ def test_what_was_never_here_is_not_evicted(tmp_path: Path) -> None:
     tables: Tables[Completion] = Tables(POLICIES["tide"], Budget(2, 10**6), CODEC)
     connection = open_database(tmp_path / "x.db", CODEC.columns, 10**6)
     merge = merge_of([incoming(f"k{n}", 10, 3, 3.0 + n, 5.0) for n in range(5)])
-    outcome = tables.commit(connection, [merge])
-    assert (outcome.evictions, outcome.gone) == (0, set())
-    assert outcome.results[0].declined == 3
+    result = tables.commit(connection, [merge])
+    assert (result.evictions, result.gone) == (0, set())
+    assert result.results[0].declined == 3
     assert tables.keys(connection) == ["k3", "k4"]
     connection.close()
 

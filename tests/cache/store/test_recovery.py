@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
 
@@ -43,6 +44,11 @@ def scribble(database: Path, start: int, length: int) -> None:
 
 def set_aside(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.glob("*.damaged-*"))
+
+
+def databases(paths: Iterable[Path]) -> list[str]:
+    """The names, without those of journals."""
+    return [path.name for path in paths if not path.name.endswith(("-wal", "-shm"))]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +89,7 @@ async def test_damage_that_is_met_later_is_set_aside_too(
         cache = manager.generation
         scribble(database, 2 * 8192, 60 * 8192)
         keys = [key_of(number) for number in range(50)]
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             while not set_aside(directory):
                 cache.memory.clear()
                 for key in keys:
@@ -91,7 +97,7 @@ async def test_damage_that_is_met_later_is_set_aside_too(
         assert await cache.put(KEY, completion())
         assert await cache.get(KEY) is not None
         assert await cache.keys() == [KEY]
-    assert len([name for name in set_aside(directory) if not name.endswith(("-wal", "-shm"))]) == 1
+    assert len(databases(directory.glob("*.damaged-*"))) == 1
     assert "is damaged" in caplog.text
     check(database)
 
@@ -116,7 +122,7 @@ async def test_two_processes_that_find_the_same_damage_set_it_aside_once(directo
         for number in range(200):
             await other.generation.put(key_of(number), completion())
         assert await one.generation.contains(key_of(199))
-    assert len([name for name in set_aside(directory) if not name.endswith(("-wal", "-shm"))]) == 1
+    assert len(databases(directory.glob("*.damaged-*"))) == 1
 
 
 async def test_a_database_that_was_removed_is_made_again(directory: Path, database: Path) -> None:
@@ -126,7 +132,7 @@ async def test_a_database_that_was_removed_is_made_again(directory: Path, databa
         await cache.put(KEY, completion())
         for path in directory.glob("generation_cache.db*"):
             path.unlink()
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             while not database.exists() or await cache.contains(KEY):
                 cache.recall_key(KEY)
                 await anyio.sleep(0.01)
@@ -164,6 +170,40 @@ async def test_an_entry_without_its_answer_is_removed(directory: Path, database:
         assert await manager.generation.keys() == []
 
 
+async def test_an_older_database_is_set_aside_and_a_new_one_made(
+    directory: Path, database: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await fill(directory, 1)
+    change(database, f"PRAGMA user_version = {_schema.VERSION - 1}")
+    before = database.read_bytes()
+    async with opened(directory) as manager:
+        assert await manager.generation.keys() == []
+        assert await manager.generation.put(KEY, completion())
+    (name,) = databases(directory.glob("*.outdated-*"))
+    assert (directory / name).read_bytes() == before
+    assert f"version {_schema.VERSION - 1}, and this asteady reads version" in caplog.text
+    assert name in caplog.text
+    async with opened(directory) as manager:
+        assert await manager.generation.keys() == [KEY]
+    check(database)
+
+
+async def test_two_that_open_an_older_database_at_once_set_it_aside_once(
+    directory: Path, database: Path
+) -> None:
+    await fill(directory, 1)
+    change(database, f"PRAGMA user_version = {_schema.VERSION - 1}")
+    first, second = CacheManager(settings(directory)), CacheManager(settings(directory))
+    await asyncio.gather(first.open(), second.open())
+    try:
+        assert await second.generation.put(KEY, completion())
+        assert await first.generation.get(KEY) is not None
+    finally:
+        await first.aclose()
+        await second.aclose()
+    assert len(databases(directory.glob("*.outdated-*"))) == 1
+
+
 async def test_a_newer_database_is_refused_and_left_alone(directory: Path, database: Path) -> None:
     await fill(directory, 1)
     change(database, f"PRAGMA user_version = {_schema.VERSION + 1}")
@@ -192,35 +232,6 @@ async def test_an_empty_file_becomes_a_database(directory: Path, database: Path)
     async with opened(directory) as manager:
         assert await manager.generation.put(KEY, completion())
     check(database)
-
-
-async def test_an_older_database_is_migrated(
-    directory: Path, database: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await fill(directory, 3)
-    monkeypatch.setattr(_schema, "VERSION", _schema.VERSION + 1)
-    monkeypatch.setitem(
-        _schema.MIGRATIONS, _schema.VERSION - 1, ("CREATE TABLE later (x INTEGER)",)
-    )
-    async with opened(directory) as manager:
-        assert len(await manager.generation.keys()) == 3
-    with closing(sqlite3.connect(database)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (_schema.VERSION,)
-        assert connection.execute("SELECT * FROM later").fetchall() == []
-
-
-async def test_a_migration_that_fails_changes_nothing(
-    directory: Path, database: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await fill(directory, 3)
-    monkeypatch.setattr(_schema, "VERSION", _schema.VERSION + 1)
-    monkeypatch.setitem(
-        _schema.MIGRATIONS, _schema.VERSION - 1, ("DELETE FROM entry", "NOT A STATEMENT")
-    )
-    with pytest.raises(StoreError, match="syntax error"):
-        await CacheManager(settings(directory)).open()
-    with closing(sqlite3.connect(database)) as connection:
-        assert connection.execute("SELECT count(*) FROM entry").fetchone() == (3,)
 
 
 async def test_a_full_disk_costs_no_answer_and_is_counted(
@@ -285,11 +296,24 @@ def test_journals_go_with_their_database_and_names_never_clash(directory: Path) 
     for _ in range(3):
         for suffix in ("", "-wal", "-shm"):
             (directory / f"x.db{suffix}").write_text(suffix)
-        name = _schema.set_aside(directory / "x.db", "a test").name
+        name = _schema.set_aside(directory / "x.db", "damaged", "a test").name
         assert (directory / f"{name}-wal").read_text() == "-wal"
         names.add(name)
     assert len(names) == 3
     assert not list(directory.glob("x.db")) + list(directory.glob("x.db-*"))
+
+
+@pytest.mark.parametrize("page_bytes", [4096, 8192])
+def test_the_log_is_as_large_whatever_the_pages_are(tmp_path: Path, page_bytes: int) -> None:
+    path = tmp_path / "x.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA page_size = {page_bytes}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("CREATE TABLE x (y)")
+    with closing(_schema.connect(path, 80 * 2**20)) as connection:
+        (pages,) = connection.execute("PRAGMA wal_autocheckpoint").fetchone()
+        (left_bytes,) = connection.execute("PRAGMA journal_size_limit").fetchone()
+    assert pages * page_bytes == left_bytes == 10 * 2**20
 
 
 def check(database: Path) -> None:

@@ -1,4 +1,4 @@
-"""Entries that keep their request: what is written, what is believed, and what it takes."""
+"""Entries that keep their request: what is written, what is trusted, and its size."""
 
 from __future__ import annotations
 
@@ -14,23 +14,20 @@ from hypothesis import strategies as st
 from asteady import Session
 from asteady._base.requests import EmbedRequest, GenerateRequest
 from asteady._cache.manager import CacheManager
-from asteady._cache.store import schema as _schema
 from asteady._cache.store.codec import CompletionCodec, payload_bytes
 from asteady._cache.store.stored_request import (
     arguments,
-    beginning,
-    believed,
-    kept_text,
-    request_of,
-    shown,
+    from_json,
+    preview,
+    quoted,
+    to_json,
+    verified,
 )
 from asteady._cache.store.transaction import ROW_BYTES
-from asteady._cache.transfer import export as _export_file
 from asteady.testing import FakeEngine
 from tests.cache.helpers import change, completion, embedding, opened
 
 pytestmark = pytest.mark.anyio
-VERSION_1 = Path(__file__).parents[2] / "data" / "generation_cache_version_1.sql"
 FINGERPRINT = "f" * 64
 CODEC = CompletionCodec()
 
@@ -73,20 +70,20 @@ EMBED = st.builds(
 
 @given(PROMPTED | CHATS | EMBED)
 def test_a_request_comes_back_with_its_key(request: GenerateRequest | EmbedRequest) -> None:
-    text = kept_text(request, 10**6)
+    text = to_json(request, 10**6)
     assert text is not None
     assert "\n" not in text
-    again = request_of(text)
+    again = from_json(text)
     assert again == request
     key = request.key(FINGERPRINT)
     assert again.key(FINGERPRINT) == key
-    assert believed(text, key, FINGERPRINT) == request
-    assert believed(text, key, "another") is None
+    assert verified(text, key, FINGERPRINT) == request
+    assert verified(text, key, "another") is None
 
 
 def test_what_is_at_its_default_is_not_written() -> None:
-    assert kept_text(GenerateRequest.of("hi"), 100) == '{"prompt":"hi"}'
-    assert kept_text(EmbedRequest.of("é", mode="query"), 100) == '{"text":"é","mode":"query"}'
+    assert to_json(GenerateRequest.of("hi"), 100) == '{"prompt":"hi"}'
+    assert to_json(EmbedRequest.of("é", mode="query"), 100) == '{"text":"é","mode":"query"}'
     given: dict[str, Any] = {
         "messages": [{"role": "user", "content": "hi"}],
         "logit_bias": {3: 1.5},
@@ -97,9 +94,9 @@ def test_what_is_at_its_default_is_not_written() -> None:
 @pytest.mark.parametrize("prompt", ["x" * 18, "é" * 9])
 def test_a_request_of_more_bytes_is_not_kept(prompt: str) -> None:
     request = GenerateRequest.of(prompt)
-    assert kept_text(request, 31) is not None
-    assert kept_text(request, 30) is None
-    assert kept_text(request, 0) is None
+    assert to_json(request, 31) is not None
+    assert to_json(request, 30) is None
+    assert to_json(request, 0) is None
 
 
 @pytest.mark.parametrize(
@@ -120,17 +117,17 @@ def test_a_request_of_more_bytes_is_not_kept(prompt: str) -> None:
         '{"prompt": "another"}',
     ],
 )
-def test_what_does_not_lead_to_the_key_is_not_believed(text: object) -> None:
-    assert believed(text, GenerateRequest.of("hi").key(FINGERPRINT), FINGERPRINT) is None
+def test_what_does_not_lead_to_the_key_is_not_trusted(text: object) -> None:
+    assert verified(text, GenerateRequest.of("hi").key(FINGERPRINT), FINGERPRINT) is None
 
 
 def test_the_beginning_of_a_prompt_is_shown() -> None:
-    assert beginning('{"prompt":"hi"}') == "hi"
-    assert beginning('{"text":"%s"}' % ("x" * 500)) == "x" * 200
+    assert preview('{"prompt":"hi"}') == "hi"
+    assert preview('{"text":"%s"}' % ("x" * 500)) == "x" * 200
     asked = '{"messages":[{"role":"system","content":"a"},{"role":"user","content":"b"}]}'
-    assert beginning(asked) == "b"
-    assert beginning(None) is beginning("nonsense") is None
-    assert shown("a\x1b[2J\n" + "b" * 80) == r"'a\x1b[2J\n" + "b" * 51 + "...'"
+    assert preview(asked) == "b"
+    assert preview(None) is preview("nonsense") is None
+    assert quoted("a\x1b[2J\n" + "b" * 80) == r"'a\x1b[2J\n" + "b" * 51 + "...'"
 
 
 # -- in the database ------------------------------------------------------------------------------
@@ -185,7 +182,7 @@ async def test_a_new_answer_brings_its_own_request(directory: Path) -> None:
         assert await manager.generation.request(key) is None
 
 
-async def test_a_request_of_another_entry_is_not_believed(directory: Path) -> None:
+async def test_a_request_of_another_entry_is_not_trusted(directory: Path) -> None:
     async with opened(directory) as manager:
         key = await put(manager, "hi")
         with closing(sqlite3.connect(directory / "generation_cache.db")) as connection:
@@ -203,50 +200,6 @@ async def test_a_session_keeps_what_it_was_asked(directory: Path) -> None:
         assert await session.cache.generation.request(prompt.key("fake-1")) == prompt
         text = EmbedRequest.of("a text", mode="query")
         assert await session.cache.embedding.request(text.key("fake-1")) == text
-
-
-# -- a database without requests ------------------------------------------------------------------
-
-
-@pytest.fixture
-def version_1(directory: Path) -> Path:
-    """What version 1 wrote for "request 0" to "request 4", with room for three."""
-    directory.mkdir()
-    path = directory / "generation_cache.db"
-    with closing(sqlite3.connect(path)) as connection:
-        connection.executescript(VERSION_1.read_text("utf-8"))
-        connection.execute(f"PRAGMA application_id = {_schema.APPLICATION_ID}")
-        connection.execute("PRAGMA user_version = 1")
-    return path
-
-
-async def test_the_entries_of_version_1_are_found_and_keep_no_request(
-    directory: Path, version_1: Path
-) -> None:
-    engine = FakeEngine()
-    async with Session(engine=engine, cache_dir=directory, generation_cache_capacity=3) as session:
-        cache = session.cache.generation
-        entries = await cache.entries()
-        assert [entry.prompt for entry in entries] == [None] * 3
-        assert await cache.request(entries[0].key) is None
-        assert await session.generate("request 4") == "You said: request 4"
-        assert engine.computed == []
-        await session.generate("request 0")
-        assert [entry.prompt for entry in await cache.entries()].count("request 0") == 1
-    with closing(sqlite3.connect(version_1)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (_schema.VERSION,)
-
-
-async def test_a_database_of_version_1_becomes_like_a_new_one(
-    directory: Path, version_1: Path, tmp_path: Path
-) -> None:
-    async with opened(directory), opened(tmp_path / "new"):
-        pass
-    columns = []
-    for path in (version_1, tmp_path / "new" / "generation_cache.db"):
-        with closing(sqlite3.connect(path)) as connection:
-            columns.append(connection.execute("PRAGMA table_xinfo(answer)").fetchall())
-    assert columns[0] == columns[1]
 
 
 # -- in an export ---------------------------------------------------------------------------------
@@ -276,7 +229,7 @@ async def requests_in(manager: CacheManager) -> dict[str, object]:
         for entry in entries
         if (answer := await cache.peek(entry.key)) is not None
         for request in [await cache.request(entry.key)]
-        for text in [None if request is None else kept_text(request, 10**6)]
+        for text in [None if request is None else to_json(request, 10**6)]
     }
     assert sizes == {entry.key: entry.size_bytes for entry in entries}
     return {entry.key: await cache.request(entry.key) for entry in entries}
@@ -311,26 +264,5 @@ async def test_a_request_that_is_not_the_entrys_does_not_come_in(
     manager: CacheManager, export: Path, lie: str
 ) -> None:
     change(export, f"UPDATE generation SET request = {lie}")
-    assert (await manager.import_entries(export))["generation"].added == 2
-    assert set((await requests_in(manager)).values()) == {None}
-
-
-async def test_an_export_of_version_1_comes_in_without_requests(
-    manager: CacheManager, export: Path
-) -> None:
-    tables = [_export_file.schema(kind, 1) for kind in ("generation", "embedding")]
-    names = ", ".join(name for name, _ in CODEC.columns)
-    columns = f"key, cost_s, touches, standing, created_s, used_s, crc, {names}"
-    change(
-        export,
-        "ALTER TABLE generation RENAME TO newer",
-        "DROP TABLE embedding",
-        *tables,
-        f"INSERT INTO generation SELECT {columns} FROM newer",
-        "DROP TABLE newer",
-        "DROP TABLE generation_tag",
-        "DROP TABLE embedding_tag",
-        "PRAGMA user_version = 1",
-    )
     assert (await manager.import_entries(export))["generation"].added == 2
     assert set((await requests_in(manager)).values()) == {None}

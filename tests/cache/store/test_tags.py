@@ -15,13 +15,11 @@ from hypothesis import strategies as st
 
 from asteady._base.requests import Completion, is_below
 from asteady._cache.policy import POLICIES, Budget
-from asteady._cache.store import schema as _schema
 from asteady._cache.store.api import Clear, Delete, Put, Tag, Touch, Untag
 from asteady._cache.store.codec import CompletionCodec
 from asteady._cache.store.schema import open_database
-from asteady._cache.store.tags import holding, holdings, tag_bytes, tagged
-from asteady._cache.store.transaction import Tables, entry_bytes
-from tests.cache.helpers import completion, key_of, opened
+from asteady._cache.store.transaction import Tables, entry_bytes, tag_bytes
+from tests.cache.helpers import completion
 
 CODEC = CompletionCodec()
 PATHS = ["emails", "emails/marketing", "emails/marketing/summer", "emails-old", "e", "docs"]
@@ -67,7 +65,7 @@ def tags(connection: sqlite3.Connection, tables: Tables[Completion]) -> dict[str
 
 
 def after(before: dict[str, set[str]], op: Any, result: Any, live: set[str]) -> dict[str, set[str]]:
-    """What one operation makes of the tags, said naively; `live` are the keys that it left."""
+    """What one operation makes of the tags, naively; `live` are the keys left by it."""
     now = {key: set(held_by) for key, held_by in before.items()}
     match op:
         case Put() if result is True:
@@ -124,14 +122,14 @@ def check_reading(connection: sqlite3.Connection, tables: Tables[Completion]) ->
     sizes = {entry.key: entry.size_bytes for entry in tables.entries(connection, -1, "priority")}
     for path in PATHS:
         below = {key for key in held_by if any(is_below(tag, path) for tag in held_by[key])}
-        assert holding(connection, path).entries == len(below)
-        assert holding(connection, path).size_bytes == sum(sizes[key] for key in below)
+        assert tables.holding(connection, path).entries == len(below)
+        assert tables.holding(connection, path).size_bytes == sum(sizes[key] for key in below)
         listed = tables.entries(connection, -1, "size", path)
         assert {entry.key for entry in listed} == below
         itself = {key for key in held_by if path in held_by[key]}
-        own = holdings(connection).get(path)
+        own = tables.holdings(connection).get(path)
         assert (0 if own is None else own.entries) == len(itself)
-        assert itself == {key for key in held_by if tagged(connection, key, path)}
+        assert itself == {key for key in held_by if tables.tagged(connection, key, path)}
 
 
 def test_an_entry_does_not_grow_beyond_the_budget_by_its_tags() -> None:
@@ -147,22 +145,3 @@ def test_an_entry_does_not_grow_beyond_the_budget_by_its_tags() -> None:
         assert tables.totals(connection)["size_bytes"] <= 2_500
         # Those that hold it do so already.
         assert tables.commit(connection, group).results == results
-
-
-@pytest.mark.anyio
-async def test_a_database_of_version_2_is_migrated(directory: Path) -> None:
-    old = directory / "generation_cache.db"
-    async with opened(directory) as manager:
-        await manager.generation.put(key_of("old"), completion("from before"))
-    with closing(sqlite3.connect(old)) as connection:
-        connection.execute("DROP TABLE tag")
-        connection.execute("ALTER TABLE answer DROP COLUMN request")
-        connection.execute("PRAGMA user_version = 2")
-    async with opened(directory) as manager:
-        found = await manager.generation.get(key_of("old"))
-        assert found is not None
-        assert found.text == "from before"
-        assert await (await manager.generation.ready()).submit(Tag(key_of("old"), "emails"))
-        assert (await (await manager.generation.ready()).holding("emails")).entries == 1
-    with closing(sqlite3.connect(old)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (_schema.VERSION,)

@@ -14,7 +14,7 @@ import pytest
 from asteady._base.errors import SessionNotOpenError, StoreError
 from asteady._base.requests import TokenLogprob
 from asteady._cache.manager import CacheManager
-from asteady._cache.store import merging as _merging
+from asteady._cache.store import transaction as _transaction
 from asteady._cache.transfer import export as _export_file
 from asteady._cache.transfer import transfer as _transfer
 from tests.cache.helpers import (
@@ -125,7 +125,7 @@ async with opened(directory) as manager:
 async def test_answers_of_any_size_are_written_as_they_come(
     manager: CacheManager, export: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_merging, "GATHERED_BYTES", 0)
+    monkeypatch.setattr(_transaction, "MERGE_BUFFER_BYTES", 0)
     await manager.import_entries(export)
     for n in range(3):
         found = await manager.generation.get(key_of(n))

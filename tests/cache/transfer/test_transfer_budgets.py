@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,9 +13,8 @@ from hypothesis import strategies as st
 
 from asteady._cache.manager import CacheManager
 from asteady._cache.policy import POLICIES, Budget, Row, State
-from asteady._cache.store import merging as _merging
 from asteady._cache.store.api import Incoming
-from asteady._cache.store.merging import standing
+from asteady._cache.store.transaction import raise_frecency, relative_priority
 from tests.cache.helpers import completion, fill, key_of, opened
 
 pytestmark = pytest.mark.anyio
@@ -63,7 +63,7 @@ async def test_the_budgets_hold_and_the_best_of_both_stay(policy: str, tmp_path:
                 await other.generation.get(key_of(n))
         await flushed(other)
         await other.export_entries(path)
-    changes = {"generation_cache_capacity": 4, "cache_policy": policy}
+    changes: dict[str, Any] = {"generation_cache_capacity": 4, "cache_policy": policy}
     async with opened(tmp_path / "caches", **changes) as manager:
         await fill(manager, range(20, 24))
         for _ in range(9):
@@ -133,15 +133,15 @@ async def test_an_entry_that_was_evicted_here_comes_back(tmp_path: Path) -> None
     level=st.floats(0, 1e6),
     size_bytes=st.integers(1, 10_000),
 )
-def test_standing_is_what_it_was_in_a_cache_of_another_size(
+def test_relative_priority_is_what_it_was_in_a_cache_of_another_size(
     touches: int, cost_s: float, level: float, size_bytes: int
 ) -> None:
     tide, here, there = POLICIES["tide"], Budget(10, 10_000), Budget(500, 10_000_000)
     row = Row("k", size_bytes, cost_s)
     tide.touch(State(level=level), row, here, touches)
-    above = standing(tide, level, row, here)
+    above = relative_priority(tide, level, row, here)
     assert 0 <= above <= touches
-    # Doubles at a high level do not know a small standing any more.
+    # Doubles at a high level do not hold a small difference.
     if tide.value(row, here) > 1e-6 * (level + 1):  # type: ignore[attr-defined]  # tide has one
         assert above == pytest.approx(touches, rel=1e-3)
     there_row = Row("k", size_bytes, cost_s)
@@ -150,10 +150,10 @@ def test_standing_is_what_it_was_in_a_cache_of_another_size(
         size_bytes=size_bytes,
         cost_s=cost_s,
         touches=touches,
-        standing=above,
+        relative_priority=above,
         created_s=0.0,
         used_s=0.0,
     )
-    _merging._take(tide, State(level=3.0), there, there_row, entry)
+    raise_frecency(tide, State(level=3.0), there, there_row, entry)
     assert there_row.touches == touches
     assert there_row.priority >= 3.0

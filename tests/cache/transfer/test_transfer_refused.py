@@ -86,22 +86,22 @@ async def test_an_answer_that_no_codec_wrote_is_refused(
     column: str, value: object, manager: CacheManager, export: Path
 ) -> None:
     resealed(export, column, value)
-    await refused(manager, export, "cannot be decoded|is no answer")
+    await refused(manager, export, "cannot be decoded|is not an answer")
 
 
 @pytest.mark.parametrize(
     ("assignment", "match"),
     [
-        ("touches = 0", "cannot be"),
-        (f"touches = {MAX_TOUCHES + 1}", "cannot be"),
-        ("cost_s = -1.0", "cannot be"),
-        ("cost_s = 1e300", "cannot be"),
-        ("standing = 1e999", "cannot be"),
-        ("used_s = -1e999", "cannot be"),
-        ("key = '../../etc'", "is no key"),
-        ("key = x'00'", "is no key"),
-        ("touches = 'many'", "cannot be"),
-        ("cost_s = 'much'", "cannot be"),
+        ("touches = 0", "are not possible"),
+        (f"touches = {MAX_TOUCHES + 1}", "are not possible"),
+        ("cost_s = -1.0", "are not possible"),
+        ("cost_s = 1e300", "are not possible"),
+        ("relative_priority = 1e999", "are not possible"),
+        ("used_s = -1e999", "are not possible"),
+        ("key = '../../etc'", "is not a key"),
+        ("key = x'00'", "is not a key"),
+        ("touches = 'many'", "are not possible"),
+        ("cost_s = 'much'", "are not possible"),
     ],
 )
 async def test_numbers_that_cannot_be_are_refused(
@@ -140,16 +140,23 @@ async def test_a_newer_version_is_refused_as_such(manager: CacheManager, export:
     await refused(manager, export, "upgrade asteady")
 
 
+async def test_an_older_version_is_refused_as_such(manager: CacheManager, export: Path) -> None:
+    change(export, f"PRAGMA user_version = {EXPORT_VERSION - 1}")
+    with pytest.raises(StoreVersionError, match="export it again"):
+        await manager.import_entries(export)
+    await refused(manager, export, f"reads version {EXPORT_VERSION}")
+
+
 async def test_other_files_are_refused(manager: CacheManager, export: Path, tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.write_text("no database" * 1000)
     await refused(manager, text, "not a database")
     (tmp_path / "empty").write_bytes(b"")
-    await refused(manager, tmp_path / "empty", "is no export")
+    await refused(manager, tmp_path / "empty", "is not an export")
     await refused(manager, tmp_path / "missing", "No such file")
-    await refused(manager, tmp_path, "is no file")
+    await refused(manager, tmp_path, "is not a file")
     os.mkfifo(tmp_path / "pipe")
-    await refused(manager, tmp_path / "pipe", "is no file")
+    await refused(manager, tmp_path / "pipe", "is not a file")
     await refused(manager, tmp_path / "other" / "generation_cache.db", "database of a cache itself")
     await refused(manager, export, "more than the 100 allowed", max_file_bytes=100)
 
@@ -251,7 +258,7 @@ async def test_a_cache_that_cannot_be_written_says_so(
     def full(*_: object) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
-    monkeypatch.setattr("asteady._cache.store.transaction.merge", full)
+    monkeypatch.setattr("asteady._cache.store.transaction._Transaction.merge", full)
     with pytest.raises(StoreError, match="disk is full"):
         await manager.import_entries(export)
     assert await manager.generation.keys() == []
