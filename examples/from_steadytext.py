@@ -1,9 +1,9 @@
-"""A script as one writes it for SteadyText; only its import has changed."""
+"""A program written for SteadyText; only its import has changed."""
 
 import os
 import time
 
-import asteady.blocking as steadytext
+import asteady.steadytext as steadytext
 
 os.environ["STEADYTEXT_GENERATION_CACHE_CAPACITY"] = "1024"
 
@@ -18,8 +18,8 @@ for prompt in ("Write a Python function", "Explain this error", "Write a Python 
     hit = cache_manager.get_cache_stats()["generation"]["hits"] > hits
     print(f"{prompt:<25} {took_ms:8.2f} ms  {'hit' if hit else 'miss'}")
 
-# The guide's classes are here too, and need not be pasted.
+# The classes of SteadyText's caching guide are here too.
 monitor = steadytext.CacheMonitor()
-told = monitor.monitor_operation(steadytext.generate, "Explain this error", max_new_tokens=30)
-print(f"{told.duration_s * 1000:.2f} ms, cache hit: {told.cache_hit}")
+call = monitor.monitor_operation(steadytext.generate, "Explain this error", max_new_tokens=30)
+print(f"{call.duration_s * 1000:.2f} ms, cache hit: {call.cache_hit}")
 monitor.print_summary()
