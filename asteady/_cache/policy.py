@@ -1,8 +1,8 @@
 """Which entry goes when the cache is full: pure policies over rows. No I/O, no clock.
 
-A `Policy` gives each row a priority; `remember`, `touch`, `forget` and `shrink` apply it to a
-`Ledger`, which is a table of rows that can name its lowest. The store's ledger is SQLite, and the
-benchmark replays access traces through the very same one.
+A `Policy` gives each row a priority; `remember`, `touch`, `forget` and `shrink` apply it to an
+`EvictionIndex`, which is a table of rows that finds the lowest. The store's index is in SQLite; the
+benchmark replays access traces through the same one.
 
 Tide, the default, reads: recency is a rising tide (`State.level`), frequency lifts an entry above
 it, and an entry is worth what it would cost to compute again per share of the scarcer budget.
@@ -97,7 +97,7 @@ class State:
         return max(1, min(budget.max_entries, round(1 / self.mean_share)))
 
 
-class Ledger(Protocol):
+class EvictionIndex(Protocol):
     """A table of rows. A row that was found may be changed, and counts once it is saved."""
 
     def find(self, key: Key) -> Row | None: ...
@@ -215,7 +215,7 @@ POLICIES: dict[str, Policy] = {policy.name: policy for policy in (Tide(), Lru(),
 
 def remember(
     policy: Policy,
-    ledger: Ledger,
+    index: EvictionIndex,
     state: State,
     budget: Budget,
     key: Key,
@@ -236,7 +236,7 @@ def remember(
         raise ValueError(f"{size_bytes} bytes are more than the budget of {budget.max_bytes}")
     if not (math.isfinite(cost_s) and cost_s >= 0):
         raise ValueError(f"cost_s={cost_s!r} is not a finite number of seconds")
-    row = ledger.find(key)
+    row = index.find(key)
     if row is None:
         state.meet(budget.share(size_bytes))
         row = Row(key, size_bytes, cost_s)
@@ -249,13 +249,13 @@ def remember(
     else:
         policy.learn(state, row, budget)
         uncount_ghost(state, row.touches)
-        ledger.remove(row)  # making room must not drop it as the oldest ghost
+        index.remove(row)  # making room must not drop it as the oldest ghost
         row.size_bytes, row.cost_s = size_bytes, cost_s
         row.slot = 0  # its answer is gone, and the slot may be another's by now
         policy.welcome(state, row, budget)
     evicted: list[Row] = []
     while over := _over(state, budget, row):
-        other = ledger.lowest()
+        other = index.lowest()
         if other is None:  # the totals say more than the rows; the store counts anew when it opens
             break
         last = (row.priority, row.key) < (other.priority, other.key)
@@ -263,44 +263,44 @@ def remember(
             policy.evict(state, other, budget)
         elif evicted or other.size_bytes < over:
             policy.evict(state, row, budget)
-            _let_go(policy, ledger, state, budget, row)
-            _drop_ghosts(policy, ledger, state, budget)
+            _let_go(policy, index, state, budget, row)
+            _drop_ghosts(policy, index, state, budget)
             return row, evicted
         _uncount(state, other)
-        _let_go(policy, ledger, state, budget, other)
+        _let_go(policy, index, state, budget, other)
         evicted.append(other)
-    _drop_ghosts(policy, ledger, state, budget)
+    _drop_ghosts(policy, index, state, budget)
     row.live = True
     state.entries += 1
     state.size_bytes += size_bytes
     # Last of all, so that the store can still fill in its own fields.
-    ledger.save(row)
+    index.save(row)
     return row, evicted
 
 
 def touch(
-    policy: Policy, ledger: Ledger, state: State, budget: Budget, key: Key, touches: int
+    policy: Policy, index: EvictionIndex, state: State, budget: Budget, key: Key, touches: int
 ) -> bool:
     """Count this many uses of an entry; False if it is not there (any more)."""
-    row = ledger.find(key)
+    row = index.find(key)
     if row is None or not row.live:
         return False
     policy.touch(state, row, budget, touches)
-    ledger.save(row)
+    index.save(row)
     return True
 
 
-def forget(ledger: Ledger, state: State, key: Key) -> Row | None:
+def forget(index: EvictionIndex, state: State, key: Key) -> Row | None:
     """Remove an entry and leave no ghost; returns its row, or None if it was not there."""
-    row = ledger.find(key)
+    row = index.find(key)
     if row is None or not row.live:
         return None
     _uncount(state, row)
-    ledger.remove(row)
+    index.remove(row)
     return row
 
 
-def adopt(policy: Policy, ledger: Ledger, budget: Budget, rows: list[Row]) -> State:
+def adopt(policy: Policy, index: EvictionIndex, budget: Budget, rows: list[Row]) -> State:
     """A new state over these live rows, ranked anew in their order; there are no others.
 
     For rows that another policy ranked, or this one for another budget.
@@ -311,22 +311,22 @@ def adopt(policy: Policy, ledger: Ledger, budget: Budget, rows: list[Row]) -> St
         state.size_bytes += row.size_bytes
         state.meet(budget.share(row.size_bytes))
         policy.touch(state, row, budget, 0)
-        ledger.save(row)
+        index.save(row)
     return state
 
 
-def shrink(policy: Policy, ledger: Ledger, state: State, budget: Budget) -> list[Row]:
+def shrink(policy: Policy, index: EvictionIndex, state: State, budget: Budget) -> list[Row]:
     """Evict until both budgets hold; for a cache that is opened with smaller ones."""
     evicted: list[Row] = []
     while state.entries > budget.max_entries or state.size_bytes > budget.max_bytes:
-        row = ledger.lowest()
+        row = index.lowest()
         if row is None:
             break
         policy.evict(state, row, budget)
         _uncount(state, row)
-        _let_go(policy, ledger, state, budget, row)
+        _let_go(policy, index, state, budget, row)
         evicted.append(row)
-    _drop_ghosts(policy, ledger, state, budget)
+    _drop_ghosts(policy, index, state, budget)
     return evicted
 
 
@@ -338,24 +338,24 @@ def _over(state: State, budget: Budget, row: Row) -> int:
     return 1 if state.entries + 1 > budget.max_entries else 0
 
 
-def _let_go(policy: Policy, ledger: Ledger, state: State, budget: Budget, row: Row) -> None:
+def _let_go(policy: Policy, index: EvictionIndex, state: State, budget: Budget, row: Row) -> None:
     row.live = False
     row.turn = state.turn
     state.turn += budget.share(row.size_bytes)
     if policy.ghosts_per_entry:
         _count_ghost(state, row)
-        ledger.save(row)
+        index.save(row)
     else:
-        ledger.remove(row)
+        index.remove(row)
 
 
-def _drop_ghosts(policy: Policy, ledger: Ledger, state: State, budget: Budget) -> None:
+def _drop_ghosts(policy: Policy, index: EvictionIndex, state: State, budget: Budget) -> None:
     ghosts = state.ghosts_once + state.ghosts_more
     if not ghosts:
         return
     keep = policy.ghosts_per_entry * state.full(budget)
     while state.ghosts_once + state.ghosts_more > keep:
-        touches = ledger.drop_oldest_ghost()
+        touches = index.drop_oldest_ghost()
         if touches is None:
             break
         uncount_ghost(state, touches)

@@ -124,18 +124,18 @@ class Replayed:
 
 def replay(accesses: Iterable[Access], budget: Budget, policy: str = "tide") -> Replayed:
     """Run the accesses through the store's own policy: look up each one, insert it if missing."""
-    rules, ledger, state = POLICIES[policy], _MemoryLedger(), State()
+    rules, index, state = POLICIES[policy], _MemoryEvictionIndex(), State()
     count = hits = 0
     saved_s = compute_s = 0.0
     for access in accesses:
         count += 1
-        if touch(rules, ledger, state, budget, access.key, 1):
+        if touch(rules, index, state, budget, access.key, 1):
             hits += 1
             saved_s += access.cost_s
             continue
         compute_s += access.cost_s
         if access.size_bytes <= budget.max_bytes:
-            remember(rules, ledger, state, budget, access.key, access.size_bytes, access.cost_s)
+            remember(rules, index, state, budget, access.key, access.size_bytes, access.cost_s)
     total_s = saved_s + compute_s
     return Replayed(
         capacity=budget.max_entries,
@@ -147,8 +147,8 @@ def replay(accesses: Iterable[Access], budget: Budget, policy: str = "tide") -> 
     )
 
 
-class _MemoryLedger:
-    """A policy's `Ledger` in memory: heaps whose stale items are skipped at the top."""
+class _MemoryEvictionIndex:
+    """A policy's `EvictionIndex` in memory: heaps whose stale items are skipped at the top."""
 
     def __init__(self) -> None:
         self._rows: dict[Key, Row] = {}

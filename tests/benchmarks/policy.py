@@ -28,7 +28,7 @@ from typing import TypeAlias
 import attrs
 
 from asteady._cache.policy import POLICIES, Budget, State, remember, touch
-from asteady._cache.store.eviction_index import SqlLedger
+from asteady._cache.store.eviction_index import SqliteEvictionIndex
 from asteady._cache.store.schema import TABLES
 from tests.benchmarks.harness import table
 
@@ -78,15 +78,15 @@ def ours(name: str) -> Replay:
         with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
             connection.executescript(TABLES.format(columns="model TEXT"))
             connection.execute("BEGIN")
-            ledger = SqlLedger(connection)
+            index = SqliteEvictionIndex(connection)
             for number, (key, size_bytes, cost_s) in enumerate(trace):
                 if number % 64 == 0:  # about as many as one group commit does
-                    ledger.flush()
-                    ledger = SqlLedger(connection)
-                if touch(policy, ledger, state, budget, key, 1):
+                    index.flush()
+                    index = SqliteEvictionIndex(connection)
+                if touch(policy, index, state, budget, key, 1):
                     score.hit(cost_s)
                 elif size_bytes <= budget.max_bytes:
-                    remember(policy, ledger, state, budget, key, size_bytes, cost_s)
+                    remember(policy, index, state, budget, key, size_bytes, cost_s)
         return score.percent
 
     return replay

@@ -5,8 +5,8 @@ from __future__ import annotations
 from asteady._cache.policy import Row
 
 
-class NaiveLedger:
-    """A `Ledger` as a dictionary."""
+class NaiveEvictionIndex:
+    """A `EvictionIndex` as a dictionary."""
 
     def __init__(self) -> None:
         self.rows: dict[str, Row] = {}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from asteady._cache.policy import (
     POLICIES,
     Budget,
-    Ledger,
+    EvictionIndex,
     Policy,
     Row,
     State,
@@ -24,9 +24,9 @@ from asteady._cache.policy import (
     shrink,
     touch,
 )
-from asteady._cache.store.eviction_index import SqlLedger
+from asteady._cache.store.eviction_index import SqliteEvictionIndex
 from asteady._cache.store.schema import TABLES
-from tests.cache.naive import NaiveLedger, NaiveTide
+from tests.cache.naive import NaiveEvictionIndex, NaiveTide
 
 TIDE = POLICIES["tide"]
 KEYS = [f"k{number}" for number in range(12)]
@@ -45,24 +45,24 @@ operations = st.lists(
 budgets = st.builds(Budget, st.integers(1, 6), st.integers(40, 120))
 
 
-def run(policy: Policy, ledger: Ledger, budget: Budget, ops: object) -> Iterator[object]:
+def run(policy: Policy, index: EvictionIndex, budget: Budget, ops: object) -> Iterator[object]:
     state = State()
     for what, key, number, cost_s in ops:  # type: ignore[attr-defined]  # see `operations`
         if what == "remember":
-            row, evicted = remember(policy, ledger, state, budget, key, number, cost_s)
+            row, evicted = remember(policy, index, state, budget, key, number, cost_s)
             yield key, row.live, [other.key for other in evicted]
         elif what == "touch":
-            yield touch(policy, ledger, state, budget, key, number)
+            yield touch(policy, index, state, budget, key, number)
         elif what == "forget":
-            yield forget(ledger, state, key) is not None
-        elif isinstance(ledger, SqlLedger):
-            ledger.flush()
-            ledger.expect(KEYS[:number])
+            yield forget(index, state, key) is not None
+        elif isinstance(index, SqliteEvictionIndex):
+            index.flush()
+            index.expect(KEYS[:number])
         yield attrs.astuple(state)
 
 
 def remembered(rows: Iterable[Row]) -> list[tuple[object, ...]]:
-    """What a ledger has to remember of its rows."""
+    """What a index has to remember of its rows."""
     return sorted(
         attrs.astuple(attrs.evolve(row, turn=0.0)) if row.live else (row.key, row.touches, row.turn)
         for row in rows
@@ -74,22 +74,22 @@ def remembered(rows: Iterable[Row]) -> list[tuple[object, ...]]:
 def test_budgets_hold_and_totals_are_right_after_every_operation(
     policy: Policy, budget: Budget, ops: object
 ) -> None:
-    ledger = NaiveLedger()
-    for _ in run(policy, ledger, budget, ops):
+    index = NaiveEvictionIndex()
+    for _ in run(policy, index, budget, ops):
         pass
     state = State()
-    ledger = NaiveLedger()
+    index = NaiveEvictionIndex()
     for what, key, number, cost_s in ops:  # type: ignore[attr-defined]  # see `operations`
         if what == "remember":
-            row, evicted = remember(policy, ledger, state, budget, key, number, cost_s)
-            assert row.live or all(other.live for other in ledger.rows.values() if other.live)
+            row, evicted = remember(policy, index, state, budget, key, number, cost_s)
+            assert row.live or all(other.live for other in index.rows.values() if other.live)
             assert not any(other.live for other in evicted)
         elif what == "touch":
-            touch(policy, ledger, state, budget, key, number)
+            touch(policy, index, state, budget, key, number)
         elif what == "forget":
-            forget(ledger, state, key)
-        live = [row for row in ledger.rows.values() if row.live]
-        ghosts = [row for row in ledger.rows.values() if not row.live]
+            forget(index, state, key)
+        live = [row for row in index.rows.values() if row.live]
+        ghosts = [row for row in index.rows.values() if not row.live]
         assert state.entries == len(live) <= budget.max_entries
         assert state.size_bytes == sum(row.size_bytes for row in live) <= budget.max_bytes
         assert state.ghosts_once == sum(row.touches == 1 for row in ghosts)
@@ -104,13 +104,13 @@ def test_the_ledger_in_sqlite_does_what_the_naive_one_does(
     policy: Policy, budget: Budget, ops: object, fetch: int
 ) -> None:
     with closing(database()) as connection:
-        ledger, naive = SqlLedger(connection, fetch), NaiveLedger()
+        index, naive = SqliteEvictionIndex(connection, fetch), NaiveEvictionIndex()
         for ours, theirs in zip(
-            run(policy, ledger, budget, ops), run(policy, naive, budget, ops), strict=True
+            run(policy, index, budget, ops), run(policy, naive, budget, ops), strict=True
         ):
             assert ours == theirs
-        ledger.flush()
-        fresh = SqlLedger(connection, fetch)
+        index.flush()
+        fresh = SqliteEvictionIndex(connection, fetch)
         found = [fresh.find(key) for key in naive.rows]
         assert remembered(row for row in found if row) == remembered(naive.rows.values())
         counts = [
@@ -125,13 +125,13 @@ def test_the_ledger_in_sqlite_does_what_the_naive_one_does(
 def test_a_ghost_dropped_in_this_transaction_does_not_return_in_it(expected: list[str]) -> None:
     state, budget = State(), Budget(1, 100)
     with closing(database()) as connection:
-        ledger = SqlLedger(connection)
+        index = SqliteEvictionIndex(connection)
         for key in ("k0", "gone", "older", "old", "new"):
-            remember(TIDE, ledger, state, budget, key, 1, 1.0)
-        ledger.flush()
-        ledger.expect([*expected, "gone"])
-        remember(TIDE, ledger, state, budget, "newer", 1, 1.0)
-        row, _ = remember(TIDE, ledger, state, budget, "gone", 1, 1.0)
+            remember(TIDE, index, state, budget, key, 1, 1.0)
+        index.flush()
+        index.expect([*expected, "gone"])
+        remember(TIDE, index, state, budget, "newer", 1, 1.0)
+        row, _ = remember(TIDE, index, state, budget, "gone", 1, 1.0)
     assert row.touches == 1
 
 
@@ -141,33 +141,33 @@ def test_a_ghost_dropped_in_this_transaction_does_not_return_in_it(expected: lis
 )
 def test_tide_follows_its_definition(capacity: int, accesses: list[tuple[str, float]]) -> None:
     costs: dict[str, float] = {}
-    naive, state, ledger = NaiveTide(capacity), State(), NaiveLedger()
+    naive, state, index = NaiveTide(capacity), State(), NaiveEvictionIndex()
     budget = Budget(capacity, 10**9)
     for key, cost_s in accesses:
         cost_s = costs.setdefault(key, cost_s)
-        hit = touch(TIDE, ledger, state, budget, key, 1)
+        hit = touch(TIDE, index, state, budget, key, 1)
         if not hit:
-            remember(TIDE, ledger, state, budget, key, 1, cost_s)
+            remember(TIDE, index, state, budget, key, 1, cost_s)
         assert hit == naive.access(key, cost_s)
-        assert {row.key for row in ledger.rows.values() if row.live} == set(naive.live)
-        assert {row.key for row in ledger.rows.values() if not row.live} == set(naive.ghosts)
+        assert {row.key for row in index.rows.values() if row.live} == set(naive.live)
+        assert {row.key for row in index.rows.values() if not row.live} == set(naive.ghosts)
         assert state.phi == pytest.approx(naive.phi)
         assert state.level == pytest.approx(naive.level)
 
 
 def test_the_cheap_and_large_go_before_the_dear_and_small() -> None:
-    state, ledger, budget = State(), NaiveLedger(), Budget(10, 100)
+    state, index, budget = State(), NaiveEvictionIndex(), Budget(10, 100)
     for key, size_bytes, cost_s in (("dear", 30, 9.0), ("cheap", 30, 1.0), ("large", 40, 1.2)):
-        remember(TIDE, ledger, state, budget, key, size_bytes, cost_s)
-    _, evicted = remember(TIDE, ledger, state, budget, "new", 35, 5.0)
+        remember(TIDE, index, state, budget, key, size_bytes, cost_s)
+    _, evicted = remember(TIDE, index, state, budget, "new", 35, 5.0)
     assert [row.key for row in evicted] == ["large"]
 
 
 def test_a_newcomer_that_ranks_below_several_it_would_displace_is_declined() -> None:
-    state, ledger, budget = State(), NaiveLedger(), Budget(10, 100)
+    state, index, budget = State(), NaiveEvictionIndex(), Budget(10, 100)
     for number in range(10):
-        remember(TIDE, ledger, state, budget, f"k{number}", 10, 1.0)
-    row, evicted = remember(TIDE, ledger, state, budget, "large", 60, 1.0)
+        remember(TIDE, index, state, budget, f"k{number}", 10, 1.0)
+    row, evicted = remember(TIDE, index, state, budget, "large", 60, 1.0)
     assert not row.live
     assert evicted == []
     assert state.entries == 10
@@ -175,32 +175,32 @@ def test_a_newcomer_that_ranks_below_several_it_would_displace_is_declined() -> 
 
 
 def test_a_newcomer_of_usual_size_is_taken_in_however_low_it_ranks() -> None:
-    state, ledger, budget = State(), NaiveLedger(), Budget(3, 1000)
+    state, index, budget = State(), NaiveEvictionIndex(), Budget(3, 1000)
     for number in range(3):
-        remember(TIDE, ledger, state, budget, f"k{number}", 10, 9.0)
-        touch(TIDE, ledger, state, budget, f"k{number}", 5)
-    row, evicted = remember(TIDE, ledger, state, budget, "cheap", 10, 0.001)
+        remember(TIDE, index, state, budget, f"k{number}", 10, 9.0)
+        touch(TIDE, index, state, budget, f"k{number}", 5)
+    row, evicted = remember(TIDE, index, state, budget, "cheap", 10, 0.001)
     assert row.live
     assert [other.key for other in evicted] == ["k0"]
     assert state.level == 0.0  # the tide rises for what was worth least, not for this
 
 
 def test_what_costs_nothing_is_still_ranked_by_its_use() -> None:
-    state, ledger, budget = State(), NaiveLedger(), Budget(2, 1000)
-    remember(TIDE, ledger, state, budget, "a", 10, 0.0)
-    remember(TIDE, ledger, state, budget, "b", 10, 0.0)
-    touch(TIDE, ledger, state, budget, "a", 1)
-    _, evicted = remember(TIDE, ledger, state, budget, "c", 10, 0.0)
+    state, index, budget = State(), NaiveEvictionIndex(), Budget(2, 1000)
+    remember(TIDE, index, state, budget, "a", 10, 0.0)
+    remember(TIDE, index, state, budget, "b", 10, 0.0)
+    touch(TIDE, index, state, budget, "a", 1)
+    _, evicted = remember(TIDE, index, state, budget, "c", 10, 0.0)
     assert [row.key for row in evicted] == ["b"]
 
 
 def test_lru_and_lfu_evict_what_their_names_say() -> None:
     for name, victim in (("lru", "often"), ("lfu", "late")):
-        state, ledger, budget = State(), NaiveLedger(), Budget(2, 1000)
-        remember(POLICIES[name], ledger, state, budget, "often", 10, 1.0)
-        touch(POLICIES[name], ledger, state, budget, "often", 3)
-        remember(POLICIES[name], ledger, state, budget, "late", 10, 1.0)
-        _, evicted = remember(POLICIES[name], ledger, state, budget, "new", 10, 1.0)
+        state, index, budget = State(), NaiveEvictionIndex(), Budget(2, 1000)
+        remember(POLICIES[name], index, state, budget, "often", 10, 1.0)
+        touch(POLICIES[name], index, state, budget, "often", 3)
+        remember(POLICIES[name], index, state, budget, "late", 10, 1.0)
+        _, evicted = remember(POLICIES[name], index, state, budget, "new", 10, 1.0)
         assert [row.key for row in evicted] == [victim]
         assert state.ghosts == 0
 
@@ -210,29 +210,29 @@ def test_lru_and_lfu_evict_what_their_names_say() -> None:
     [(101, 1.0, "more than the budget"), (1, float("nan"), "finite"), (1, -1.0, "finite")],
 )
 def test_what_cannot_be_ranked_is_refused(size_bytes: int, cost_s: float, message: str) -> None:
-    state, ledger = State(), NaiveLedger()
+    state, index = State(), NaiveEvictionIndex()
     with pytest.raises(ValueError, match=message):
-        remember(TIDE, ledger, state, Budget(10, 100), "key", size_bytes, cost_s)
+        remember(TIDE, index, state, Budget(10, 100), "key", size_bytes, cost_s)
     assert state == State()
 
 
 def test_a_smaller_budget_is_held_by_evicting_no_more_than_it_takes() -> None:
-    state, ledger = State(), NaiveLedger()
+    state, index = State(), NaiveEvictionIndex()
     for number in range(10):
-        remember(TIDE, ledger, state, Budget(10, 1000), f"k{number}", 10, 1.0 + number)
-    assert [row.key for row in shrink(TIDE, ledger, state, Budget(7, 1000))] == ["k0", "k1", "k2"]
-    assert [row.key for row in shrink(TIDE, ledger, state, Budget(7, 59))] == ["k3", "k4"]
+        remember(TIDE, index, state, Budget(10, 1000), f"k{number}", 10, 1.0 + number)
+    assert [row.key for row in shrink(TIDE, index, state, Budget(7, 1000))] == ["k0", "k1", "k2"]
+    assert [row.key for row in shrink(TIDE, index, state, Budget(7, 59))] == ["k3", "k4"]
 
 
 @pytest.mark.parametrize(("name", "first"), [("tide", "k1"), ("lru", "k2"), ("lfu", "k1")])
 def test_rows_of_another_policy_are_ranked_anew(name: str, first: str) -> None:
-    ledger, budget = NaiveLedger(), Budget(10, 1000)
+    index, budget = NaiveEvictionIndex(), Budget(10, 1000)
     rows = [
         Row("k2", 10, 1.0, touches=5, priority=1e9, live=True),
         Row("k1", 10, 1.0, touches=1, priority=2e9, live=True),
     ]
-    state = adopt(POLICIES[name], ledger, budget, rows)
-    lowest = ledger.lowest()
+    state = adopt(POLICIES[name], index, budget, rows)
+    lowest = index.lowest()
     assert lowest is not None
     assert lowest.key == first
     assert (state.entries, state.size_bytes) == (2, 20)
@@ -240,12 +240,12 @@ def test_rows_of_another_policy_are_ranked_anew(name: str, first: str) -> None:
 
 def test_totals_that_promise_more_rows_than_there_are_end_no_loop() -> None:
     state = State(entries=5, size_bytes=500, ghosts_once=99)
-    budget, ledger = Budget(2, 100), NaiveLedger()
-    row, evicted = remember(TIDE, ledger, state, budget, "key", 10, 1.0)
+    budget, index = Budget(2, 100), NaiveEvictionIndex()
+    row, evicted = remember(TIDE, index, state, budget, "key", 10, 1.0)
     assert row.live
     assert evicted == []
-    assert forget(ledger, state, "key") is row
-    assert shrink(TIDE, ledger, state, budget) == []
+    assert forget(index, state, "key") is row
+    assert shrink(TIDE, index, state, budget) == []
 
 
 def database() -> sqlite3.Connection:

@@ -15,7 +15,7 @@ from asteady import InvalidRequestError, Session
 from asteady._cache.policy import POLICIES, Budget, State, remember, touch
 from asteady.operate import Access, AccessLog
 from asteady.operate._accesses import read_accesses, replay, write_accesses
-from tests.cache.naive import NaiveLedger
+from tests.cache.naive import NaiveEvictionIndex
 
 pytestmark = pytest.mark.anyio
 
@@ -32,12 +32,12 @@ accesses = st.lists(
 
 def plain_hits(recorded: list[Access], budget: Budget, policy: str) -> int:
     """The same policy over a list that is searched every time."""
-    rules, ledger, state, hits = POLICIES[policy], NaiveLedger(), State(), 0
+    rules, index, state, hits = POLICIES[policy], NaiveEvictionIndex(), State(), 0
     for access in recorded:
-        if touch(rules, ledger, state, budget, access.key, 1):
+        if touch(rules, index, state, budget, access.key, 1):
             hits += 1
         elif access.size_bytes <= budget.max_bytes:
-            remember(rules, ledger, state, budget, access.key, access.size_bytes, access.cost_s)
+            remember(rules, index, state, budget, access.key, access.size_bytes, access.cost_s)
     return hits
 
 

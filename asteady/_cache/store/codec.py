@@ -1,8 +1,8 @@
-"""How an answer becomes a row, and back: text as UTF-8, vectors as little-endian float32.
+"""Answers to rows and back: text as UTF-8, vectors as little-endian float32.
 
 A codec names the columns of its table and turns an answer into their values. A checksum over the
-key and every value is kept beside them, so a row that was damaged, or that belongs to another key,
-is found out when it is read. Nothing is pickled.
+key and all values is stored beside them, so that a row that is damaged, or belongs to another key,
+is detected when it is read. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Columns: TypeAlias = tuple[tuple[str, str], ...]
 
 
 class DamagedError(AsteadyError):
-    """A stored value is not what was written. Never leaves the cache: it is treated as a miss."""
+    """A stored value is not what was written. Never leaves the cache, where it is a miss."""
 
 
 class Codec(Protocol[A]):
@@ -36,12 +36,12 @@ class Codec(Protocol[A]):
         ...
 
     def decode(self, values: Sequence[Any], cost_s: float) -> A:
-        """May raise anything for values that `encode` did not make. `cached` is True."""
+        """The answer, `cached`. May raise anything for values that `encode` did not make."""
         ...
 
 
 def checksum(key: Key, cost_s: float, values: Sequence[Any]) -> int:
-    """CRC-32 over the key, the cost and the values; the types count too."""
+    """CRC-32 over the key, the cost and the values with their types."""
     blobs: list[bytes] = []
     plain: list[Any] = []
     for value in values:
@@ -57,7 +57,7 @@ def checksum(key: Key, cost_s: float, values: Sequence[Any]) -> int:
 
 
 def payload_bytes(values: Sequence[Any]) -> int:
-    """What the values take in a row, without their headers; a number counts 8."""
+    """The size of the values in a row, without their headers; a number counts 8."""
     total = 0
     for value in values:
         if type(value) is bytes:
@@ -70,13 +70,13 @@ def payload_bytes(values: Sequence[Any]) -> int:
 
 
 def read_back(codec: Codec[A], key: Key, cost_s: float, crc: int, values: Sequence[Any]) -> A:
-    """Decode what was stored under this key.
+    """Decode the values that were stored under this key.
 
     Raises:
-        DamagedError: the checksum does not hold, or the values cannot be decoded.
+        DamagedError: the checksum does not match, or the values cannot be decoded.
     """
     if checksum(key, cost_s, values) != crc:
-        raise DamagedError(f"the checksum of {key} does not hold")
+        raise DamagedError(f"the checksum of {key} does not match")
     try:
         return codec.decode(values, cost_s)
     except Exception as exc:
@@ -84,7 +84,7 @@ def read_back(codec: Codec[A], key: Key, cost_s: float, crc: int, values: Sequen
 
 
 class CompletionCodec:
-    """Text and chunk lengths apart, so that a stream replays with its original boundaries."""
+    """Stores the lengths of chunks, so that a stream replays with its original boundaries."""
 
     kind: ClassVar[str] = "generation"
     columns: ClassVar[Columns] = (
@@ -134,7 +134,7 @@ class CompletionCodec:
 
 
 class EmbeddingCodec:
-    """The vector as it is in memory; what is read back is a read-only view of the bytes."""
+    """Stores the bytes of the vector; the array that is read is a read-only view of them."""
 
     kind: ClassVar[str] = "embedding"
     columns: ClassVar[Columns] = (
@@ -148,7 +148,7 @@ class EmbeddingCodec:
     def encode(self, answer: Embedding) -> Values:
         vector = answer.vector
         if vector.ndim != 1 or vector.dtype.kind != "f" or vector.dtype.itemsize != 4:
-            raise ValueError(f"a vector is float32 of one dimension, not {vector.dtype}")
+            raise ValueError(f"a vector must be one-dimensional float32, not {vector.dtype}")
         return (
             answer.model,
             answer.fingerprint,
@@ -173,7 +173,7 @@ class EmbeddingCodec:
 
 
 def _pack_lengths(lengths: Sequence[int]) -> bytes:
-    # A chunk is a token's text: nearly always a byte holds its length, and bytes() is one C call.
+    # A chunk is the text of a token, so a byte is nearly always enough, and bytes() is one C call.
     try:
         return b"\x01" + bytes(lengths)
     except ValueError:

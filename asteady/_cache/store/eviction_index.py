@@ -1,11 +1,11 @@
-"""The policy's ledger in SQLite, read and written in bunches within one transaction.
+"""The eviction index in SQLite, read and written in batches within one transaction.
 
-Rows that were found or changed are kept until `flush`; candidates for eviction and the oldest
-ghosts are fetched some dozens at a time, in their order. What the policy sees is exactly the tables
-with its changes applied.
+Rows that were found or changed stay in memory until `flush`; candidates for eviction and the oldest
+ghosts are fetched some dozens at a time, in order. The policy sees exactly the tables with its
+changes applied.
 
-Ghosts are apart from entries and hold no key but a digest of it: there are three for each entry,
-every put at full budget makes one and drops one, and each page that such small changes touch is
+Ghosts have a table of their own, with a digest instead of the key: there are three for each entry,
+every put at full budget adds one and drops one, and each page that such small changes touch is
 written whole (docs/performance.md).
 """
 
@@ -22,7 +22,7 @@ from asteady._base.requests import Key
 from asteady._cache.policy import Row
 
 # Candidates fetched at once: a group commit evicts about as many entries as it stores. At least 2:
-# the row that a policy is at work on may come first, and is none.
+# the first one may be the row that the policy is changing, which is not a candidate.
 FETCH = 64
 FEW = 4
 
@@ -43,8 +43,8 @@ _REMOVE_GHOST = "DELETE FROM ghost WHERE seq = ?"
 
 
 def mark_of(key: Key) -> int:
-    """60 bits by which a ghost is found; two that share them would be taken for one another."""
-    # The key of a request is a digest already, and its last digits do.
+    """60 bits that identify a ghost; two keys that share them count as one."""
+    # The key of a request is a digest already: its last digits are enough.
     if len(key) == 64:
         try:
             return int(key[49:], 16)
@@ -58,8 +58,8 @@ def row_of(values: tuple[object, ...]) -> Row:
     return Row(key, size_bytes, cost_s, touches, priority, 0.0, True, slot, created_s, used_s)  # type: ignore[arg-type]  # the columns are in the order of its fields
 
 
-class SqlLedger:
-    """A `Ledger` over the tables `entry` and `ghost`; lives for one transaction."""
+class SqliteEvictionIndex:
+    """An `EvictionIndex` over the tables `entry` and `ghost`; lives for one transaction."""
 
     def __init__(self, connection: sqlite3.Connection, fetch: int = FETCH) -> None:
         self._connection = connection
@@ -67,9 +67,9 @@ class SqlLedger:
         self._begin()
 
     def _begin(self) -> None:
-        # What is known of a key: its entry, its ghost, or that there is neither.
+        # By key: its entry, its ghost, or None if there is neither.
         self._rows: dict[Key, Row | None] = {}
-        # To be written: entries, or None where there is to be none any more.
+        # To be written: entries, or None where one is to be deleted.
         self._changed: dict[Key, Row | None] = {}
         self._live = _Queue(self._rows, self._fetch_lowest, self._fetch)
         self._ghosts = _Ghosts(self._connection, self._fetch)
@@ -81,19 +81,19 @@ class SqlLedger:
             row = self._rows[key] = self._read(key)
         if row is None or row.live or self._ghosts.holds(key):
             return row
-        # It was the oldest, and was dropped since.
+        # It was the oldest, and has been dropped.
         self._rows[key] = None
         return None
 
     def expect(self, keys: Sequence[Key]) -> None:
-        """Read the rows of these keys in one go; each will be asked for."""
+        """Read the rows of these keys at once, before `find` is called for each."""
         if len(keys) < FEW:
             return
         rows = self._rows
         for start in range(0, len(keys), FETCH):
             some = keys[start : start + FETCH]
             rows.update(dict.fromkeys(some))
-            # Always as many marks, so that the statement is compiled once.
+            # Always the same number of marks, so that the statement is compiled once.
             marks = [*some, *[some[0]] * (FETCH - len(some))]
             for values in self._connection.execute(_EXPECT, marks):
                 rows[values[0]] = row_of(values)
@@ -126,7 +126,7 @@ class SqlLedger:
         return [row_of(values) for values in self._connection.execute(_BY_USE)]
 
     def flush(self) -> None:
-        """Write what has changed, and begin anew: rows that were found count no longer."""
+        """Write the changes. Rows that were found before must be found again."""
         self._flush_entries()
         self._ghosts.flush()
         self._begin()
@@ -162,7 +162,7 @@ class SqlLedger:
         return self._ghosts.find(key) if values is None else row_of(values)
 
     def _fetch_lowest(self) -> list[Row]:
-        # The table is to say what the ledger says.
+        # The table must have the changes, for its order.
         self._flush_entries()
         found = []
         for values in self._connection.execute(_LOWEST, (self._fetch,)).fetchall():
@@ -174,7 +174,7 @@ class SqlLedger:
 
 
 class _Queue:
-    """Live rows in their order: a heap of those at or below the last one fetched."""
+    """Live rows by priority: a heap of those at or below the last one fetched."""
 
     def __init__(
         self, rows: dict[Key, Row | None], fetch: Callable[[], list[Row]], limit: int
@@ -195,7 +195,7 @@ class _Queue:
         found = self._in_heap()
         while found is None and self._horizon[0] != math.inf:
             rows = self._fetch()
-            # In their order, and so a heap.
+            # Sorted, and so a heap.
             self._heap = [(row.priority, row.key) for row in rows]
             self._horizon = self._heap[-1] if len(rows) == self._limit else (math.inf, "")
             found = self._in_heap()
@@ -206,7 +206,7 @@ class _Queue:
         while heap:
             priority, key = heap[0]
             row = rows.get(key)
-            # A row that has changed since was offered again at its new place.
+            # A row that has changed was offered again at its new place.
             if row is not None and row.live and row.priority == priority:
                 return row
             heapq.heappop(heap)
@@ -214,15 +214,15 @@ class _Queue:
 
 
 class _Ghosts:
-    """The table of ghosts, in the order of their eviction, which is that of their numbers."""
+    """The table of ghosts, numbered in the order of their eviction."""
 
     def __init__(self, connection: sqlite3.Connection, fetch: int) -> None:
         self._connection = connection
         self._fetch = fetch
-        # The numbers of those that were found by their keys, and those that are not written yet.
+        # The numbers of ghosts found by their keys, and ghosts that are not written yet.
         self._numbers: dict[Key, int] = {}
         self._new: dict[Key, Row] = {}
-        # The next to go, and up to where they have gone.
+        # The next to drop, and the number of the last one dropped.
         self._oldest: deque[tuple[int, int]] = deque()
         self._dropped = 0
         self._fetched = 0
@@ -283,7 +283,7 @@ class _Ghosts:
         return None
 
     def flush(self) -> None:
-        """Write what has changed; this object is of no use then."""
+        """Write the changes; this object must not be used afterwards."""
         connection = self._connection
         if self._dropped:
             connection.execute(_DROP_UP_TO, (self._dropped,))

@@ -55,7 +55,7 @@ from asteady._cache.store.codec import (
     payload_bytes,
     read_back,
 )
-from asteady._cache.store.eviction_index import FETCH, FEW, SqlLedger
+from asteady._cache.store.eviction_index import FETCH, FEW, SqliteEvictionIndex
 from asteady._cache.store.stored_request import Request, preview, to_json, verified
 
 log = logging.getLogger("asteady")
@@ -256,7 +256,7 @@ class Tables(Generic[A]):
         connection.execute("BEGIN IMMEDIATE")
         try:
             transaction = _Transaction(self, connection, len(ready))
-            transaction.ledger.expect([key for op in ready for key in _keys_of(op)])
+            transaction.index.expect([key for op in ready for key in _keys_of(op)])
             results = [transaction.do(op) for op in ready]
             if not ready:
                 transaction.settle()
@@ -357,7 +357,7 @@ class _Transaction(Generic[A]):
         self.connection = connection
         self.now_s = tables.clock()
         self.fetch = min(FETCH, max(FEW, writes))
-        self.ledger = SqlLedger(connection, self.fetch)
+        self.index = SqliteEvictionIndex(connection, self.fetch)
         self.tags = _Tags(connection)
         *state, self.slots, self.removals, self.evictions = connection.execute(_STATE).fetchone()
         self.state = State(*state)
@@ -392,13 +392,13 @@ class _Transaction(Generic[A]):
 
     def put(self, put: Put[A], values: Values, size_bytes: int) -> bool | Exception:
         tables = self.tables
-        size_bytes += self.tags.bytes_with(self.ledger.find(put.key), put.namespaces)
+        size_bytes += self.tags.bytes_with(self.index.find(put.key), put.namespaces)
         if size_bytes > tables.budget.max_bytes:
             return OversizedError(
                 f"{size_bytes} bytes are more than the whole budget of {tables.budget.max_bytes}"
             )
         row, evicted = remember(
-            tables.policy, self.ledger, self.state, tables.budget, put.key, size_bytes, put.cost_s
+            tables.policy, self.index, self.state, tables.budget, put.key, size_bytes, put.cost_s
         )
         self.dropped(evicted)
         if not row.live:
@@ -437,8 +437,8 @@ class _Transaction(Generic[A]):
     def touch(self, op: Touch) -> None:
         tables = self.tables
         for key, touches in op.touches:
-            if touch(tables.policy, self.ledger, self.state, tables.budget, key, touches):
-                row = self.ledger.find(key)
+            if touch(tables.policy, self.index, self.state, tables.budget, key, touches):
+                row = self.index.find(key)
                 assert row is not None
                 row.used_s = self.now_s
         self.connection.execute(_ADD_COUNTS, [op.counts.get(name, 0) for name in _COUNTS])
@@ -446,21 +446,21 @@ class _Transaction(Generic[A]):
     def delete(self, op: Delete) -> bool:
         if op.if_damaged and not self.damaged(op.key):
             return False
-        row = forget(self.ledger, self.state, op.key)
+        row = forget(self.index, self.state, op.key)
         if row is None:
             return False
         self.vacate(row)
         return True
 
     def damaged(self, key: Key) -> bool:
-        row = self.ledger.find(key)
+        row = self.index.find(key)
         if row is None or not row.live or row.slot in self.answers:
             return False
         # The reader that found it has logged it.
         return self.tables.read(self.connection, key, log_damage=False).damaged
 
     def clear(self) -> int:
-        self.ledger.flush()
+        self.index.flush()
         live = self.tables.keys(self.connection)
         self.gone.update(live)
         self.stored.clear()
@@ -468,7 +468,7 @@ class _Transaction(Generic[A]):
         self.free.clear()
         for table in ("entry", "ghost", "answer", "tag"):
             self.connection.execute(f"DELETE FROM {table}")
-        self.ledger = SqlLedger(self.connection, self.fetch)
+        self.index = SqliteEvictionIndex(self.connection, self.fetch)
         self.tags = _Tags(self.connection)
         self.state = State(phi=self.state.phi)
         self.vacuum_pages = -1
@@ -478,11 +478,11 @@ class _Transaction(Generic[A]):
         return len(live)
 
     def tag(self, op: Tag) -> bool:
-        row = self.ledger.find(op.key)
+        row = self.index.find(op.key)
         if row is None or not row.live:
             return False
         self.add_tags(row, (op.namespace,))
-        self.dropped(shrink(self.tables.policy, self.ledger, self.state, self.tables.budget))
+        self.dropped(shrink(self.tables.policy, self.index, self.state, self.tables.budget))
         return op.namespace in self.tags.of(row.slot)
 
     def add_tags(self, row: Row, namespaces: Collection[str]) -> None:
@@ -500,19 +500,19 @@ class _Transaction(Generic[A]):
             self.resize(row, more_bytes)
 
     def untag(self, op: Untag) -> int:
-        self.ledger.flush()
+        self.index.flush()
         self.tags.flush()
         found = self.connection.execute(
             f"SELECT key FROM entry WHERE {_TAGGED} ORDER BY key", {"path": op.namespace}
         ).fetchall()
         removed = 0
         for (key,) in found:
-            row = self.ledger.find(key)
+            row = self.index.find(key)
             assert row is not None
             tags = self.tags.of(row.slot)
             going = {path for path in tags if is_below(path, op.namespace)}
             if going == tags:
-                forget(self.ledger, self.state, key)
+                forget(self.index, self.state, key)
                 self.vacate(row)
                 removed += 1
             else:
@@ -525,7 +525,7 @@ class _Transaction(Generic[A]):
     def resize(self, row: Row, more_bytes: int) -> None:
         row.size_bytes += more_bytes
         self.state.size_bytes += more_bytes
-        self.ledger.save(row)
+        self.index.save(row)
 
     def merge(self, op: Merge) -> Merged:
         """Merge entries; each keeps the better of its two frecencies, and the policy evicts.
@@ -533,13 +533,13 @@ class _Transaction(Generic[A]):
         First all rows, then the answers of those that stay: an answer that would be evicted at once
         is never written. Raises whatever `op.values` raises; the transaction is rolled back then.
         """
-        ledger, state = self.ledger, self.state
+        index, state = self.index, self.state
         policy, budget = self.tables.policy, self.tables.budget
         new: list[Row] = []
         known = oversized = 0
         # The one used longest ago first: policies that go by recency get them in that order.
         for entry in sorted(op.entries, key=lambda entry: (entry.used_s, entry.key)):
-            row = ledger.find(entry.key)
+            row = index.find(entry.key)
             if row is not None and row.live:
                 known += 1
                 self.add_tags(row, entry.namespaces)
@@ -551,7 +551,7 @@ class _Transaction(Generic[A]):
                     state.meet(budget.share(entry.size_bytes))
                 else:
                     uncount_ghost(state, row.touches)
-                    ledger.remove(row)
+                    index.remove(row)
                 row = Row(entry.key, entry.size_bytes, entry.cost_s, live=True)
                 row.created_s = min(entry.created_s, self.now_s)
                 state.entries += 1
@@ -559,8 +559,8 @@ class _Transaction(Generic[A]):
                 new.append(row)
             raise_frecency(policy, state, budget, row, entry)
             row.used_s = max(row.used_s, min(entry.used_s, self.now_s))
-            ledger.save(row)
-        gone = shrink(policy, ledger, state, budget)
+            index.save(row)
+        gone = shrink(policy, index, state, budget)
         # An entry that was merged and evicted at once has no answer yet.
         evicted = [row for row in gone if row.slot]
         self.dropped(evicted)
@@ -577,13 +577,13 @@ class _Transaction(Generic[A]):
     def merge_answers(self, op: Merge, new: set[Key]) -> int:
         added = buffered_bytes = 0
         for entry in op.entries:
-            row = self.ledger.find(entry.key) if entry.key in new else None
+            row = self.index.find(entry.key) if entry.key in new else None
             if row is None or not row.live:
                 continue
             values = op.values(entry.key)
             self.slots += 1
             row.slot = self.slots
-            self.ledger.save(row)
+            self.index.save(row)
             if entry.namespaces:
                 self.tags.of(row.slot).update(entry.namespaces)
             self.answers[row.slot] = (row.slot, *values)
@@ -604,11 +604,11 @@ class _Transaction(Generic[A]):
                 "UPDATE cache SET policy = ?, max_entries = ?, max_bytes = ?", ours
             )
             self.connection.execute("DELETE FROM ghost")
-            self.state = adopt(policy, self.ledger, budget, self.ledger.by_use())
-        self.dropped(shrink(policy, self.ledger, self.state, budget))
+            self.state = adopt(policy, self.index, budget, self.index.by_use())
+        self.dropped(shrink(policy, self.index, self.state, budget))
 
     def finish(self) -> None:
-        self.ledger.flush()
+        self.index.flush()
         self.tags.flush()
         connection = self.connection
         empty = [(slot,) for slots in self.free.values() for slot in slots]

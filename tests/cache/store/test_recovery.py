@@ -154,7 +154,7 @@ async def test_a_value_that_was_damaged_is_a_miss_is_removed_and_counted(
         statistics = await cache.statistics()
         assert statistics["damaged"] == 1
         assert [record.message for record in caplog.records if "value" in record.message] == [
-            f"a value in the generation cache is damaged: the checksum of {damaged} does not hold"
+            f"a value in the generation cache is damaged: the checksum of {damaged} does not match"
         ]
         assert statistics["misses"] == 1
         assert statistics["size"] == 1
