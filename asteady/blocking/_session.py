@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, ParamSpec, TypeVar, Unpack, cast
+from typing import Literal, ParamSpec, TypeVar, Unpack
 
 import asteady._session.default as _default
 from asteady._base.errors import InvalidRequestError, SessionClosedError, SessionNotOpenError
@@ -54,6 +54,7 @@ logger = logging.getLogger("asteady")
 
 P = ParamSpec("P")
 R = TypeVar("R")
+S = TypeVar("S")
 A = TypeVar("A", Completion, Embedding)
 C = TypeVar("C", bound=AsyncGenerationCalls)
 D = TypeVar("D", bound=AsyncCalls)
@@ -115,25 +116,35 @@ class _OwnRoot(Root):
         return self.behind
 
 
-class GenerationCalls(Plain[C]):
-    """The calls that generate text. Any thread may use them; Ctrl-C in one cancels its request."""
+class Part(Plain[S]):
+    """Stands for the session of a root or for a part of it, from `part`."""
 
-    def __init__(self, root: Root, make: Callable[[AsyncSession], C]) -> None:
+    def __init__(self, root: Root, part: Callable[[AsyncSession], S]) -> None:
         self._root = root
-        self._make = make
-        self._made_of: AsyncSession | None = None
-        self._fast_path = FastPath()
+        self._part = part
 
     def _portal(self) -> Portal:
         return self._root.portal()
 
+    async def _target(self) -> S:
+        return self._part(await self._root.session())
+
+
+class GenerationCalls(Part[C]):
+    """The calls that generate text. Any thread may use them; Ctrl-C in one cancels its request."""
+
+    def __init__(self, root: Root, part: Callable[[AsyncSession], C]) -> None:
+        super().__init__(root, part)
+        self._fast_path = FastPath()
+        self._calls_of: AsyncSession | None = None
+
     async def _target(self) -> C:
         session = await self._root.session()
-        if session is not self._made_of:  # the first call, or another default session
-            self._made = self._make(session)
-            self._made_of = session
-            self._fast_path.renew(self._made, self._root.counter)
-        return self._made
+        if session is not self._calls_of:
+            self._calls = self._part(session)
+            self._calls_of = session
+            self._fast_path.renew(self._calls, self._root.counter)
+        return self._calls
 
     @documented_as(AsyncGenerationCalls.generate)
     def generate(
@@ -231,7 +242,7 @@ class Calls(GenerationCalls[D]):
     @documented_as(AsyncCalls.prefix)
     def prefix(self, text: str) -> Prefix:
         DeclaredPrefix.of(text)
-        return Prefix(self._root, lambda session: self._make(session).prefix(text), text)
+        return Prefix(self._root, lambda session: self._part(session).prefix(text), text)
 
 
 @public
@@ -258,22 +269,15 @@ class Namespace(Calls[AsyncNamespace]):
 
 
 @public
-class Cache(Plain[AsyncCache[A]]):
+class Cache(Part[AsyncCache[A]]):
     """`asteady.Cache` without await: one cache of a session. Usable as long as the session is."""
 
     def __init__(self, root: Root, kind: Literal["generation", "embedding"]) -> None:
-        self._root = root
+        super().__init__(root, lambda session: getattr(session.cache, kind))
         self.kind = kind
 
     def __repr__(self) -> str:
         return f"<blocking Cache {self.kind}>"
-
-    def _portal(self) -> Portal:
-        return self._root.portal()
-
-    async def _target(self) -> AsyncCache[A]:
-        manager = (await self._root.session()).cache
-        return cast("AsyncCache[A]", getattr(manager, self.kind))
 
     get = waited(AsyncCache[A].get)
     contains = waited(AsyncCache[A].contains)
@@ -287,23 +291,17 @@ class Cache(Plain[AsyncCache[A]]):
 
 
 @public
-class CacheManager(Plain[AsyncCacheManager]):
+class CacheManager(Part[AsyncCacheManager]):
     """`asteady.CacheManager` without await: both caches of a session. Usable as long as the session
     is; of the default session, also after `close`."""
 
     def __init__(self, root: Root) -> None:
-        self._root = root
+        super().__init__(root, lambda session: session.cache)
         self.generation: Cache[Completion] = Cache(root, "generation")
         self.embedding: Cache[Embedding] = Cache(root, "embedding")
 
     def __repr__(self) -> str:
         return "<blocking CacheManager>"
-
-    def _portal(self) -> Portal:
-        return self._root.portal()
-
-    async def _target(self) -> AsyncCacheManager:
-        return (await self._root.session()).cache
 
     @property
     def directory(self) -> Path:

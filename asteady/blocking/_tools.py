@@ -7,19 +7,27 @@ called from any thread.
 
 from __future__ import annotations
 
-import inspect
+import os
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, ParamSpec, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, Self, TypeVar, Unpack
+
+import anyio
 
 from asteady import operate
 from asteady._base.errors import InvalidRequestError
 from asteady._base.public import public
+from asteady._base.requests import Kind
+from asteady._base.settings import Settings
 from asteady._session.session import Session as AsyncSession
 from asteady.blocking._portal import Plain, Portal, documented_as, iterated, on_loop, waited
 from asteady.blocking._session import Namespace, Session, root_of
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -28,33 +36,24 @@ Entered = TypeVar("Entered", bound=AbstractAsyncContextManager[Any])
 
 
 class Tool(Plain[T]):
-    """A tool without await. It needs no closing. Without a session it works on the default one.
-
-    Args:
-        session: an `asteady.blocking.Session`.
-        arguments: as for the tool in `asteady.operate`.
-    """
+    """A tool without await. By default it works on the default session. It needs no closing."""
 
     _kind: ClassVar[Callable[..., Any]]
 
     def __init_subclass__(cls) -> None:
-        kind = cls.__dict__.get("_kind")
-        if kind is not None:
-            cls.__doc__ = kind.__doc__
-            own = inspect.signature(kind)
-            session = own.parameters["session"].replace(annotation="Session | None")
-            cls.__signature__ = own.replace(  # type: ignore[attr-defined]
-                parameters=[session, *list(own.parameters.values())[1:]]
-            )
+        cls.__doc__ = cls.__doc__ or cls._kind.__doc__
 
-    def __init__(self, session: Session | None = None, **arguments: Any) -> None:
+    def __init__(self, session: Session | None = None) -> None:
+        self._construct(session)
+
+    def _construct(self, session: Session | None, **arguments: Any) -> None:
         self._root = root_of(session)
 
-        async def make() -> Any:
+        async def construct() -> Any:
             given = None if session is None else session.awaitable
             return type(self)._kind(given, **arguments)
 
-        self._tool: T = self._portal().call(make)
+        self._tool: T = self._portal().call(construct)
 
     def __repr__(self) -> str:
         return f"<blocking {repr(self._tool).removeprefix('<')}"
@@ -148,6 +147,27 @@ class CacheMonitor(Tool[operate.CacheMonitor]):
 class ProductionCacheMonitor(Tool[operate.ProductionCacheMonitor]):
     _kind = operate.ProductionCacheMonitor
 
+    def __init__(
+        self,
+        session: Session | None = None,
+        *,
+        alert_threshold: float = 50.0,
+        min_lookups: int = 100,
+        min_stay_s: float = 600.0,
+        window_s: float = 600.0,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+    ) -> None:
+        self._construct(
+            session,
+            alert_threshold=alert_threshold,
+            min_lookups=min_lookups,
+            min_stay_s=min_stay_s,
+            window_s=window_s,
+            clock=clock,
+            sleep=sleep,
+        )
+
     check_cache_health = waited(operate.ProductionCacheMonitor.check_cache_health)
     watch = waited(operate.ProductionCacheMonitor.watch)
     continuous_monitoring = iterated(operate.ProductionCacheMonitor.continuous_monitoring)
@@ -169,6 +189,19 @@ class StrategicCacheWarmer(Tool[operate.StrategicCacheWarmer]):
 @public
 class CacheOptimizer(EnteredTool[operate.CacheOptimizer]):
     _kind = operate.CacheOptimizer
+
+    def __init__(
+        self,
+        session: Session | None = None,
+        *,
+        cache_type: Kind = "generation",
+        max_keys: int = 8192,
+        remember: bool = True,
+        settings: Settings | None = None,
+    ) -> None:
+        self._construct(
+            session, cache_type=cache_type, max_keys=max_keys, remember=remember, settings=settings
+        )
 
     record = on_loop(operate.CacheOptimizer.record)
     track_usage = on_loop(operate.CacheOptimizer.track_usage)
@@ -202,6 +235,14 @@ class CacheAwareGenerator(Tool[operate.CacheAwareGenerator]):
 class CachePersistenceManager(Tool[operate.CachePersistenceManager]):
     _kind = operate.CachePersistenceManager
 
+    def __init__(
+        self,
+        session: Session | None = None,
+        *,
+        backup_dir: str | os.PathLike[str] = "./cache_backups",
+    ) -> None:
+        self._construct(session, backup_dir=backup_dir)
+
     export_cache_metadata = waited(operate.CachePersistenceManager.export_cache_metadata)
     save_cache_state = waited(operate.CachePersistenceManager.save_cache_state)
     history = waited(operate.CachePersistenceManager.history)
@@ -219,6 +260,9 @@ class CachePersistenceManager(Tool[operate.CachePersistenceManager]):
 @public
 class CacheInspector(Tool[operate.CacheInspector]):
     _kind = operate.CacheInspector
+
+    def __init__(self, session: Session | None = None, *, limit: int = 1000) -> None:
+        self._construct(session, limit=limit)
 
     trace_generation = waited(
         operate.CacheInspector.trace_generation  # type: ignore[arg-type]  # an option may be called self
@@ -248,6 +292,15 @@ class CacheInspector(Tool[operate.CacheInspector]):
 @public
 class CacheBenchmark(Tool[operate.CacheBenchmark]):
     _kind = operate.CacheBenchmark
+
+    def __init__(
+        self,
+        session: Session | None = None,
+        *,
+        cache_type: Kind = "generation",
+        limit: int = 100_000,
+    ) -> None:
+        self._construct(session, cache_type=cache_type, limit=limit)
 
     benchmark_single_prompt = waited(operate.CacheBenchmark.benchmark_single_prompt)
     benchmark_cache_sizes = waited(operate.CacheBenchmark.benchmark_cache_sizes)
@@ -287,6 +340,11 @@ class HierarchicalCache(Tool[operate.HierarchicalCache]):
 @public
 class PrometheusCollector(EnteredTool[operate.PrometheusCollector]):
     _kind = operate.PrometheusCollector
+
+    def __init__(
+        self, session: Session | None = None, *, registry: CollectorRegistry | None = None
+    ) -> None:
+        self._construct(session, registry=registry)
 
     refresh = waited(operate.PrometheusCollector.refresh)
     text = waited(operate.PrometheusCollector.text)

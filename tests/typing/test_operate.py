@@ -83,6 +83,13 @@ def checked_blocking(session: blocking.Session) -> None:
     with blocking.CacheOptimizer() as optimizer:
         assert_type(optimizer.recommend(by="hits"), operate.SizeRecommendation)
     assert_type(blocking.StrategicCacheWarmer().warm_cache(10.0), operate.WarmReport)
+    inspector = blocking.CacheInspector(session, limit=10)
+    assert_type(inspector.trace_generation("hi", seed=3), operate.CallTrace)
+    assert_type(blocking.verify(session, requests=2), operate.VerifyReport)
+    for check in blocking.ProductionCacheMonitor().continuous_monitoring(60.0):
+        assert_type(check, operate.CacheHealth)
+    blocking.CacheInspector(limt=10)  # type: ignore[call-arg]  # no such option
+    blocking.CacheMonitor(asteady.Session())  # type: ignore[arg-type]  # a blocking.Session
 
 
 def test_the_module_is_imported() -> None:

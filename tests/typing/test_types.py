@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import asteady
-from asteady import blocking
+from asteady import blocking, steadytext
 
 Vector: TypeAlias = NDArray[np.float32]
 
@@ -50,11 +50,29 @@ def checked_blocking(session: blocking.Session) -> None:
     assert_type(session.cache.embedding.get("key"), asteady.Embedding | None)
     assert_type(blocking.generate("hi"), str)
     assert_type(blocking.embed("hi"), Vector)
+    assert_type(blocking.complete("hi", seed=1), asteady.Completion)
     assert_type(blocking.run(asteady.is_cached, "hi"), bool)
+    assert_type(session.statistics(), asteady.SessionStatistics)
+    assert_type(next(session.embed_batches(["a"], batch_size=1)), Vector)
+    assert_type(session.cache.generation, blocking.Cache[asteady.Completion])
+    assert_type(session.cache.generation.contains("key"), bool)
+    assert_type(session.namespace("emails").prefix("a").complete("hi"), asteady.Completion)
     for chunk in blocking.generate_iter("hi"):
         assert_type(chunk, str)
     with session.stream("hi") as stream:
         assert_type(next(stream), str)
         assert_type(stream.read(), asteady.Completion)
     session.generate("hi", sede=1)  # type: ignore[call-arg]  # no such option
+    session.complete("hi", sede=1)  # type: ignore[call-arg]  # no such option
+    session.prefix("a").embed("hi")  # type: ignore[attr-defined]  # a prefix is for generating
+    blocking.Session(wrokers=1)  # type: ignore[call-arg]  # no such setting
     blocking.run(asteady.is_cached, 5)  # type: ignore[arg-type]  # a prompt is needed
+
+
+def checked_steadytext() -> None:
+    assert_type(steadytext.generate("hi", 10, seed=1), str)
+    assert_type(steadytext.generate("hi", return_logprobs=True), tuple[str, dict[str, Any]])
+    assert_type(steadytext.embed(["a", "b"], seed=1), Vector)
+    assert_type(steadytext.get_cache_manager(), blocking.CacheManager)
+    for chunk in steadytext.generate_iter("hi"):
+        assert_type(chunk, str)
