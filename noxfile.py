@@ -38,13 +38,11 @@ def tests(session: nox.Session) -> None:
 @nox.session
 @nox.parametrize("which", ["oldest", "newest"])
 def aiosqlite(session: nox.Session, which: str) -> None:
-    """Run the store's tests with one aiosqlite: `asteady._cache.store.sqlite_thread` uses private
-    parts of it."""
+    """Run the store's tests with one aiosqlite, as `sqlite_thread` uses private parts of it."""
     install_group(session, "test")
     session.install("-e", ".")
     (allowed,) = (each for each in PYPROJECT["project"]["dependencies"] if "aiosqlite" in each)
     oldest = allowed.split(",")[0].replace(">=", "==")
-    # "==0.22" is 0.22.0, and the upper bound allows the newest.
     session.install("--upgrade", oldest if which == "oldest" else allowed)
     session.run("pytest", "tests/cache/store", "tests/cache/test_parts.py", *session.posargs)
 

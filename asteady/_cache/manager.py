@@ -165,7 +165,10 @@ class CacheManager:
         generation = await (await self.generation.ready()).holdings()
         embedding = await (await self.embedding.ready()).holdings()
         return {
-            name: NamespaceSize(generation.get(name, Holding()), embedding.get(name, Holding()))
+            name: NamespaceSize(
+                generation=generation.get(name, Holding()),
+                embedding=embedding.get(name, Holding()),
+            )
             for name in sorted({*generation, *embedding})
             if path is None or is_below(name, path)
         }
@@ -179,8 +182,8 @@ class CacheManager:
         """
         path = namespace_path(path)
         return NamespaceSize(
-            await (await self.generation.ready()).holding(path),
-            await (await self.embedding.ready()).holding(path),
+            generation=await (await self.generation.ready()).holding(path),
+            embedding=await (await self.embedding.ready()).holding(path),
         )
 
     async def clear_namespace(self, path: str) -> int:

@@ -100,7 +100,7 @@ def test_budgets_hold_and_totals_are_right_after_every_operation(
 
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=list(POLICIES))
 @given(budget=budgets, ops=operations, fetch=st.sampled_from([2, 3, 64]))
-def test_the_ledger_in_sqlite_does_what_the_naive_one_does(
+def test_the_index_in_sqlite_does_what_the_naive_one_does(
     policy: Policy, budget: Budget, ops: object, fetch: int
 ) -> None:
     with closing(database()) as connection:

@@ -99,7 +99,7 @@ class Untag:
     namespace: str
 
 
-@attrs.frozen
+@attrs.frozen(kw_only=True)
 class Holding:
     """The entries of a namespace in one cache: their number and size."""
 
@@ -107,7 +107,7 @@ class Holding:
     size_bytes: int = 0
 
 
-@attrs.frozen
+@attrs.frozen(kw_only=True)
 class NamespaceSize:
     """The entries of a namespace in each cache."""
 

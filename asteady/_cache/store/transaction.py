@@ -211,14 +211,18 @@ class Tables(Generic[A]):
 
     def holding(self, connection: sqlite3.Connection, path: str) -> Holding:
         sql = f"SELECT count(*), coalesce(sum(size_bytes), 0) FROM entry WHERE {_TAGGED}"
-        return Holding(*connection.execute(sql, {"path": path}).fetchone())
+        entries, size_bytes = connection.execute(sql, {"path": path}).fetchone()
+        return Holding(entries=entries, size_bytes=size_bytes)
 
     def holdings(self, connection: sqlite3.Connection) -> dict[str, Holding]:
         rows = connection.execute(
             "SELECT namespace, count(*), sum(size_bytes) FROM entry CROSS JOIN tag USING (slot)"
             " GROUP BY namespace ORDER BY namespace"
         )
-        return {path: Holding(entries, size_bytes) for path, entries, size_bytes in rows}
+        return {
+            path: Holding(entries=entries, size_bytes=size_bytes)
+            for path, entries, size_bytes in rows
+        }
 
     def settle(self, connection: sqlite3.Connection) -> None:
         """Adapt a database that was just opened to this policy and budget."""
