@@ -15,6 +15,7 @@ All methods block. None is called on the event loop's thread.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import attrs
@@ -25,11 +26,15 @@ from asteady._base.requests import (
     Embedding,
     EmbedRequest,
     GenerateRequest,
+    Kind,
 )
-from asteady._engine.prefix_cache import PrefixStatistics
 
 Request: TypeAlias = GenerateRequest | EmbedRequest
 Answer: TypeAlias = Completion | Embedding
+
+PIECE_TOKENS = 512
+"""A prompt is computed in pieces of this many tokens, as how it is cut changes the result. 512 is
+llama.cpp's default for a physical batch."""
 
 SlotId: TypeAlias = int
 """Names a job within its worker from `admit` until its answer, error or `release`."""
@@ -140,6 +145,25 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
+@attrs.frozen(kw_only=True)
+class PrefixStatistics:
+    """The cached states of declared prefixes that a model's workers share, and their use.
+
+    `states` are cached now, in `size_bytes` of at most `max_bytes`. `made` were added so far,
+    `evicted` had to go for others, `too_large` would not have fitted alone. `reused` prompts began
+    with one, and had `reused_tokens` fewer to compute.
+    """
+
+    states: int
+    size_bytes: int
+    max_bytes: int
+    made: int
+    evicted: int
+    too_large: int
+    reused: int
+    reused_tokens: int
+
+
 @runtime_checkable
 class SharesPrefixes(Protocol):
     """An engine whose workers compute a declared prefix once, for all prompts that begin so."""
@@ -159,3 +183,29 @@ def prepare(engine: Engine, request: Request, prefix: DeclaredPrefix | None) -> 
     if prefix is not None and isinstance(engine, SharesPrefixes):
         return engine.prepare_declared(request, prefix)
     return engine.prepare(request)
+
+
+class EngineSource(Protocol):
+    """Where engines come from. Both methods block and run in worker threads."""
+
+    def fingerprint(self, kind: Kind, reference: str) -> str:
+        """The fingerprint of the engine that `load` returns, without loading the weights.
+
+        Raises:
+            ModelError: there is no such model, or its file cannot be used.
+        """
+        ...
+
+    def load(self, kind: Kind, reference: str) -> Engine:
+        """Load the model; raises as `fingerprint` does."""
+        ...
+
+
+@runtime_checkable
+class Fetching(Protocol):
+    """A source whose models may have to be downloaded first."""
+
+    def fetch(self, reference: str, stopped: Callable[[], bool]) -> None:
+        """Download the model's files unless they are here. Blocks for as long as that takes, but
+        ends soon after `stopped` returns True. Raises as `EngineSource.fingerprint` does."""
+        ...

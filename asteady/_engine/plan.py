@@ -8,21 +8,9 @@ machines of one kind must choose alike, as the layout changes the bits of an ans
 
 from __future__ import annotations
 
-import hashlib
-import json
-import threading
-from pathlib import Path
-
 import attrs
 
-from asteady._base.files import recall, remember
 from asteady._base.settings import MEBIBYTE, Settings
-from asteady._engine.build import build_of
-from asteady._engine.models.resolve import ModelFile
-
-PIECE_TOKENS = 512
-"""A prompt is computed in pieces of this many tokens: how it is cut changes the result. 512 is
-llama.cpp's own default for a physical batch."""
 
 # The memory that the contexts of one worker may take for keys and values. It bounds the width of
 # large models: 8 sequences of 4096 positions of a 1B model (32 kB each) take 1 GiB.
@@ -34,16 +22,6 @@ _SPEED = {
     False: (1.0, 2.4, 3.2, 3.4, 3.2, 3.5, 3.9, 4.4),
     True: (1.8, 2.3, 2.9, 5.3, 4.7, 4.8, 5.1, 5.5),
 }
-
-# Weights of these types are multiplied by other code for one column than for several; they never
-# held at any width.
-_NEVER_HELD = frozenset({"F32", "F16", "BF16"})
-
-_PROBES_FILE = "probes.json"
-# Raise it when the probe or the choice changes.
-_PROBE_VERSION = 2
-
-_probing = threading.Lock()
 
 
 @attrs.frozen(kw_only=True)
@@ -76,10 +54,17 @@ class EngineOptions:
             prefix_max_bytes=int(settings.prefix_max_size_mb * MEBIBYTE),
         )
 
-    def context_for(self, model: ModelFile) -> int:
-        """How many positions a request to this model has."""
-        # Some files do not say what the model was trained on.
-        return min(model.header.context_length or 512, self.context_tokens)
+    def context_for(self, trained_tokens: int | None) -> int:
+        """How many positions a request has, to a model that was trained on `trained_tokens`."""
+        # Some files do not say it.
+        return min(trained_tokens or 512, self.context_tokens)
+
+    def width_limit(self, kv_bytes_per_token: int, trained_tokens: int | None) -> int:
+        """The most sequences per worker, at most `batch_width`, that memory has room for."""
+        sequence_bytes = kv_bytes_per_token * self.context_for(trained_tokens)
+        if not sequence_bytes:
+            return self.batch_width
+        return max(1, min(self.batch_width, _KV_BYTES_PER_WORKER // sequence_bytes))
 
 
 @attrs.frozen(kw_only=True)
@@ -127,59 +112,24 @@ class ProbeReport:
     reason: str = ""
     took_s: float = 0.0
 
-
-def setup_of(model: ModelFile, options: EngineOptions, cache_dir: Path) -> Setup:
-    """How an engine for this model is set up here; probes it if that is not known yet. Blocks."""
-    return probe_report(model, options, cache_dir).setup
-
-
-def probe_report(model: ModelFile, options: EngineOptions, cache_dir: Path) -> ProbeReport:
-    """The probe of this model on this machine: the remembered one, or a new one.
-
-    Raises:
-        EngineError: llama-cpp-python is not installed, or failed in the probe.
-        ModelFormatError: llama.cpp cannot load the file.
-    """
-    if model.header.kind == "embedding":
-        return ProbeReport(setup=Setup(), reason="texts are embedded one at a time")
-    if not options.probe:
-        return ProbeReport(setup=Setup(), reason="the probe is switched off (ASTEADY_PROBE)")
-    if _NEVER_HELD.issuperset(model.header.matrix_types):
-        return ProbeReport(
-            setup=Setup(), reason=f"{'/'.join(model.header.matrix_types)} never holds"
-        )
-    limit = width_limit(model, options)
-    build = build_of(cache_dir)
-    parts: list[object] = [_PROBE_VERSION, model.sha256, limit, build]
-    if options.gpu_layers:
-        parts.append(options.gpu_layers)
-    described = json.dumps(parts, sort_keys=True)
-    key = hashlib.sha256(described.encode()).hexdigest()
-    file = cache_dir / _PROBES_FILE
-    # One probe at a time in a process: a second caller for the same model finds it remembered.
-    with _probing:
-        known = _report(recall(file, key))
-        if known is not None:
-            return known
-        from asteady._engine.llama.probe import probe
-
-        # A build that announces AMX crashes with repacked weights.
-        # Repacking is for the CPU.
-        repackable = "AMX_INT8 = 1" not in build["system"] and not options.gpu_layers
-        layouts, took_s = probe(
-            model, limit, options.threads, repackable=repackable, gpu_layers=options.gpu_layers
-        )
-        report = ProbeReport(setup=choose(layouts), layouts=layouts, took_s=took_s)
-        remember(file, key, attrs.asdict(report))
-        return report
-
-
-def width_limit(model: ModelFile, options: EngineOptions) -> int:
-    """The most sequences per worker that memory allows and `batch_width` asks for."""
-    per_sequence = model.header.kv_bytes_per_token * options.context_for(model)
-    if not per_sequence:
-        return options.batch_width
-    return max(1, min(options.batch_width, _KV_BYTES_PER_WORKER // per_sequence))
+    @classmethod
+    def restore(cls, stored: object) -> ProbeReport | None:
+        """The report that `attrs.asdict` made `stored` of; None if it is anything else."""
+        try:
+            fields: dict[str, object] = dict(stored)  # type: ignore[call-overload]  # in `try`
+            layouts = tuple(
+                LayoutResult(
+                    repack=layout["repack"],
+                    widths=tuple(WidthResult(**width) for width in layout["widths"]),
+                )
+                for layout in fields.pop("layouts")  # type: ignore[attr-defined]
+            )
+            setup = choose(layouts)
+            if Setup(**fields.pop("setup")) != setup:  # type: ignore[arg-type]
+                return None
+            return cls(setup=setup, layouts=layouts, **fields)  # type: ignore[arg-type]
+        except (TypeError, ValueError, KeyError):
+            return None
 
 
 def choose(layouts: tuple[LayoutResult, ...]) -> Setup:
@@ -224,22 +174,3 @@ def divide(count: int, step_s: tuple[float, ...]) -> tuple[int, ...]:
     if least_s > 0.75 * step_s[count - 1]:
         return (count,)
     return tuple(sorted(parts, reverse=True))
-
-
-def _report(known: object) -> ProbeReport | None:
-    """A remembered report, unless something else than that was remembered."""
-    try:
-        fields: dict[str, object] = dict(known)  # type: ignore[call-overload]  # checked by trying
-        layouts = tuple(
-            LayoutResult(
-                repack=layout["repack"],
-                widths=tuple(WidthResult(**width) for width in layout["widths"]),
-            )
-            for layout in fields.pop("layouts")  # type: ignore[attr-defined]
-        )
-        setup = choose(layouts)
-        if Setup(**fields.pop("setup")) != setup:  # type: ignore[arg-type]
-            return None
-        return ProbeReport(setup=setup, layouts=layouts, **fields)  # type: ignore[arg-type]
-    except (TypeError, ValueError, KeyError):
-        return None

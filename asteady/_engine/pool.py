@@ -30,12 +30,12 @@ from asteady._engine.api import (
     Answer,
     Engine,
     ErrorEvent,
+    PrefixStatistics,
     Request,
     SharesPrefixes,
     prepare,
 )
 from asteady._engine.lane import Emit, Lane, Outbox, Task
-from asteady._engine.prefix_cache import PrefixStatistics
 from asteady._engine.worker_loop import WorkerLoop, closed_error
 
 T = TypeVar("T")

@@ -13,30 +13,9 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
-import attrs
-
-from asteady._engine.plan import PIECE_TOKENS
+from asteady._engine.api import PIECE_TOKENS, PrefixStatistics
 
 _log = logging.getLogger("asteady")
-
-
-@attrs.frozen(kw_only=True)
-class PrefixStatistics:
-    """The states of declared prefixes that a model's workers share, and what they were good for.
-
-    `states` are kept now, in `size_bytes` of at most `max_bytes`. `made` were kept so far,
-    `evicted` had to go for others, `too_large` would not have fitted alone. `reused` prompts began
-    with one, and had `reused_tokens` fewer to compute.
-    """
-
-    states: int
-    size_bytes: int
-    max_bytes: int
-    made: int
-    evicted: int
-    too_large: int
-    reused: int
-    reused_tokens: int
 
 
 class PrefixStates:

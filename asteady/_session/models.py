@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 import anyio
 
@@ -16,83 +16,21 @@ from asteady._base.errors import SessionClosedError
 from asteady._base.requests import DeclaredPrefix, Kind
 from asteady._base.settings import Settings
 from asteady._base.tasks import run_in_daemon
+from asteady._engine.api import EngineSource, Fetching
+from asteady._engine.loader import LlamaSource
 from asteady._session.flight import Flight, Flights
 
 # The engine's modules are imported by the threads that need them first, off the event loop:
 # importing asteady costs no more than what every program uses.
 if TYPE_CHECKING:
-    from asteady._engine.api import Answer, Engine, Request
+    from asteady._engine.api import Answer, Engine, PrefixStatistics, Request
     from asteady._engine.lane import Emit
-    from asteady._engine.models.resolve import ModelFile
-    from asteady._engine.plan import EngineOptions
     from asteady._engine.pool import Pool, PoolStatistics
-    from asteady._engine.prefix_cache import PrefixStatistics
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
 
 _log = logging.getLogger("asteady")
-
-
-class EngineSource(Protocol):
-    """Where engines come from. Both methods block and run in worker threads."""
-
-    def fingerprint(self, kind: Kind, reference: str) -> str:
-        """What `load` would give its engine as fingerprint, without loading the weights.
-
-        Raises:
-            ModelError: there is no such model, or its file cannot be used.
-        """
-        ...
-
-    def load(self, kind: Kind, reference: str) -> Engine:
-        """Load the model; raises as `fingerprint` does."""
-        ...
-
-
-@runtime_checkable
-class Fetching(Protocol):
-    """A source whose models may first have to be fetched from afar."""
-
-    def fetch(self, reference: str, stopped: Callable[[], bool]) -> None:
-        """Bring the model's files here, unless they are. Blocks for as long as a download takes,
-        but ends soon after `stopped` gives True. Raises as `EngineSource.fingerprint` does."""
-        ...
-
-
-class LlamaSource:
-    """GGUF models in llama.cpp, set up as the settings say."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._cache_dir = settings.cache_dir
-
-    def fingerprint(self, kind: Kind, reference: str) -> str:
-        from asteady._engine.loader import fingerprint_of
-
-        return fingerprint_of(self._file(kind, reference), self._options(), self._cache_dir)
-
-    def load(self, kind: Kind, reference: str) -> Engine:
-        # Only here: importing llama.cpp costs 0.2 s, and remembered answers do without.
-        from asteady._engine.llama.engine import LlamaEngine
-
-        return LlamaEngine.load(self._file(kind, reference), self._options(), self._cache_dir)
-
-    def fetch(self, reference: str, stopped: Callable[[], bool]) -> None:
-        if reference.startswith("hf:"):
-            from asteady._engine.models.hub import resolve_hub
-
-            resolve_hub(reference, self._cache_dir, stopped=stopped)
-
-    def _file(self, kind: Kind, reference: str) -> ModelFile:
-        from asteady._engine.models.resolve import resolve_model
-
-        return resolve_model(reference, kind=kind, cache_dir=self._cache_dir)
-
-    def _options(self) -> EngineOptions:
-        from asteady._engine.plan import EngineOptions
-
-        return EngineOptions.of(self._settings)
 
 
 class GivenEngine:

@@ -21,9 +21,8 @@ from asteady._base.settings import Settings
 from asteady._base.validation import one_of
 from asteady._cache.cache import Opener
 from asteady._cache.manager import CacheManager
-from asteady._engine.api import Engine
+from asteady._engine.api import Engine, PrefixStatistics
 from asteady._engine.pool import PoolStatistics
-from asteady._engine.prefix_cache import PrefixStatistics
 from asteady._session.calls import Calls
 from asteady._session.flight import Flights
 from asteady._session.lifetime import OwnedTasks, State

@@ -11,6 +11,7 @@ import attrs
 from asteady._base.errors import ModelError, ModelNotFoundError
 from asteady._base.requests import KINDS, Kind
 from asteady._base.settings import Settings
+from asteady._engine.loader import LlamaSource
 from asteady._engine.models.hub import (
     HubModel,
     cached_models,
@@ -22,7 +23,6 @@ from asteady._engine.models.hub import (
 )
 from asteady._engine.models.minilm import find_minilm
 from asteady._engine.models.resolve import ModelFile, inspect_model
-from asteady._session.models import LlamaSource
 from asteady.cli._common import Commands, add_json
 
 
@@ -127,8 +127,9 @@ def path(options: argparse.Namespace) -> int:
 
 
 def probe(options: argparse.Namespace) -> int:
+    from asteady._engine.loader import probe_report
     from asteady._engine.models.resolve import resolve_model
-    from asteady._engine.plan import EngineOptions, probe_report
+    from asteady._engine.plan import EngineOptions
 
     settings = Settings.from_environment()
     reference = options.model or settings.generation_model

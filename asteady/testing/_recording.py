@@ -23,14 +23,16 @@ from asteady._engine.api import (
     AnswerEvent,
     ChunkEvent,
     Engine,
+    EngineSource,
     Event,
     Job,
     Request,
     SlotId,
     Worker,
 )
+from asteady._engine.loader import LlamaSource
 from asteady._session import default as _default
-from asteady._session.models import EngineSource, LlamaSource, engine_source_override
+from asteady._session.models import engine_source_override
 from asteady.testing._format import Asked, Recorded, Refusal, dumps, loads, nearest
 
 Mode: TypeAlias = Literal["replay", "record", "live"]

@@ -27,7 +27,7 @@ import llama_cpp
 
 from asteady._base.requests import EmbedRequest, GenerateRequest
 from asteady._base.settings import default_workers
-from asteady._engine.llama.engine import LlamaEngine
+from asteady._engine.loader import load_engine
 from asteady._engine.plan import EngineOptions, Setup
 from asteady._engine.pool import Pool
 from tests.benchmarks.throughput import (
@@ -45,7 +45,7 @@ from tests.benchmarks.throughput import (
 
 
 def overhead(folder: Path, tokens: int) -> None:
-    engine = LlamaEngine.load(find("builtin", folder), EngineOptions(), folder, Setup(width=8))
+    engine = load_engine(find("builtin", folder), EngineOptions(), folder, Setup(width=8))
     spent = 0.0
     original = llama_cpp.llama_decode
 
@@ -109,7 +109,7 @@ def embed(folder: Path, tokens: int) -> None:
         return 100 / (time.perf_counter() - began)
 
     async def session() -> float:
-        pool = Pool(LlamaEngine.load(file, EngineOptions(), folder), default_workers(), 1000)
+        pool = Pool(load_engine(file, EngineOptions(), folder), default_workers(), 1000)
         await asyncio.gather(*[pool.run(EmbedRequest.of(text)) for text in texts[:4]])
         began = time.perf_counter()
         await asyncio.gather(*[pool.run(EmbedRequest.of(text)) for text in texts])
@@ -137,7 +137,7 @@ from pathlib import Path
 from asteady._engine.pool import Pool
 from tests.benchmarks.engine import LlamaEngine, EngineOptions, Setup, find, request
 folder, workers = Path(sys.argv[1]), int(sys.argv[3])
-engine = LlamaEngine.load(find(sys.argv[2], folder), EngineOptions(context_tokens=512), folder,
+engine = load_engine(find(sys.argv[2], folder), EngineOptions(context_tokens=512), folder,
                           Setup())
 async def main():
     pool = Pool(engine, workers, 100)
@@ -177,7 +177,7 @@ def stalls(folder: Path, tokens: int) -> None:
     file = large("Q4_0, 395 MB", folder)
 
     async def main() -> list[float]:
-        pool = Pool(LlamaEngine.load(file, EngineOptions(), folder), default_workers(), 100)
+        pool = Pool(load_engine(file, EngineOptions(), folder), default_workers(), 100)
         tasks = [
             asyncio.ensure_future(pool.run(request(number, 4 * tokens))) for number in range(8)
         ]

@@ -18,7 +18,7 @@ import llama_cpp
 
 from asteady._base.requests import Completion, GenerateRequest
 from asteady._base.settings import default_workers
-from asteady._engine.llama.engine import LlamaEngine
+from asteady._engine.loader import load_engine
 from asteady._engine.models.resolve import ModelFile, resolve_model
 from asteady._engine.plan import EngineOptions, Setup
 from asteady._engine.pool import Pool
@@ -118,10 +118,10 @@ class Ours(Contestant):
     """The pool, as a session sets it up. Its answers are compared with those computed alone."""
 
     def __init__(self, file: ModelFile, folder: Path, tokens: int) -> None:
-        engine = LlamaEngine.load(file, EngineOptions(), folder)
+        engine = load_engine(file, EngineOptions(), folder)
         self.setup = engine.setup
         self._tokens = tokens
-        alone = LlamaEngine.load(file, EngineOptions(), folder, attrs.evolve(engine.setup, width=1))
+        alone = load_engine(file, EngineOptions(), folder, attrs.evolve(engine.setup, width=1))
         self._expected = [digest(together(alone, [request(n, tokens)])[0]) for n in range(4)]
         alone.close()
         self._pool = Pool(engine, default_workers(), 1000)
@@ -170,7 +170,7 @@ def bare_loop(
     file: ModelFile, folder: Path, tokens: int, setup: Setup, contexts: int, threads: int
 ) -> Speed:
     """8 sequences per batch in each of so many contexts, each computed by so many threads."""
-    engine = LlamaEngine.load(
+    engine = load_engine(
         file, EngineOptions(threads=threads), folder, Setup(width=8, repack=setup.repack)
     )
     counts: list[int] = []

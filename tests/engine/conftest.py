@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from asteady._engine.llama.engine import LlamaEngine
+from asteady._engine.loader import load_engine
 from asteady._engine.models.gguf import Kind
 from asteady._engine.models.resolve import resolve_model
 from asteady._engine.plan import EngineOptions, Setup
@@ -33,7 +34,7 @@ def load(
     """Load one of the small models; without a probe and of width 1, unless told otherwise."""
     kind: Kind = "embedding" if "bert" in name else "generation"
     file = resolve_model(str(models / name), kind=kind, cache_dir=models)
-    return LlamaEngine.load(file, options or EngineOptions(probe=False), models, setup)
+    return load_engine(file, options or EngineOptions(probe=False), models, setup)
 
 
 @pytest.fixture(scope="module")

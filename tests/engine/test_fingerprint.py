@@ -11,9 +11,8 @@ import attrs
 import pytest
 
 from asteady._base.errors import EngineError
-from asteady._engine.build import _processor, build_of
 from asteady._engine.llama import lib as _llama_lib
-from asteady._engine.loader import fingerprint_of
+from asteady._engine.loader import build_of, fingerprint_of, processor
 from asteady._engine.models.resolve import ModelFile, resolve_model
 from asteady._engine.plan import EngineOptions, Setup
 from tests.engine.conftest import load
@@ -94,7 +93,7 @@ def test_the_build_names_the_libraries_and_the_cpu_features(tmp_path: Path) -> N
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="Linux tells its CPU there")
 def test_a_build_is_remembered_for_this_cpu_alone() -> None:
-    described = _processor()
+    described = processor()
     assert "flags" in described or "Features" in described
     assert "MHz" not in described
 

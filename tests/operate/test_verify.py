@@ -22,7 +22,8 @@ from asteady import (
     Settings,
 )
 from asteady._base.requests import DeclaredPrefix, GenerateRequest
-from asteady._engine.prefix_cache import PrefixStates, PrefixStatistics
+from asteady._engine.api import PrefixStatistics
+from asteady._engine.prefix_cache import PrefixStates
 from asteady.cli import main
 from asteady.operate import VerifyReport, VerifyStep, _verify, verify
 from asteady.operate._verify import (

@@ -12,8 +12,8 @@ import pytest
 import asteady
 from asteady import InvalidRequestError, Session, blocking
 from asteady._base.requests import DeclaredPrefix, GenerateRequest
-from asteady._engine.api import Request
-from asteady._engine.prefix_cache import PrefixStates, PrefixStatistics
+from asteady._engine.api import PrefixStatistics, Request
+from asteady._engine.prefix_cache import PrefixStates
 from asteady._session.observe import Observed
 from asteady.blocking._portal import Portal
 from asteady.testing import FakeEngine

@@ -11,7 +11,7 @@ import pytest
 
 from asteady import PromptTooLongError, QueueFullError, Session
 from asteady._base.requests import Kind
-from asteady._session.models import LlamaSource
+from asteady._engine.loader import LlamaSource
 from asteady.testing import FakeEngine
 
 pytestmark = pytest.mark.anyio

@@ -26,7 +26,8 @@ from asteady._base.requests import (
     TokenLogprob,
 )
 from asteady._base.settings import Settings
-from asteady._session.models import LlamaSource, engine_source
+from asteady._engine.loader import LlamaSource
+from asteady._session.models import engine_source
 from asteady.testing import FakeEngine, MissingAnswerError, Recording, RecordingError
 from asteady.testing._format import Asked, Recorded, Refusal, dumps, loads, nearest
 

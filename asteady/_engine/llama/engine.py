@@ -5,9 +5,6 @@ Import this module only when an engine starts: it loads llama.cpp.
 
 from __future__ import annotations
 
-import logging
-from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import attrs
@@ -20,23 +17,21 @@ from asteady._base.errors import (
     PromptTooLongError,
 )
 from asteady._base.requests import DeclaredPrefix, EmbedRequest, GenerateRequest
-from asteady._engine.api import Job, Request, Worker
+from asteady._engine.api import PIECE_TOKENS, Job, PrefixStatistics, Request, Worker
 from asteady._engine.llama.embed import EmbedJob, EmbedWorker
 from asteady._engine.llama.generate import GenerateJob, GenerateWorker
 from asteady._engine.llama.lib import load_model
 from asteady._engine.llama.prefixes import with_prefix
 from asteady._engine.llama.prompt import Prompter
 from asteady._engine.llama.vocab import Vocab
-from asteady._engine.loader import fingerprint_of
 from asteady._engine.models.resolve import ModelFile
-from asteady._engine.plan import PIECE_TOKENS, EngineOptions, Setup, setup_of
-from asteady._engine.prefix_cache import PrefixStates, PrefixStatistics
-
-_log = logging.getLogger("asteady")
+from asteady._engine.plan import EngineOptions, Setup
+from asteady._engine.prefix_cache import PrefixStates
 
 
 class LlamaEngine:
-    """An `Engine` over one loaded model. Make one with `load`; close it after its workers."""
+    """An `Engine` over one loaded model. `asteady._engine.loader.load_engine` makes one;
+    close it after its workers."""
 
     def __init__(
         self,
@@ -53,7 +48,7 @@ class LlamaEngine:
         self._fingerprint = fingerprint
         self.vocab = Vocab(native)
         self._prompter = Prompter(native, self.vocab)
-        self.context_tokens = options.context_for(model_file)
+        self.context_tokens = options.context_for(model_file.header.context_length)
         self.dimensions: int = llama_cpp.llama_model_n_embd_out(native)
         self._prefixes = PrefixStates(options.prefix_max_bytes)
         # A state of these would be put back in another order than it was computed in, or cannot be
@@ -66,32 +61,21 @@ class LlamaEngine:
 
     @classmethod
     def load(
-        cls,
-        model_file: ModelFile,
-        options: EngineOptions,
-        cache_dir: Path,
-        setup: Setup | None = None,
+        cls, model_file: ModelFile, options: EngineOptions, setup: Setup, fingerprint: str
     ) -> LlamaEngine:
-        """Load the weights, after a probe if this build has not met this model. Blocks, for as
-        long as reading the file takes. `setup` says how to compute, instead of the probe.
+        """Load the weights. Blocks for as long as reading the file takes.
 
         Raises:
             ModelFormatError: llama.cpp cannot load the file; the message has its reason.
             ModelCapabilityError: a kind of model that asteady does not serve.
-            EngineError: llama.cpp failed in the probe.
         """
-        began = perf_counter()
-        if setup is None:
-            setup = setup_of(model_file, options, cache_dir)
-        fingerprint = fingerprint_of(model_file, options, cache_dir, setup)
         native = load_model(model_file.path, repack=setup.repack, gpu_layers=options.gpu_layers)
         if model_file.header.kind == "generation" and llama_cpp.llama_model_has_encoder(native):
             llama_cpp.llama_model_free(native)
             raise ModelCapabilityError(
-                f"{model_file.path} translates with an encoder and a decoder "
+                f"{model_file.path} is an encoder-decoder model "
                 f"({model_file.header.architecture}); only decoder models can generate"
             )
-        _log.info("loaded %s in %.2f s (%s)", model_file.path, perf_counter() - began, setup)
         return cls(model_file, options, setup, native, fingerprint)
 
     def __repr__(self) -> str:

@@ -17,13 +17,21 @@ import llama_cpp
 
 from asteady._base.errors import EngineError
 from asteady._base.requests import Completion, FinishReason, GenerateRequest, TokenLogprob
-from asteady._engine.api import AnswerEvent, ChunkEvent, ErrorEvent, Event, Job, SlotId
+from asteady._engine.api import (
+    PIECE_TOKENS,
+    AnswerEvent,
+    ChunkEvent,
+    ErrorEvent,
+    Event,
+    Job,
+    SlotId,
+)
 from asteady._engine.llama.context import Context
 from asteady._engine.llama.lib import Batch, SequenceIds, quick
 from asteady._engine.llama.sampling import logprob_of, make_sampler
 from asteady._engine.llama.text import TextStream
 from asteady._engine.llama.vocab import Vocab
-from asteady._engine.plan import PIECE_TOKENS, Setup, divide
+from asteady._engine.plan import Setup, divide
 from asteady._engine.prefix_cache import PrefixStates
 
 _log = logging.getLogger("asteady")

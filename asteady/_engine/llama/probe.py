@@ -16,11 +16,12 @@ from typing import Any
 
 import llama_cpp
 
+from asteady._engine.api import PIECE_TOKENS
 from asteady._engine.llama.context import Context, State
 from asteady._engine.llama.lib import Batch, SequenceIds, check, load_model
 from asteady._engine.llama.vocab import Vocab
 from asteady._engine.models.resolve import ModelFile
-from asteady._engine.plan import PIECE_TOKENS, LayoutResult, WidthResult
+from asteady._engine.plan import LayoutResult, WidthResult
 
 # A different order of sums shows in nearly every logit of the first step; more steps let the
 # difference pass through the keys and values too.

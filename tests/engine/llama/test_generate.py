@@ -17,6 +17,7 @@ from asteady._engine.api import AnswerEvent, ErrorEvent
 from asteady._engine.llama import generate as _llama_worker
 from asteady._engine.llama.engine import LlamaEngine
 from asteady._engine.llama.sampling import logprob_of
+from asteady._engine.loader import load_engine
 from asteady._engine.models.resolve import resolve_model
 from asteady._engine.plan import EngineOptions
 from tests.engine.conftest import load
@@ -242,7 +243,7 @@ def test_a_file_that_llama_cpp_refuses_is_an_error_with_its_reason(tmp_path: Pat
     path.write_bytes(data.replace(b"output_norm.weight", b"output_morn.weight"))
     file = resolve_model(str(path), kind="generation", cache_dir=tmp_path)
     with pytest.raises(ModelFormatError, match=r"odd\.gguf: .*output_norm"):
-        LlamaEngine.load(file, EngineOptions(), tmp_path)
+        load_engine(file, EngineOptions(), tmp_path)
 
 
 def test_a_model_with_an_encoder_cannot_generate(

@@ -10,9 +10,9 @@ import pytest
 
 from asteady import Session, Settings
 from asteady._base.errors import EngineError, SettingsError
-from asteady._engine.llama.engine import LlamaEngine
+from asteady._engine.loader import load_engine, probe_report
 from asteady._engine.models.resolve import ModelFile, resolve_model
-from asteady._engine.plan import EngineOptions, Setup, probe_report
+from asteady._engine.plan import EngineOptions, Setup
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ needs_cpu_build = pytest.mark.skipif(
 @needs_cpu_build
 def test_a_build_without_a_gpu_refuses_layers_for_one(file: ModelFile, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"gpu_layers=5 is not possible: .* or set gpu_layers=0"):
-        LlamaEngine.load(file, EngineOptions(gpu_layers=5), tmp_path, Setup())
+        load_engine(file, EngineOptions(gpu_layers=5), tmp_path, Setup())
 
 
 @needs_cpu_build
@@ -59,7 +59,7 @@ async def test_a_session_says_so_at_the_first_call_and_can_be_closed() -> None:
 def test_the_layers_reach_llama_cpp(
     file: ModelFile, tmp_path: Path, asked: list[int], layers: int, number: int
 ) -> None:
-    LlamaEngine.load(file, EngineOptions(gpu_layers=layers), tmp_path, Setup()).close()
+    load_engine(file, EngineOptions(gpu_layers=layers), tmp_path, Setup()).close()
     assert asked == [number]
 
 

@@ -14,12 +14,11 @@ import pytest
 from asteady import Session
 from asteady._base.errors import EngineError
 from asteady._base.requests import GenerateRequest
-from asteady._engine import plan as _setup
+from asteady._engine import loader
 from asteady._engine.llama import probe as _llama_probe
-from asteady._engine.llama.engine import LlamaEngine
 from asteady._engine.llama.lib import load_model
 from asteady._engine.llama.probe import _Bench
-from asteady._engine.loader import fingerprint_of
+from asteady._engine.loader import fingerprint_of, load_engine, probe_report
 from asteady._engine.models.resolve import ModelFile, resolve_model
 from asteady._engine.plan import (
     EngineOptions,
@@ -29,9 +28,6 @@ from asteady._engine.plan import (
     WidthResult,
     choose,
     divide,
-    probe_report,
-    setup_of,
-    width_limit,
 )
 from asteady._engine.pool import Pool
 from tests.engine.conftest import load
@@ -65,11 +61,11 @@ async def test_what_the_probe_allows_changes_no_bit(tmp_path: Path, weights: Wei
     """Whatever this build and CPU allow, together gives the same bits as alone."""
     path = write_llama(tmp_path / "model.gguf", weights=weights, context=2048, width=128)
     file = resolve_model(str(path), kind="generation", cache_dir=tmp_path)
-    engine = LlamaEngine.load(file, EngineOptions(), tmp_path)
+    engine = load_engine(file, EngineOptions(), tmp_path)
     assert engine.width == engine.setup.width
     if weights == "F32":
         assert engine.setup == Setup(width=1, repack=False)
-    single = LlamaEngine.load(file, EngineOptions(), tmp_path, attrs.evolve(engine.setup, width=1))
+    single = load_engine(file, EngineOptions(), tmp_path, attrs.evolve(engine.setup, width=1))
     alone = [digest(together(single, [request])[0]) for request in requests()]
     single.close()
     assert [digest(answer) for answer in together(engine, requests())] == alone
@@ -124,7 +120,7 @@ def test_a_difference_at_any_step_is_seen(
         return logits
 
     monkeypatch.setattr(_Bench, "step", flawed)
-    assert setup_of(file, EngineOptions(), tmp_path).width == 1
+    assert probe_report(file, EngineOptions(), tmp_path).setup.width == 1
 
 
 def test_the_probe_goes_past_512_positions(
@@ -138,7 +134,7 @@ def test_the_probe_goes_past_512_positions(
         return original(self, entries)
 
     monkeypatch.setattr(_Bench, "step", noted)
-    assert setup_of(file, EngineOptions(), tmp_path).width > 1
+    assert probe_report(file, EngineOptions(), tmp_path).setup.width > 1
     for width in range(2, 9):
         positions = [step for step in seen if len(step) == width]
         assert any(max(step) > 512 for step in positions)
@@ -171,7 +167,7 @@ def test_a_probe_is_remembered_by_model_build_and_limit(
     probe_report(attrs.evolve(file, sha256="1" * 64), EngineOptions(), tmp_path)
     assert runs == [8, 2, 8]
     monkeypatch.setattr(
-        _setup, "build_of", lambda _: {"libraries": "x", "version": "x", "system": "x"}
+        loader, "build_of", lambda _: {"libraries": "x", "version": "x", "system": "x"}
     )
     probe_report(file, EngineOptions(), tmp_path)
     assert runs == [8, 2, 8, 8]
@@ -233,7 +229,7 @@ def test_what_needs_no_probe_is_not_loaded(
     reports = {
         "one at a time": probe_report(bert, EngineOptions(), tmp_path),
         "switched off": probe_report(file, EngineOptions(probe=False), tmp_path),
-        "F16/F32 never holds": probe_report(floats, EngineOptions(), tmp_path),
+        "F16/F32 weights differ": probe_report(floats, EngineOptions(), tmp_path),
     }
     for reason, report in reports.items():
         assert report == ProbeReport(setup=Setup(), reason=report.reason)
@@ -252,12 +248,12 @@ def test_a_build_that_announces_amx_is_never_given_repacked_weights(
 
     monkeypatch.setattr(_llama_probe, "load_model", noted)
     system = "CPU : AVX512 = 1 | AMX_INT8 = 1 | "
-    monkeypatch.setattr(_setup, "build_of", lambda _: {"system": system})
+    monkeypatch.setattr(loader, "build_of", lambda _: {"system": system})
     report = probe_report(file, EngineOptions(), tmp_path)
     assert loaded == [False]
     assert not report.setup.repack
     loaded.clear()
-    monkeypatch.setattr(_setup, "build_of", lambda _: {"system": "CPU : AVX512 = 1 | "})
+    monkeypatch.setattr(loader, "build_of", lambda _: {"system": "CPU : AVX512 = 1 | "})
     report = probe_report(file, EngineOptions(), tmp_path)
     assert loaded == [False, True]
     # Both were the same computation here, so there is one layout to choose from.
@@ -278,7 +274,7 @@ def test_a_state_that_cannot_be_copied_is_an_error(
 ) -> None:
     monkeypatch.setattr(llama_cpp, "llama_state_seq_set_data", lambda *_: 0)
     with pytest.raises(EngineError, match="state"):
-        setup_of(file, EngineOptions(), tmp_path)
+        probe_report(file, EngineOptions(), tmp_path)
 
 
 def layout(repack: bool, width: int) -> LayoutResult:
@@ -338,22 +334,20 @@ def test_how_a_step_is_divided_changes_no_bit(models: Path, step_s: tuple[float,
 
 
 def test_the_width_of_a_large_model_is_bounded_by_memory(file: ModelFile) -> None:
-    assert file.header.kv_bytes_per_token == 2 * 2 * (16 + 16) * 2
-    assert width_limit(file, EngineOptions()) == 8
-    assert width_limit(file, EngineOptions(batch_width=64)) == 64
-
-    def sized(kv_bytes: int) -> ModelFile:
-        header = attrs.evolve(file.header, kv_bytes_per_token=kv_bytes, context_length=10**6)
-        return attrs.evolve(file, header=header)
-
-    assert width_limit(sized(32 * 1024), EngineOptions()) == 8
-    assert width_limit(sized(128 * 1024), EngineOptions()) == 2
-    assert width_limit(sized(10**7), EngineOptions()) == 1
-    assert width_limit(sized(0), EngineOptions()) == 8
+    header = file.header
+    assert header.kv_bytes_per_token == 2 * 2 * (16 + 16) * 2
+    for width in (8, 64):
+        options = EngineOptions(batch_width=width)
+        assert options.width_limit(header.kv_bytes_per_token, header.context_length) == width
+    options = EngineOptions()
+    assert options.width_limit(32 * 1024, 10**6) == 8
+    assert options.width_limit(128 * 1024, 10**6) == 2
+    assert options.width_limit(10**7, 10**6) == 1
+    assert options.width_limit(0, 10**6) == 8
 
 
 def test_the_engine_uses_what_was_probed(models: Path, file: ModelFile) -> None:
-    expected = setup_of(file, EngineOptions(), models)
+    expected = probe_report(file, EngineOptions(), models).setup
     engine = load(models, "gpt2.gguf", EngineOptions())
     assert engine.setup == expected
     worker = engine.open_worker()

@@ -11,7 +11,7 @@ import gguf
 import pytest
 
 from asteady._base.errors import ModelCapabilityError, ModelFormatError, ModelNotFoundError
-from asteady._engine.llama.engine import LlamaEngine
+from asteady._engine.loader import load_engine
 from asteady._engine.models import resolve as _models
 from asteady._engine.models.gguf import read_header
 from asteady._engine.models.resolve import resolve_model
@@ -207,7 +207,7 @@ def test_a_split_model_computes_what_the_whole_one_does(tmp_path: Path) -> None:
     digests = []
     for path in (whole, parts[0]):
         file = resolve_model(str(path), kind="generation", cache_dir=tmp_path)
-        engine = LlamaEngine.load(file, EngineOptions(probe=False), tmp_path)
+        engine = load_engine(file, EngineOptions(probe=False), tmp_path)
         digests.append(digest(generate(engine, "hello", max_new_tokens=8, logprobs=2)))
         engine.close()
     assert digests[0] == digests[1]
