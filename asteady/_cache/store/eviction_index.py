@@ -17,6 +17,7 @@ import math
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 
 from asteady._base.requests import Key
 from asteady._cache.policy import Row
@@ -27,6 +28,7 @@ FETCH = 64
 FEW = 4
 
 COLUMNS = "key, size_bytes, cost_s, touches, priority, slot, created_s, used_s"
+_values_of = attrgetter(*COLUMNS.split(", "))
 _MARKS = ", ".join("?" * FETCH)
 _FIND = f"SELECT {COLUMNS} FROM entry WHERE key = ?"
 _EXPECT = f"SELECT {COLUMNS} FROM entry WHERE key IN ({_MARKS})"
@@ -139,21 +141,7 @@ class SqliteEvictionIndex:
             _REMOVE, [(key,) for key, row in changed.items() if row is None]
         )
         self._connection.executemany(
-            _SAVE,
-            [
-                (
-                    row.key,
-                    row.size_bytes,
-                    row.cost_s,
-                    row.touches,
-                    row.priority,
-                    row.slot,
-                    row.created_s,
-                    row.used_s,
-                )
-                for row in changed.values()
-                if row is not None
-            ],
+            _SAVE, [_values_of(row) for row in changed.values() if row is not None]
         )
         changed.clear()
 
