@@ -87,6 +87,7 @@ class Root:
         return session
 
     async def find(self) -> AsyncSession:
+        """The session, open if it is the default one; on the loop."""
         return await _default.default_session()
 
     def count(self) -> None:
@@ -117,7 +118,7 @@ class _OwnRoot(Root):
 
 
 class Part(Plain[S]):
-    """Stands for the session of a root or for a part of it, from `part`."""
+    """Base of the plain classes for a session and for what ``part(session)`` finds in it."""
 
     def __init__(self, root: Root, part: Callable[[AsyncSession], S]) -> None:
         self._root = root

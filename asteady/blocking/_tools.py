@@ -41,7 +41,10 @@ class Tool(Plain[T]):
     _kind: ClassVar[Callable[..., Any]]
 
     def __init_subclass__(cls) -> None:
-        cls.__doc__ = cls.__doc__ or cls._kind.__doc__
+        if cls.__doc__ is None:
+            cls.__doc__ = (
+                (cls._kind.__doc__ or "").replace("async with", "with").replace("await ", "")
+            )
 
     def __init__(self, session: Session | None = None) -> None:
         self._construct(session)
@@ -112,7 +115,10 @@ class CacheMonitor(Tool[operate.CacheMonitor]):
     since_mark = on_loop(operate.CacheMonitor.since_mark)
     get_hit_rate = on_loop(operate.CacheMonitor.get_hit_rate)
     summary = waited(operate.CacheMonitor.summary)
-    print_summary = waited(operate.CacheMonitor.print_summary)
+
+    @documented_as(operate.CacheMonitor.print_summary)
+    def print_summary(self) -> None:
+        print(self.summary())
 
     def operation(self) -> Operation:
         """Record the outcomes of the calls that this thread makes in a block, and of no others::

@@ -16,6 +16,7 @@ import pytest
 import asteady
 from asteady import blocking
 from asteady._session.generation import context_of
+from asteady._session.lifetime import State
 from asteady._session.observe import Observed
 from asteady.blocking import _portal
 from asteady.blocking._fast_path import HitCounter
@@ -85,7 +86,7 @@ def test_the_module_and_its_background_loop_use_one_session() -> None:
     assert blocking.run(asteady.is_cached, "hi", max_new_tokens=2)
 
 
-def test_the_cache_manager_can_be_asked_first_and_outlives_close() -> None:
+def test_the_cache_manager_can_be_used_first_and_outlives_close() -> None:
     manager = blocking.get_cache_manager()
     assert manager.get_cache_stats()["generation"]["size"] == 0
     blocking.generate("hi", max_new_tokens=2)
@@ -122,12 +123,12 @@ def test_errors_are_those_of_the_asyncio_functions() -> None:
     with pytest.raises(asteady.InvalidRequestError, match="did you mean"):
         blocking.generate("hi", stop_=["x"])  # type: ignore[call-arg]  # likewise
     with pytest.raises(asteady.CacheMissError):
-        blocking.generate("never asked", cache="only")
+        blocking.generate("never generated", cache="only")
     with pytest.raises(asteady.InvalidRequestError):
         blocking.embed([])
 
 
-def test_close_before_anything_was_asked_is_allowed() -> None:
+def test_close_before_the_first_call_is_allowed() -> None:
     blocking.close()
     blocking.close()
 
@@ -151,7 +152,7 @@ def test_a_warm_hit_makes_no_round_trip_and_is_counted(
     assert stats["generation"]["misses"] == 1
 
 
-def test_hits_are_counted_soon_even_if_nothing_else_is_asked(
+def test_hits_are_counted_soon_even_without_another_call(
     session: blocking.Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session.generate("hi")
@@ -159,12 +160,12 @@ def test_hits_are_counted_soon_even_if_nothing_else_is_asked(
     counted = threading.Event()
     count = HitCounter.count
 
-    def then_tell(self: HitCounter) -> None:
+    def then_signal(self: HitCounter) -> None:
         count(self)
         if counters.hits:
             counted.set()
 
-    monkeypatch.setattr(HitCounter, "count", then_tell)
+    monkeypatch.setattr(HitCounter, "count", then_signal)
     session.generate("hi")
     assert counted.wait(10)
 
@@ -177,7 +178,7 @@ def test_equal_numbers_of_other_types_are_other_requests(session: blocking.Sessi
         session.generate("hi", seed=1.0)  # type: ignore[arg-type]  # the point of the test
 
 
-def test_arguments_that_cannot_be_hashed_take_the_long_way(
+def test_arguments_that_cannot_be_hashed_are_answered_from_the_cache(
     session: blocking.Session, engine: FakeEngine
 ) -> None:
     for _ in range(2):
@@ -215,7 +216,7 @@ def test_a_cleared_cache_is_not_answered_from(
 # -- streams -------------------------------------------------------------------------------------
 
 
-def test_a_stream_shows_chunks_while_they_are_computed(
+def test_a_stream_yields_chunks_while_they_are_computed(
     session: blocking.Session, engine: FakeEngine
 ) -> None:
     engine.hold()
@@ -260,7 +261,7 @@ def test_dropping_the_generator_leaves_the_stream(
     blocking.run(engine.wait_released, 1)
 
 
-def test_a_stream_that_cannot_be_opened_raises_there(session: blocking.Session) -> None:
+def test_a_stream_raises_when_it_cannot_be_opened(session: blocking.Session) -> None:
     stream = session.stream("")
     with pytest.raises(asteady.InvalidRequestError), stream:
         pass
@@ -297,32 +298,13 @@ def test_many_threads_count_every_call(session: blocking.Session) -> None:
     assert session.cache.get_cache_stats()["generation"]["hits"] == 4000
 
 
-def test_the_first_calls_of_many_threads_start_one_loop() -> None:
-    portal = _portal.started()
-    _portal._portal = None
-    try:
-        barrier = threading.Barrier(8)
-
-        def first() -> object:
-            barrier.wait()
-            return _portal.portal()
-
-        with ThreadPoolExecutor(8) as executor:
-            portals = {future.result() for future in [executor.submit(first) for _ in range(8)]}
-        assert len(portals) == 1
-    finally:
-        mine, _portal._portal = _portal._portal, portal
-        assert mine is not None
-        mine.stop(lambda: asyncio.sleep(0), 5)
-
-
 @pytest.mark.anyio
 async def test_it_works_in_a_thread_whose_own_loop_is_running(session: blocking.Session) -> None:
     assert session.generate("hi") == "You said: hi"
     assert blocking.run(asteady.is_cached, "hi") is False
 
 
-def test_on_the_background_thread_itself_it_says_what_to_do(session: blocking.Session) -> None:
+def test_a_blocking_call_on_the_background_thread_is_refused(session: blocking.Session) -> None:
     async def within() -> None:
         session.complete("hi")
 
@@ -330,7 +312,7 @@ def test_on_the_background_thread_itself_it_says_what_to_do(session: blocking.Se
         blocking.run(within)
 
 
-def test_whatever_a_function_raises_reaches_the_caller() -> None:
+def test_exceptions_reach_the_caller() -> None:
     async def fails() -> None:
         raise ZeroDivisionError
 
@@ -346,7 +328,7 @@ def test_whatever_a_function_raises_reaches_the_caller() -> None:
 # -- a session of one's own ----------------------------------------------------------------------
 
 
-def test_a_session_opens_once_and_says_so(engine: FakeEngine) -> None:
+def test_a_session_opens_only_once(engine: FakeEngine) -> None:
     session = blocking.Session(engine=engine, workers=1)
     with pytest.raises(asteady.SessionNotOpenError, match="with Session"):
         session.generate("hi")
@@ -370,7 +352,7 @@ def test_a_session_opens_once_and_says_so(engine: FakeEngine) -> None:
     session.close()
 
 
-def test_a_session_closed_before_it_was_opened_says_so() -> None:
+def test_a_session_closed_before_it_was_opened_is_refused() -> None:
     session = blocking.Session()
     asyncio.run(session.awaitable.aclose())
     with pytest.raises(asteady.SessionClosedError, match="open a new one"):
@@ -397,8 +379,8 @@ def test_a_session_that_is_dropped_open_warns_and_is_closed(engine: FakeEngine) 
         sessions.clear()
 
     async def ended() -> None:
-        assert tasks._owner is not None
-        await asyncio.wait([tasks._owner])
+        assert tasks.state is not State.OPEN  # closing was posted to the loop before this
+        await tasks.stop()
 
     blocking.run(ended)
     assert engine.closed
@@ -409,7 +391,7 @@ def test_settings_that_are_not_allowed_are_refused_at_once() -> None:
         blocking.Session(workers=0)
 
 
-def test_the_caches_can_be_looked_into(session: blocking.Session) -> None:
+def test_entries_can_be_read_stored_and_deleted(session: blocking.Session) -> None:
     answer = session.complete("hi")
     vector = session.embedding("hi").vector
     cache = session.cache.generation
@@ -442,7 +424,7 @@ print(threading.active_count(), {"llama_cpp", "numpy", "sqlite3"} & loaded)
     assert done.stdout == b"1 set()\n"
 
 
-def test_a_namespace_holds_what_was_asked_under_it_from_any_thread() -> None:
+def test_a_namespace_tags_the_entries_of_calls_from_any_thread() -> None:
     engine = FakeEngine()
     with blocking.Session(engine=engine) as session:
         emails = session.namespace("emails")
@@ -493,7 +475,7 @@ def test_a_warm_hit_under_a_namespace_is_answered_on_the_caller_s_thread(
         assert session.cache.get_cache_stats()["generation"]["hits"] == 3
         assert emails.statistics().generation.hits == 2
         docs.generate("hello")
-        assert len(trips) == 3  # it was known, but not as one of these
+        assert len(trips) == 3  # in memory, but not tagged with this namespace
         assert docs.statistics().generation.entries == 1
 
 

@@ -53,29 +53,18 @@ def test_every_class_of_the_guide_is_there() -> None:
 
 
 @pytest.mark.parametrize("name", TOOLS)
-def test_a_tool_has_what_its_asyncio_tool_has(name: str) -> None:
-    asyncio_tool, plain = getattr(operate, name), getattr(blocking, name)
-    # Called by the library that collects, or on the event loop's thread, and not by users here.
-    inner = {"collect", "describe", "load", "observe"}
-    public = {member for member in vars(asyncio_tool) if not member.startswith("_")}
-    assert public - inner <= set(dir(plain))
-    for member in public - inner:
-        assert not inspect.iscoroutinefunction(getattr(plain, member)), member
-
-
-@pytest.mark.parametrize("name", TOOLS)
-def test_a_tool_works_without_a_session_and_says_what_it_is(name: str) -> None:
+def test_a_tool_works_without_a_session_and_has_a_repr(name: str) -> None:
     assert repr(getattr(blocking, name)()).startswith(f"<blocking {name}")
 
 
-def test_a_tool_refuses_a_session_of_asyncio() -> None:
+def test_a_tool_refuses_an_async_session() -> None:
     with pytest.raises(InvalidRequestError, match=r"an asteady\.blocking\.Session"):
         blocking.CacheMonitor(asteady.Session())  # type: ignore[arg-type]  # as a user might
     with pytest.raises(InvalidRequestError, match="prompts is one str"):
         blocking.CacheAwareGenerator().batch_generate_optimized("abc")
 
 
-def test_names_that_are_not_there() -> None:
+def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'CacheWarmer'"):
         _ = blocking.CacheWarmer  # type: ignore[attr-defined]  # as a user might
 
@@ -88,13 +77,13 @@ def test_importing_the_module_does_not_import_the_tools() -> None:
     assert done.stdout == "False\n"
 
 
-def test_one_operation_is_told_its_outcome(
+def test_one_operation_records_its_outcome(
     session: blocking.Session, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monitor = blocking.CacheMonitor(session)
     assert monitor.run(session.generate, "hi", seed=7).outcome == "computed"
-    told = monitor.monitor_operation(session.generate, "hi", seed=7)
-    assert (told.result, told.outcome, told.cache_hit) == ("You said: hi", "memory", True)
+    call = monitor.monitor_operation(session.generate, "hi", seed=7)
+    assert (call.result, call.outcome, call.cache_hit) == ("You said: hi", "memory", True)
     with monitor.operation() as op:
         session.embed("hi")
     assert (op.outcome, len(op.calls)) == ("computed", 1)
@@ -120,9 +109,9 @@ def test_an_operation_sees_its_own_thread_and_no_other(session: blocking.Session
         return op.outcome, len(op.calls)
 
     with ThreadPoolExecutor(8) as threads:
-        told = list(threads.map(work, range(8)))
-    assert told == [("computed", 1), ("memory", 1)] * 4
-    # Nobody observes any more: the quick way is taken again.
+        outcomes = list(threads.map(work, range(8)))
+    assert outcomes == [("computed", 1), ("memory", 1)] * 4
+    # Without observers the fast path is taken again.
     assert not context_of(session.awaitable).observers.active
 
 
@@ -132,10 +121,10 @@ def test_health_once_and_again(session: blocking.Session) -> None:
     session.generate("a miss")
     checks = monitor.continuous_monitoring(0.001)
     assert [next(checks).healthy, next(checks).healthy] == [False, False]
-    told = threading.Event()
-    watching = threading.Thread(target=monitor.watch, args=(3600.0, lambda health: told.set()))
+    checked = threading.Event()
+    watching = threading.Thread(target=monitor.watch, args=(3600.0, lambda health: checked.set()))
     watching.start()
-    assert told.wait(30)
+    assert checked.wait(30)
     session.close()
     watching.join(30)
     assert not watching.is_alive()

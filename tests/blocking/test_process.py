@@ -34,6 +34,24 @@ def finish(child: subprocess.Popen[str]) -> tuple[str, str]:
         child.kill()
 
 
+def test_the_first_calls_of_many_threads_start_one_loop() -> None:
+    done = run("""
+barrier = threading.Barrier(8)
+def first():
+    barrier.wait()
+    blocking.run(asyncio.sleep, 0)
+threads = [threading.Thread(target=first) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(sum(thread.name == "asteady-blocking" for thread in threading.enumerate()))
+""")
+    assert done.stdout == "1\n", done.stderr
+
+
+# -- exits ---------------------------------------------------------------------------------------
+
 EXITS = {
     "after nothing": "",
     "after a call": """
@@ -75,7 +93,7 @@ blocking.embed("hi")
 for session in sessions:
     session.generate("hi")
 """,
-    "with a hook that was registered before and still asks": """
+    "with a hook that was registered before and still calls": """
 import atexit
 blocking.generate("hi", max_new_tokens=2)
 atexit.register(lambda: print("hook", blocking.is_cached("hi", max_new_tokens=2)))
@@ -91,7 +109,7 @@ def test_the_interpreter_exits_quietly(program: str) -> None:
     assert "end" in done.stdout
 
 
-def test_an_exception_in_the_program_is_all_that_is_shown() -> None:
+def test_an_exception_in_the_program_is_the_only_output() -> None:
     done = run("blocking.generate('hi', max_new_tokens=2)\nraise ZeroDivisionError('mine')")
     assert done.returncode == 1
     assert done.stderr.count("Traceback") == 1
@@ -120,7 +138,7 @@ def test_hits_and_answers_are_on_disk_after_the_exit() -> None:
     assert done.stdout == "4\n"
 
 
-def test_calls_after_the_end_say_that_it_is_the_end() -> None:
+def test_calls_after_the_exit_hook_are_refused() -> None:
     done = run("""
 from asteady.blocking._session import close_at_exit
 blocking.is_cached("hi")
@@ -136,7 +154,7 @@ stream = session.stream("hi")
     assert done.stdout == "the interpreter is exiting\n" * 2, done.stderr
 
 
-def test_a_session_that_does_not_end_is_left_behind() -> None:
+def test_exit_does_not_wait_for_a_session_that_does_not_close() -> None:
     done = run("""
 import atexit
 from asteady.blocking._session import close_at_exit
@@ -202,7 +220,7 @@ print(blocking.generate("other", max_new_tokens=4) != "", blocking.generate("new
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_a_session_of_the_parent_says_so_in_the_child() -> None:
+def test_a_session_of_the_parent_is_refused_in_the_child() -> None:
     done = run(
         FORK
         + """
@@ -261,7 +279,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     "call", ["session.generate('a b')", "next(session.generate_iter('a b'))"], ids=["call", "chunk"]
 )
-def test_ctrl_c_cancels_the_request_and_the_session_goes_on(call: str) -> None:
+def test_ctrl_c_cancels_the_request_and_the_session_stays_open(call: str) -> None:
     child = subprocess.Popen(
         [
             sys.executable,
