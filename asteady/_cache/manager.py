@@ -209,7 +209,7 @@ class CacheManager:
             StoreError: the cache is disabled or cannot be read, or `path` is another kind of file.
             OSError: the file cannot be written.
         """
-        from asteady._cache.transfer.transfer import export_entries
+        from asteady._cache.transfer.export import export_entries
 
         await self._stores()
         databases: dict[str, Path] = {kind: self._database(kind) for kind in KINDS}
@@ -229,7 +229,7 @@ class CacheManager:
             StoreVersionError: a newer version of asteady wrote the file.
             StoreError: the file is refused, or the cache is disabled or cannot be written.
         """
-        from asteady._cache.transfer.transfer import MAX_FILE_BYTES, import_entries
+        from asteady._cache.transfer.import_ import MAX_FILE_BYTES, import_entries
 
         return await import_entries(
             path,

@@ -20,7 +20,7 @@ from asteady._cache.cache import Cache
 from asteady._cache.manager import CacheManager
 from asteady._cache.store.api import ORDERS, Merged
 from asteady._cache.store.stored_request import prompt_of, quoted
-from asteady._cache.transfer.transfer import MAX_FILE_BYTES
+from asteady._cache.transfer.import_ import MAX_FILE_BYTES
 from asteady.cli._common import Commands, add_json, add_namespace, found_manager, opened_manager
 
 T = TypeVar("T")

@@ -1,7 +1,7 @@
 """The export file: its format, the checks of its entries, and how it is written.
 
 It is one SQLite file with two tables for each cache, entries and tags, and nothing else of the
-databases: no counters, ghosts or budgets. Everything here blocks.
+databases: no counters, ghosts or budgets. Everything but `export_entries` blocks.
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ import re
 import sqlite3
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import Event
-from typing import Any, get_args
+from typing import Any, TypeAlias, TypeVar, get_args
+
+import anyio.to_thread
 
 from asteady._base.errors import AsteadyError, StoreError
 from asteady._base.files import atomic_write
 from asteady._base.requests import Embedding, FinishReason, Key
 from asteady._cache.policy import POLICIES, Budget, Row
-from asteady._cache.store.api import BUSY_TIMEOUT_S
+from asteady._cache.store.api import BUSY_TIMEOUT_S, Exported
 from asteady._cache.store.codec import (
     Codec,
     CompletionCodec,
@@ -35,6 +37,8 @@ from asteady._cache.store.stored_request import to_json, verified
 from asteady._cache.store.transaction import relative_priority
 
 log = logging.getLogger("asteady")
+T = TypeVar("T")
+AnyPath: TypeAlias = str | os.PathLike[str]
 
 # "AsEx" in ASCII.
 EXPORT_ID = 0x41734578
@@ -254,3 +258,26 @@ def own_request(
 
 def _length(value: Any) -> int:
     return len(value) if isinstance(value, str | bytes) else 0
+
+
+# -- on the event loop ----------------------------------------------------------------------------
+
+
+async def export_entries(path: AnyPath, databases: Mapping[str, Path], keep_bytes: int) -> Exported:
+    """See `CacheManager.export_entries`."""
+
+    def write(stop: Event) -> Exported:
+        target = Path(path).absolute()
+        counts = write_export(target, databases, keep_bytes, stop)
+        return Exported(path=target, size_bytes=target.stat().st_size, **counts)
+
+    return await in_thread(write)
+
+
+async def in_thread(fn: Callable[[Event], T]) -> T:
+    """``fn(stop)`` in a thread; `stop` is set when this is cancelled."""
+    stop = Event()
+    try:
+        return await anyio.to_thread.run_sync(fn, stop, abandon_on_cancel=True)
+    finally:
+        stop.set()

@@ -1,4 +1,4 @@
-"""Reading an export file. Everything here blocks.
+"""Reading an export file. Everything but `import_entries` blocks.
 
 The file may be damaged, or made to do harm. It is opened read-only and immutable; its schema must
 be exactly that of an export, without triggers, views or indexes; every page is checked before a row
@@ -7,18 +7,20 @@ is read; and every row must be exactly what the codec would have written.
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 from asteady._base.errors import StoreError, StoreVersionError
-from asteady._base.requests import Key, namespace_path
-from asteady._cache.store.api import Incoming
+from asteady._base.requests import Key, Kind, namespace_path
+from asteady._cache.store.api import Incoming, Merge, Merged, Store
 from asteady._cache.store.schema import APPLICATION_ID
 from asteady._cache.store.transaction import entry_bytes, tag_bytes
 from asteady._cache.transfer.export import (
@@ -26,19 +28,26 @@ from asteady._cache.transfer.export import (
     EXPORT_ID,
     EXPORT_VERSION,
     MAX_ROW_BYTES,
+    AnyPath,
     RefusedError,
     answer_columns,
     check_answer,
     check_numbers,
+    in_thread,
     own_request,
     tables,
 )
 
+# Of a file, by default.
+MAX_FILE_BYTES = 4 * 1024**3
 # Entries without their answers are held in memory, some hundred bytes each, and tags, some dozens.
 MAX_ENTRIES = 1_000_000
 MAX_TAGS = 4_000_000
 # Instructions of SQLite's virtual machine between two checks of `stop`: some milliseconds.
 STOP_STEPS = 100_000
+
+# The loop keeps only weak references to tasks.
+_merging: set[asyncio.Task[Any]] = set()
 _INCOMING = "key, cost_s, touches, relative_priority, created_s, used_s"
 
 
@@ -219,3 +228,46 @@ class ExportFile:
 
 def _refused(path: Path, reason: object) -> StoreError:
     return StoreError(f"{path} is not imported: {reason}")
+
+
+# -- on the event loop ----------------------------------------------------------------------------
+
+
+async def import_entries(
+    path: AnyPath, stores: dict[Kind, Store[Any]], *, keep_bytes: int, max_file_bytes: int
+) -> dict[str, Merged]:
+    """See `CacheManager.import_entries`."""
+    source = Path(path)
+
+    def check(stop: Event) -> tuple[ExportFile, dict[str, list[Incoming]]]:
+        file = ExportFile.open(source, max_file_bytes, keep_bytes, stop)
+        try:
+            # Both kinds, before anything is changed.
+            return file, file.entries()
+        except BaseException:
+            file.close()
+            raise
+
+    file, entries = await in_thread(check)
+    # The writer reads from the file, so it stays open even when nobody waits any more.
+    task = asyncio.create_task(_merge(stores, file, entries), name="asteady cache import")
+    _merging.add(task)
+    task.add_done_callback(_merging.discard)
+    return await asyncio.shield(task)
+
+
+async def _merge(
+    stores: dict[Kind, Store[Any]], file: ExportFile, entries: dict[str, list[Incoming]]
+) -> dict[str, Merged]:
+    merged: dict[str, Merged] = {}
+    try:
+        for kind, store in stores.items():
+            merge = Merge(entries[kind], partial(file.values, kind))
+            merged[kind] = await store.submit(merge)
+    except StoreError as exc:
+        if isinstance(exc.__cause__, RefusedError):
+            raise StoreError(str(exc.__cause__)) from exc
+        raise
+    finally:
+        file.close()
+    return merged

@@ -16,7 +16,6 @@ from asteady._base.errors import StoreError, StoreVersionError
 from asteady._cache.manager import CacheManager
 from asteady._cache.store.codec import CompletionCodec, EmbeddingCodec, checksum
 from asteady._cache.transfer import import_ as _import_file
-from asteady._cache.transfer import transfer as _transfer
 from asteady._cache.transfer.export import EXPORT_VERSION, MAX_TOUCHES
 from tests.cache.helpers import change, completion, key_of
 
@@ -232,13 +231,13 @@ async def test_a_value_that_is_too_large_is_refused_unread(
 async def test_a_file_that_changes_between_check_and_merge_changes_nothing(
     manager: CacheManager, export: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    merge = _transfer._merge
+    merge = _import_file._merge
 
     async def changed(*args: Any) -> Any:
         args[1].close()
         return await merge(*args)
 
-    monkeypatch.setattr(_transfer, "_merge", changed)
+    monkeypatch.setattr(_import_file, "_merge", changed)
     # Together with somebody else's write, which is not to fail with it.
     putting = asyncio.ensure_future(manager.generation.put(key_of("beside"), completion()))
     with pytest.raises(StoreError, match=r"export\.db changed while it was read") as raised:
