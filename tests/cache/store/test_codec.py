@@ -115,7 +115,7 @@ def test_a_value_under_another_key_or_cost_is_found_out() -> None:
         read_back(codec, "key", 2.0, crc, values)
 
 
-def test_a_value_that_holds_its_checksum_but_means_nothing_is_damaged() -> None:
+def test_a_value_with_a_valid_checksum_that_cannot_be_decoded_is_damaged() -> None:
     values = ("model", "print", 1, 0, b"abc")
     with pytest.raises(DamagedError, match="decoded"):
         read_back(EmbeddingCodec(), "key", 1.0, checksum("key", 1.0, values), values)

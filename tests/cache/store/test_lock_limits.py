@@ -17,7 +17,7 @@ from asteady._cache.store.locks import SHARDS, Locks
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_process_that_holds_a_lock_too_long_is_waited_for_no_longer(
+async def test_a_process_that_holds_a_lock_too_long_is_no_longer_waited_for(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It may be stopped: then nobody would ever get an answer."""

@@ -1,7 +1,5 @@
 """Databases that are damaged, foreign, too new, too old, full, or gone."""
 
-# it looks at files, and waits for what tells nobody
-
 from __future__ import annotations
 
 import asyncio
@@ -255,7 +253,7 @@ async def test_a_full_disk_costs_no_answer_and_is_counted(
     assert "full" in caplog.text
 
 
-async def test_a_store_that_cannot_be_opened_again_fails_nobody(
+async def test_a_store_that_cannot_be_opened_again_fails_no_caller(
     directory: Path, database: Path
 ) -> None:
     await fill(directory)

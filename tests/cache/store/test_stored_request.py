@@ -92,7 +92,7 @@ def test_what_is_at_its_default_is_not_written() -> None:
 
 
 @pytest.mark.parametrize("prompt", ["x" * 18, "é" * 9])
-def test_a_request_of_more_bytes_is_not_kept(prompt: str) -> None:
+def test_a_request_of_more_bytes_is_not_stored(prompt: str) -> None:
     request = GenerateRequest.of(prompt)
     assert to_json(request, 31) is not None
     assert to_json(request, 30) is None
@@ -117,7 +117,7 @@ def test_a_request_of_more_bytes_is_not_kept(prompt: str) -> None:
         '{"prompt": "another"}',
     ],
 )
-def test_what_does_not_lead_to_the_key_is_not_trusted(text: object) -> None:
+def test_what_does_not_hash_to_the_key_is_not_trusted(text: object) -> None:
     assert verified(text, GenerateRequest.of("hi").key(FINGERPRINT), FINGERPRINT) is None
 
 
@@ -140,7 +140,7 @@ async def put(manager: CacheManager, prompt: str, **options: Any) -> str:
     return key
 
 
-async def test_an_entry_keeps_its_request(directory: Path) -> None:
+async def test_a_request_is_stored_with_its_entry(directory: Path) -> None:
     async with opened(directory) as manager:
         key = await put(manager, "What is a tide?", seed=7)
         text = EmbedRequest.of("tide")
@@ -155,7 +155,7 @@ async def test_an_entry_keeps_its_request(directory: Path) -> None:
         assert (await manager.generation.get(key)) is not None
 
 
-async def test_what_it_takes_counts(directory: Path) -> None:
+async def test_the_size_of_a_request_counts(directory: Path) -> None:
     async with opened(directory, keep_requests_bytes=60) as manager:
         kept = await put(manager, "x" * 40)
         long = await put(manager, "x" * 80)
@@ -167,7 +167,7 @@ async def test_what_it_takes_counts(directory: Path) -> None:
         assert await manager.generation.request(long) is None
 
 
-async def test_none_is_kept_when_none_is_to_be(directory: Path) -> None:
+async def test_no_request_is_stored_with_a_limit_of_zero(directory: Path) -> None:
     async with opened(directory, keep_requests_bytes=0) as manager:
         key = await put(manager, "secret")
         assert await manager.generation.request(key) is None
@@ -192,7 +192,7 @@ async def test_a_request_of_another_entry_is_not_trusted(directory: Path) -> Non
         assert await manager.generation.get(key) is not None
 
 
-async def test_a_session_keeps_what_it_was_asked(directory: Path) -> None:
+async def test_a_session_stores_its_requests(directory: Path) -> None:
     async with Session(engine=FakeEngine(), cache_dir=directory) as session:
         await session.generate("a prompt", stop=["b", "a"], temperature=0.5)
         await session.embed("a text", mode="query")
@@ -241,7 +241,7 @@ async def test_requests_go_with_their_entries(manager: CacheManager, export: Pat
 
 
 @pytest.mark.parametrize(("limit", "kept"), [(0, None), (40, SHORT)])
-async def test_an_import_keeps_no_more_than_it_is_to(
+async def test_an_import_stores_no_request_over_the_limit(
     directory: Path, export: Path, limit: int, kept: GenerateRequest | None
 ) -> None:
     async with opened(directory, keep_requests_bytes=limit) as manager:
@@ -250,7 +250,7 @@ async def test_an_import_keeps_no_more_than_it_is_to(
         assert await requests_in(manager) == expected
 
 
-async def test_an_export_tells_no_more_than_it_is_to(
+async def test_an_export_has_no_request_over_the_limit(
     manager: CacheManager, directory: Path, tmp_path: Path
 ) -> None:
     await put(manager, "a secret")

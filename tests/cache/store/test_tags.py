@@ -143,5 +143,5 @@ def test_an_entry_does_not_grow_beyond_the_budget_by_its_tags() -> None:
         assert results == [True] * held + [False] * (9 - held)
         assert tables.keys(connection) == ["k0"]
         assert tables.totals(connection)["size_bytes"] <= 2_500
-        # Those that hold it do so already.
+        # The tags that fit are there already.
         assert tables.commit(connection, group).results == results

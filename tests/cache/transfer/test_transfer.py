@@ -68,7 +68,7 @@ async def test_an_import_is_still_there_after_a_restart(export: Path, directory:
         assert await manager.generation.keys() == sorted(key_of(n) for n in range(3))
         stats = await manager.get_cache_stats()
         assert stats["generation"]["size"] == 3
-        # What the budgets are held by is the truth.
+        # The total that the budgets are compared with is exact.
         sizes = [entry.size_bytes for entry in await manager.generation.entries(-1)]
         assert stats["generation"]["total_size_bytes"] == sum(sizes)
 

@@ -51,7 +51,7 @@ async def test_a_damaged_vector_loses_the_completions_nothing(
 
 
 def resealed(path: Path, column: str, value: object) -> None:
-    """A row that is changed by somebody who knows how to make the checksum hold."""
+    """Change a row and give it a valid checksum."""
     codec, kind = (
         (EmbeddingCodec, "embedding") if column == "vector" else (CompletionCodec, "generation")
     )
@@ -238,7 +238,7 @@ async def test_a_file_that_changes_between_check_and_merge_changes_nothing(
         return await merge(*args)
 
     monkeypatch.setattr(_import_file, "_merge", changed)
-    # Together with somebody else's write, which is not to fail with it.
+    # In one commit with another write, which must not fail too.
     putting = asyncio.ensure_future(manager.generation.put(key_of("beside"), completion()))
     with pytest.raises(StoreError, match=r"export\.db changed while it was read") as raised:
         await manager.import_entries(export)

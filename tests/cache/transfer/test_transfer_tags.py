@@ -34,7 +34,7 @@ async def totals_agree(manager: CacheManager) -> None:
 
 @pytest.fixture
 async def export(tmp_path: Path) -> Path:
-    """Three completions and a vector, of which one completion is held by nobody."""
+    """Three completions and a vector, of which one completion has no namespace."""
     path = tmp_path / "export.db"
     async with opened(tmp_path / "other") as other:
         await put(other, "both", "docs", "emails/marketing")
@@ -45,7 +45,7 @@ async def export(tmp_path: Path) -> Path:
     return path
 
 
-async def test_namespaces_hold_here_what_they_held_there(
+async def test_namespaces_are_imported_with_their_entries(
     manager: CacheManager, export: Path, tmp_path: Path
 ) -> None:
     await manager.import_entries(export)
@@ -57,7 +57,7 @@ async def test_namespaces_hold_here_what_they_held_there(
     assert await manager.generation.keys() == sorted(map(key_of, ("both", "none")))
 
 
-async def test_an_entry_that_is_here_is_held_by_those_of_both(
+async def test_an_entry_that_is_known_has_the_namespaces_of_both(
     manager: CacheManager, export: Path
 ) -> None:
     await put(manager, "both", "docs", "here")
@@ -123,9 +123,7 @@ async def test_a_file_with_more_tags_than_memory_is_for_is_refused(
         await manager.import_entries(export)
 
 
-async def test_an_imported_entry_is_held_by_whoever_asks_for_it_next(
-    manager: CacheManager, export: Path
-) -> None:
+async def test_an_imported_entry_can_be_tagged(manager: CacheManager, export: Path) -> None:
     await manager.import_entries(export)
     assert await (await manager.generation.ready()).submit(Tag(key_of("none"), "later"))
     assert (await entries(manager))["later"] == 1
