@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, overload
 
-from asteady import __version__, blocking
+from asteady import blocking
 from asteady._base.errors import InvalidRequestError
 from asteady._base.requests import DEFAULT_MAX_NEW_TOKENS as GENERATION_MAX_NEW_TOKENS
 from asteady._base.requests import DEFAULT_SEED, KINDS, Kind, TokenLogprob, Vector
@@ -54,7 +54,6 @@ __all__ = [
     "HierarchicalCache",
     "ProductionCacheMonitor",
     "StrategicCacheWarmer",
-    "__version__",
     "close",
     "embed",
     "generate",

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, Self, TypeVar, Unpack
+from typing import Any, ClassVar, ParamSpec, Self, TypeVar, Unpack
 
 import anyio
 
@@ -25,9 +25,6 @@ from asteady._base.settings import Settings
 from asteady._session.session import Session as AsyncSession
 from asteady.blocking._portal import Plain, Portal, documented_as, iterated, on_loop, waited
 from asteady.blocking._session import Namespace, Session, root_of
-
-if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -347,9 +344,8 @@ class HierarchicalCache(Tool[operate.HierarchicalCache]):
 class PrometheusCollector(EnteredTool[operate.PrometheusCollector]):
     _kind = operate.PrometheusCollector
 
-    def __init__(
-        self, session: Session | None = None, *, registry: CollectorRegistry | None = None
-    ) -> None:
+    # Only asteady.operate imports prometheus_client, so the registry's type is not written here.
+    def __init__(self, session: Session | None = None, *, registry: Any = None) -> None:
         self._construct(session, registry=registry)
 
     refresh = waited(operate.PrometheusCollector.refresh)
