@@ -1,9 +1,9 @@
-"""The bounded pool: requests in, first come first served; worker threads compute; answers out.
+"""A bounded pool: requests are computed on worker threads, first come, first served.
 
-The loop's thread and the worker threads share one lock, held for microseconds and never across a
-call into the engine (except `Worker.interrupt`, which returns at once). Who waits and who runs is
-decided under it, in `_assign`: the oldest waiting job goes to the worker with the fewest. Workers
-(`_worker_loop`) reach the loop only through an `Outbox`, so a slow loop delays no worker.
+The event loop's thread and the worker threads share one lock, held for microseconds and never
+during a call into the engine (except `Worker.interrupt`, which returns at once). `_assign` decides
+under it which worker computes what: the oldest waiting job goes to the worker with the fewest.
+Workers reach the loop only through an `_Outbox`, so a slow loop delays no worker.
 """
 
 from __future__ import annotations
@@ -17,28 +17,35 @@ import os
 import threading
 import time
 import weakref
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import attrs
 
-from asteady._base.errors import AsteadyError, EngineError, QueueFullError
+from asteady._base.errors import AsteadyError, EngineError, QueueFullError, SessionClosedError
 from asteady._base.requests import DeclaredPrefix
 from asteady._engine.api import (
     Answer,
+    AnswerEvent,
+    ChunkEvent,
     Engine,
     ErrorEvent,
+    Event,
+    Job,
     PrefixStatistics,
     Request,
     SharesPrefixes,
+    SlotId,
+    Worker,
     prepare,
 )
-from asteady._engine.lane import Emit, Lane, Outbox, Task
-from asteady._engine.worker_loop import WorkerLoop, closed_error
 
 T = TypeVar("T")
+
+Emit: TypeAlias = Callable[[str], None]
+"""Takes the chunks of an answer, in order, on the event loop's thread."""
 
 _log = logging.getLogger("asteady")
 
@@ -70,12 +77,91 @@ class PoolStatistics:
     restarted: int
 
 
-class Pool:
-    """Worker threads over one engine, and the queue before them.
+class _Outbox:
+    """Events on their way from worker threads to one event loop, gathered into few wake-ups."""
 
-    Threads start when they are first needed. Whoever made the pool closes it with `aclose`, which
-    closes the engine too. Only tasks that outlive their callers (a session's flights) should await
-    `run`. Not usable in a forked child.
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._events: deque[tuple[_Run, Event]] = deque()
+        self._woken = False
+
+    def post(self, events: Iterable[tuple[_Run, Event]]) -> bool:
+        """From any thread; False when the loop is closed."""
+        self._events.extend(events)
+        # The order matters: append, then read the flag; `_drain` lowers the flag, then takes. So
+        # an event is either taken by a drain that is due, or makes another one due.
+        if self._woken:
+            return True
+        self._woken = True
+        try:
+            self.loop.call_soon_threadsafe(self._drain)
+        except RuntimeError:
+            self._events.clear()
+            return False
+        return True
+
+    def _drain(self) -> None:
+        self._woken = False
+        while self._events:
+            run, event = self._events.popleft()
+            run.deliver(event)
+
+
+class _Run:
+    """One call of `Pool.run`, from when its job is prepared until its slot is free again."""
+
+    def __init__(self, job: Job, outbox: _Outbox, emit: Emit | None) -> None:
+        self.job = job
+        self.outbox = outbox
+        self.future: asyncio.Future[Answer] = outbox.loop.create_future()
+        self.emit = emit
+        # Guarded by the pool's lock.
+        self.state: _WorkerState | None = None
+        self.slot: SlotId | None = None
+        self.abandoned = False
+        self.done = False
+
+    def deliver(self, event: Event) -> None:
+        """On the loop's thread; nothing reaches a caller that has left."""
+        if self.future.done():
+            return
+        if isinstance(event, AnswerEvent):
+            self.future.set_result(event.answer)
+        elif isinstance(event, ErrorEvent):
+            self.future.set_exception(event.error)
+        elif self.emit is not None:
+            try:
+                self.emit(event.text)
+            except Exception as exc:
+                self.future.set_exception(exc)
+
+
+class _WorkerState:
+    """A worker thread of the pool and its runs; all of it is guarded by the pool's lock."""
+
+    def __init__(self, index: int, lock: threading.Lock) -> None:
+        self.index = index
+        self.wake = threading.Condition(lock)
+        self.thread: threading.Thread | None = None
+        self.worker: Worker | None = None
+        self.load = 0  # runs that have a slot, or are about to get one
+        self.inbox: list[_Run] = []
+        self.entering: _Run | None = None  # out of the inbox, and not yet in a slot
+        self.runs: dict[SlotId, _Run] = {}
+        self.left: list[_Run] = []  # admitted, and their callers have left
+
+    def abandon(self, run: _Run) -> None:
+        """The caller of an admitted run has left."""
+        run.abandoned = True
+        self.left.append(run)
+
+
+class Pool:
+    """Worker threads over one engine, and the queue in front of them.
+
+    Threads start when they are first needed and end in `aclose`, which closes the engine too.
+    Only tasks that outlive their callers (a session's flights) should await `run`. Not usable in a
+    forked child.
     """
 
     def __init__(self, engine: Engine, workers: int, max_pending: int) -> None:
@@ -83,11 +169,11 @@ class Pool:
         self._max_pending = max_pending
         self._width = engine.width
         self._lock = threading.Lock()
-        self._lanes = [Lane(index, self._lock) for index in range(workers)]
-        self._queue: OrderedDict[Task, None] = OrderedDict()
+        self._states = [_WorkerState(index, self._lock) for index in range(workers)]
+        self._queue: OrderedDict[_Run, None] = OrderedDict()
         self._preparing = 0
         self._helper = ThreadPoolExecutor(1, thread_name_prefix="asteady-prepare")
-        self._outbox: Outbox | None = None
+        self._outbox: _Outbox | None = None
         self._closing = False
         self._closed: asyncio.Future[None] | None = None
         self._pid = os.getpid()
@@ -108,11 +194,11 @@ class Pool:
         own = os.getpid() == self._pid
         with self._lock if own else contextlib.nullcontext():
             return PoolStatistics(
-                workers=len(self._lanes),
+                workers=len(self._states),
                 width=self._width,
                 max_pending=self._max_pending,
-                busy=sum(lane.load > 0 for lane in self._lanes),
-                running=sum(lane.load for lane in self._lanes),
+                busy=sum(state.load > 0 for state in self._states),
+                running=sum(state.load for state in self._states),
                 pending=self._preparing + len(self._queue),
                 started=self._started,
                 finished=self._finished,
@@ -123,15 +209,17 @@ class Pool:
             )
 
     def prefix_statistics(self) -> PrefixStatistics | None:
-        """What declared prefixes were good for; None if the engine makes no use of them."""
+        """The use of declared prefixes; None if the engine does not share them."""
         engine = self._engine
         return engine.prefix_statistics() if isinstance(engine, SharesPrefixes) else None
+
+    # Called on the event loop's thread.
 
     async def run(
         self, request: Request, emit: Emit | None = None, prefix: DeclaredPrefix | None = None
     ) -> Answer:
-        """Compute an answer; `emit` gets its chunks on the loop's thread, in order. `prefix` says
-        what the prompt begins with, so that its state can be shared.
+        """Compute an answer; `emit` gets its chunks. The prompt begins with `prefix`, whose state
+        can be shared.
 
         Cancelling takes a waiting job out of the queue at once; a running one is interrupted, and
         its worker is free within a step.
@@ -140,7 +228,7 @@ class Pool:
             QueueFullError: every slot is taken and `max_pending` requests are waiting.
             EngineError: the engine failed, or this process was forked from the one with the pool.
             SessionClosedError: the pool was closed, before the call or meanwhile.
-            AsteadyError: whatever `Engine.prepare` says of the request.
+            AsteadyError: what `Engine.prepare` raises.
         """
         self._enter()
         loop = asyncio.get_running_loop()
@@ -159,23 +247,23 @@ class Pool:
                 self._cancelled += 1
             raise
         if self._outbox is None or self._outbox.loop is not loop:
-            self._outbox = Outbox(loop)
-        task = Task(job, self._outbox, emit)
+            self._outbox = _Outbox(loop)
+        run = _Run(job, self._outbox, emit)
         try:
             with self._lock:
                 self._preparing -= 1
                 if self._closing:
-                    raise closed_error()
-                self._queue[task] = None
+                    raise _closed_error()
+                self._queue[run] = None
                 self._assign()
-            return await task.future
+            return await run.future
         except BaseException:
-            self._abandon(task)
+            self._abandon(run)
             raise
 
     def _off_loop(self, fn: Callable[[], T]) -> asyncio.Future[T]:
-        """`fn` on the helper's thread; or here, in a program whose main thread has ended: executors
-        take nothing any more, while other threads may still ask."""
+        """`fn` on the helper's thread; on this one after the main thread has ended, when executors
+        take nothing any more while other threads may still call."""
         loop = asyncio.get_running_loop()
         try:
             return loop.run_in_executor(self._helper, fn)
@@ -197,10 +285,10 @@ class Pool:
             )
         with self._lock:
             if self._closing:
-                raise closed_error()
-            running = sum(lane.load for lane in self._lanes)
+                raise _closed_error()
+            running = sum(state.load for state in self._states)
             present = self._preparing + len(self._queue) + running
-            slots = len(self._lanes) * self._width
+            slots = len(self._states) * self._width
             if present >= slots + self._max_pending:
                 self._refused += 1
                 raise QueueFullError(
@@ -209,48 +297,52 @@ class Pool:
                 )
             self._preparing += 1
 
-    def _assign(self) -> None:
-        """Give waiting jobs to workers, oldest first, fewest first. Under the lock."""
-        while self._queue and not self._closing:
-            lane = min(self._lanes, key=lambda lane: lane.load)
-            if lane.load >= self._width:
-                return
-            if lane.thread is None:
-                lane.thread = threading.Thread(
-                    target=WorkerLoop(self, lane).run, name=f"asteady-worker-{lane.index}"
-                )
-                lane.thread.daemon = True
-                lane.thread.start()
-            task, _ = self._queue.popitem(last=False)
-            task.lane = lane
-            lane.load += 1
-            lane.inbox.append(task)
-            lane.wake.notify()
-
-    def _abandon(self, task: Task) -> None:
-        """The caller has left; a no-op when the task is done."""
+    def _abandon(self, run: _Run) -> None:
+        """The caller has left; does nothing when the run is done."""
         with self._lock:
-            if task.done or task.abandoned:
+            if run.done or run.abandoned:
                 return
-            task.abandoned = True
-            lane = task.lane
-            if lane is None:
-                if task in self._queue:
-                    del self._queue[task]
+            run.abandoned = True
+            state = run.state
+            if state is None:
+                if run in self._queue:
+                    del self._queue[run]
                     self._cancelled += 1
-            elif task in lane.inbox:
-                lane.inbox.remove(task)
-                self._leave(task, lane)
+            elif run in state.inbox:
+                state.inbox.remove(run)
+                self._leave(run, state)
             else:
-                lane.left.append(task)
-                if task.slot is not None and lane.worker is not None:
-                    lane.worker.interrupt(task.slot)
+                state.left.append(run)
+                if run.slot is not None and state.worker is not None:
+                    state.worker.interrupt(run.slot)
 
-    def _leave(self, task: Task, lane: Lane, *, failed: bool = False) -> None:
-        """The task's slot is free. Under the lock."""
-        task.done = True
-        lane.load -= 1
-        if task.abandoned:
+    # Called under the lock, on any thread.
+
+    def _assign(self) -> None:
+        """Give waiting runs to workers: the oldest to the worker with the fewest."""
+        while self._queue and not self._closing:
+            state = min(self._states, key=lambda state: state.load)
+            if state.load >= self._width:
+                return
+            if state.thread is None:
+                state.thread = threading.Thread(
+                    target=self._work,
+                    args=(state,),
+                    name=f"asteady-worker-{state.index}",
+                    daemon=True,
+                )
+                state.thread.start()
+            run, _ = self._queue.popitem(last=False)
+            run.state = state
+            state.load += 1
+            state.inbox.append(run)
+            state.wake.notify()
+
+    def _leave(self, run: _Run, state: _WorkerState, *, failed: bool = False) -> None:
+        """The run's slot is free again."""
+        run.done = True
+        state.load -= 1
+        if run.abandoned:
             self._cancelled += 1
         elif failed:
             self._failed += 1
@@ -258,36 +350,134 @@ class Pool:
             self._finished += 1
         self._assign()
 
-    # Closing.
+    # Called on a worker's thread.
 
-    def _begin_close(self) -> list[threading.Thread]:
+    def _work(self, state: _WorkerState) -> None:
+        """A worker's thread, from its first run until the pool is closed."""
+        while True:
+            with self._lock:
+                while not (state.inbox or state.left or state.runs or self._closing):
+                    state.wake.wait()
+                if self._closing:
+                    break
+                left, state.left = state.left, []
+            try:
+                self._release(state, left)
+                self._admit(state)
+                if state.runs and state.worker is not None:
+                    self._distribute(state, state.worker.step())
+            # A worker's failure, of any kind, must not cost the pool a thread.
+            except BaseException as exc:
+                self._replace(state, exc)
+        self._end(state, self._close_worker(state), _closed_error, failed=False)
+
+    def _release(self, state: _WorkerState, left: list[_Run]) -> None:
+        for run in left:
+            if run.done:
+                continue
+            assert state.worker is not None
+            assert run.slot is not None
+            state.worker.release(run.slot)
+            with self._lock:
+                del state.runs[run.slot]
+                self._leave(run, state)
+
+    def _admit(self, state: _WorkerState) -> None:
+        while True:
+            with self._lock:
+                if not state.inbox or self._closing:
+                    return
+                run = state.entering = state.inbox.pop(0)
+            if state.worker is None:
+                worker = self._engine.open_worker()
+                with self._lock:
+                    state.worker = worker
+            slot = state.worker.admit(run.job)
+            with self._lock:
+                state.entering = None
+                state.runs[slot] = run
+                run.slot = slot
+                self._started += 1
+                if run.outbox.loop.is_closed() and not run.abandoned:
+                    state.abandon(run)
+                if run.abandoned or self._closing:
+                    state.worker.interrupt(slot)
+
+    def _distribute(self, state: _WorkerState, events: list[Event]) -> None:
+        if not events:
+            return
+        posts: dict[_Outbox, list[tuple[_Run, Event]]] = {}
         with self._lock:
-            self._closing = True
-            queued = list(self._queue)
-            self._queue.clear()
-            self._cancelled += len(queued)
-            for task in queued:
-                task.done = True
-                task.outbox.post([(task, ErrorEvent(-1, closed_error()))])
-            for lane in self._lanes:
-                if lane.worker is not None:
-                    for slot in lane.tasks:
-                        lane.worker.interrupt(slot)
-                lane.wake.notify()
-            return [lane.thread for lane in self._lanes if lane.thread is not None]
+            for event in events:
+                run = state.runs[event.slot]
+                if not isinstance(event, ChunkEvent):
+                    del state.runs[event.slot]
+                    failed = isinstance(event, ErrorEvent)
+                    if isinstance(event, ErrorEvent):
+                        event = ErrorEvent(event.slot, _engine_error(event.error))
+                    self._leave(run, state, failed=failed)
+                elif run.emit is None and not run.outbox.loop.is_closed():
+                    continue
+                posts.setdefault(run.outbox, []).append((run, event))
+        for outbox, posted in posts.items():
+            if not outbox.post(posted):
+                with self._lock:
+                    for run in state.runs.values():
+                        if run.outbox is outbox and not run.abandoned:
+                            state.abandon(run)
 
-    def _join(self, threads: list[threading.Thread], timeout_s: float) -> bool:
-        end = time.monotonic() + timeout_s
-        for thread in threads:
-            thread.join(max(0.0, end - time.monotonic()))
-        return not any(thread.is_alive() for thread in threads)
+    def _replace(self, state: _WorkerState, exc: BaseException) -> None:
+        """The worker failed: its runs fail, and the next one gets a new worker."""
+        with self._lock:
+            self._restarted += 1
+        runs = self._close_worker(state)
+        _log.error(
+            "worker %d failed on %d jobs and is replaced: %r",
+            state.index,
+            len(runs),
+            exc,
+            exc_info=exc,
+        )
+        self._end(state, runs, lambda: _engine_error(exc), failed=True)
+
+    def _close_worker(self, state: _WorkerState) -> list[_Run]:
+        """Returns the runs that the worker had, or was about to get."""
+        with self._lock:
+            runs = [*state.runs.values(), *state.inbox]
+            if state.entering is not None:
+                runs.append(state.entering)
+            state.runs, state.inbox, state.entering = {}, [], None
+            worker, state.worker = state.worker, None
+        if worker is not None:
+            try:
+                worker.close()
+            except Exception:
+                _log.exception("a worker could not be closed")
+        return runs
+
+    def _end(
+        self,
+        state: _WorkerState,
+        runs: list[_Run],
+        error: Callable[[], Exception],
+        *,
+        failed: bool,
+    ) -> None:
+        with self._lock:
+            for run in runs:
+                run.abandoned |= not failed
+                self._leave(run, state, failed=failed)
+        for run in runs:
+            run.outbox.post([(run, ErrorEvent(-1, error()))])
+
+    # Closing.
 
     async def aclose(self, timeout_s: float = 10.0) -> None:
         """Refuse new requests, interrupt the running ones, join the threads, close the engine.
 
-        Whatever waits or runs raises `SessionClosedError`. When the threads do not end within
+        All callers of `run` get a `SessionClosedError`. If the threads do not end within
         `timeout_s` seconds (a very long step), a warning is logged and the engine stays loaded,
-        as they still use it. Cancelling stops waiting; the closing goes on in a thread. Idempotent.
+        as they still use it. Cancelling stops waiting; closing continues in a thread. Idempotent.
         """
         if os.getpid() != self._pid:
             return
@@ -297,23 +487,64 @@ class Pool:
             self._helper.shutdown(wait=False)
         await asyncio.shield(self._closed)
 
+    def _begin_close(self) -> list[threading.Thread]:
+        with self._lock:
+            self._closing = True
+            queued = list(self._queue)
+            self._queue.clear()
+            self._cancelled += len(queued)
+            for run in queued:
+                run.done = True
+                run.outbox.post([(run, ErrorEvent(-1, _closed_error()))])
+            for state in self._states:
+                if state.worker is not None:
+                    for slot in state.runs:
+                        state.worker.interrupt(slot)
+                state.wake.notify()
+            return [state.thread for state in self._states if state.thread is not None]
+
     def _finish_close(self, threads: list[threading.Thread], timeout_s: float) -> None:
-        if self._join(threads, timeout_s):
+        if _join(threads, timeout_s):
             self._engine.close()
         else:
             _log.warning("a worker did not stop within %.1f s; its model stays loaded", timeout_s)
         _pools.discard(self)
+
+    def close_at_exit(self) -> None:
+        """Stop the workers at the end of the interpreter; blocks for a few seconds at most."""
+        if self._pid == os.getpid() and not self._closing:
+            _join(self._begin_close(), _EXIT_JOIN_S)
+
+
+def _join(threads: list[threading.Thread], timeout_s: float) -> bool:
+    end = time.monotonic() + timeout_s
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))
+    return not any(thread.is_alive() for thread in threads)
+
+
+def _closed_error() -> SessionClosedError:
+    return SessionClosedError("the session was closed, so nothing more is computed")
+
+
+def _engine_error(exc: BaseException) -> AsteadyError:
+    """As an error of ours, a new one for each job."""
+    if isinstance(exc, AsteadyError):
+        copy = type(exc)(*exc.args)
+    else:
+        copy = EngineError(f"the engine failed: {exc!r}")
+    copy.__cause__ = exc
+    return copy
 
 
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 
 
 def _at_exit() -> None:
-    """Stop native code before the interpreter goes: a thread that comes back from llama.cpp into
-    a dead interpreter can end the process with a crash."""
+    """Stop native code before the interpreter goes: a thread that returns from llama.cpp into a
+    dead interpreter can crash the process."""
     for pool in list(_pools):
-        if pool._pid == os.getpid() and not pool._closing:
-            pool._join(pool._begin_close(), _EXIT_JOIN_S)
+        pool.close_at_exit()
 
 
 atexit.register(_at_exit)

@@ -24,8 +24,7 @@ from asteady._session.flight import Flight, Flights
 # importing asteady costs no more than what every program uses.
 if TYPE_CHECKING:
     from asteady._engine.api import Answer, Engine, PrefixStatistics, Request
-    from asteady._engine.lane import Emit
-    from asteady._engine.pool import Pool, PoolStatistics
+    from asteady._engine.pool import Emit, Pool, PoolStatistics
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)

@@ -79,9 +79,9 @@ async def test_never_more_at_once_than_there_are_slots(
 async def test_jobs_are_spread_over_the_workers(engine: GatedEngine, make_pool: MakePool) -> None:
     pool = make_pool(workers=2, width=4)
     tasks = [start(pool, str(number)) for number in range(4)]
-    await engine.happens("open on asteady-worker-0", "open on asteady-worker-1")
+    await settle(pool, lambda now: now.running == 4)
     assert pool.statistics().busy == 2
-    assert pool.statistics().running == 4
+    await engine.happens("open on asteady-worker-0", "open on asteady-worker-1")
     engine.open()
     await asyncio.gather(*tasks)
 
