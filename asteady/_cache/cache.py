@@ -469,7 +469,7 @@ class Cache(Generic[A]):
         return len(self._tagging)
 
     def lookups_of(self, namespace: str) -> NamespaceLookups:
-        """The counters of one namespace. They are kept as long as anybody holds the record."""
+        """The counters of one namespace. They live as long as a caller references the record."""
         found = self._kept_lookups.get(namespace) or NamespaceLookups()
         self._lookups.pop(namespace, None)
         self._lookups[namespace] = self._kept_lookups[namespace] = found

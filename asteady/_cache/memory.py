@@ -16,16 +16,16 @@ from asteady._base.requests import Completion, Embedding, Key
 
 A = TypeVar("A")
 
-# Callers spell the same request in few ways; a loop that makes up new ones must not fill memory.
+# One request has few spellings; a loop that generates new ones must not fill the memory.
 ALIASES_PER_ENTRY = 8
 # The entry, its places in two dictionaries, and the answer's own object.
 ENTRY_BYTES = 400
 
 
 class Held(Generic[A]):
-    """One answer in memory. `touches` were not told to the store yet.
+    """One answer in memory. `touches` counts the uses not yet flushed to the store.
 
-    `tags` are namespaces that are known to hold it; others may do so too.
+    `tags` are the namespaces known to contain it; there may be others.
     """
 
     __slots__ = (
@@ -112,7 +112,7 @@ class Memory(Generic[A]):
         self._make_room(0, 0)
 
     def discard(self, key: Key) -> None:
-        """Let go of an entry and its aliases; unknown keys are no matter."""
+        """Remove an entry and its aliases; an unknown key is ignored."""
         held = self.by_key.pop(key, None)
         if held is None:
             return
@@ -136,7 +136,7 @@ class Memory(Generic[A]):
             self.discard(key)
 
     def _drop_alias(self, held: Held[A], alias: Hashable) -> None:
-        # The one that was counted: an equal one may be of another size.
+        # Measure the stored alias: an equal one may have another size.
         size_bytes = deep_bytes(held.aliases.pop(held.aliases.index(alias)))
         del self.by_alias[alias]
         held.size_bytes -= size_bytes
@@ -158,7 +158,7 @@ class Memory(Generic[A]):
 
 
 def held_bytes(key: Key, answer: Any) -> int:
-    """About what an answer takes in memory; chunks are strings of their own and count as such."""
+    """The approximate size of an answer in memory, its chunks included."""
     total = ENTRY_BYTES + sys.getsizeof(key)
     if isinstance(answer, Completion):
         total += sys.getsizeof(answer.text) + deep_bytes(answer.chunks)
@@ -170,7 +170,7 @@ def held_bytes(key: Key, answer: Any) -> int:
 
 
 def deep_bytes(value: Any) -> int:
-    """What an alias takes: tuples of plain values."""
+    """The size of an alias in memory: a plain value, or tuples of them."""
     if isinstance(value, tuple):
         return sys.getsizeof(value) + sum(deep_bytes(item) for item in value)
     return sys.getsizeof(value)

@@ -51,7 +51,7 @@ class Row:
     """One entry as its policy sees it, or the ghost of one that was evicted (not `live`).
 
     Of a ghost only `touches` and `turn`, the state's turn at eviction, are remembered. `slot`
-    (where the answer is kept) and the two times (in seconds since the epoch) are the store's; no
+    (where the answer is stored) and the two times (in seconds since the epoch) are the store's; no
     policy looks at them.
     """
 
@@ -226,8 +226,8 @@ def remember(
 
     Returns its row, and the rows of others that were evicted for it and are ghosts now. If its row
     is not live, the entry ranks below all it would have to displace, and is a ghost itself. Where
-    letting go of one other is enough, it is taken in all the same: what was just computed may be
-    asked for again at once. (Entries of about equal size are never declined.)
+    evicting one other entry is enough, it is admitted all the same: what was just computed may be
+    requested again at once. (Entries of about equal size are never declined.)
 
     Raises:
         ValueError: it is larger than the whole budget, or its cost is no finite number.

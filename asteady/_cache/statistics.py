@@ -1,4 +1,4 @@
-"""What a cache counts, and how it is told."""
+"""The counters of a cache, and its statistics under their public names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from asteady._cache.policy import Budget
 
 @attrs.define
 class Latency:
-    """How long the store took, from asking to knowing."""
+    """The number and total duration of the store's operations, waiting included."""
 
     count: int = 0
     total_s: float = 0.0
@@ -39,12 +39,12 @@ class Counters:
 
 
 def described(
-    now: Counters, told: Counters, totals: Mapping[str, Any], budget: Budget
+    now: Counters, flushed: Counters, totals: Mapping[str, Any], budget: Budget
 ) -> dict[str, Any]:
     """The statistics of one cache under their public names.
 
-    `now` is what this process has counted, `told` the part of it that is in the database already,
-    `totals` the database's own row, which sums over all processes and runs.
+    `now` is what this process has counted, `flushed` the part of it that is already in the
+    database, `totals` the database's own row: the sums over all processes and runs.
     """
     lookups = now.hits + now.misses
     return {
@@ -67,9 +67,9 @@ def described(
         "phi": totals.get("phi", 0.0),
         "tide_level": totals.get("level", 0.0),
         "ghosts": totals.get("ghosts_once", 0) + totals.get("ghosts_more", 0),
-        "all_hits": totals.get("hits", 0) + now.hits - told.hits,
-        "all_misses": totals.get("misses", 0) + now.misses - told.misses,
-        "all_coalesced": totals.get("coalesced", 0) + now.coalesced - told.coalesced,
+        "all_hits": totals.get("hits", 0) + now.hits - flushed.hits,
+        "all_misses": totals.get("misses", 0) + now.misses - flushed.misses,
+        "all_coalesced": totals.get("coalesced", 0) + now.coalesced - flushed.coalesced,
         "all_evictions": totals.get("evictions", 0),
-        "all_seconds_saved": totals.get("saved_s", 0.0) + now.saved_s - told.saved_s,
+        "all_seconds_saved": totals.get("saved_s", 0.0) + now.saved_s - flushed.saved_s,
     }
