@@ -217,7 +217,7 @@ def test_a_state_that_cannot_be_put_back_is_made_anew(
 
 
 @pytest.mark.parametrize("failure", [0, MemoryError()])
-def test_a_state_that_cannot_be_copied_is_not_kept(
+def test_a_state_that_cannot_be_copied_is_not_cached(
     failure: int | MemoryError,
     engine: LlamaEngine,
     monkeypatch: pytest.MonkeyPatch,
@@ -231,12 +231,12 @@ def test_a_state_that_cannot_be_copied_is_not_kept(
     monkeypatch.setattr(llama_cpp, "llama_state_seq_get_data", fail)
     worker = engine.open_worker()
     assert answers(worker, [declared(engine, asked(1))]) == [alone(engine, asked(1))]
-    assert "is not kept" in caplog.text
+    assert "is not cached" in caplog.text
     assert engine.prefix_statistics().states == 0
     worker.close()
 
 
-def test_a_state_of_no_bytes_is_a_failure_and_not_kept(
+def test_a_state_of_no_bytes_is_a_failure_and_not_cached(
     engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     # What llama.cpp says when it fails, of the size and of what it copied.
@@ -245,7 +245,7 @@ def test_a_state_of_no_bytes_is_a_failure_and_not_kept(
     worker = engine.open_worker()
     for index in range(2):
         assert answers(worker, [declared(engine, asked(index))]) == [alone(engine, asked(index))]
-    assert "is not kept" in caplog.text
+    assert "is not cached" in caplog.text
     assert engine.prefix_statistics().states == 0
     worker.close()
 

@@ -1,7 +1,4 @@
-"""One llama.cpp context with the fixed parameters, and the guarded way to compute in it.
-
-Shared by the workers that generate and those that embed.
-"""
+"""A llama.cpp context with the parameters that answers depend on, and interruptible computing."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from asteady._base.errors import EngineError
 from asteady._engine.api import SlotId
 from asteady._engine.llama.lib import AbortFlag, Batch, check
 
-State: TypeAlias = ctypes.Array[ctypes.c_uint8]
+SequenceState: TypeAlias = ctypes.Array[ctypes.c_uint8]
 """A copy of a sequence's keys and values."""
 
 ABORTED = 2
@@ -23,19 +20,18 @@ ABORTED = 2
 
 
 class Context:
-    """A context over a loaded model; used by one thread, which closes it before the model goes.
+    """A context over a loaded model, used by one thread, which closes it before the model is freed.
 
-    Only `interrupt` may be called by other threads, also after `close`.
+    Only `interrupt` may be called from other threads, also after `close`.
     """
 
     def __init__(self, model: Any, parameters: Any) -> None:
-        # Flash attention splits a lone query among threads beyond 256 positions, so that the
-        # number of threads would change the result; one cache for several sequences would let one
-        # change another's.
+        # Flash attention splits a single query among threads beyond 256 positions, so the number
+        # of threads would change the result. In a unified cache, sequences change each other's.
         parameters.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         parameters.kv_unified = False
-        # A build that can offload sends large products of CPU layers to the GPU too, which no
-        # `gpu_layers` would tell.
+        # Otherwise a build for GPUs computes large products of CPU layers on the GPU, whatever
+        # `gpu_layers` says.
         parameters.op_offload = False
         parameters.no_perf = True
         self.native = check(
@@ -48,29 +44,29 @@ class Context:
         self._interrupted: dict[SlotId, bool] = {}
 
     def enter(self, slot: SlotId) -> None:
-        """From here until `leave` the slot can be interrupted."""
+        """From now until `leave`, `interrupt` works for this slot."""
         self._interrupted[slot] = False
 
     def interrupt(self, slot: SlotId) -> None:
-        """Stop what is being computed for this slot alone, now or as soon as it begins."""
+        """Stop the computation for this slot, now or as soon as it begins; other slots go on."""
         with self._lock:
             if slot in self._interrupted:
                 self._interrupted[slot] = True
                 if self._computing == slot:
-                    self._flag.raise_()
+                    self._flag.set()
 
     def is_interrupted(self, slot: SlotId) -> bool:
         return self._interrupted[slot]
 
     def leave(self, slot: SlotId, sequence: int) -> None:
-        """Clear what the slot left behind, so that nothing of it reaches the next one."""
+        """Clear the slot's sequence, so that nothing of it reaches the next job."""
         with self._lock:
             self._interrupted.pop(slot, None)
         if self._memory:
             llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
     def compute_for(self, slot: SlotId, function: Any, batch: Batch, count: int) -> bool:
-        """``llama_decode`` or ``llama_encode`` for one slot; False when it was interrupted.
+        """Run ``llama_decode`` or ``llama_encode`` for one slot; False when it was interrupted.
 
         Raises:
             EngineError: llama.cpp failed.
@@ -78,14 +74,14 @@ class Context:
         with self._lock:
             if self._interrupted[slot]:
                 return False
-            self._flag.lower()
+            self._flag.clear()
             self._computing = slot
         batch.native.n_tokens = count
         code = function(self.native, batch.native)
         with self._lock:
-            # From here on `interrupt` leaves the flag alone: what follows is computed for others.
+            # From here on `interrupt` must not set the flag: the next call is for other slots.
             self._computing = None
-            self._flag.lower()
+            self._flag.clear()
         if code == ABORTED:
             return False
         if code != 0:
@@ -93,7 +89,7 @@ class Context:
         return True
 
     def decode(self, batch: Batch, count: int) -> None:
-        """``llama_decode`` for several slots at once; cannot be interrupted.
+        """Run ``llama_decode`` for several slots at once; it cannot be interrupted.
 
         Raises:
             EngineError: llama.cpp failed.
@@ -104,13 +100,13 @@ class Context:
             raise EngineError(f"llama.cpp failed on a step of {count} sequences (code {code})")
 
     def state_bytes(self, sequence: int) -> int:
-        """What `save` would give of this sequence now, in bytes."""
+        """The size of what `save` returns for this sequence now."""
         size: int = llama_cpp.llama_state_seq_get_size(self.native, sequence)
         return size
 
-    def save(self, sequence: int) -> State:
-        """A copy of the sequence's keys and values, which every context of this model with as many
-        sequences can `restore`.
+    def save(self, sequence: int) -> SequenceState:
+        """Copy the sequence's keys and values. Every context of this model with the same number of
+        sequences can `restore` the copy.
 
         Raises:
             EngineError: llama.cpp failed.
@@ -118,15 +114,15 @@ class Context:
         size = self.state_bytes(sequence)
         buffer = (ctypes.c_uint8 * size)()
         used = llama_cpp.llama_state_seq_get_data(self.native, buffer, size, sequence)
-        # llama.cpp says 0 for a failure, of the size too.
+        # llama.cpp reports a failure as 0, also for the size.
         if not used or used != size:
             raise EngineError(
                 f"llama.cpp could not copy a sequence's state ({used} of {size} bytes)"
             )
         return buffer
 
-    def restore(self, sequence: int, state: State) -> None:
-        """Put a copy in place of what the sequence holds. If it fails the sequence is empty.
+    def restore(self, sequence: int, state: SequenceState) -> None:
+        """Replace the sequence by a saved state. After an error the sequence is empty.
 
         Raises:
             EngineError: llama.cpp failed.

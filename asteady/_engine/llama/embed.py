@@ -1,29 +1,60 @@
-"""The worker that embeds: one text per call, pooled as the model's metadata says."""
+"""The worker of an embedding model: one text per call, pooled as the model's metadata says."""
 
 from __future__ import annotations
 
 import ctypes
 import itertools
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 import llama_cpp
 import numpy as np
 
-from asteady._base.errors import EngineError
-from asteady._base.requests import Embedding, EmbedRequest
+from asteady._base.errors import EngineError, ModelCapabilityError
+from asteady._base.requests import Embedding, EmbedMode, EmbedRequest, Vector
 from asteady._engine.api import AnswerEvent, ErrorEvent, Event, Job, SlotId
 from asteady._engine.llama.context import Context
 from asteady._engine.llama.lib import Batch, SequenceIds
 
-if TYPE_CHECKING:
-    from asteady._base.requests import Vector
+# What a model expects before a query and before a document, from the models' own cards. The first
+# entry whose name occurs in ``general.name`` counts, with spaces and underscores as hyphens.
+_INSTRUCTIONS: tuple[tuple[str, str, str], ...] = (
+    ("nomic-embed", "search_query: ", "search_document: "),
+    ("multilingual-e5", "query: ", "passage: "),
+    ("e5-small", "query: ", "passage: "),
+    ("e5-base", "query: ", "passage: "),
+    ("e5-large", "query: ", "passage: "),
+    ("embeddinggemma", "task: search result | query: ", "title: none | text: "),
+    ("bge-small-en", "Represent this sentence for searching relevant passages: ", ""),
+    ("bge-base-en", "Represent this sentence for searching relevant passages: ", ""),
+    ("bge-large-en", "Represent this sentence for searching relevant passages: ", ""),
+    ("mxbai-embed", "Represent this sentence for searching relevant passages: ", ""),
+    ("arctic-embed", "Represent this sentence for searching relevant passages: ", ""),
+)
+
+
+def with_instruction(model_name: str, mode: EmbedMode | None, text: str) -> str:
+    """The text after the model's instruction for this mode; unchanged without a mode.
+
+    Raises:
+        ModelCapabilityError: no instructions are known for this model.
+    """
+    if mode is None:
+        return text
+    name = model_name.lower().replace(" ", "-").replace("_", "-")
+    for known, query, document in _INSTRUCTIONS:
+        if known in name:
+            return (query if mode == "query" else document) + text
+    raise ModelCapabilityError(
+        f"mode={mode!r} is not supported for the model {model_name!r}, whose instructions are not "
+        "known: leave mode out, and write the model's instruction before the text yourself"
+    )
 
 
 @attrs.frozen(kw_only=True)
 class EmbedJob:
-    """A text to embed, ready to run; `truncated` tells whether it was cut to the context."""
+    """A tokenised text; `truncated` says that it was cut to the context."""
 
     request: EmbedRequest
     tokens: tuple[int, ...]
@@ -31,8 +62,7 @@ class EmbedJob:
 
 
 class EmbedWorker:
-    """A `Worker` over one context that takes one text at a time: several texts in one call change
-    each other's result."""
+    """A `Worker` with one slot: several texts in one call would change each other's result."""
 
     def __init__(
         self,
@@ -61,10 +91,10 @@ class EmbedWorker:
         self._dimensions: int = llama_cpp.llama_model_n_embd_out(model)
         self._batch = Batch(context_tokens)
         self._sequence_ids = SequenceIds(1)
-        for place in range(context_tokens):
-            self._batch.positions[place] = place
-            self._batch.sequences[place] = self._sequence_ids[0]
-            self._batch.outputs[place] = 1
+        for index in range(context_tokens):
+            self._batch.positions[index] = index
+            self._batch.sequences[index] = self._sequence_ids[0]
+            self._batch.outputs[index] = 1
         self._slot: SlotId | None = None
         self._job: EmbedJob | None = None
         self._next_slot = itertools.count()
@@ -123,7 +153,7 @@ class EmbedWorker:
     def _vector(self, dimensions: int | None) -> Vector:
         pointer = llama_cpp.llama_get_embeddings_seq(self._context.native, 0)
         if not pointer:
-            raise EngineError("llama.cpp computed no embedding of this text")
+            raise EngineError("llama.cpp computed no embedding for this text")
         raw = np.ctypeslib.as_array(
             ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float)), shape=(self._dimensions,)
         )
@@ -131,15 +161,15 @@ class EmbedWorker:
 
 
 def normalised(raw: Vector) -> Vector:
-    """A read-only copy with L2 norm 1, computed in float64.
+    """A read-only float32 copy with L2 norm 1, computed in float64.
 
     Raises:
-        EngineError: it has no direction (all zero, or not finite).
+        EngineError: the norm is 0 or not finite.
     """
     values = raw.astype(np.float64)
     norm = float(np.sqrt((values * values).sum()))
     if not (np.isfinite(norm) and norm > 0):
-        raise EngineError(f"the model made a vector of length {norm} of this text")
+        raise EngineError(f"the model's vector for this text has length {norm}")
     vector = (values / norm).astype(np.float32)
     vector.flags.writeable = False
     return vector

@@ -18,11 +18,10 @@ from asteady._base.errors import (
 )
 from asteady._base.requests import DeclaredPrefix, EmbedRequest, GenerateRequest
 from asteady._engine.api import PIECE_TOKENS, Job, PrefixStatistics, Request, Worker
-from asteady._engine.llama.embed import EmbedJob, EmbedWorker
+from asteady._engine.llama.embed import EmbedJob, EmbedWorker, with_instruction
 from asteady._engine.llama.generate import GenerateJob, GenerateWorker
 from asteady._engine.llama.lib import load_model
-from asteady._engine.llama.prefixes import with_prefix
-from asteady._engine.llama.prompt import Prompter
+from asteady._engine.llama.prompt import PromptTokenizer
 from asteady._engine.llama.vocab import Vocab
 from asteady._engine.models.resolve import ModelFile
 from asteady._engine.plan import EngineOptions, Setup
@@ -47,7 +46,7 @@ class LlamaEngine:
         self._native = native
         self._fingerprint = fingerprint
         self.vocab = Vocab(native)
-        self._prompter = Prompter(native, self.vocab)
+        self._tokenizer = PromptTokenizer(native, self.vocab)
         self.context_tokens = options.context_for(model_file.header.context_length)
         self.dimensions: int = llama_cpp.llama_model_n_embd_out(native)
         self._prefixes = PrefixStates(options.prefix_max_bytes)
@@ -118,7 +117,7 @@ class LlamaEngine:
         job = self.prepare(request)
         if not self._shares_prefixes or not isinstance(job, GenerateJob):
             return job
-        shared = self._prompter.shared(job.request, job.tokens, prefix)
+        shared = self._tokenizer.shared_tokens(job.request, job.tokens, prefix)
         # The logits after the prompt are needed, so its last piece is computed in any case.
         pieces = min(shared, len(job.tokens) - 1) // PIECE_TOKENS
         return attrs.evolve(job, shared_tokens=pieces * PIECE_TOKENS)
@@ -133,7 +132,7 @@ class LlamaEngine:
                     f"logit_bias token {token} is not allowed: the model's tokens are 0 to "
                     f"{self.vocab.size - 1}"
                 )
-        tokens = self._prompter.tokens(request)
+        tokens = self._tokenizer.tokenize(request)
         room = self.context_tokens - len(tokens)
         if room < 1:
             raise PromptTooLongError(
@@ -151,7 +150,7 @@ class LlamaEngine:
                 f"dimensions={request.dimensions} is not allowed: the model's vectors have "
                 f"{self.dimensions}"
             )
-        text = with_prefix(self._file.header.name, request.mode, request.text)
+        text = with_instruction(self._file.header.name, request.mode, request.text)
         tokens = self.vocab.tokenize(text, special=False, add_special=True)
         if not tokens:
             raise InvalidRequestError("text='' is not allowed: the model makes no token of it")
@@ -162,7 +161,7 @@ class LlamaEngine:
                     f"the text has {len(tokens)} tokens, and the model's context holds "
                     f"{self.context_tokens}: shorten it, or pass truncate=True"
                 )
-            tokens = self.vocab.cut(tokens, self.context_tokens)
+            tokens = self.vocab.truncate(tokens, self.context_tokens)
         return EmbedJob(request=request, tokens=tuple(tokens), truncated=truncated)
 
     def open_worker(self) -> Worker:

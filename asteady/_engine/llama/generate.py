@@ -1,8 +1,8 @@
-"""The worker that generates: up to `width` answers side by side in one context, a step at a time.
+"""The worker of a generation model: up to `width` answers in one context, a step at a time.
 
-Each prompt is computed on its own, in pieces of `PIECE_TOKENS`; then one token per step for every
-running answer, in one batch. Nothing of one request is reused for another, but for the whole pieces
-of a prefix that both declared: there they have the same bits, and a copy of them is put in place.
+Each prompt is computed alone, in pieces of `PIECE_TOKENS`; then each step decodes one token of
+every running answer, in one batch. Requests share no state except the whole pieces of a declared
+prefix, whose keys and values have the same bits in all of them and are copied.
 """
 
 from __future__ import annotations
@@ -27,23 +27,24 @@ from asteady._engine.api import (
     SlotId,
 )
 from asteady._engine.llama.context import Context
-from asteady._engine.llama.lib import Batch, SequenceIds, quick
+from asteady._engine.llama.lib import Batch, SequenceIds, holding_gil
 from asteady._engine.llama.sampling import logprob_of, make_sampler
-from asteady._engine.llama.text import TextStream
-from asteady._engine.llama.vocab import Vocab
+from asteady._engine.llama.vocab import TextStream, Vocab
 from asteady._engine.plan import Setup, divide
 from asteady._engine.prefix_cache import PrefixStates
 
 _log = logging.getLogger("asteady")
 
-_QUICK_VOCABULARY = 8192
+# Sampling walks the whole vocabulary: it takes microseconds for a small one, and a millisecond for
+# a large one, during which the event loop needs the GIL.
+_SMALL_VOCABULARY = 8192
 
 
 @attrs.frozen(kw_only=True)
 class GenerateJob:
-    """A generation, ready to run: the prompt's tokens, and how many may follow.
+    """A tokenised prompt, and the most tokens that may follow it.
 
-    The first `shared_tokens`, whole pieces and never the last, are of a declared prefix.
+    The first `shared_tokens` belong to a declared prefix: whole pieces, never the last one.
     """
 
     request: GenerateRequest
@@ -53,18 +54,18 @@ class GenerateJob:
 
 
 class _Sequence:
-    """A job in a slot, with everything that only concerns it."""
+    """A job in a slot and its state; `number` is its sequence id in the context."""
 
-    def __init__(self, slot: SlotId, sequence: int, job: GenerateJob, sampler: Any) -> None:
+    def __init__(self, slot: SlotId, number: int, job: GenerateJob, sampler: Any) -> None:
         self.slot = slot
-        self.sequence = sequence
+        self.number = number
         self.job = job
         self.sampler = sampler
         self.text = TextStream(job.request.stop)
         self.chunks: list[str] = []
-        self.computed = 0  # prompt tokens that are in the context
-        self.position = 0  # where the next token goes
-        self.token = -1  # chosen, and not yet in the context
+        self.computed = 0  # prompt tokens in the context
+        self.position = 0  # of the next token
+        self.token = -1  # sampled, not yet in the context
         self.generated = 0
         self.logprobs: list[TokenLogprob] | None = None
         if job.request.logprobs is not None:
@@ -77,7 +78,7 @@ class _Sequence:
 
 
 class GenerateWorker:
-    """A `Worker` over one context; see `asteady._engine.api` for how it is used."""
+    """A `Worker` with `setup.width` slots over one context."""
 
     def __init__(
         self,
@@ -96,7 +97,7 @@ class GenerateWorker:
         self._model_name = model_name
         self._fingerprint = fingerprint
         width = setup.width
-        self._calls = [divide(count, setup.step_s) for count in range(width + 1)]
+        self._batch_sizes = [divide(count, setup.step_s) for count in range(width + 1)]
         parameters = llama_cpp.llama_context_default_params()
         parameters.n_ctx = context_tokens * width
         parameters.n_seq_max = width
@@ -109,17 +110,15 @@ class GenerateWorker:
         self._step_batch = Batch(width)
         for place in range(width):
             self._step_batch.outputs[place] = 1
-        # Sampling walks the whole vocabulary: microseconds for a small one, a millisecond for a
-        # large one, during which the event loop shall run.
         self._sample = llama_cpp.llama_sampler_sample
-        if vocab.size <= _QUICK_VOCABULARY:
-            self._sample = quick("llama_sampler_sample")
+        if vocab.size <= _SMALL_VOCABULARY:
+            self._sample = holding_gil(self._sample)
         self._sequence_ids = SequenceIds(width)
         self._free = list(range(width))
         self._slots: dict[SlotId, _Sequence] = {}
         self._next_slot = itertools.count()
-        # Prompt tokens computed since the last decode step. At most one piece's worth comes
-        # between two steps, so that a newcomer delays the running answers by that much.
+        # Prompt tokens computed since the last decode step: at most one piece's worth, which
+        # bounds how long a new prompt delays the running answers.
         self._since_step = 0
 
     @property
@@ -135,10 +134,9 @@ class GenerateWorker:
         sampler = make_sampler(job.request, self._vocab.size)
         # The lowest free one, so that equal histories use equal sequences.
         self._free.sort()
-        sequence = self._free.pop(0)
         slot = next(self._next_slot)
         self._context.enter(slot)
-        self._slots[slot] = _Sequence(slot, sequence, job, sampler)
+        self._slots[slot] = _Sequence(slot, self._free.pop(0), job, sampler)
         return slot
 
     def interrupt(self, slot: SlotId) -> None:
@@ -148,8 +146,8 @@ class GenerateWorker:
         sequence = self._slots.pop(slot, None)
         if sequence is not None:
             llama_cpp.llama_sampler_free(sequence.sampler)
-            self._free.append(sequence.sequence)
-            self._context.leave(slot, sequence.sequence)
+            self._free.append(sequence.number)
+            self._context.leave(slot, sequence.number)
 
     def close(self) -> None:
         for slot in list(self._slots):
@@ -175,7 +173,7 @@ class GenerateWorker:
                 return events
         self._since_step = 0
         first = 0
-        for size in self._calls[len(decoding)]:
+        for size in self._batch_sizes[len(decoding)]:
             self._decode(decoding[first : first + size], events)
             first += size
         return events
@@ -183,14 +181,14 @@ class GenerateWorker:
     def _prefill(self, sequence: _Sequence, events: list[Event]) -> None:
         began = perf_counter()
         if sequence.computed == 0 and sequence.job.shared_tokens:
-            self._reuse(sequence)
+            self._restore_prefix(sequence)
         first, tokens = sequence.computed, sequence.job.tokens
         piece = min(PIECE_TOKENS, len(tokens) - first)
         self._since_step += piece
         batch = self._prompt_batch
         batch.tokens[:piece] = list(tokens[first : first + piece])
         batch.positions[:piece] = list(range(first, first + piece))
-        pointer = self._sequence_ids[sequence.sequence]
+        pointer = self._sequence_ids[sequence.number]
         for place in range(piece):
             batch.sequences[place] = pointer
         last = first + piece == len(tokens)
@@ -206,37 +204,37 @@ class GenerateWorker:
         if done:
             sequence.computed += piece
             if sequence.computed == sequence.job.shared_tokens:
-                self._keep(sequence)
+                self._cache_prefix(sequence)
             if last:
                 sequence.position = len(tokens)
-                self._choose(sequence, piece - 1, events)
+                self._sample_token(sequence, piece - 1, events)
         sequence.cost_s += perf_counter() - began
         self._finish_if_done(sequence, events)
 
-    def _reuse(self, sequence: _Sequence) -> None:
-        """Begin with the state of the declared prefix, as far as there is one."""
+    def _restore_prefix(self, sequence: _Sequence) -> None:
+        """Begin with the longest cached state of the declared prefix, if there is one."""
         job = sequence.job
         found = self._prefixes.find(job.tokens, job.shared_tokens)
         if found is None:
             return
         count, state = found
         try:
-            self._context.restore(sequence.sequence, state)
+            self._context.restore(sequence.number, state)
         except EngineError as exc:
-            # Another state takes the place of this one once the prefix is computed.
-            _log.warning("a prompt is computed from its beginning: %s", exc)
+            # The state is replaced when the prefix has been computed.
+            _log.warning("a prompt is computed without its cached prefix: %s", exc)
             return
         sequence.computed = count
         self._prefixes.used(count)
 
-    def _keep(self, sequence: _Sequence) -> None:
-        """Keep the state of the declared prefix, all of which is computed, and nothing more."""
+    def _cache_prefix(self, sequence: _Sequence) -> None:
+        """Cache the state of the declared prefix; exactly its tokens are computed."""
         try:
-            if self._prefixes.takes(self._context.state_bytes(sequence.sequence)):
-                state = self._context.save(sequence.sequence)
+            if self._prefixes.takes(self._context.state_bytes(sequence.number)):
+                state = self._context.save(sequence.number)
                 self._prefixes.keep(sequence.job.tokens, sequence.computed, state)
         except (EngineError, MemoryError) as exc:
-            _log.warning("the state of a prefix is not kept: %r", exc)
+            _log.warning("the state of a prefix is not cached: %r", exc)
 
     def _decode(self, running: list[_Sequence], events: list[Event]) -> None:
         began = perf_counter()
@@ -244,18 +242,18 @@ class GenerateWorker:
         for place, sequence in enumerate(running):
             batch.tokens[place] = sequence.token
             batch.positions[place] = sequence.position
-            batch.sequences[place] = self._sequence_ids[sequence.sequence]
+            batch.sequences[place] = self._sequence_ids[sequence.number]
         self._context.decode(batch, len(running))
         for place, sequence in enumerate(running):
             sequence.position += 1
-            self._choose(sequence, place, events)
+            self._sample_token(sequence, place, events)
         share = (perf_counter() - began) / len(running)
         for sequence in running:
             sequence.cost_s += share
             self._finish_if_done(sequence, events)
 
-    def _choose(self, sequence: _Sequence, place: int, events: list[Event]) -> None:
-        """Choose the token after the one at this place of the last batch, and emit its text."""
+    def _sample_token(self, sequence: _Sequence, place: int, events: list[Event]) -> None:
+        """Sample the token after the one at this place of the last batch, and emit its text."""
         context = self._context.native
         token = self._sample(sequence.sampler, context, place)
         sequence.token = token

@@ -17,7 +17,7 @@ from typing import Any
 import llama_cpp
 
 from asteady._engine.api import PIECE_TOKENS
-from asteady._engine.llama.context import Context, State
+from asteady._engine.llama.context import Context, SequenceState
 from asteady._engine.llama.lib import Batch, SequenceIds, check, load_model
 from asteady._engine.llama.vocab import Vocab
 from asteady._engine.models.resolve import ModelFile
@@ -43,7 +43,7 @@ _TEXT = (
 class _Alone:
     """A prompt with nothing else in the context: its state, and the logits of its steps."""
 
-    def __init__(self, state: State, position: int, tokens: Sequence[int]) -> None:
+    def __init__(self, state: SequenceState, position: int, tokens: Sequence[int]) -> None:
         self.state = state
         self.position = position
         self.tokens = tokens
@@ -99,10 +99,10 @@ class _Bench:
         """Remove a sequence from this position on."""
         llama_cpp.llama_memory_seq_rm(self._memory, sequence, position, -1)
 
-    def save(self, sequence: int) -> State:
+    def save(self, sequence: int) -> SequenceState:
         return self._context.save(sequence)
 
-    def restore(self, sequence: int, state: State) -> None:
+    def restore(self, sequence: int, state: SequenceState) -> None:
         self._context.restore(sequence, state)
 
 
@@ -199,7 +199,7 @@ def _step_s(bench: _Bench, width: int) -> float:
 def _alone(bench: _Bench, prompts: Sequence[tuple[list[int], list[int]]]) -> list[_Alone]:
     """Each prompt's steps with nothing else in the context."""
     made = []
-    states: dict[tuple[int, ...], State] = {}
+    states: dict[tuple[int, ...], SequenceState] = {}
     for sequence, (prompt, tokens) in enumerate(prompts):
         state = states.get(tuple(prompt))
         if state is None:

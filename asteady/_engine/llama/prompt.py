@@ -1,7 +1,7 @@
-"""A request's prompt or messages to tokens, with the model's template and its control tokens.
+"""A request's prompt or messages to tokens, with the model's chat template and control tokens.
 
-What a user wrote never becomes a control token ("<|end|>" typed by a user stays text), unless the
-user asked for the raw prompt and so writes the control tokens himself.
+Text from the user never becomes a control token: a typed "<|end|>" stays text. Only raw=True lets
+the user write control tokens.
 """
 
 from __future__ import annotations
@@ -18,68 +18,67 @@ from asteady._engine.llama.template import ChatTemplate, Messages
 from asteady._engine.llama.vocab import Vocab
 
 
-class Prompter:
-    """The template and vocabulary of a loaded model; any thread."""
+class PromptTokenizer:
+    """Tokenises prompts for a loaded model; usable from any thread."""
 
     def __init__(self, model: Any, vocab: Vocab) -> None:
         self._vocab = vocab
         source = llama_cpp.llama_model_chat_template(model, None)
         self._source: str | None = source.decode("utf-8", "replace") if source else None
-        self._eos: int = llama_cpp.llama_vocab_eos(llama_cpp.llama_model_get_vocab(model))
         self._template: ChatTemplate | None = None
-        # Prefixes are declared for many prompts each.
-        self._declared = functools.lru_cache(maxsize=16)(self._declare)
+        # A prefix is declared once and used for many prompts.
+        self._prefix_tokens = functools.lru_cache(maxsize=16)(self._tokenize_prefix)
 
-    def tokens(self, request: GenerateRequest) -> list[int]:
-        """The prompt's tokens, with the token that begins a text exactly where the model wants it.
+    def tokenize(self, request: GenerateRequest) -> list[int]:
+        """The prompt's tokens, with one begin-of-text token where the model expects it.
 
         Raises:
             ModelCapabilityError: messages, and the model has no usable template.
-            InvalidRequestError: the template refuses the messages, or no token results.
+            InvalidRequestError: the template refuses the messages, or there is no token.
         """
         if request.prompt is not None and (request.raw or self._source is None):
-            # Without a template a prompt is plain text to continue; only raw=True says that
-            # control tokens in it are meant.
+            # Without a template a prompt is plain text to continue; control tokens in it are
+            # meant only with raw=True.
             tokens = self._vocab.tokenize(request.prompt, special=request.raw)
         else:
             prompt = request.prompt
             messages = request.messages if prompt is None else (("user", prompt),)
-            tokens = self._applied(messages)
+            tokens = self._apply_template(messages)
         if self._vocab.add_bos and tokens[:1] != [self._vocab.bos]:
             tokens.insert(0, self._vocab.bos)
         if not tokens:
-            raise InvalidRequestError("the prompt is not allowed: the model makes no token of it")
+            raise InvalidRequestError("the prompt is not allowed: it has no tokens")
         return tokens
 
-    def shared(
+    def shared_tokens(
         self, request: GenerateRequest, tokens: Sequence[int], prefix: DeclaredPrefix
     ) -> int:
-        """How many of the request's tokens are the prefix's, or are so for another reason."""
+        """How many of the request's first tokens equal the prefix's tokens."""
         if prefix.text is None:
             return len(tokens)
         try:
-            declared = self._declared(prefix, request.raw)
+            declared = self._prefix_tokens(prefix, request.raw)
         except (InvalidRequestError, ModelCapabilityError):
-            return 0  # Where the template refuses the prefix with nothing after it.
+            return 0  # the template refuses the prefix alone
         pairs = enumerate(zip(declared, tokens, strict=False))
         return next((at for at, (a, b) in pairs if a != b), min(len(declared), len(tokens)))
 
-    def _declare(self, prefix: DeclaredPrefix, raw: bool) -> list[int]:
+    def _tokenize_prefix(self, prefix: DeclaredPrefix, raw: bool) -> list[int]:
         if raw:
-            return self.tokens(GenerateRequest.of(prefix.text, raw=True))
-        # Many templates want somebody to answer to.
-        nothing = GenerateRequest.of(messages=[{"role": "user", "content": ""}])
-        return self.tokens(prefix.before(nothing))
+            return self.tokenize(GenerateRequest.of(prefix.text, raw=True))
+        # Many templates refuse a conversation without a user message.
+        empty = GenerateRequest.of(messages=[{"role": "user", "content": ""}])
+        return self.tokenize(prefix.before(empty))
 
-    def _applied(self, messages: Messages) -> list[int]:
-        template = self._compiled()
+    def _apply_template(self, messages: Messages) -> list[int]:
+        template = self._compiled_template()
         for index, (role, _) in enumerate(messages):
-            if self._control_in(role):
+            if self._control_tokens(role):
                 raise InvalidRequestError(
-                    f"messages[{index}]['role']={role!r} is not allowed: it holds a control token"
+                    f"messages[{index}]['role']={role!r} is not allowed: it has a control token"
                 )
         whole = self._vocab.tokenize(template.render(messages), special=True)
-        if not any(self._control_in(content) for _, content in messages):
+        if not any(self._control_tokens(content) for _, content in messages):
             return whole
         segments = template.segments(messages)
         if segments is not None:
@@ -88,12 +87,12 @@ class Prompter:
                 for segment in segments
                 for token in self._vocab.tokenize(segment.text, special=segment.trusted)
             ]
-        # The template changes what the messages say, so what came from them cannot be told from
-        # what it wrote. A space inside keeps the text readable and makes it text.
-        broken = [(role, self._broken(content)) for role, content in messages]
-        return self._vocab.tokenize(template.render(broken), special=True)
+        # The template changes the content, so its own text cannot be told from the user's.
+        # A space inside each control token keeps the text readable and makes it plain text.
+        split = [(role, self._split_control_tokens(content)) for role, content in messages]
+        return self._vocab.tokenize(template.render(split), special=True)
 
-    def _compiled(self) -> ChatTemplate:
+    def _compiled_template(self) -> ChatTemplate:
         if self._source is None:
             raise ModelCapabilityError(
                 "the model has no chat template, which messages need: pass prompt=... instead, "
@@ -102,17 +101,17 @@ class Prompter:
         if self._template is None:
             vocab = self._vocab
             self._template = ChatTemplate(
-                self._source, bos=vocab.text(vocab.bos), eos=vocab.text(self._eos)
+                self._source, bos=vocab.text(vocab.bos), eos=vocab.text(vocab.eos)
             )
         return self._template
 
-    def _control_in(self, content: str) -> list[int]:
+    def _control_tokens(self, content: str) -> list[int]:
         """The control tokens that this text would become if it were trusted."""
         tokens = self._vocab.tokenize(content, special=True)
         return [token for token in dict.fromkeys(tokens) if self._vocab.is_control(token)]
 
-    def _broken(self, content: str) -> str:
-        while found := self._control_in(content):
+    def _split_control_tokens(self, content: str) -> str:
+        while found := self._control_tokens(content):
             for token in found:
                 text = self._vocab.text(token)
                 apart = f"{text[0]} {text[1:]}" if len(text) > 1 else ""

@@ -1,4 +1,4 @@
-"""Choosing the next token: llama.cpp's native samplers, and log-probabilities of raw logits."""
+"""Sampling: llama.cpp's native sampler chains, and log-probabilities of the raw logits."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from asteady._base.requests import GenerateRequest, TokenLogprob
 from asteady._engine.llama.lib import check
 from asteady._engine.llama.vocab import Vocab
 
-# How many of the answer's last tokens the penalties look at: llama.cpp's default.
+# The penalties count this many of the answer's last tokens: llama.cpp's default.
 PENALTY_TOKENS = 64
 
-# Up to this many, searching for the largest value again and again beats partitioning them all.
+# Up to this many largest values, repeated argmax is faster than a partition.
 _FEW = 16
 
 
 def make_sampler(request: GenerateRequest, vocabulary_size: int) -> Any:
     """A native sampler chain for one answer; free it with ``llama_sampler_free``.
 
-    The order is llama.cpp's: bias, penalties, top_k, typical_p, top_p, min_p, temperature, then
-    the draw. The penalties count the answer's own tokens, not the prompt's.
+    llama.cpp's order: bias, penalties, top_k, typical_p, top_p, min_p, temperature, draw. The
+    penalties count the answer's tokens, not the prompt's.
     """
     parameters = llama_cpp.llama_sampler_chain_default_params()
     parameters.no_perf = True
@@ -57,10 +57,11 @@ def make_sampler(request: GenerateRequest, vocabulary_size: int) -> Any:
 
 
 def logprob_of(context: Any, place: int, token: int, count: int, vocab: Vocab) -> TokenLogprob:
-    """The chosen token's log-probability, with the `count` most likely tokens at this place.
+    """The log-probabilities, at one place of the last batch, of `token` and the `count` most
+    likely tokens.
 
-    Of the raw logits, in float64; equal ones are ordered by token id. Read it before the context
-    decodes again.
+    Computed from the raw logits in float64; equal ones are ordered by token id. Call it before
+    the context decodes again.
     """
     pointer = check(llama_cpp.llama_get_logits_ith(context, place), "give the logits")
     raw = np.ctypeslib.as_array(
@@ -82,7 +83,7 @@ def logprob_of(context: Any, place: int, token: int, count: int, vocab: Vocab) -
 
 
 def _most_likely(raw: NDArray[np.float32], count: int) -> list[int]:
-    """The places of the largest values, largest first, of equal ones the first."""
+    """The indices of the `count` largest values, largest first; equal ones by index."""
     if count <= _FEW:
         rest = raw.copy()
         found = []
@@ -91,7 +92,7 @@ def _most_likely(raw: NDArray[np.float32], count: int) -> list[int]:
             found.append(index)
             rest[index] = -np.inf
         return found
-    # All that are at least as large as the last one wanted, so that equal ones are cut by place.
+    # All values not below the smallest one wanted, so that of equal ones the first are chosen.
     least = np.partition(raw, raw.size - count)[raw.size - count]
     chosen = np.flatnonzero(raw >= least)
     order = np.lexsort((chosen, -raw[chosen]))[:count]

@@ -1,14 +1,14 @@
 """A model's own chat template, rendered in a sandbox.
 
-A template is code that came with a model file, so it runs in Jinja's immutable sandbox, with no
-clock (`strftime_now` stays undefined): the same messages always make the same prompt.
+A template is code that comes with a model file, so it runs in Jinja's immutable sandbox, and
+without a clock (`strftime_now` is undefined): the same messages always give the same prompt.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import attrs
 import jinja2
@@ -18,23 +18,24 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from asteady._base.errors import InvalidRequestError, ModelCapabilityError
 
-Messages = Sequence[tuple[str, str]]
+Messages: TypeAlias = Sequence[tuple[str, str]]
+"""(role, content) pairs."""
 
 
 @attrs.frozen
 class Segment:
-    """A stretch of a rendered prompt: `trusted` when the template wrote it, not the user."""
+    """A part of a rendered prompt; `trusted` when it is the template's text, not the user's."""
 
     text: str
     trusted: bool
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """The template called raise_exception."""
 
 
 class _GenerationTag(Extension):
-    """``{% generation %}`` marks an answer for training; here its content is just rendered."""
+    """``{% generation %}`` marks the answer for training; here its content is just rendered."""
 
     tags = {"generation"}  # noqa: RUF012  # jinja2 declares it so
 
@@ -43,8 +44,8 @@ class _GenerationTag(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def _refuse(message: str) -> NoReturn:
-    raise _Refused(message)
+def _raise_exception(message: str) -> NoReturn:
+    raise _RefusedError(message)
 
 
 def _to_json(value: object, ensure_ascii: bool = False, indent: int | None = None) -> str:
@@ -52,7 +53,7 @@ def _to_json(value: object, ensure_ascii: bool = False, indent: int | None = Non
 
 
 class ChatTemplate:
-    """A compiled template; any thread, as long as its model.
+    """A compiled template; usable from any thread.
 
     Raises:
         ModelCapabilityError: it is not valid Jinja.
@@ -67,26 +68,26 @@ class ChatTemplate:
             self._template = environment.from_string(source)
         except jinja2.TemplateError as exc:
             raise ModelCapabilityError(
-                f"the model's chat template cannot be read ({exc}); pass prompt=..., raw=True"
+                f"the model's chat template is not valid ({exc}); pass prompt=..., raw=True"
             ) from exc
         self._special = {"bos_token": bos, "eos_token": eos}
 
     def render(self, messages: Messages) -> str:
-        """The prompt that these (role, content) pairs make, up to where the answer begins.
+        """The prompt for these messages, up to where the answer begins.
 
         Raises:
-            InvalidRequestError: the template refuses them, such as for the order of the roles.
+            InvalidRequestError: the template refuses them, for example the order of the roles.
             ModelCapabilityError: the template fails.
         """
         try:
             return self._template.render(
                 messages=[{"role": role, "content": content} for role, content in messages],
                 add_generation_prompt=True,
-                raise_exception=_refuse,
+                raise_exception=_raise_exception,
                 tools=None,
                 **self._special,
             )
-        except _Refused as exc:
+        except _RefusedError as exc:
             raise InvalidRequestError(
                 f"the model's chat template refuses these messages: {exc}"
             ) from None
@@ -98,12 +99,13 @@ class ChatTemplate:
             ) from exc
 
     def segments(self, messages: Messages) -> list[Segment] | None:
-        """The rendered prompt cut into what the template wrote and what the messages say.
+        """The rendered prompt, split into the template's text and the messages' content.
 
-        None when that cannot be told, because the template changes the messages' content.
+        None when the template changes the content, so that the two cannot be told apart.
         """
         whole = self.render(messages)
-        # Private-use characters that no message contains, so that they can be found again.
+        # The contents are replaced by a number between two marks: a private-use character that is
+        # in no message.
         taken = {char for _, content in messages for char in content}
         mark = next(chr(code) for code in range(0xF0000, 0xFFFFE) if chr(code) not in taken)
         try:

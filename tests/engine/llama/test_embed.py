@@ -17,9 +17,8 @@ from asteady._base.errors import (
 )
 from asteady._base.requests import Embedding, EmbedRequest, GenerateRequest
 from asteady._engine.api import AnswerEvent, ErrorEvent
-from asteady._engine.llama.embed import EmbedJob, normalised
+from asteady._engine.llama.embed import EmbedJob, normalised, with_instruction
 from asteady._engine.llama.engine import LlamaEngine
-from asteady._engine.llama.prefixes import with_prefix
 from asteady._engine.plan import EngineOptions
 from tests.engine.conftest import load
 from tests.engine.driving import digest, together
@@ -125,9 +124,9 @@ def test_a_mode_needs_a_model_that_is_known_for_it(bert: LlamaEngine, tmp_path: 
 
 
 def test_a_known_model_may_want_no_prefix_for_documents() -> None:
-    assert with_prefix("BGE small en v1.5", "document", "x") == "x"
-    assert with_prefix("BGE small en v1.5", "query", "x").endswith("passages: x")
-    assert with_prefix("anything", None, "x") == "x"
+    assert with_instruction("BGE small en v1.5", "document", "x") == "x"
+    assert with_instruction("BGE small en v1.5", "query", "x").endswith("passages: x")
+    assert with_instruction("anything", None, "x") == "x"
 
 
 def test_an_embedding_model_cannot_generate(bert: LlamaEngine) -> None:

@@ -8,15 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import attrs
 import llama_cpp
 import pytest
 
 from asteady._base.errors import EngineError, ModelCapabilityError, ModelFormatError
 from asteady._base.requests import Completion, EmbedRequest, GenerateRequest
 from asteady._engine.api import AnswerEvent, ErrorEvent
-from asteady._engine.llama import generate as _llama_worker
 from asteady._engine.llama.engine import LlamaEngine
-from asteady._engine.llama.sampling import logprob_of
 from asteady._engine.loader import load_engine
 from asteady._engine.models.resolve import resolve_model
 from asteady._engine.plan import EngineOptions
@@ -173,16 +172,11 @@ def test_logprobs_are_of_the_whole_distribution(gpt2: LlamaEngine) -> None:
         assert entry.logprob in [logprob for _, _, logprob in entry.top[:2]]
 
 
-def test_logprobs_of_all_tokens_sum_to_one(
-    gpt2: LlamaEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    original = logprob_of
-
-    def everything(context, place, token, count, vocab):  # type: ignore[no-untyped-def]
-        return original(context, place, token, 10**6, vocab)
-
-    monkeypatch.setattr(_llama_worker, "logprob_of", everything)
-    answer = generate(gpt2, "Hi", max_new_tokens=1, logprobs=1)
+def test_logprobs_of_all_tokens_sum_to_one(gpt2: LlamaEngine) -> None:
+    # More than `of` allows, and more than the vocabulary has.
+    request = attrs.evolve(GenerateRequest.of("Hi", max_new_tokens=1), logprobs=10**6)
+    (answer,) = together(gpt2, [request])
+    assert isinstance(answer, Completion)
     assert answer.logprobs is not None
     (entry,) = answer.logprobs
     assert len(entry.top) == 512

@@ -52,7 +52,7 @@ def test_a_template_that_fails_or_leaves_the_sandbox_is_the_models_error(source:
 
 
 def test_a_template_that_is_no_template_is_the_models_error() -> None:
-    with pytest.raises(ModelCapabilityError, match="cannot be read"):
+    with pytest.raises(ModelCapabilityError, match="is not valid"):
         template("{% for %}")
 
 

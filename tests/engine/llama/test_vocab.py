@@ -1,3 +1,5 @@
+"""The text stream of an answer: whole characters, and nothing of a stop string."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -6,7 +8,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asteady._engine.llama.text import TextStream
+from asteady._engine.llama.vocab import TextStream
 
 
 def run(pieces: Sequence[bytes], stops: Sequence[str] = ()) -> tuple[list[str], bool]:
@@ -34,11 +36,11 @@ def test_text_ends_before_the_stop_string_and_no_part_of_it_is_shown() -> None:
     assert run([b"one ST", b"O", b"P two"], ["STOP"]) == (["one "], True)
 
 
-def test_what_only_looked_like_a_stop_string_is_shown() -> None:
+def test_text_that_only_began_like_a_stop_string_is_shown() -> None:
     assert run([b"one ST", b"ARE"], ["STOP"]) == (["one ", "STARE"], False)
 
 
-def test_what_looked_like_a_stop_string_at_the_end_is_shown() -> None:
+def test_the_beginning_of_a_stop_string_at_the_end_is_shown() -> None:
     assert run([b"one STO"], ["STOP"]) == (["one ", "STO"], False)
 
 
