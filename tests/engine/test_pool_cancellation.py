@@ -1,4 +1,4 @@
-"""Calls to a pool, cancelled at every stage by task.cancel, asyncio.wait_for and an anyio scope."""
+"""Calls to a pool, cancelled at every stage by task.cancel, asyncio.timeout and an anyio scope."""
 
 from __future__ import annotations
 
@@ -26,12 +26,18 @@ async def by_task(work: Awaitable[Any], ready: Awaitable[Any]) -> None:
         await task
 
 
-async def by_wait_for(work: Awaitable[Any], ready: Awaitable[Any]) -> None:
-    # The time-out strikes by itself; `ready` only says that the stage was reached before.
-    stage = asyncio.ensure_future(ready)
+async def by_timeout(work: Awaitable[Any], ready: Awaitable[Any]) -> None:
+    # What asyncio.wait_for does, with a time that comes when the stage is reached.
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(work, 0.2)
-    await stage
+        async with asyncio.timeout(None) as timeout:
+
+            async def strike() -> None:
+                await ready
+                timeout.reschedule(0)
+
+            striking = asyncio.ensure_future(strike())
+            await work
+    await striking
 
 
 async def by_scope(work: Awaitable[Any], ready: Awaitable[Any]) -> None:
@@ -47,7 +53,7 @@ async def by_scope(work: Awaitable[Any], ready: Awaitable[Any]) -> None:
     assert scope.cancelled_caught
 
 
-WAYS = pytest.mark.parametrize("cancel", [by_task, by_wait_for, by_scope])
+WAYS = pytest.mark.parametrize("cancel", [by_task, by_timeout, by_scope])
 Cancel = Callable[[Awaitable[Any], Awaitable[Any]], Awaitable[None]]
 
 
