@@ -6,8 +6,8 @@ thread that opened it, and computes up to `Engine.width` jobs side by side, a st
 
     worker = engine.open_worker()
     slot = worker.admit(job)
-    while worker.running:
-        for event in worker.step():      # ("chunk", slot, text) ..., then one "answer" or "error"
+    while not answered:
+        for event in worker.step():      # ChunkEvents, then one AnswerEvent or ErrorEvent
             ...
 
 All methods block. None is called on the event loop's thread.
@@ -76,16 +76,6 @@ class Job(Protocol):
 
 class Worker(Protocol):
     """One context, used by the one thread that opened it; that thread closes it."""
-
-    @property
-    def free_slots(self) -> int:
-        """How many more jobs `admit` takes now."""
-        ...
-
-    @property
-    def running(self) -> bool:
-        """Whether any slot is taken, so that `step` has something to do."""
-        ...
 
     def admit(self, job: Job) -> SlotId:
         """Take a job into a free slot; quick, computes nothing."""

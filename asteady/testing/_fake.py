@@ -179,14 +179,6 @@ class FakeWorker:
         self._interrupted: set[SlotId] = set()
         self._slots = 0
 
-    @property
-    def free_slots(self) -> int:
-        return self._engine.width - len(self._jobs)
-
-    @property
-    def running(self) -> bool:
-        return bool(self._jobs)
-
     def admit(self, job: Job) -> SlotId:
         self._slots += 1
         self._jobs[self._slots] = _Running(job.request)

@@ -234,14 +234,6 @@ class ReplayWorker:
         self._jobs: dict[SlotId, ReplayJob] = {}
         self._slots = 0
 
-    @property
-    def free_slots(self) -> int:
-        return _REPLAY_WIDTH - len(self._jobs)
-
-    @property
-    def running(self) -> bool:
-        return bool(self._jobs)
-
     def admit(self, job: Job) -> SlotId:
         assert isinstance(job, ReplayJob)
         self._slots += 1
@@ -312,14 +304,6 @@ class RecordingWorker:
         self.release = worker.release
         self.interrupt = worker.interrupt
         self.close = worker.close
-
-    @property
-    def free_slots(self) -> int:
-        return self._worker.free_slots
-
-    @property
-    def running(self) -> bool:
-        return self._worker.running
 
     def admit(self, job: Job) -> SlotId:
         slot = self._worker.admit(job)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
+from asteady._engine.api import Engine
 from asteady._engine.llama.engine import LlamaEngine
 from asteady._engine.loader import load_engine
 from asteady._engine.models.gguf import Kind
@@ -12,7 +14,7 @@ from asteady._engine.models.resolve import resolve_model
 from asteady._engine.plan import EngineOptions, Setup
 from asteady._engine.pool import Pool
 from tests.engine.gated import GatedEngine
-from tests.engine.pooled import MakePool
+from tests.engine.pooled import MakePool, OpenPool
 from tests.gguf_files import write_bert, write_llama
 
 
@@ -66,23 +68,31 @@ def bert(models: Path) -> Iterator[LlamaEngine]:
 
 
 @pytest.fixture
+async def open_pool() -> AsyncIterator[OpenPool]:
+    """Makes pools, and closes them even if the test fails."""
+    async with AsyncExitStack() as stack:
+
+        def open_pool(engine: Engine, workers: int, max_pending: int) -> Pool:
+            pool = Pool(engine, workers, max_pending)
+            stack.push_async_callback(pool.aclose)
+            return pool
+
+        yield open_pool
+
+
+@pytest.fixture
 def engine() -> GatedEngine:
     """An engine with gates, instead of the fake one that a session has."""
     return GatedEngine()
 
 
 @pytest.fixture
-async def make_pool(engine: GatedEngine) -> AsyncIterator[MakePool]:
+async def make_pool(engine: GatedEngine, open_pool: OpenPool) -> AsyncIterator[MakePool]:
     """Makes pools over the engine and closes them."""
-    pools = []
 
     def make_pool(workers: int = 1, max_pending: int = 100, width: int = 1) -> Pool:
         engine.width = width
-        pool = Pool(engine, workers, max_pending)
-        pools.append(pool)
-        return pool
+        return open_pool(engine, workers, max_pending)
 
     yield make_pool
     engine.open()
-    for pool in pools:
-        await pool.aclose()

@@ -17,11 +17,13 @@ from asteady._engine.api import (
 )
 
 
-def drain(worker: Worker) -> tuple[dict[SlotId, Completion | Embedding], dict[SlotId, list[str]]]:
-    """Step until nothing runs; the answers and the chunks by slot."""
+def drain(
+    worker: Worker, *slots: SlotId
+) -> tuple[dict[SlotId, Completion | Embedding], dict[SlotId, list[str]]]:
+    """Step until these are answered; the answers and the chunks by slot."""
     answers: dict[SlotId, Completion | Embedding] = {}
     chunks: dict[SlotId, list[str]] = {}
-    while worker.running:
+    while not answers.keys() >= set(slots):
         for event in worker.step():
             if isinstance(event, ChunkEvent):
                 chunks.setdefault(event.slot, []).append(event.text)
@@ -40,8 +42,8 @@ def together(engine: Engine, requests: Sequence[Request]) -> list[Completion | E
     slots: dict[SlotId, int] = {}
     waiting = list(enumerate(requests))
     try:
-        while waiting or worker.running:
-            while waiting and worker.free_slots:
+        while len(answers) < len(requests):
+            while waiting and len(slots) - len(answers) < engine.width:
                 index, request = waiting.pop(0)
                 slots[worker.admit(engine.prepare(request))] = index
             for event in worker.step():

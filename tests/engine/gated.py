@@ -126,18 +126,10 @@ class GatedWorker:
     def _own(self) -> None:
         assert threading.get_ident() == self._thread
 
-    @property
-    def free_slots(self) -> int:
-        return self._engine.width - len(self._jobs)
-
-    @property
-    def running(self) -> bool:
-        return bool(self._jobs)
-
     def admit(self, job: Job) -> SlotId:
         self._own()
         assert isinstance(job, GatedJob)
-        assert self.free_slots
+        assert len(self._jobs) < self._engine.width
         if self._engine.fail_admit is not None:
             raise self._engine.fail_admit
         self._next += 1
@@ -151,7 +143,7 @@ class GatedWorker:
 
     def step(self) -> list[Event]:
         self._own()
-        assert self.running
+        assert self._jobs
         if not self._engine.permit(lambda: bool(self._interrupted)):
             return []
         if self._engine.fail_step is not None:

@@ -9,10 +9,12 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 
+from asteady._engine.api import Engine
 from asteady._engine.pool import Pool, PoolStatistics
 from tests.engine.gated import GatedEngine, ask
 
 MakePool = Callable[..., Pool]
+OpenPool = Callable[[Engine, int, int], Pool]
 
 
 def start(pool: Pool, name: str, chunks: int = 0) -> asyncio.Task[Any]:

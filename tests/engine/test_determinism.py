@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,9 +20,9 @@ from asteady._base.requests import Completion, GenerateRequest
 from asteady._engine.api import ChunkEvent
 from asteady._engine.llama.engine import LlamaEngine
 from asteady._engine.plan import EngineOptions, Setup
-from asteady._engine.pool import Pool
 from tests.engine.conftest import load
 from tests.engine.driving import digest, drain, together
+from tests.engine.pooled import OpenPool
 
 pytestmark = pytest.mark.anyio
 
@@ -78,8 +79,10 @@ def test_in_order_and_in_reverse(gpt2: LlamaEngine, alone: list[str]) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
-async def test_with_eight_at_once(models: Path, alone: list[str], workers: int) -> None:
-    pool = Pool(load(models, "gpt2.gguf"), workers, 100)
+async def test_with_eight_at_once(
+    models: Path, alone: list[str], workers: int, open_pool: OpenPool
+) -> None:
+    pool = open_pool(load(models, "gpt2.gguf"), workers, 100)
     limit = asyncio.Semaphore(8)
 
     async def one(request: GenerateRequest) -> str:
@@ -87,7 +90,6 @@ async def test_with_eight_at_once(models: Path, alone: list[str], workers: int) 
             return digest(await pool.run(request))
 
     assert await asyncio.gather(*map(one, requests())) == alone
-    await pool.aclose()
 
 
 def test_with_more_threads(models: Path, alone: list[str]) -> None:
@@ -116,13 +118,13 @@ def test_after_answers_that_were_given_up(gpt2: LlamaEngine, alone: list[str]) -
         worker.step()
         worker.release(given_up)
         slot = worker.admit(gpt2.prepare(request))
-        answers, _ = drain(worker)
+        answers, _ = drain(worker, slot)
         assert digest(answers[slot]) == alone[index]
     worker.close()
 
 
-async def test_after_cancellations(models: Path, alone: list[str]) -> None:
-    pool = Pool(load(models, "gpt2.gguf"), 2, 100)
+async def test_after_cancellations(models: Path, alone: list[str], open_pool: OpenPool) -> None:
+    pool = open_pool(load(models, "gpt2.gguf"), 2, 100)
     for index, request in enumerate(requests()):
         chunks: asyncio.Queue[str] = asyncio.Queue()
         others = [
@@ -134,12 +136,12 @@ async def test_after_cancellations(models: Path, alone: list[str]) -> None:
         for other in others:
             other.cancel()
         assert digest(await pool.run(request)) == alone[index]
-    await pool.aclose()
 
 
 CODE = """
 import json, sys
 from pathlib import Path
+from typing import Any
 from tests.engine.conftest import load
 from tests.engine.driving import digest, together
 from tests.engine.test_determinism import requests
@@ -181,8 +183,8 @@ def test_a_newcomer_delays_the_running_by_one_piece_at_a_time(
     assert [type(event) for event in worker.step()] == [ChunkEvent]
     long = [worker.admit(wide.prepare(request)) for request in requests()[17:19]]
     progress = []
-    answers = {}
-    while worker.running:
+    answers: dict[int, Any] = {}
+    while not answers.keys() >= {first, *long}:
         events = worker.step()
         progress.append(any(event.slot == first for event in events))
         answers.update({e.slot: e.answer for e in events if hasattr(e, "answer")})

@@ -28,16 +28,18 @@ async def by_task(work: Awaitable[Any], ready: Awaitable[Any]) -> None:
 
 async def by_timeout(work: Awaitable[Any], ready: Awaitable[Any]) -> None:
     # What asyncio.wait_for does, with a time that comes when the stage is reached.
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(None) as timeout:
+    async def work_until_ready() -> None:
+        async with asyncio.timeout(None) as timeout, asyncio.TaskGroup() as group:
 
             async def strike() -> None:
                 await ready
                 timeout.reschedule(0)
 
-            striking = asyncio.ensure_future(strike())
+            group.create_task(strike())
             await work
-    await striking
+
+    with pytest.raises(TimeoutError):
+        await work_until_ready()
 
 
 async def by_scope(work: Awaitable[Any], ready: Awaitable[Any]) -> None:

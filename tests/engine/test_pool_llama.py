@@ -23,6 +23,7 @@ from asteady._engine.plan import Setup
 from asteady._engine.pool import Pool
 from tests.engine.conftest import load
 from tests.engine.driving import digest, generate
+from tests.engine.pooled import OpenPool
 from tests.gguf_files import write_llama
 
 pytestmark = pytest.mark.anyio
@@ -122,14 +123,14 @@ class Lent:
 
 
 async def test_cancelling_stops_a_prompt_in_the_middle_of_a_piece(
-    heavy: LlamaEngine, monkeypatch: pytest.MonkeyPatch
+    heavy: LlamaEngine, monkeypatch: pytest.MonkeyPatch, open_pool: OpenPool
 ) -> None:
     request = GenerateRequest.of(LONG, max_new_tokens=8, logprobs=3)
     expected = generate(heavy, "Hi", max_new_tokens=8, logprobs=3)
     watch = Watch(monkeypatch)
     nodes: list[int] = []
     watch.left = lambda tokens: nodes.append(watch.nodes)
-    pool = Pool(Lent(heavy), 1, 10)
+    pool = open_pool(Lent(heavy), 1, 10)
     whole = await pool.run(request)
     assert watch.codes == [0] * (-(-whole.prompt_tokens // 512) + 7)  # type: ignore[union-attr]
     assert nodes[0] > 60
@@ -142,14 +143,13 @@ async def test_cancelling_stops_a_prompt_in_the_middle_of_a_piece(
         digest(expected)
     )
     assert digest(await pool.run(request)) == digest(whole)
-    await pool.aclose()
 
 
 async def test_a_neighbour_of_a_cancelled_prompt_is_answered_as_ever(
-    heavy: LlamaEngine, monkeypatch: pytest.MonkeyPatch
+    heavy: LlamaEngine, monkeypatch: pytest.MonkeyPatch, open_pool: OpenPool
 ) -> None:
     watch = Watch(monkeypatch)
-    pool = Pool(Lent(heavy), 1, 10)
+    pool = open_pool(Lent(heavy), 1, 10)
     request = GenerateRequest.of("Hi there", max_new_tokens=60, logprobs=2)
     expected = digest(await pool.run(request))
     watch.codes.clear()
@@ -162,13 +162,12 @@ async def test_a_neighbour_of_a_cancelled_prompt_is_answered_as_ever(
     assert not neighbour.done()
     assert digest(await neighbour) == expected
     assert watch.codes.count(2) == 3
-    await pool.aclose()
 
 
 async def test_a_cancelled_answer_ends_within_a_step(
-    models: Path, monkeypatch: pytest.MonkeyPatch
+    models: Path, monkeypatch: pytest.MonkeyPatch, open_pool: OpenPool
 ) -> None:
-    pool = Pool(load(models, "gpt2.gguf"), 1, 10)
+    pool = open_pool(load(models, "gpt2.gguf"), 1, 10)
     chunks: asyncio.Queue[str] = asyncio.Queue()
     watch = Watch(monkeypatch)
     task = asyncio.ensure_future(
@@ -183,11 +182,10 @@ async def test_a_cancelled_answer_ends_within_a_step(
     # The step that was running, and at most the one that had begun meanwhile.
     assert len(watch.codes) <= steps + 2
     assert pool.statistics().cancelled == 1
-    await pool.aclose()
 
 
 async def test_the_loop_runs_while_every_worker_computes(
-    heavy: LlamaEngine, monkeypatch: pytest.MonkeyPatch
+    heavy: LlamaEngine, monkeypatch: pytest.MonkeyPatch, open_pool: OpenPool
 ) -> None:
     watch = Watch(monkeypatch)
     turns = 0
@@ -202,7 +200,7 @@ async def test_the_loop_runs_while_every_worker_computes(
             turns_in_piece.append(turns - began[threading.get_ident()])
 
     watch.entered, watch.left = entered, left
-    pool = Pool(Lent(heavy), 2, 10)
+    pool = open_pool(Lent(heavy), 2, 10)
     tasks = [
         asyncio.ensure_future(pool.run(GenerateRequest.of(f"{LONG}{number}", max_new_tokens=20)))
         for number in range(4)
@@ -214,21 +212,19 @@ async def test_the_loop_runs_while_every_worker_computes(
     # A call that keeps the interpreter's lock would leave no turn in any of them.
     assert len(turns_in_piece) >= 4
     assert sorted(turns_in_piece)[len(turns_in_piece) // 2] >= 10
-    await pool.aclose()
 
 
-async def test_embedding_through_the_pool(models: Path) -> None:
-    pool = Pool(load(models, "bert.gguf"), 2, 100)
+async def test_embedding_through_the_pool(models: Path, open_pool: OpenPool) -> None:
+    pool = open_pool(load(models, "bert.gguf"), 2, 100)
     assert pool.statistics().width == 1
     texts = ["hello world", "the cache", "async loops"] * 20
     answers = await asyncio.gather(*[pool.run(EmbedRequest.of(text)) for text in texts])
     assert len({digest(answer) for answer in answers}) == 3
     assert [digest(answer) for answer in answers] == [digest(answer) for answer in answers[:3]] * 20
-    await pool.aclose()
 
 
-async def test_cancelling_embeddings_changes_no_other(models: Path) -> None:
-    pool = Pool(load(models, "bert.gguf"), 2, 1000)
+async def test_cancelling_embeddings_changes_no_other(models: Path, open_pool: OpenPool) -> None:
+    pool = open_pool(load(models, "bert.gguf"), 2, 1000)
     expected = digest(await pool.run(EmbedRequest.of("the cache")))
     tasks = [
         asyncio.ensure_future(pool.run(EmbedRequest.of("the cache " * 30, truncate=True)))
@@ -240,7 +236,6 @@ async def test_cancelling_embeddings_changes_no_other(models: Path) -> None:
     await asyncio.wait(tasks)
     assert digest(await pool.run(EmbedRequest.of("the cache"))) == expected
     await idle(pool)
-    await pool.aclose()
 
 
 async def test_a_closed_pool_is_forgotten_with_its_threads(models: Path) -> None:

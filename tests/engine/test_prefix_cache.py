@@ -64,7 +64,7 @@ def declared(
 def answers(worker: Worker, jobs: list[GenerateJob]) -> list[str]:
     """What they are answered, side by side."""
     slots = [worker.admit(job) for job in jobs]
-    found, _ = drain(worker)
+    found, _ = drain(worker, *slots)
     return [digest(found[slot]) for slot in slots]
 
 
@@ -84,7 +84,7 @@ def test_a_prompt_after_a_kept_state_gets_the_same_bits_in_any_context(engine: L
     others = [GenerateRequest.of("hi" * 300 + str(n), max_new_tokens=20) for n in range(3)]
     slots = [maker.admit(engine.prepare(other)) for other in others]
     slot = maker.admit(jobs[0])
-    found, _ = drain(maker)
+    found, _ = drain(maker, slot, *slots)
     assert digest(found[slot]) == expected[0]
     assert [digest(found[s]) for s in slots] == [alone(engine, other) for other in others]
     assert (engine.prefix_statistics().made, engine.prefix_statistics().reused) == (1, 0)

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio
@@ -20,10 +21,18 @@ from asteady.testing import FakeEngine
 
 pytestmark = pytest.mark.anyio
 
+Workers = Callable[[], set[threading.Thread]]
 
-def workers() -> list[threading.Thread]:
-    """The worker threads that are alive."""
-    return [t for t in threading.enumerate() if t.name.startswith("asteady-worker")]
+
+@pytest.fixture
+def workers() -> Workers:
+    """The worker threads that are alive, without those of earlier tests."""
+
+    def alive() -> set[threading.Thread]:
+        return {t for t in threading.enumerate() if t.name.startswith("asteady-worker")}
+
+    before = alive()
+    return lambda: alive() - before
 
 
 async def test_a_session_is_used_only_while_it_is_open(engine: FakeEngine) -> None:
@@ -55,7 +64,7 @@ async def test_it_may_be_opened_in_one_task_and_closed_in_another(engine: FakeEn
     assert not session.is_open
 
 
-async def test_closing_ends_what_is_under_way(engine: FakeEngine) -> None:
+async def test_closing_ends_what_is_under_way(engine: FakeEngine, workers: Workers) -> None:
     engine.hold()
     session = await Session(engine=engine, workers=1).open()
     tasks = [asyncio.create_task(session.generate(f"prompt {n}")) for n in range(3)]
@@ -79,7 +88,9 @@ async def test_closing_is_finished_even_if_it_is_cancelled(engine: FakeEngine) -
     assert engine.closed
 
 
-async def test_a_cache_that_cannot_be_opened_leaves_nothing_behind(tmp_path: Path) -> None:
+async def test_a_cache_that_cannot_be_opened_leaves_nothing_behind(
+    tmp_path: Path, workers: Workers
+) -> None:
     (tmp_path / "file").write_text("in the way")
     session = Session(engine=FakeEngine(), cache_dir=tmp_path / "file" / "below")
     with pytest.raises(Exception, match="below"):

@@ -354,11 +354,9 @@ def test_jobs_that_are_left_cost_nothing(path: Path) -> None:
     engine = ReplayEngine(Recording(path), "generation", "builtin")
     worker = engine.open_worker()
     slot = worker.admit(engine.prepare(GenerateRequest.of("hi")))
-    assert worker.running
     worker.interrupt(slot)
     worker.release(slot)
     worker.release(slot)
-    assert not worker.running
     assert worker.step() == []
     worker.close()
 

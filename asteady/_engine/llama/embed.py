@@ -99,14 +99,6 @@ class EmbedWorker:
         self._job: EmbedJob | None = None
         self._next_slot = itertools.count()
 
-    @property
-    def free_slots(self) -> int:
-        return 0 if self.running else 1
-
-    @property
-    def running(self) -> bool:
-        return self._job is not None
-
     def admit(self, job: Job) -> SlotId:
         assert isinstance(job, EmbedJob)
         assert self._job is None

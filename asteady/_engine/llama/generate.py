@@ -121,14 +121,6 @@ class GenerateWorker:
         # bounds how long a new prompt delays the running answers.
         self._since_step = 0
 
-    @property
-    def free_slots(self) -> int:
-        return len(self._free)
-
-    @property
-    def running(self) -> bool:
-        return bool(self._slots)
-
     def admit(self, job: Job) -> SlotId:
         assert isinstance(job, GenerateJob)
         sampler = make_sampler(job.request, self._vocab.size)

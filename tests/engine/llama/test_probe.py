@@ -29,9 +29,9 @@ from asteady._engine.plan import (
     choose,
     divide,
 )
-from asteady._engine.pool import Pool
 from tests.engine.conftest import load
 from tests.engine.driving import digest, together
+from tests.engine.pooled import OpenPool
 from tests.gguf_files import Weights, write_llama
 
 
@@ -57,7 +57,9 @@ def requests() -> list[GenerateRequest]:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("weights", ["Q8_0", "Q4_0", "F32"])
-async def test_what_the_probe_allows_changes_no_bit(tmp_path: Path, weights: Weights) -> None:
+async def test_what_the_probe_allows_changes_no_bit(
+    tmp_path: Path, weights: Weights, open_pool: OpenPool
+) -> None:
     """Whatever this build and CPU allow, together gives the same bits as alone."""
     path = write_llama(tmp_path / "model.gguf", weights=weights, context=2048, width=128)
     file = resolve_model(str(path), kind="generation", cache_dir=tmp_path)
@@ -69,10 +71,9 @@ async def test_what_the_probe_allows_changes_no_bit(tmp_path: Path, weights: Wei
     alone = [digest(together(single, [request])[0]) for request in requests()]
     single.close()
     assert [digest(answer) for answer in together(engine, requests())] == alone
-    pool = Pool(engine, 2, 100)
+    pool = open_pool(engine, 2, 100)
     answers = await asyncio.gather(*[pool.run(request) for request in requests() * 3])
     assert [digest(answer) for answer in answers] == alone * 3
-    await pool.aclose()
 
 
 def test_the_probe_finds_the_first_width_that_differs(
@@ -351,6 +352,7 @@ def test_the_engine_uses_what_was_probed(models: Path, file: ModelFile) -> None:
     engine = load(models, "gpt2.gguf", EngineOptions())
     assert engine.setup == expected
     worker = engine.open_worker()
-    assert worker.free_slots == expected.width
+    slots = [worker.admit(engine.prepare(request)) for request in requests()[: expected.width]]
+    assert len(set(slots)) == engine.width == expected.width
     worker.close()
     engine.close()
