@@ -210,7 +210,7 @@ def test_a_state_that_cannot_be_put_back_is_made_anew(
     real = llama_cpp.llama_state_seq_set_data
     monkeypatch.setattr(llama_cpp, "llama_state_seq_set_data", lambda *_: real(*_) and 0)
     assert answers(worker, [job]) == expected
-    assert "computed from its beginning" in caplog.text
+    assert "without its cached prefix" in caplog.text
     told = engine.prefix_statistics()
     assert (told.made, told.states, told.reused) == (2, 1, 0)
     worker.close()
