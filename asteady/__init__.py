@@ -26,11 +26,27 @@ if TYPE_CHECKING:
         StoreError,
         StoreVersionError,
     )
-    from asteady._base.options import EmbedOptions, GenerateOptions
-    from asteady._base.requests import Completion, Embedding, TokenLogprob
-    from asteady._base.settings import Settings
+    from asteady._base.options import EmbedOptions, GenerateOptions, SettingsOptions
+    from asteady._base.requests import (
+        Completion,
+        Embedding,
+        EmbedMode,
+        EmbedRequest,
+        FinishReason,
+        GenerateRequest,
+        Key,
+        Kind,
+        TokenLogprob,
+        Vector,
+    )
+    from asteady._base.settings import CachePolicy, Settings
     from asteady._cache.cache import Cache
-    from asteady._cache.manager import CacheManager
+    from asteady._cache.manager import AnyPath, CacheManager
+    from asteady._cache.store.api import Entry, Exported, Holding, Merged, NamespaceSize, Order
+    from asteady._engine.api import Engine
+    from asteady._engine.pool import PoolStatistics
+    from asteady._engine.prefix_cache import PrefixStatistics
+    from asteady._session.calls import Progress
     from asteady._session.default import (
         aclose,
         complete,
@@ -42,9 +58,22 @@ if TYPE_CHECKING:
         warm,
     )
     from asteady._session.generation import Prefix
+    from asteady._session.namespace import Namespace, NamespaceCounts, NamespaceStatistics
+    from asteady._session.observe import Observed, Observer, Outcome
     from asteady._session.pipeline import CacheMode
     from asteady._session.session import Session, SessionStatistics
     from asteady._session.stream import Stream
+    from asteady._session.warm import (
+        Priority,
+        WarmerOptions,
+        WarmFailure,
+        WarmOptions,
+        WarmOutcome,
+        WarmProgress,
+        WarmPrompt,
+        WarmReport,
+        WarmSource,
+    )
 else:
     # Importing everything takes a quarter of a second; a name is imported when it is first used.
     __getattr__, __dir__ = lazy_exports(
@@ -59,40 +88,79 @@ else:
                 " SessionClosedError SessionError SessionNotOpenError SettingsError StoreError"
                 " StoreVersionError"
             ),
-            "asteady._base.options": "EmbedOptions GenerateOptions",
-            "asteady._base.requests": "Completion Embedding TokenLogprob",
-            "asteady._base.settings": "Settings",
+            "asteady._base.options": "EmbedOptions GenerateOptions SettingsOptions",
+            "asteady._base.requests": (
+                "Completion Embedding EmbedMode EmbedRequest FinishReason GenerateRequest Key Kind"
+                " TokenLogprob Vector"
+            ),
+            "asteady._base.settings": "CachePolicy Settings",
             "asteady._cache.cache": "Cache",
-            "asteady._cache.manager": "CacheManager",
+            "asteady._cache.manager": "AnyPath CacheManager",
+            "asteady._cache.store.api": "Entry Exported Holding Merged NamespaceSize Order",
+            "asteady._engine.api": "Engine",
+            "asteady._engine.pool": "PoolStatistics",
+            "asteady._engine.prefix_cache": "PrefixStatistics",
+            "asteady._session.calls": "Progress",
             "asteady._session.default": (
                 "aclose complete embed generate get_cache_manager is_cached stream warm"
             ),
-            "asteady._session.pipeline": "CacheMode",
             "asteady._session.generation": "Prefix",
+            "asteady._session.namespace": "Namespace NamespaceCounts NamespaceStatistics",
+            "asteady._session.observe": "Observed Observer Outcome",
+            "asteady._session.pipeline": "CacheMode",
             "asteady._session.session": "Session SessionStatistics",
             "asteady._session.stream": "Stream",
+            "asteady._session.warm": (
+                "Priority WarmFailure WarmOptions WarmOutcome WarmProgress WarmPrompt WarmReport"
+                " WarmSource WarmerOptions"
+            ),
         },
     )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AnyPath",
     "AsteadyError",
     "Cache",
     "CacheManager",
     "CacheMissError",
     "CacheMode",
+    "CachePolicy",
     "Completion",
+    "EmbedMode",
     "EmbedOptions",
+    "EmbedRequest",
     "Embedding",
+    "Engine",
     "EngineError",
+    "Entry",
+    "Exported",
+    "FinishReason",
     "GenerateOptions",
+    "GenerateRequest",
+    "Holding",
     "InvalidRequestError",
+    "Key",
+    "Kind",
+    "Merged",
     "ModelCapabilityError",
     "ModelError",
     "ModelFormatError",
     "ModelNotFoundError",
+    "Namespace",
+    "NamespaceCounts",
+    "NamespaceSize",
+    "NamespaceStatistics",
+    "Observed",
+    "Observer",
+    "Order",
+    "Outcome",
+    "PoolStatistics",
     "Prefix",
+    "PrefixStatistics",
+    "Priority",
+    "Progress",
     "PromptTooLongError",
     "QueueFullError",
     "Session",
@@ -102,10 +170,20 @@ __all__ = [
     "SessionStatistics",
     "Settings",
     "SettingsError",
+    "SettingsOptions",
     "StoreError",
     "StoreVersionError",
     "Stream",
     "TokenLogprob",
+    "Vector",
+    "WarmFailure",
+    "WarmOptions",
+    "WarmOutcome",
+    "WarmProgress",
+    "WarmPrompt",
+    "WarmReport",
+    "WarmSource",
+    "WarmerOptions",
     "__version__",
     "aclose",
     "complete",

@@ -5,8 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import asteady
-
 
 def modules_after(statement: str) -> set[str]:
     # What was there before does not count: measuring coverage loads sqlite3, for one.
@@ -51,49 +49,3 @@ print("llama_cpp" in sys.modules)
     assert runs[0].endswith("True\n")
     assert runs[1].endswith("False\n")
     assert runs[0].removesuffix("True\n") == runs[1].removesuffix("False\n")
-
-
-def test_the_public_names_are_these() -> None:
-    assert sorted(asteady.__all__) == [
-        "AsteadyError",
-        "Cache",
-        "CacheManager",
-        "CacheMissError",
-        "CacheMode",
-        "Completion",
-        "EmbedOptions",
-        "Embedding",
-        "EngineError",
-        "GenerateOptions",
-        "InvalidRequestError",
-        "ModelCapabilityError",
-        "ModelError",
-        "ModelFormatError",
-        "ModelNotFoundError",
-        "Prefix",
-        "PromptTooLongError",
-        "QueueFullError",
-        "Session",
-        "SessionClosedError",
-        "SessionError",
-        "SessionNotOpenError",
-        "SessionStatistics",
-        "Settings",
-        "SettingsError",
-        "StoreError",
-        "StoreVersionError",
-        "Stream",
-        "TokenLogprob",
-        "__version__",
-        "aclose",
-        "complete",
-        "embed",
-        "generate",
-        "get_cache_manager",
-        "is_cached",
-        "stream",
-        "warm",
-    ]
-    assert set(asteady.__all__) <= set(dir(asteady))
-    for name in asteady.__all__:
-        assert getattr(asteady, name) is not None

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, ParamSpec, Self, TypeVar, Unpack
 
 import anyio
 
-from asteady import operate
+import asteady.operate as operate
 from asteady._base.errors import InvalidRequestError
 from asteady._base.public import public
 from asteady._base.requests import Kind
@@ -141,7 +141,7 @@ class CacheMonitor(Tool[operate.CacheMonitor]):
         operation = self.operation()
         with operation:
             result = fn(*args, **kwargs)
-        return operation.told(result)
+        return operation.monitored(result)
 
     monitor_operation = run
 

@@ -1,4 +1,4 @@
-"""Generating with an eye on what is cached: a fallback, and batches with the cached ones first."""
+"""Generating by what is cached: fallback prompts, and batches with the cached prompts first."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from typing import Any, NamedTuple, Unpack
 import anyio
 import attrs
 
-from asteady._base.checks import check_count, check_list, check_seconds
 from asteady._base.errors import AsteadyError, CacheMissError
-from asteady._base.options import GenerateOptions, check_options
-from asteady._base.requests import DEFAULT_SEED
+from asteady._base.options import GenerateOptions, check_options, shows_options_of
+from asteady._base.public import public
+from asteady._base.requests import DEFAULT_SEED, GenerateRequest
 from asteady._base.tasks import map_concurrently
+from asteady._base.validation import check_list, seconds, whole_number
 from asteady._session.generation import context_of
 from asteady._session.observe import Observed
 from asteady._session.session import Session
-from asteady.operate._which import opened_session
+from asteady.operate._resolve_session import opened_session
 
 logger = logging.getLogger("asteady")
 
@@ -28,19 +29,21 @@ _FALLBACK_OPTIONS = _OPTIONS | {"model", "background", "timeout_s"}
 _BATCH_OPTIONS = _OPTIONS | {"model", "concurrency"}
 
 
+@public
 class WithFallback(NamedTuple):
-    """The text, and whether it is the fallback's."""
+    """The text, and whether it is that of the fallback prompt."""
 
     text: str
     used_fallback: bool
 
 
+@public
 @attrs.frozen(kw_only=True)
 class BatchStatistics:
-    """What a batch met. `total` counts prompts, and all else different ones.
+    """The statistics of a batch. `total` counts all prompts, the other fields unique ones.
 
-    `cache_rate` is in percent of the different prompts. `uncached` were computed, by this batch or,
-    at the same time, by somebody else. Times of no prompts are 0.
+    `cache_rate` is in percent of the unique prompts. `uncached` were computed, by this batch or by
+    another call at the same time. The mean time of no prompts is 0.
     """
 
     total: int
@@ -52,18 +55,19 @@ class BatchStatistics:
     avg_uncached_time_s: float
 
 
+@public
 class BatchResult(NamedTuple):
-    """The texts in the order of the prompts, and what the batch met."""
+    """The texts in the order of the prompts, and the statistics."""
 
     results: list[str]
     stats: BatchStatistics
 
 
+@public
 class CacheAwareGenerator:
     """Generates by what is cached, with a session; default: the running loop's default session.
 
-    It holds nothing that must be closed. Computations in the background belong to the session,
-    and end with it.
+    Needs no closing. Computations in the background belong to the session, and end with it.
     """
 
     def __init__(self, session: Session | None = None) -> None:
@@ -77,13 +81,14 @@ class CacheAwareGenerator:
 
     @property
     def background(self) -> int:
-        """How many computations are under way in the background."""
+        """The number of computations in progress in the background."""
         return len(self._background)
 
     async def wait_background(self) -> None:
-        """Wait until nothing is under way in the background."""
+        """Wait until nothing is computed in the background."""
         await self._idle.wait()
 
+    @shows_options_of(GenerateRequest.of)
     async def is_cached(
         self,
         prompt: str | None = None,
@@ -94,6 +99,7 @@ class CacheAwareGenerator:
         """`Session.is_cached`: exact, for just these options."""
         return await (await opened_session(self._given)).is_cached(prompt, model=model, **options)
 
+    @shows_options_of(GenerateRequest.of)
     async def is_likely_cached(
         self,
         prompt: str | None = None,
@@ -102,9 +108,10 @@ class CacheAwareGenerator:
         model: str | None = None,
         **options: Any,
     ) -> bool:
-        """As `is_cached`, with the seed second, as the caching guide's: nothing is guessed."""
+        """As `is_cached`, with the seed second as in the caching guide; exact all the same."""
         return await self.is_cached(prompt, model=model, seed=seed, **options)
 
+    @shows_options_of(GenerateRequest.of)
     async def generate_with_fallback(
         self,
         primary_prompt: str,
@@ -119,11 +126,11 @@ class CacheAwareGenerator:
         primary's, computed.
 
         Args:
-            primary_prompt: what is wanted.
-            fallback_prompt: what will do, if its answer is there at once.
-            background: go on computing the primary when the caller got the fallback, or nothing in
-                time, so that it is cached the next time. A failure there is logged.
-            timeout_s: how long to wait for a primary that has to be computed.
+            primary_prompt: the prompt to answer.
+            fallback_prompt: used instead if only its answer is cached.
+            background: compute the primary prompt in the background when the caller got the
+                fallback, or timed out, so that it is cached the next time. A failure is logged.
+            timeout_s: the time limit for computing the primary prompt.
             model, options: as in `generate`, for both prompts.
 
         Raises:
@@ -132,25 +139,25 @@ class CacheAwareGenerator:
         """
         check_options("generate_with_fallback", options, _FALLBACK_OPTIONS)
         if timeout_s is not None:
-            check_seconds("timeout_s", timeout_s)
+            seconds("timeout_s", timeout_s)
         session = await opened_session(self._given)
         if fallback_prompt is not None and not await session.is_cached(
             primary_prompt, model=model, **options
         ):
-            # The look and the answer are one call: it may be evicted between two.
+            # It may be evicted between the two calls.
             try:
                 if await session.is_cached(fallback_prompt, model=model, **options):
                     text = await session.generate(
                         fallback_prompt, model=model, cache="only", **options
                     )
                     if background:
-                        self._go_on(session, primary_prompt, model, options)
+                        self._compute_in_background(session, primary_prompt, model, options)
                     return WithFallback(text, True)
             except CacheMissError:
                 pass
         if background and timeout_s is not None:
-            # It shares the flight with the call below, and is still there if that one gives up.
-            self._go_on(session, primary_prompt, model, options)
+            # It shares the flight of the call below, and keeps it when that one times out.
+            self._compute_in_background(session, primary_prompt, model, options)
         with anyio.move_on_after(timeout_s):
             text = await session.generate(primary_prompt, model=model, **options)
             return WithFallback(text, False)
@@ -158,6 +165,7 @@ class CacheAwareGenerator:
             f"neither prompt was cached, and the primary one was not answered in {timeout_s:g} s"
         )
 
+    @shows_options_of(GenerateRequest.of)
     async def batch_generate_optimized(
         self,
         prompts: Sequence[str],
@@ -168,7 +176,7 @@ class CacheAwareGenerator:
     ) -> BatchResult:
         """The texts in the order of the prompts; those that are cached are fetched first.
 
-        Prompts that occur more than once are asked for once. `concurrency` are computed at once.
+        Repeated prompts are asked for once. At most `concurrency` are computed at once.
         The first error cancels the others and is raised.
 
         Raises:
@@ -177,7 +185,7 @@ class CacheAwareGenerator:
         """
         check_options("batch_generate_optimized", options, _BATCH_OPTIONS)
         check_list("prompts", prompts, "prompts")
-        check_count("concurrency", concurrency)
+        whole_number("concurrency", concurrency, 1)
         session = await opened_session(self._given)
         unique = list(dict.fromkeys(prompts))
         texts: dict[str, str] = {}
@@ -196,35 +204,35 @@ class CacheAwareGenerator:
         await map_concurrently(one, later, limit=concurrency, name="prompts")
         return BatchResult([texts[prompt] for prompt in prompts], _statistics(prompts, calls))
 
-    def _go_on(
+    def _compute_in_background(
         self, session: Session, prompt: str, model: str | None, options: GenerateOptions
     ) -> None:
-        what = (prompt, model, repr(sorted(options.items())))
-        if what in self._background:
+        computation = (prompt, model, repr(sorted(options.items())))
+        if computation in self._background:
             return
-        how: dict[str, Any] = {**options}
+        arguments: dict[str, Any] = {**options}
 
         async def compute() -> None:
-            with self._under_way(what):
+            with self._running(computation):
                 try:
-                    await session.generate(prompt, model=model, **how)
+                    await session.generate(prompt, model=model, **arguments)
                 except AsteadyError as exc:
                     logger.warning("computing a primary prompt in the background failed: %s", exc)
                 except Exception:
                     # An exception in the session's task group would close the session.
                     logger.exception("computing a primary prompt in the background failed")
 
-        self._background.add(what)
+        self._background.add(computation)
         if self._idle.is_set():
             self._idle = anyio.Event()
         context_of(session).tasks.spawn(compute)
 
     @contextmanager
-    def _under_way(self, what: object) -> Iterator[None]:
+    def _running(self, computation: object) -> Iterator[None]:
         try:
             yield
         finally:
-            self._background.discard(what)
+            self._background.discard(computation)
             if not self._background:
                 self._idle.set()
 

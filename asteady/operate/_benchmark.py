@@ -26,7 +26,7 @@ from asteady._session.generation import context_of
 from asteady._session.observe import Observed
 from asteady._session.session import Session
 from asteady.operate._accesses import Access, AccessLog, Replayed, replay, write_accesses
-from asteady.operate._which import opened_session, session_now
+from asteady.operate._resolve_session import opened_session, session_now
 
 _PROMPT_CHARACTERS = 50
 _UNLIMITED = 2**62

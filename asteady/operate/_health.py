@@ -1,4 +1,4 @@
-"""Whether the caches and the queue are well, once or for as long as the program runs."""
+"""Health checks of the caches and the queue, once or for as long as the program runs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import Any, Literal, TypeAlias
 import anyio
 import attrs
 
-from asteady._base.checks import check_count, check_percent, check_seconds
 from asteady._base.errors import SessionClosedError
+from asteady._base.public import public
+from asteady._base.validation import percent, seconds, whole_number
 from asteady._session.generation import context_of
 from asteady._session.session import Session
-from asteady.operate._which import session_now, stats_of
+from asteady.operate._resolve_session import session_now, stats_of
 
 logger = logging.getLogger("asteady")
 
@@ -24,24 +25,24 @@ WarningKind: TypeAlias = Literal[
     "low_hit_rate", "near_capacity", "store_errors", "early_evictions", "queue_saturated"
 ]
 
-# `recent_hit_rate` in the statistics is over so many look-ups.
+# `recent_hit_rate` in the statistics is over this many lookups.
 _RECENT = 1000
-# Shares of a budget and of the queue from which on they are said to be full.
+# Shares of a budget and of the queue above which a warning is given.
 _NEAR_CAPACITY = 0.95
 _SATURATED = 0.8
-# With fewer evictions in the window, the mean stay says little.
+# With fewer evictions in the window, their mean age says little.
 _MIN_EVICTIONS = 10
-# So many moments of a window are remembered, however often somebody asks.
-_MOMENTS = 60
+# This many samples of a window are kept, however often it is checked.
+_SAMPLES = 60
 
 
+@public
 @attrs.frozen(kw_only=True)
 class HealthWarning:
-    """One thing that is not as it should be; `str` of it is a sentence.
+    """One finding of a check; `str` gives a sentence.
 
-    `about` is the cache or the pool, `value` what was found, `limit` what it was compared with. A
-    warning that is not `serious` leaves the cache healthy: a cache that is nearly full is doing
-    its work.
+    `about` is the cache or the pool, `value` the measured value, `limit` what it was compared with.
+    A warning that is not `serious` leaves the cache healthy: being nearly full is normal.
     """
 
     kind: WarningKind
@@ -55,6 +56,7 @@ class HealthWarning:
         return self.message
 
 
+@public
 @attrs.frozen(kw_only=True)
 class CacheHealth:
     """The result of one check. `timestamp` is in UTC."""
@@ -73,28 +75,29 @@ class CacheHealth:
 
 
 @attrs.frozen
-class _Seen:
-    """What was counted at one moment."""
+class _Sample:
+    """The counters at one moment."""
 
     at_s: float
     errors: int
     evictions: int
 
 
+@public
 class ProductionCacheMonitor:
     """Checks the health of a session's caches; without one, of the loop's default session's.
 
-    It holds nothing that must be closed. It remembers what its checks of the last `window_s`
-    seconds counted: errors and evictions are those since then, however often it is asked.
+    Needs no closing. It keeps the counters of its checks of the last `window_s` seconds: errors and
+    evictions are those of that window, however often it is asked.
 
     Args:
         session: the session.
         alert_threshold: warn below this hit rate, in percent.
-        min_lookups: a hit rate counts from so many look-ups on.
-        min_stay_s: warn when entries are evicted after staying less than this, on average.
-        window_s: for how long errors are told, and over how long evictions are counted.
-        clock: seconds that never go back; for tests.
-        sleep: waits so many seconds; for tests.
+        min_lookups: the fewest lookups for which the hit rate is checked.
+        min_stay_s: warn when entries are evicted after less than this, on average.
+        window_s: the time over which errors and evictions are counted.
+        clock: a monotonic clock, in seconds; for tests.
+        sleep: waits that many seconds; for tests.
     """
 
     def __init__(
@@ -108,18 +111,14 @@ class ProductionCacheMonitor:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
-        check_percent("alert_threshold", alert_threshold)
-        check_count("min_lookups", min_lookups, least=0)
-        check_seconds("min_stay_s", min_stay_s)
-        check_seconds("window_s", window_s)
-        self.alert_threshold = alert_threshold
-        self.min_lookups = min_lookups
-        self.min_stay_s = min_stay_s
-        self.window_s = window_s
+        self.alert_threshold = percent("alert_threshold", alert_threshold)
+        self.min_lookups = whole_number("min_lookups", min_lookups, 0)
+        self.min_stay_s = seconds("min_stay_s", min_stay_s)
+        self.window_s = seconds("window_s", window_s)
         self._given = session
         self._clock = clock
         self._sleep = sleep
-        self._seen: dict[str, deque[_Seen]] = {}
+        self._samples: dict[str, deque[_Sample]] = {}
         self._latest: CacheHealth | None = None
 
     def __repr__(self) -> str:
@@ -130,7 +129,7 @@ class ProductionCacheMonitor:
         return f"<ProductionCacheMonitor {healthy} at {self._latest.timestamp:%H:%M:%S}: {kinds}>"
 
     async def check_cache_health(self, alert_threshold: float | None = None) -> CacheHealth:
-        """Look at the caches and the queue now.
+        """Check the caches and the queue now.
 
         `alert_threshold` replaces the constructor's, for this check.
 
@@ -139,7 +138,7 @@ class ProductionCacheMonitor:
             SessionError: the session is not open yet, or is closed.
         """
         threshold = self.alert_threshold if alert_threshold is None else alert_threshold
-        check_percent("alert_threshold", threshold)
+        percent("alert_threshold", threshold)
         session = session_now(self._given)
         warnings: list[HealthWarning] = []
         for cache, stats in (await stats_of(session)).items():
@@ -170,14 +169,14 @@ class ProductionCacheMonitor:
     async def continuous_monitoring(self, interval_s: float = 300.0) -> AsyncIterator[CacheHealth]:
         """Check now, and then every `interval_s` seconds, log, and yield, until the session closes.
 
-        ``async for health in monitor.continuous_monitoring(60): ...``. What the caller does with
-        a check is part of no wait: the next one comes `interval_s` after it is asked for.
+        ``async for health in monitor.continuous_monitoring(60): ...``. The next check comes
+        `interval_s` after it is asked for, not after the last one.
 
         Raises:
             InvalidRequestError: `interval_s` is not more than 0.
         """
-        check_seconds("interval_s", interval_s, zero=False)
-        # No task group and no cancel scope is open where it yields.
+        seconds("interval_s", interval_s, above=True)
+        # No task group and no cancel scope is open at the yield.
         while True:
             session = session_now(self._given)
             try:
@@ -185,7 +184,7 @@ class ProductionCacheMonitor:
             except SessionClosedError:
                 return
             yield health
-            # A default session that is closed has a successor, which is not for us to open.
+            # A default session that was closed has a successor, which is not opened here.
             if not await self._pause(session, interval_s):
                 return
 
@@ -204,13 +203,10 @@ class ProductionCacheMonitor:
                 try:
                     on_health(health)
                 except Exception:
-                    logger.exception("the function that is told the cache's health failed")
+                    logger.exception("the on_health callback raised")
 
     async def _pause(self, session: Session, interval_s: float) -> bool:
-        """Sleep, but not on when the session closes: whoever waits for this task would wait too.
-
-        Returns whether the session is still open.
-        """
+        """Sleep until the time is up or the session closes; returns whether it is still open."""
         closing = False
 
         async def wake() -> None:
@@ -242,27 +238,27 @@ class ProductionCacheMonitor:
             yield HealthWarning(
                 kind="low_hit_rate",
                 about=cache,
-                message=f"Low {cache} cache hit rate: {rate:.1f}% of the last {lookups} look-ups",
+                message=f"Low {cache} cache hit rate: {rate:.1f}% of the last {lookups} lookups",
                 value=rate,
                 limit=threshold,
             )
 
     def _of_changes(self, cache: str, stats: dict[str, Any]) -> Iterator[HealthWarning]:
-        now = _Seen(self._clock(), stats["errors"], stats["all_evictions"])
+        now = _Sample(self._clock(), stats["errors"], stats["all_evictions"])
         then = self._before(cache, now)
         errors = now.errors - then.errors
         if errors > 0:
             yield HealthWarning(
                 kind="store_errors",
                 about=cache,
-                message=f"The {cache} cache's store failed {errors} times; the log says how",
+                message=f"The {cache} cache's store failed {errors} times; see the log",
                 value=errors,
                 limit=0,
             )
         evictions = now.evictions - then.evictions
         if evictions < _MIN_EVICTIONS or now.at_s <= then.at_s:
             return
-        # Little's law: how many there are = how many go per second x how long each one stays.
+        # Little's law: number of entries = evictions per second x mean time in the cache.
         stay_s = stats["size"] * (now.at_s - then.at_s) / evictions
         if stay_s < self.min_stay_s:
             yield HealthWarning(
@@ -276,17 +272,17 @@ class ProductionCacheMonitor:
                 limit=self.min_stay_s,
             )
 
-    def _before(self, cache: str, now: _Seen) -> _Seen:
-        """What was counted `window_s` ago, or at the first check; errors, when it opened."""
-        if cache not in self._seen:
-            # Errors are this process's, so there were none; evictions are all processes'.
-            self._seen[cache] = deque([attrs.evolve(now, errors=0)])
-        seen = self._seen[cache]
-        if now.at_s - seen[-1].at_s >= self.window_s / _MOMENTS:
-            seen.append(now)
-        while len(seen) > 1 and now.at_s - seen[1].at_s >= self.window_s:
-            seen.popleft()
-        return seen[0]
+    def _before(self, cache: str, now: _Sample) -> _Sample:
+        """The counters `window_s` ago, or at the first check; of errors, when the cache opened."""
+        if cache not in self._samples:
+            # Errors are counted by this process, from 0; evictions by all processes.
+            self._samples[cache] = deque([attrs.evolve(now, errors=0)])
+        samples = self._samples[cache]
+        if now.at_s - samples[-1].at_s >= self.window_s / _SAMPLES:
+            samples.append(now)
+        while len(samples) > 1 and now.at_s - samples[1].at_s >= self.window_s:
+            samples.popleft()
+        return samples[0]
 
 
 def _of_size(cache: str, stats: dict[str, Any]) -> Iterator[HealthWarning]:

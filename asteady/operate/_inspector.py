@@ -28,7 +28,7 @@ from asteady._cache.store.stored_request import quoted
 from asteady._session.observe import Observed, Outcome
 from asteady._session.pipeline import CacheMode
 from asteady._session.session import Session
-from asteady.operate._which import opened_session, session_now
+from asteady.operate._resolve_session import opened_session, session_now
 
 _PREVIEW_CHARACTERS = 100
 _PROMPT_CHARACTERS = 1000

@@ -1,4 +1,4 @@
-"""How the caches do: hit rates since a mark, and what became of one operation."""
+"""Hit rates since a mark, and the outcome of single operations."""
 
 from __future__ import annotations
 
@@ -12,27 +12,29 @@ from typing import Generic, ParamSpec, TypeVar
 
 import attrs
 
-from asteady._base.checks import CACHE_TYPES, CacheType, check_cache_type
 from asteady._base.errors import InvalidRequestError, SessionError
-from asteady._base.requests import GenerateRequest
+from asteady._base.public import public
+from asteady._base.requests import KINDS, GenerateRequest, Kind
+from asteady._base.validation import one_of
 from asteady._session.observe import Observed, Outcome
 from asteady._session.session import Session
-from asteady.operate._which import session_now, stats_of
+from asteady.operate._resolve_session import session_now, stats_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# The further from the memory tier, the more an operation paid: the last one names a whole.
-_FURTHER: tuple[Outcome, ...] = ("memory", "disk", "coalesced", "computed", "failed")
+# From cheap to costly: the last one names the outcome of several calls.
+_BY_COST: tuple[Outcome, ...] = ("memory", "disk", "coalesced", "computed", "failed")
 
 
+@public
 @attrs.frozen(kw_only=True)
 class Counts:
-    """What one cache has counted since a mark, in this process.
+    """The counters of one cache since a mark, in this process.
 
     Each call is one of `hits`, `misses` and `coalesced`: answered from the cache, computed, or
-    answered by a computation that another call had begun. `seconds_saved` is what the answers that
-    were hits had cost to compute; it may lag by a second.
+    answered by a computation that another call had started. `seconds_saved` is the time that
+    computing the hits had taken; it may lag by a second.
     """
 
     hits: int
@@ -42,15 +44,16 @@ class Counts:
 
     @property
     def hit_rate(self) -> float:
-        """Hits in percent of hits and misses; 0 before there were any."""
+        """Hits in percent of hits and misses; 0 if there were none."""
         lookups = self.hits + self.misses
         return 100 * self.hits / lookups if lookups else 0.0
 
 
+@public
 class Operation:
-    """What became of the calls made in one `CacheMonitor.operation` block.
+    """The calls made in one `CacheMonitor.operation` block.
 
-    `calls` grows as they end; `duration_s` is the whole block's, known when it has ended.
+    `calls` has those that have ended; `duration_s` is set when the block has ended.
     """
 
     def __init__(self, session: Session) -> None:
@@ -65,12 +68,12 @@ class Operation:
 
     @property
     def outcome(self) -> Outcome | None:
-        """What became of its call; of several, of the one that was furthest from memory.
+        """The outcome of its call; of several, the costliest one.
 
         "memory" and "disk" are hits, "coalesced" waited for another call's computation, "computed"
         is a miss, "failed" raised or was cancelled; None if no call has ended.
         """
-        return max((call.outcome for call in self.calls), key=_FURTHER.index, default=None)
+        return max((call.outcome for call in self.calls), key=_BY_COST.index, default=None)
 
     @property
     def cache_hit(self) -> bool:
@@ -79,15 +82,15 @@ class Operation:
 
     @property
     def stats_delta(self) -> dict[str, int]:
-        """Hits of this operation, and of nobody else, by cache."""
+        """The hits of this operation alone, by cache."""
         generation = [isinstance(call.request, GenerateRequest) for call in self.calls if call.hit]
         return {
             "generation_hits": sum(generation),
             "embedding_hits": len(generation) - sum(generation),
         }
 
-    def told(self, result: T) -> Monitored[T]:
-        """It as a record, with what the function returned that was called in it."""
+    def monitored(self, result: T) -> Monitored[T]:
+        """This operation as a record, with the result of the function that was called in it."""
         return Monitored(
             result=result,
             duration_s=self.duration_s,
@@ -121,9 +124,10 @@ class Operation:
             observing.__exit__(None, None, None)
 
 
+@public
 @attrs.frozen(kw_only=True)
 class Monitored(Generic[T]):
-    """What `CacheMonitor.run` returns: the function's result, and what became of its calls."""
+    """What `CacheMonitor.run` returns: the function's result, and the outcome of its calls."""
 
     result: T
     duration_s: float
@@ -133,36 +137,37 @@ class Monitored(Generic[T]):
     calls: tuple[Observed, ...]
 
 
+@public
 class CacheMonitor:
     """Watches the caches of a session; without one, of the running loop's default session.
 
-    It holds nothing that must be closed. Counting begins when it is made, or at `mark`.
+    Needs no closing. Counting starts when it is constructed, or at `mark`.
     """
 
     def __init__(self, session: Session | None = None) -> None:
         self._given = session
-        self._marks: dict[CacheType, Counts] = {}
+        self._marks: dict[Kind, Counts] = {}
         self.mark()
 
     def __repr__(self) -> str:
         try:
-            rates = ", ".join(f"{c} {self.get_hit_rate(c):.1f}%" for c in CACHE_TYPES)
+            rates = ", ".join(f"{c} {self.get_hit_rate(c):.1f}%" for c in KINDS)
         except SessionError:  # of a default session, where no event loop runs
             return "<CacheMonitor>"
         return f"<CacheMonitor: {rates}>"
 
     def mark(self) -> None:
-        """Count from here on."""
-        self._marks = {cache_type: self._now(cache_type) for cache_type in CACHE_TYPES}
+        """Count from now on."""
+        self._marks = {cache_type: self._now(cache_type) for cache_type in KINDS}
         self._marked = weakref.ref(session_now(self._given))
 
-    def since_mark(self, cache_type: CacheType = "generation") -> Counts:
-        """What one cache has counted since the mark.
+    def since_mark(self, cache_type: Kind = "generation") -> Counts:
+        """The counters of one cache since the mark.
 
         Raises:
             InvalidRequestError: there is no such cache.
         """
-        check_cache_type(cache_type)
+        one_of("cache_type", cache_type, KINDS)
         now, then = self._now(cache_type), self._marks[cache_type]
         if self._marked() is not session_now(self._given):
             # The default session was closed since, and another one counts from 0.
@@ -174,12 +179,12 @@ class CacheMonitor:
             seconds_saved=now.seconds_saved - then.seconds_saved,
         )
 
-    def get_hit_rate(self, cache_type: CacheType = "generation") -> float:
+    def get_hit_rate(self, cache_type: Kind = "generation") -> float:
         """Hits since the mark in percent of hits and misses; 0.0 before there were any."""
         return self.since_mark(cache_type).hit_rate
 
     def operation(self) -> Operation:
-        """Tell what becomes of the calls made in a block, and of no others::
+        """Record the calls made in a block, and no others::
 
             async with monitor.operation() as op:
                 text = await session.generate("Write a haiku about caching")
@@ -202,19 +207,19 @@ class CacheMonitor:
             if inspect.iscoroutine(fn):
                 fn.close()
             raise InvalidRequestError(
-                f"{fn!r} is no function: give it and its arguments apart, as in"
+                f"{fn!r} is not allowed: give a function and its arguments separately, as in"
                 " run(session.generate, prompt, seed=42)"
             )
         operation = self.operation()
         async with operation:
-            asked = fn(*args, **kwargs)
-            if not inspect.isawaitable(asked):
+            pending = fn(*args, **kwargs)
+            if not inspect.isawaitable(pending):
                 raise InvalidRequestError(
-                    f"what {fn!r} returned cannot be awaited: give an async function; for plain"
-                    " ones there is asteady.blocking.CacheMonitor"
+                    f"the result of {fn!r} cannot be awaited: give an async function, or use"
+                    " asteady.blocking.CacheMonitor for plain ones"
                 )
-            result = await asked
-        return operation.told(result)
+            result = await pending
+        return operation.monitored(result)
 
     monitor_operation = run
 
@@ -226,7 +231,7 @@ class CacheMonitor:
         """
         stats = await stats_of(session_now(self._given))
         lines = ["=== Cache Performance Summary ==="]
-        for cache_type in CACHE_TYPES:
+        for cache_type in KINDS:
             counts, now = self.since_mark(cache_type), stats[cache_type]
             lines += [
                 "",
@@ -244,7 +249,7 @@ class CacheMonitor:
         """Print `summary`."""
         print(await self.summary())
 
-    def _now(self, cache_type: CacheType) -> Counts:
+    def _now(self, cache_type: Kind) -> Counts:
         caches = session_now(self._given).cache
         cache = caches.generation if cache_type == "generation" else caches.embedding
         counters = cache.counters

@@ -1,7 +1,7 @@
 """OpenTelemetry: a span and two metrics for each call, by the GenAI semantic conventions.
 
-Names are those of https://opentelemetry.io/docs/specs/semconv/gen-ai/ (status: development), with
-``asteady.cache.outcome`` beside them.
+The names are those of https://opentelemetry.io/docs/specs/semconv/gen-ai/ (in development), with
+``asteady.cache.outcome`` added.
 """
 
 from __future__ import annotations
@@ -12,22 +12,27 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from asteady._base.extras import needs
+from asteady._base.public import public
 from asteady._base.requests import Completion, GenerateRequest
 from asteady._session.observe import Observed
 from asteady._session.session import Session
-from asteady.operate._which import session_now
+from asteady.operate._resolve_session import session_now
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
+else:
+    # opentelemetry is optional; annotations have to be resolvable without it.
+    MeterProvider = TracerProvider = Any
 
-# The boundaries that the conventions ask for.
+# The bucket boundaries of the conventions.
 _DURATION_BOUNDS_S = (
     *(0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92),
 )
 _TOKEN_BOUNDS = tuple(4**power for power in range(14))
 
 
+@public
 @contextmanager
 def opentelemetry(
     session: Session | None = None,
@@ -37,8 +42,8 @@ def opentelemetry(
 ) -> Iterator[None]:
     """Report every call of a session to OpenTelemetry, within a ``with`` block.
 
-    A span is a child of the span that was current where the call was made. Prompts and answers
-    are not recorded. Tokens are counted for answers that were computed, not for remembered ones.
+    A span is a child of the span that is current where the call is made. Prompts and answers are
+    not recorded. Tokens are counted for computed answers, not for cached ones.
 
     Args:
         session: default: the running loop's default session.
@@ -59,7 +64,7 @@ def opentelemetry(
 
 
 class _Reporter:
-    """An observer. The calls come in the context of their callers, so the parents are right."""
+    """An observer; it is called in the caller's context, so spans have the right parents."""
 
     def __init__(self, tracer: Any, meter: Any) -> None:
         self._tracer = tracer
@@ -81,7 +86,7 @@ class _Reporter:
 
         common = _common(call)
         end_ns = time.time_ns()
-        # In this process, so the conventions say INTERNAL.
+        # The conventions use INTERNAL for models in the same process.
         span = self._tracer.start_span(
             f"{common['gen_ai.operation.name']} {call.model}",
             kind=SpanKind.INTERNAL,

@@ -10,35 +10,39 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 from asteady._base.extras import needs
+from asteady._base.public import public
 from asteady._base.requests import GenerateRequest
 from asteady._session.observe import Observed
 from asteady._session.session import Session
-from asteady.operate._which import session_now
+from asteady.operate._resolve_session import session_now
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Metric
     from prometheus_client.registry import Collector
+else:
+    # prometheus_client is optional; annotations have to be resolvable without it.
+    CollectorRegistry = Metric = Any
 
 logger = logging.getLogger("asteady")
 
 # From a warm hit, which takes some microseconds, to a long answer of a large model.
 _BUCKETS_S = (0.0001, 0.001, 0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
-# A scrape waits so long for sizes from the event loop, and takes the last known ones after that.
+# A scrape waits this long for sizes from the event loop, and then uses the last known ones.
 _SIZES_WAIT_S = 2.0
 
 _LOOKUPS = (("hits", "hit"), ("misses", "miss"), ("coalesced", "coalesced"))
 _GAUGES = (
     ("size", "entries", "Entries in the store."),
     ("capacity", "capacity_entries", "Most entries that the store may hold."),
-    ("total_size_bytes", "size_bytes", "What the entries take of the byte budget."),
+    ("total_size_bytes", "size_bytes", "Bytes of the budget that the entries take."),
     ("max_size_bytes", "max_size_bytes", "The byte budget."),
     ("memory_size", "memory_entries", "Entries in this process's memory tier."),
-    ("memory_size_bytes", "memory_size_bytes", "What the memory tier takes."),
+    ("memory_size_bytes", "memory_size_bytes", "Bytes of the memory tier."),
 )
 _COUNTERS = (
-    ("evictions", "Entries that went to make room."),
-    ("declined", "Answers that were worth less than what they would have displaced."),
+    ("evictions", "Entries evicted."),
+    ("declined", "Answers worth less than the entries they would have evicted."),
     ("oversized", "Answers larger than the whole budget."),
     ("damaged", "Stored values that could not be read back."),
     ("errors", "Reads and writes of the store that failed."),
@@ -52,6 +56,7 @@ _POOL_GAUGES = (
 )
 
 
+@public
 class PrometheusCollector:
     """A collector for `prometheus_client` over one session (default: the loop's default one).
 
@@ -60,9 +65,9 @@ class PrometheusCollector:
         async with PrometheusCollector(session):
             ...  # prometheus_client.start_http_server, or an endpoint that returns `await text()`
 
-    Counters are this process's. `collect` may be called in any thread: the sizes of the stores are
-    read through the event loop; on the loop's own thread, which must not wait for itself, they are
-    those of the last `refresh`.
+    Counters are those of this process. `collect` may be called in any thread: it reads the sizes of
+    the stores through the event loop; on the loop's own thread, which cannot wait for itself, they
+    are those of the last `refresh`.
 
     Args:
         session: the session.
@@ -83,7 +88,7 @@ class PrometheusCollector:
         self._stats: dict[str, dict[str, Any]] = {}
         self._durations = client.Histogram(
             "asteady_call_duration_seconds",
-            "How long calls took, by cache and by what they met there.",
+            "Duration of calls, by cache and outcome.",
             ["cache", "outcome"],
             buckets=_BUCKETS_S,
             registry=None,
@@ -114,23 +119,23 @@ class PrometheusCollector:
         self._stats = await self._session.cache.get_cache_stats()
 
     async def text(self) -> str:
-        """All metrics of the registry, up to date, in Prometheus's text format."""
+        """All metrics of the registry, refreshed, in Prometheus's text format."""
         from prometheus_client import generate_latest
 
         await self.refresh()
         return generate_latest(self._registry).decode()
 
     def collect(self) -> Iterator[Metric]:
-        """For the registry."""
+        """The metrics; called by the registry."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         self._refresh_from_a_thread()
         lookups = CounterMetricFamily(
-            "asteady_cache_lookups", "Calls by what they met.", labels=["cache", "result"]
+            "asteady_cache_lookups", "Calls by their outcome.", labels=["cache", "result"]
         )
         saved = CounterMetricFamily(
             "asteady_cache_saved_seconds",
-            "What the answers that were hits had cost to compute.",
+            "Seconds that computing the hits had taken.",
             labels=["cache"],
         )
         for cache, stats in self._stats.items():
@@ -158,7 +163,7 @@ class PrometheusCollector:
         yield from self._durations.collect()
 
     def describe(self) -> list[Metric]:
-        """Nothing: so registering does not collect."""
+        """No metrics, so that registering does not collect."""
         return []
 
     def _refresh_from_a_thread(self) -> None:
@@ -175,7 +180,7 @@ class PrometheusCollector:
             refreshing.result(_SIZES_WAIT_S)
         except Exception as exc:
             refreshing.cancel()
-            logger.warning("Prometheus gets the sizes of a while ago: %r", exc)
+            logger.warning("Prometheus gets the last known sizes, as reading them failed: %r", exc)
 
     def _timed(self, call: Observed) -> None:
         cache = "generation" if isinstance(call.request, GenerateRequest) else "embedding"

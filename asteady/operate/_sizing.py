@@ -28,7 +28,7 @@ from asteady._cache.store.stored_request import prompt_of
 from asteady._session.observe import Observed
 from asteady._session.session import Session
 from asteady.operate._accesses import Access, access_of
-from asteady.operate._which import opened_session, session_now
+from asteady.operate._resolve_session import opened_session, session_now
 
 logger = logging.getLogger("asteady")
 

@@ -23,7 +23,7 @@ from asteady._base.requests import KINDS
 from asteady._cache.store.api import Exported, Merged
 from asteady._session.session import Session
 from asteady.operate._plots import plot_history
-from asteady.operate._which import opened_session, session_now, stats_of
+from asteady.operate._resolve_session import opened_session, session_now, stats_of
 
 logger = logging.getLogger("asteady")
 

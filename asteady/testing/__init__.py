@@ -11,8 +11,34 @@
 of the real models to a file beside the tests, and ``pytest`` answers from it.
 """
 
-from asteady.testing._fake import FakeEngine
-from asteady.testing._format import RecordingError
-from asteady.testing._recording import MissingAnswerError, Recording
+from typing import TYPE_CHECKING
 
-__all__ = ["FakeEngine", "MissingAnswerError", "Recording", "RecordingError"]
+from asteady._base.public import lazy_exports
+
+if TYPE_CHECKING:
+    from asteady.testing._fake import (
+        FakeEngine,
+    )
+    from asteady.testing._format import (
+        RecordingError,
+    )
+    from asteady.testing._recording import (
+        MissingAnswerError,
+        Recording,
+    )
+else:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "asteady.testing._fake": "FakeEngine",
+            "asteady.testing._format": "RecordingError",
+            "asteady.testing._recording": "MissingAnswerError Recording",
+        },
+    )
+
+__all__ = [
+    "FakeEngine",
+    "MissingAnswerError",
+    "Recording",
+    "RecordingError",
+]

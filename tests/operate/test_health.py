@@ -55,7 +55,7 @@ async def test_a_low_hit_rate_is_told_once_there_are_enough_lookups(session: Ses
     assert kinds(health) == ["low_hit_rate"]
     warning = health.warnings[0]
     assert (warning.about, warning.value, warning.limit) == ("generation", 50.0, 60.0)
-    assert str(warning) == "Low generation cache hit rate: 50.0% of the last 4 look-ups"
+    assert str(warning) == "Low generation cache hit rate: 50.0% of the last 4 lookups"
     assert (await monitor.check_cache_health(alert_threshold=50.0)).healthy
     with pytest.raises(InvalidRequestError, match="in percent"):
         await monitor.check_cache_health(alert_threshold=0.5 * 1000)
@@ -89,7 +89,7 @@ async def test_errors_of_the_store_are_told_for_as_long_as_the_window(
         assert kinds(health) == ["store_errors"]
         assert health.warnings[0].value >= 1
         now_s += 0.5
-    assert len(monitor._seen["generation"]) <= 61
+    assert len(monitor._samples["generation"]) <= 61
     now_s = 61.0
     assert (await monitor.check_cache_health()).healthy
     await session.generate("another", cache="use")

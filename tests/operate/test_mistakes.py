@@ -72,10 +72,10 @@ MISTAKES: dict[str, Callable[[Any], Any]] = {
     "interval_s=0 is not allowed: seconds, more than 0": lambda s: tools.ProductionCacheMonitor(
         s
     ).watch(0),
-    "is no function: give it and its arguments apart": lambda s: tools.CacheMonitor(s).run(
+    "give a function and its arguments separately": lambda s: tools.CacheMonitor(s).run(
         s.generate("a")
     ),
-    "returned cannot be awaited": lambda s: tools.CacheMonitor(s).run(len, "abc"),
+    "cannot be awaited: give an async function": lambda s: tools.CacheMonitor(s).run(len, "abc"),
     "timeout_s='x' is not allowed": lambda s: tools.CacheAwareGenerator(s).generate_with_fallback(
         "a", timeout_s="x"
     ),

@@ -73,7 +73,7 @@ async def test_a_scrape_does_not_wait_for_ever(
         with caplog.at_level(logging.WARNING, "asteady"):
             text = await asyncio.to_thread(generate_latest, registry)
     assert ("asteady_cache_entries", "generation") in samples(text.decode())
-    assert "sizes of a while ago" in caplog.text
+    assert "last known sizes" in caplog.text
 
 
 async def test_collecting_before_it_is_entered_gives_no_caches(session: Session) -> None:

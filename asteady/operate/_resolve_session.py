@@ -1,4 +1,4 @@
-"""Which session a tool works on: the one it was given, or the running loop's default session."""
+"""The session of a tool: the one it was given, or the running loop's default session."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ async def opened_session(session: Session | None) -> Session:
 def _checked(session: Session) -> Session:
     if not isinstance(session, Session):
         raise InvalidRequestError(
-            f"session={session!r} is not allowed: an asteady.Session; what a blocking.Session needs"
-            " is in asteady.blocking, and other arguments have names"
+            f"session={session!r} is not allowed: an asteady.Session; the tools of a"
+            " blocking.Session are in asteady.blocking, and other arguments have names"
         )
     return session
 
 
 def check_not_closed(session: Session) -> None:
-    """Raise `SessionClosedError` rather than tell of a closed session's caches that they are empty.
+    """Raise `SessionClosedError`, for the caches of a closed session would seem empty.
 
-    One that is not open yet may be a default session, which opens at the first use of its cache.
+    A session that is not open yet may be a default one, which opens at the first use of its cache.
     """
     if session.state in ("closing", "closed"):
         session.check_open()
