@@ -43,9 +43,16 @@ if TYPE_CHECKING:
     from asteady._cache.cache import Cache
     from asteady._cache.manager import AnyPath, CacheManager
     from asteady._cache.store.api import Entry, Exported, Holding, Merged, NamespaceSize, Order
-    from asteady._engine.api import Engine
+    from asteady._engine.api import (
+        AnswerEvent,
+        ChunkEvent,
+        Engine,
+        ErrorEvent,
+        Job,
+        PrefixStatistics,
+        Worker,
+    )
     from asteady._engine.pool import PoolStatistics
-    from asteady._engine.prefix_cache import PrefixStatistics
     from asteady._session.calls import Progress
     from asteady._session.default import (
         aclose,
@@ -97,9 +104,10 @@ else:
             "asteady._cache.cache": "Cache",
             "asteady._cache.manager": "AnyPath CacheManager",
             "asteady._cache.store.api": "Entry Exported Holding Merged NamespaceSize Order",
-            "asteady._engine.api": "Engine",
+            "asteady._engine.api": (
+                "AnswerEvent ChunkEvent Engine ErrorEvent Job PrefixStatistics Worker"
+            ),
             "asteady._engine.pool": "PoolStatistics",
-            "asteady._engine.prefix_cache": "PrefixStatistics",
             "asteady._session.calls": "Progress",
             "asteady._session.default": (
                 "aclose complete embed generate get_cache_manager is_cached stream warm"
@@ -120,6 +128,7 @@ else:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AnswerEvent",
     "AnyPath",
     "AsteadyError",
     "Cache",
@@ -127,6 +136,7 @@ __all__ = [
     "CacheMissError",
     "CacheMode",
     "CachePolicy",
+    "ChunkEvent",
     "Completion",
     "EmbedMode",
     "EmbedOptions",
@@ -135,12 +145,14 @@ __all__ = [
     "Engine",
     "EngineError",
     "Entry",
+    "ErrorEvent",
     "Exported",
     "FinishReason",
     "GenerateOptions",
     "GenerateRequest",
     "Holding",
     "InvalidRequestError",
+    "Job",
     "Key",
     "Kind",
     "Merged",
@@ -184,6 +196,7 @@ __all__ = [
     "WarmReport",
     "WarmSource",
     "WarmerOptions",
+    "Worker",
     "__version__",
     "aclose",
     "complete",

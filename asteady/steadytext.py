@@ -16,10 +16,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import Any, Literal, overload
 
-from asteady import blocking
+import asteady.blocking as blocking
 from asteady._base.errors import InvalidRequestError
+from asteady._base.options import shows_options_of
 from asteady._base.requests import DEFAULT_MAX_NEW_TOKENS as GENERATION_MAX_NEW_TOKENS
 from asteady._base.requests import DEFAULT_SEED, KINDS, Kind, TokenLogprob, Vector
 from asteady._base.validation import refuse
@@ -68,6 +70,8 @@ __all__ = [
     "warm_cache_sequential",
 ]
 
+__version__ = version("asteady")
+
 logger = logging.getLogger("asteady")
 
 # How many alternatives of each token `return_logprobs` has.
@@ -108,6 +112,7 @@ def generate(
 ) -> tuple[str, dict[str, Any]]: ...
 
 
+@shows_options_of(blocking.generate)
 def generate(
     prompt: str,
     max_new_tokens: int | None = None,
@@ -139,6 +144,7 @@ def generate(
     return answer.text, {"content": [_shown(token) for token in answer.logprobs or ()]}
 
 
+@shows_options_of(blocking.generate)
 def generate_iter(
     prompt: str, max_new_tokens: int | None = None, eos_string: str = "[EOS]", **options: Any
 ) -> Iterator[str]:

@@ -16,7 +16,7 @@ import attrs
 
 from asteady._base import validation
 from asteady._base.errors import AsteadyError, SettingsError
-from asteady._base.options import SettingsOptions, unknown_setting
+from asteady._base.options import SettingsOptions, shows_options_of, unknown_setting
 from asteady._base.public import public
 
 CachePolicy: TypeAlias = Literal["tide", "lru", "lfu"]
@@ -224,6 +224,10 @@ class Settings:
                     # Read under the variable's own name, so that an error names the variable.
                     values[name] = field.metadata["read"](variable, environ[variable])
         return cls(**{**_profile(profile, environ), **values})
+
+
+for _method in ("from_environment", "production", "development", "testing"):
+    shows_options_of(Settings)(vars(Settings)[_method].__func__)
 
 
 def _profile(profile: str | None, environ: Mapping[str, str]) -> Mapping[str, float]:

@@ -20,6 +20,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 import attrs
 
+from asteady._base.public import public
 from asteady._base.requests import (
     Completion,
     DeclaredPrefix,
@@ -40,6 +41,7 @@ SlotId: TypeAlias = int
 """Names a job within its worker from `admit` until its answer, error or `release`."""
 
 
+@public
 @attrs.frozen
 class ChunkEvent:
     """Text that the job in this slot has produced; the chunks of a job join to its text."""
@@ -48,6 +50,7 @@ class ChunkEvent:
     text: str
 
 
+@public
 @attrs.frozen
 class AnswerEvent:
     """The job in this slot is done and the slot is free again."""
@@ -56,6 +59,7 @@ class AnswerEvent:
     answer: Answer
 
 
+@public
 @attrs.frozen
 class ErrorEvent:
     """The job in this slot failed and the slot is free again."""
@@ -67,6 +71,7 @@ class ErrorEvent:
 Event: TypeAlias = ChunkEvent | AnswerEvent | ErrorEvent
 
 
+@public
 class Job(Protocol):
     """A request, validated against the model and tokenised. Immutable; made by `prepare`."""
 
@@ -74,6 +79,7 @@ class Job(Protocol):
     def request(self) -> Request: ...
 
 
+@public
 class Worker(Protocol):
     """One context, used by the one thread that opened it; that thread closes it."""
 
@@ -100,6 +106,7 @@ class Worker(Protocol):
     def close(self) -> None: ...
 
 
+@public
 class Engine(Protocol):
     """One loaded model, shared by its workers; lives until `close`, which comes after theirs."""
 
@@ -135,6 +142,7 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
+@public
 @attrs.frozen(kw_only=True)
 class PrefixStatistics:
     """The cached states of declared prefixes that a model's workers share, and their use.

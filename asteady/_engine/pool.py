@@ -25,6 +25,7 @@ from typing import TypeAlias, TypeVar
 import attrs
 
 from asteady._base.errors import AsteadyError, EngineError, QueueFullError, SessionClosedError
+from asteady._base.public import public
 from asteady._base.requests import DeclaredPrefix
 from asteady._engine.api import (
     Answer,
@@ -53,6 +54,7 @@ _log = logging.getLogger("asteady")
 _EXIT_JOIN_S = 5.0
 
 
+@public
 @attrs.frozen(kw_only=True)
 class PoolStatistics:
     """What a pool was doing at one moment, and what it has done so far.

@@ -125,7 +125,7 @@ class WarmReport:
 
 
 @attrs.frozen(kw_only=True)
-class Job:
+class WarmJob:
     """One answer to be warmed, or the reason why it cannot be."""
 
     where: str
@@ -213,7 +213,7 @@ class _Reader:
         for seed in self._seeds:
             GenerateRequest.of("any", **{**options, "seed": seed})
 
-    def jobs_of(self, where: str, value: object) -> Iterator[Job]:
+    def jobs_of(self, where: str, value: object) -> Iterator[WarmJob]:
         """The jobs of one prompt, one for each seed; never raises."""
         prompt = shown(value)
         try:
@@ -229,10 +229,10 @@ class _Reader:
             text = item.pop("prompt", None)
             check_options("warm", item, _OPTIONS)
         except InvalidRequestError as exc:
-            yield Job(where=where, prompt=prompt, error=exc)
+            yield WarmJob(where=where, prompt=prompt, error=exc)
             return
         for seed in seeds:
-            job = Job(
+            job = WarmJob(
                 where=where,
                 prompt=prompt,
                 seed=seed,
@@ -246,7 +246,7 @@ class _Reader:
             except InvalidRequestError as exc:
                 yield attrs.evolve(job, error=exc)
 
-    def jobs_of_lines(self, raw: bytes) -> Iterator[Job]:
+    def jobs_of_lines(self, raw: bytes) -> Iterator[WarmJob]:
         """The jobs of a JSON Lines file; a line that cannot be read is a job that fails."""
         for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
             if not line.strip():
@@ -259,7 +259,7 @@ class _Reader:
                     f"not JSON: {exc}; a plain prompt needs quotes around it"
                 )
                 prompt = shown(line.decode(errors="replace"))
-                yield Job(where=where, prompt=prompt, error=error)
+                yield WarmJob(where=where, prompt=prompt, error=error)
                 continue
             yield from self.jobs_of(where, value)
 
@@ -289,17 +289,17 @@ def _mapping(value: object) -> dict[str, Any]:
 class _Queue(Protocol):
     """Where workers take their jobs from."""
 
-    async def next(self) -> Job | None: ...
+    async def next(self) -> WarmJob | None: ...
 
     def left(self) -> int: ...
 
 
 class _List:
-    def __init__(self, jobs: Sequence[Job]) -> None:
+    def __init__(self, jobs: Sequence[WarmJob]) -> None:
         self._jobs = jobs
         self._next = 0
 
-    async def next(self) -> Job | None:
+    async def next(self) -> WarmJob | None:
         if self._next == len(self._jobs):
             return None
         self._next += 1
@@ -313,15 +313,15 @@ class _Stream:
     """The jobs of an async iterator, which is asked for one item at a time and never ahead."""
 
     def __init__(
-        self, items: AsyncIterable[Any], jobs_of: Callable[[str, Any], Iterator[Job]]
+        self, items: AsyncIterable[Any], jobs_of: Callable[[str, Any], Iterator[WarmJob]]
     ) -> None:
         self._items: AsyncIterator[Any] | None = aiter(items)
         self._jobs_of = jobs_of
-        self._jobs: list[Job] = []
+        self._jobs: list[WarmJob] = []
         self._count = 0
         self._lock = anyio.Lock()
 
-    async def next(self) -> Job | None:
+    async def next(self) -> WarmJob | None:
         async with self._lock:
             while not self._jobs:
                 if self._items is None:
@@ -333,7 +333,7 @@ class _Stream:
                     self._items = None
                 except Exception as exc:
                     self._items = None
-                    return Job(where=where, prompt="the iterator failed", error=exc)
+                    return WarmJob(where=where, prompt="the iterator failed", error=exc)
                 else:
                     self._count += 1
                     self._jobs = list(self._jobs_of(where, item))
@@ -366,7 +366,7 @@ class _Warming:
         self._cached = self._skipped = self._duplicates = 0
         self._closed: SessionError | None = None
 
-    async def run_all(self, jobs: Iterable[Job]) -> WarmReport:
+    async def run_all(self, jobs: Iterable[WarmJob]) -> WarmReport:
         """Run jobs that are all known; a lower priority begins when the higher ones have ended."""
         every = list(jobs)
         self._total = len(every)
@@ -411,7 +411,7 @@ class _Warming:
                 self._skipped += 1
                 raise
 
-    async def _one(self, job: Job, request: GenerateRequest) -> None:
+    async def _one(self, job: WarmJob, request: GenerateRequest) -> None:
         context = self._context
         context.tasks.check_open()
         if context.settings.disable_cache:
@@ -440,13 +440,13 @@ class _Warming:
         self._by_priority[job.priority] += 1
         self._report(job, "warmed")
 
-    def _fail(self, job: Job, error: Exception) -> None:
+    def _fail(self, job: WarmJob, error: Exception) -> None:
         self._failed.append(
             WarmFailure(where=job.where, prompt=job.prompt, seed=job.seed, error=error)
         )
         self._report(job, "failed", error)
 
-    def _report(self, job: Job, outcome: WarmOutcome, error: Exception | None = None) -> None:
+    def _report(self, job: WarmJob, outcome: WarmOutcome, error: Exception | None = None) -> None:
         if self._on_progress is None:
             return
         done = sum(self._by_priority.values()) + self._cached + len(self._failed)

@@ -109,7 +109,7 @@ class FakeEngine:
 
     # -- for the pool ------------------------------------------------------------------------------
 
-    def prepare(self, request: Request) -> FakeJob:
+    def prepare(self, request: Request) -> Job:
         text = request.text if isinstance(request, EmbedRequest) else request.prompt or ""
         words = len(text.split())
         if words > self._context:
@@ -118,7 +118,7 @@ class FakeEngine:
             )
         return FakeJob(request)
 
-    def open_worker(self) -> FakeWorker:
+    def open_worker(self) -> Worker:
         return FakeWorker(self)
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 import attrs
 
+from asteady._base.public import public
 from asteady._base.requests import Key
 from asteady._cache.store.stored_request import Request
 
@@ -24,6 +25,7 @@ BUSY_TIMEOUT_S = 5.0
 BUSY_RETRY_S = 30.0
 
 
+@public
 @attrs.frozen(kw_only=True)
 class Entry:
     """One entry of a cache, without its answer.
@@ -99,6 +101,7 @@ class Untag:
     namespace: str
 
 
+@public
 @attrs.frozen(kw_only=True)
 class Holding:
     """The entries of a namespace in one cache: their number and size."""
@@ -107,6 +110,7 @@ class Holding:
     size_bytes: int = 0
 
 
+@public
 @attrs.frozen(kw_only=True)
 class NamespaceSize:
     """The entries of a namespace in each cache."""
@@ -153,6 +157,7 @@ class Merge:
     values: Callable[[Key], tuple[Any, ...]]
 
 
+@public
 @attrs.frozen(kw_only=True)
 class Merged:
     """The result of an import, for one cache.
@@ -169,6 +174,7 @@ class Merged:
     evicted: int
 
 
+@public
 @attrs.frozen(kw_only=True)
 class Exported:
     """The result of an export: the number of entries of each cache, and the size of the file."""
