@@ -23,6 +23,7 @@ from asteady._engine.api import (
     Job,
     Request,
     SlotId,
+    Worker,
 )
 
 _DIMENSIONS = 8

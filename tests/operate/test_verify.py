@@ -22,7 +22,7 @@ from asteady import (
     Settings,
 )
 from asteady._base.requests import DeclaredPrefix, GenerateRequest
-from asteady._engine.api import PrefixStatistics
+from asteady._engine.api import Job, PrefixStatistics
 from asteady._engine.prefix_cache import PrefixStates
 from asteady.cli import main
 from asteady.operate import VerifyReport, VerifyStep, _verify, verify
@@ -32,7 +32,6 @@ from asteady.operate._verify import (
     _requests_for,
 )
 from asteady.testing import FakeEngine
-from asteady.testing._fake import FakeJob
 
 pytestmark = pytest.mark.anyio
 
@@ -145,7 +144,7 @@ async def test_a_difference_after_a_longer_prompt_is_found() -> None:
 
 async def test_a_difference_from_a_kept_state_is_found() -> None:
     class Spoiling(FakeEngine):
-        def prepare_declared(self, request: Any, prefix: DeclaredPrefix) -> FakeJob:
+        def prepare_declared(self, request: Any, prefix: DeclaredPrefix) -> Job:
             return self.prepare(attrs.evolve(request, prompt="spoiled"))
 
         def prefix_statistics(self) -> PrefixStatistics:

@@ -12,12 +12,11 @@ import pytest
 import asteady
 from asteady import InvalidRequestError, Session, blocking
 from asteady._base.requests import DeclaredPrefix, GenerateRequest
-from asteady._engine.api import PrefixStatistics, Request
+from asteady._engine.api import Job, PrefixStatistics, Request
 from asteady._engine.prefix_cache import PrefixStates
 from asteady._session.observe import Observed
 from asteady.blocking._portal import Portal
 from asteady.testing import FakeEngine
-from asteady.testing._fake import FakeJob
 
 pytestmark = pytest.mark.anyio
 
@@ -186,7 +185,7 @@ class Noting(FakeEngine):
         super().__init__()
         self.prefixes: list[DeclaredPrefix] = []
 
-    def prepare_declared(self, request: Request, prefix: DeclaredPrefix) -> FakeJob:
+    def prepare_declared(self, request: Request, prefix: DeclaredPrefix) -> Job:
         self.prefixes.append(prefix)
         return self.prepare(request)
 
