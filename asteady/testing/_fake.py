@@ -14,6 +14,7 @@ from collections.abc import Callable
 import attrs
 
 from asteady._base.errors import PromptTooLongError
+from asteady._base.public import public
 from asteady._base.requests import Completion, Embedding, EmbedRequest, GenerateRequest
 from asteady._engine.api import (
     AnswerEvent,
@@ -39,6 +40,7 @@ class FakeJob:
     request: Request
 
 
+@public
 class FakeEngine:
     """Answers by a function, in chunks of a word; embeds by a hash; can be held and resumed.
 

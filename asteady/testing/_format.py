@@ -19,6 +19,7 @@ import attrs
 
 from asteady._base import errors as _errors
 from asteady._base.errors import AsteadyError
+from asteady._base.public import public
 from asteady._base.requests import (
     Completion,
     Embedding,
@@ -44,6 +45,7 @@ _REFUSALS: Mapping[str, type[AsteadyError]] = {
 }
 
 
+@public
 class RecordingError(AsteadyError):
     """A file of recorded answers cannot be read."""
 

@@ -16,6 +16,7 @@ from typing import Literal, TypeAlias
 import attrs
 
 from asteady._base.errors import AsteadyError, InvalidRequestError, ModelError
+from asteady._base.public import public
 from asteady._base.requests import Kind
 from asteady._base.settings import Settings
 from asteady._engine.api import (
@@ -41,10 +42,12 @@ Mode: TypeAlias = Literal["replay", "record", "live"]
 _REPLAY_WIDTH = 8
 
 
+@public
 class MissingAnswerError(AsteadyError):
     """A replay was asked for an answer that was not recorded; the message shows the nearest."""
 
 
+@public
 class Recording:
     """A file of answers, used by every session that is constructed within a ``with`` block.
 
