@@ -1,4 +1,4 @@
-"""Answer at once with a cached fallback, while the wanted answer is computed behind."""
+"""Answer at once with a cached fallback, and compute the primary prompt in the background."""
 
 import asyncio
 

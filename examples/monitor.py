@@ -1,4 +1,4 @@
-"""Tell what became of each operation, also when several run at once."""
+"""Print the outcome of each operation, also of concurrent ones."""
 
 import asyncio
 
@@ -11,8 +11,8 @@ async def main() -> None:
         monitor = CacheMonitor(session)
 
         async def ask(prompt: str) -> None:
-            told = await monitor.run(session.generate, prompt, max_new_tokens=20)
-            print(f"{told.outcome:>9}  {told.duration_s * 1000:8.2f} ms  {prompt}")
+            op = await monitor.run(session.generate, prompt, max_new_tokens=20)
+            print(f"{op.outcome:>9}  {op.duration_s * 1000:8.2f} ms  {prompt}")
 
         await ask("Write a haiku about caching")
         async with asyncio.TaskGroup() as group:

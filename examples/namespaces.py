@@ -1,4 +1,4 @@
-"""Hold answers by purpose: preload them, look at them, and clear what nobody else holds."""
+"""Group answers by purpose: preload them, list their sizes, and clear them together."""
 
 import asyncio
 from typing import Any
@@ -25,10 +25,10 @@ async def main() -> None:
             print(f"{path:<20} {size.entries} entries, {size.size_bytes} bytes")
 
         assert await emails.generate("Write a subject line", max_new_tokens=12) == subject
-        told = (await session.namespace("emails").statistics()).generation
-        print(f"emails: {told.hits} hits, {told.misses} misses, hit rate {told.hit_rate:.0%}")
+        counts = (await session.namespace("emails").statistics()).generation
+        print(f"emails: {counts.hits} hits, {counts.misses} misses, hit rate {counts.hit_rate:.0%}")
 
-        # The subject line stays: documents/api holds it too.
+        # The subject line stays: it is in documents/api too.
         print("removed", await session.namespace("emails").clear(), "of 2")
         print(await session.is_cached("Write a subject line", max_new_tokens=12))
 
