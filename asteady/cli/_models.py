@@ -19,6 +19,7 @@ from asteady._engine.models.hub import (
     forget,
     in_cache,
     parse_reference,
+    pull_model,
     recorded,
 )
 from asteady._engine.models.minilm import find_minilm
@@ -105,8 +106,6 @@ def pull(options: argparse.Namespace) -> int:
     if options.model == "minilm":
         kind = "embedding"
     else:
-        from asteady._engine.models.hub_pull import pull_model
-
         pull_model(options.model, cache_dir, show_progress=True)
     # Its digest is compared with the hub's, and its header read; minilm is converted.
     file = inspect_model(options.model, kind=kind, cache_dir=cache_dir)

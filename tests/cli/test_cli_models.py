@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from asteady import Session
-from asteady._engine.models.minilm import find_minilm
+from asteady._engine.models.minilm import OFFICIAL, find_minilm
 from asteady._engine.models.resolve import resolve_model
 from asteady.cli import main
 from tests.gguf_files import write_bert, write_llama
@@ -104,10 +104,9 @@ def test_minilm_is_pulled_listed_and_found(
     assert find_minilm(caches) is None
 
     def convert(cache_dir: Path) -> Path:
-        return write_bert(cache_dir / "minilm.gguf")
+        return write_bert(cache_dir / OFFICIAL.file_name)
 
     monkeypatch.setattr("asteady._engine.models.minilm.convert_minilm", convert)
-    monkeypatch.setattr("asteady._engine.models.minilm._NAME", "minilm.gguf")
     assert main(["models", "pull", "minilm"]) == 0
     path = capsys.readouterr().out.strip()
     assert path == str(find_minilm(caches))

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from asteady._base.requests import Kind
 from asteady._engine.api import Engine
 from asteady._engine.llama.engine import LlamaEngine
 from asteady._engine.loader import load_engine
-from asteady._engine.models.gguf import Kind
 from asteady._engine.models.resolve import resolve_model
 from asteady._engine.plan import EngineOptions, Setup
 from asteady._engine.pool import Pool

@@ -1,7 +1,7 @@
 """The header of a GGUF file, read without llama.cpp.
 
-llama.cpp maps a file and trusts it: a truncated one can end the process. So the header is read
-here first: magic, version, metadata, and whether the tensor data lies within the file. Reference:
+llama.cpp maps a file and trusts it: a truncated one can crash the process. So the header is checked
+here first: magic, version, metadata, and that the tensor data lies within the file. Format:
 https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
@@ -10,13 +10,12 @@ from __future__ import annotations
 import mmap
 import struct
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import attrs
 
 from asteady._base.errors import ModelFormatError
-
-Kind: TypeAlias = Literal["generation", "embedding"]
+from asteady._base.requests import Kind
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -37,8 +36,8 @@ _SCALARS = {
 _U32 = _SCALARS[4]
 _U64 = _SCALARS[10]
 
-# ggml's tensor types: number -> (name, values per block, bytes per block). A type that is not
-# listed is only checked to begin within the file.
+# ggml's tensor types: number -> (name, values per block, bytes per block). A tensor of another type
+# is only checked to begin within the file.
 _TENSOR_TYPES = {
     0: ("F32", 1, 4),
     1: ("F16", 1, 2),
@@ -61,7 +60,7 @@ _TENSOR_TYPES = {
     39: ("MXFP4", 32, 17),
 }
 
-# Architectures that encode a text as a whole, whatever else their metadata says.
+# Architectures of encoders, whatever else their metadata says.
 _ENCODERS = frozenset(
     {
         "bert",
@@ -81,12 +80,12 @@ _POOLING = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
 
 @attrs.frozen(kw_only=True)
 class GgufHeader:
-    """What asteady needs to know of a model file before it is loaded.
+    """The metadata of a model file that is used before the model is loaded.
 
-    `pooling` is the metadata's way to make one vector of a text ("mean", "cls", "last"; "rank"
-    for a reranker), or None. `matrix_types` are the types of the two-dimensional weights.
-    `kv_bytes_per_token` is what one position takes in a context's memory, or 0 if that cannot be
-    told. A later part of a split model has no architecture; `licence` is what the file says of it.
+    `architecture` is "" for a later part of a split model. `pooling` is "none", "mean", "cls",
+    "last", "rank" (a reranker), or None if the metadata has none. `matrix_types` are the tensor
+    types of the matrices, sorted. `kv_bytes_per_token` is the size of the keys and values of one
+    position, as float16, or 0 if unknown. `licence` is the metadata's text.
     """
 
     architecture: str
@@ -101,14 +100,13 @@ class GgufHeader:
 
     @property
     def kind(self) -> Kind:
-        """What the model is for."""
         if self.architecture in _ENCODERS or not self.causal or self.pooling not in (None, "none"):
             return "embedding"
         return "generation"
 
 
-class _Truncated(Exception):
-    pass
+class _TruncatedError(Exception):
+    """The header goes on after the end of the file."""
 
 
 class _Reader:
@@ -119,7 +117,7 @@ class _Reader:
     def _take(self, count: int) -> int:
         start = self.position
         if count < 0 or start + count > len(self._data):
-            raise _Truncated
+            raise _TruncatedError
         self.position = start + count
         return start
 
@@ -134,14 +132,14 @@ class _Reader:
         return self.raw(self.number(_U64)).decode("utf-8", "replace")
 
     def value(self, kind: int) -> Any:
-        """A scalar or a string; None for an array, as vocabularies are large."""
+        """A scalar or a string; None for an array (a vocabulary), which is skipped."""
         if kind == _STRING:
             return self.string()
         if kind == _ARRAY:
             self._skip_array()
             return None
         if kind not in _SCALARS:
-            raise ValueError(f"metadata of the unknown type {kind}")
+            raise ValueError(f"its metadata has a value of the unknown type {kind}")
         return self.number(_SCALARS[kind])
 
     def _skip_array(self) -> None:
@@ -156,15 +154,15 @@ class _Reader:
             for _ in range(count):
                 self._skip_array()
         else:
-            raise ValueError(f"an array of the unknown type {kind}")
+            raise ValueError(f"its metadata has an array of the unknown type {kind}")
 
 
 def read_header(path: Path) -> GgufHeader:
     """Read and check the header of a GGUF file; touches only the header's pages.
 
     Raises:
-        ModelFormatError: it is no GGUF, is cut short, or says nothing of its architecture; the
-            message names the path and a remedy.
+        ModelFormatError: it is no GGUF file, is truncated, or names no architecture; the message
+            names the path and a remedy.
         OSError: the file cannot be opened.
     """
     size = path.stat().st_size
@@ -178,14 +176,14 @@ def read_header(path: Path) -> GgufHeader:
             )
         try:
             return _read(path, _Reader(data), size)
-        except _Truncated:
+        except _TruncatedError:
             raise ModelFormatError(
-                f"{path} is cut short: its {size} bytes end before the header does; "
-                "fetch or copy it again"
+                f"{path} is truncated: its {size} bytes end within the header; "
+                "download or copy it again"
             ) from None
         except ValueError as exc:
             raise ModelFormatError(
-                f"{path} is not a readable GGUF file: {exc}; fetch or copy it again"
+                f"{path} is not a readable GGUF file: {exc}; download or copy it again"
             ) from exc
 
 
@@ -194,7 +192,7 @@ def _read(path: Path, reader: _Reader, size: int) -> GgufHeader:
     version = reader.number(_U32)
     if version not in _VERSIONS:
         raise ModelFormatError(
-            f"{path} is a GGUF file of version {version}; versions 2 and 3 can be read"
+            f"{path} is a GGUF file of version {version}; supported are versions 2 and 3"
         )
     tensor_count: int = reader.number(_U64)
     pair_count: int = reader.number(_U64)
@@ -205,21 +203,22 @@ def _read(path: Path, reader: _Reader, size: int) -> GgufHeader:
     end, matrix_types = _tensors(reader, tensor_count)
     alignment = int(metadata.get("general.alignment", 32))
     if alignment < 1:
-        raise ValueError(f"an alignment of {alignment}")
+        raise ValueError(f"its alignment is {alignment}")
     needed = -(-reader.position // alignment) * alignment + end
     if needed > size:
         raise ModelFormatError(
-            f"{path} is cut short: it has {size} bytes and its tensors need {needed}; "
-            "fetch or copy it again"
+            f"{path} is truncated: it has {size} bytes and its tensors need {needed}; "
+            "download or copy it again"
         )
-    # A model may be split over several files, the first of which may have no tensors; the others
-    # have nothing else.
+    # The first file of a split model may have no tensors; the others have nothing else.
     split = int(metadata.get("split.count") or 0) > 1
     architecture = metadata.get("general.architecture")
     if architecture is None and split and metadata.get("split.no"):
         architecture = ""
     if not isinstance(architecture, str) or not (tensor_count or split):
-        raise ModelFormatError(f"{path} holds no model: it names no architecture or no tensors")
+        raise ModelFormatError(
+            f"{path} has no model in it: it names no architecture or has no tensors"
+        )
     pooling = metadata.get(f"{architecture}.pooling_type")
     return GgufHeader(
         architecture=architecture,
@@ -235,7 +234,7 @@ def _read(path: Path, reader: _Reader, size: int) -> GgufHeader:
 
 
 def _kv_bytes(metadata: dict[str, Any], architecture: str) -> int:
-    """Keys and values of all layers, as float16; 0 where a number is missing."""
+    """Keys and values of all layers, as float16; 0 if a number is missing."""
 
     def number(key: str) -> int:
         return int(metadata.get(f"{architecture}.{key}") or 0)
@@ -249,7 +248,7 @@ def _kv_bytes(metadata: dict[str, Any], architecture: str) -> int:
 
 
 def _tensors(reader: _Reader, count: int) -> tuple[int, tuple[str, ...]]:
-    """Where the tensors' data ends, in bytes from its start, and the types of the matrices."""
+    """The size of the tensor data in bytes, and the types of the matrices."""
     end = 0
     matrix_types = set()
     for _ in range(count):

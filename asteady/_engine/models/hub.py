@@ -1,25 +1,33 @@
-"""Models from the Hugging Face hub: ``hf:owner/repo/file.gguf@revision``, ``hf:owner/repo:Q4_K_M``.
+"""Models of the Hugging Face hub: ``hf:owner/repo/file.gguf@revision``, ``hf:owner/repo:Q4_K_M``.
 
-The files lie in the standard cache of huggingface_hub, which other programs use too. A reference
-stays at the commit that it was pulled at until it is pulled again: no answer changes because
-somebody pushed, and nothing is asked of the hub for a model that is here.
+The files are in huggingface_hub's standard cache, which other programs share. A reference stays at
+the commit at which it was pulled until it is pulled again: an update of the repository changes no
+answer, and a model that is on this machine needs no network.
+
+huggingface_hub renames a download when it is complete, so an interrupted one is never used. It
+checks the size; the SHA-256 is checked by `asteady._engine.models.resolve`.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
+from time import perf_counter
+from typing import Any
 
 import attrs
 
-from asteady._base.errors import ModelNotFoundError
+from asteady._base.errors import ModelError, ModelNotFoundError
 from asteady._base.files import recall, remember
 
-log = logging.getLogger("asteady")
+_log = logging.getLogger("asteady")
 
 _RECORDS = "hub.json"
 _REFERENCE = re.compile(
@@ -30,13 +38,15 @@ _REFERENCE = re.compile(
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PART = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
-# Names in an error message; a repository can have a hundred files.
-_MOST_NAMES = 24
+# In an error message: a repository can have hundreds of files.
+_MAX_NAMES = 24
+_TIMEOUT_S = 10.0
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @attrs.frozen(kw_only=True)
 class HubReference:
-    """A reference taken apart: either `file` or `quantisation` is given."""
+    """A parsed reference; one of `file` and `quantisation` is given."""
 
     text: str
     repo: str
@@ -46,15 +56,15 @@ class HubReference:
 
     @property
     def pinned(self) -> bool:
-        """Whether it names a commit, which cannot move."""
+        """Whether the revision is a commit, which cannot move."""
         return _COMMIT.fullmatch(self.revision) is not None
 
 
 @attrs.frozen(kw_only=True)
 class HubModel:
-    """A model whose files are in the hub's cache: all its parts, in order.
+    """A model in the hub's cache: all its files, in order.
 
-    `sha256` has what the hub says of each part, None for one of which it says nothing.
+    `sha256` has the hub's digest of each file, or None where the hub gives none.
     """
 
     reference: str
@@ -65,16 +75,16 @@ class HubModel:
 
 
 def parse_reference(text: str) -> HubReference:
-    """Take an ``hf:`` reference apart.
+    """Parse an ``hf:`` reference.
 
     Raises:
-        ModelNotFoundError: it is not written as one.
+        ModelNotFoundError: it has another form.
     """
     match = _REFERENCE.fullmatch(text)
     if match is None or ".." in text.split("/"):
         raise ModelNotFoundError(
             f"{text!r} is not a known model reference: write hf:owner/repo/file.gguf or "
-            "hf:owner/repo:Q4_K_M, either with @revision if need be; others are "
+            "hf:owner/repo:Q4_K_M, optionally with @revision; others are "
             '"builtin", "minilm" and the path of a .gguf file'
         )
     return HubReference(
@@ -87,7 +97,7 @@ def parse_reference(text: str) -> HubReference:
 
 
 def hub_cache() -> Path:
-    """The cache directory of huggingface_hub, found by its rules but without importing it."""
+    """huggingface_hub's cache directory, by its rules, but without importing it."""
     environ = os.environ
     named = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE")
     if named is None:
@@ -99,12 +109,9 @@ def hub_cache() -> Path:
 def resolve_hub(
     text: str, cache_dir: Path, *, stopped: Callable[[], bool] | None = None
 ) -> HubModel:
-    """The files of a reference: those that were pulled, else pull them. Blocks.
+    """The files of a reference on this machine; pulls them if there are none. Blocks.
 
-    A pull is given up when `stopped` gives True.
-
-    Raises:
-        ModelNotFoundError: no such reference, repository or file; no access; no network; no room.
+    Raises as `pull_model` does, which explains `stopped` too.
     """
     reference = parse_reference(text)
     known = recorded(reference, cache_dir)
@@ -112,10 +119,8 @@ def resolve_hub(
         return known
     found = in_cache(reference)
     if found is not None:
-        record(found, cache_dir)
+        _record(found, cache_dir)
         return found
-    from asteady._engine.models.hub_pull import pull_model
-
     return pull_model(text, cache_dir, show_progress=False, stopped=stopped)
 
 
@@ -123,7 +128,7 @@ def resolve_hub(
 
 
 def recorded(reference: HubReference, cache_dir: Path) -> HubModel | None:
-    """What was recorded of a reference when it was pulled; its files may be gone since."""
+    """The model as recorded when it was pulled; its files may have been removed since."""
     entry = recall(cache_dir / _RECORDS, _record_key(reference.text))
     try:
         return HubModel(
@@ -137,7 +142,7 @@ def recorded(reference: HubReference, cache_dir: Path) -> HubModel | None:
         return None
 
 
-def record(model: HubModel, cache_dir: Path) -> None:
+def _record(model: HubModel, cache_dir: Path) -> None:
     remember(
         cache_dir / _RECORDS,
         _record_key(model.reference),
@@ -149,16 +154,21 @@ def record(model: HubModel, cache_dir: Path) -> None:
     )
 
 
+def forget(reference: HubReference, cache_dir: Path) -> None:
+    """Remove the record of a reference."""
+    remember(cache_dir / _RECORDS, _record_key(reference.text), None)
+
+
 def _record_key(text: str) -> str:
     return f"{text} in {hub_cache()}"
 
 
-# -- the hub's cache: models--owner--repo/{refs,blobs,snapshots/commit} ------------
+# -- the hub's cache: models--owner--repo/{refs,blobs,snapshots/commit} --------------------------
 
 
 def in_cache(reference: HubReference) -> HubModel | None:
-    """What the hub's cache has of a reference, whoever put it there."""
-    folder = _folder(reference.repo)
+    """The model in the hub's cache, whichever program downloaded it."""
+    folder = _repo_folder(reference.repo)
     commit = reference.revision
     if not reference.pinned:
         try:
@@ -166,16 +176,15 @@ def in_cache(reference: HubReference) -> HubModel | None:
         except OSError:
             return None
     snapshot = folder / "snapshots" / commit
-    names = [file.relative_to(snapshot).as_posix() for file in sorted(snapshot.rglob("*.gguf"))]
     try:
-        parts = choose(reference, names)
+        parts = choose(reference, _names(snapshot))
     except ModelNotFoundError:
         return None
     return _model(reference.text, reference.repo, commit, snapshot, parts)
 
 
 def cached_models() -> Iterator[HubModel]:
-    """Every model in the hub's cache that is a complete .gguf, each by a reference of its own."""
+    """Every complete GGUF model in the hub's cache, with a reference that names it."""
     for folder in sorted(hub_cache().glob("models--*--*")):
         repo = folder.name.removeprefix("models--").replace("--", "/", 1)
         refs = {
@@ -185,17 +194,18 @@ def cached_models() -> Iterator[HubModel]:
         }
         for snapshot in sorted((folder / "snapshots").glob("*")):
             commit = snapshot.name
-            names = [f.relative_to(snapshot).as_posix() for f in sorted(snapshot.rglob("*.gguf"))]
             revision = refs.get(commit, commit)
             at = "" if revision == "main" else f"@{revision}"
-            for parts in group_parts(names).values():
+            for parts in group_parts(_names(snapshot)).values():
                 if parts is not None:
                     yield _model(f"hf:{repo}/{parts[0]}{at}", repo, commit, snapshot, parts)
 
 
 def discard(file: Path) -> int:
-    """Remove a file from the hub's cache, with its blob if nothing else names it, and whatever of
-    its snapshot and repository is empty then. Gives the bytes that became free.
+    """Remove a file from the hub's cache; returns the bytes freed.
+
+    Its blob goes too unless another revision uses it, and so do the snapshot and the repository
+    when nothing else is in them.
     """
     folder = next(parent for parent in file.parents if parent.name.startswith("models--"))
     snapshot = folder / "snapshots" / file.relative_to(folder / "snapshots").parts[0]
@@ -203,11 +213,10 @@ def discard(file: Path) -> int:
     size = file.stat().st_size if file.exists() else 0
     file.unlink(missing_ok=True)
     if blob is not None:
-        others = (other for other in (folder / "snapshots").rglob("*") if _blob(other) == blob)
-        if next(others, None) is None:
-            blob.unlink(missing_ok=True)
-        else:
+        if any(_blob(other) == blob for other in (folder / "snapshots").rglob("*")):
             size = 0
+        else:
+            blob.unlink(missing_ok=True)
     if not any(left.is_symlink() or left.is_file() for left in snapshot.rglob("*")):
         shutil.rmtree(snapshot, ignore_errors=True)
         for ref in [ref for ref in (folder / "refs").rglob("*") if ref.is_file()]:
@@ -218,13 +227,12 @@ def discard(file: Path) -> int:
     return size
 
 
-def forget(reference: HubReference, cache_dir: Path) -> None:
-    """Drop what was recorded of a reference."""
-    remember(cache_dir / _RECORDS, _record_key(reference.text), None)
-
-
-def _folder(repo: str) -> Path:
+def _repo_folder(repo: str) -> Path:
     return hub_cache() / f"models--{repo.replace('/', '--')}"
+
+
+def _names(snapshot: Path) -> list[str]:
+    return [file.relative_to(snapshot).as_posix() for file in sorted(snapshot.rglob("*.gguf"))]
 
 
 def _model(text: str, repo: str, commit: str, snapshot: Path, parts: Iterable[str]) -> HubModel:
@@ -234,19 +242,19 @@ def _model(text: str, repo: str, commit: str, snapshot: Path, parts: Iterable[st
         repo=repo,
         commit=commit,
         files=files,
-        sha256=tuple(_promised(file) for file in files),
+        sha256=tuple(_hub_sha256(file) for file in files),
     )
 
 
 def _blob(file: Path) -> Path | None:
-    """The blob that a snapshot's file links to; None where links cannot be made."""
+    """The blob that a snapshot's file links to; None on a file system without symbolic links."""
     if not file.is_symlink():
         return None
     return Path(os.path.normpath(file.parent / os.readlink(file)))
 
 
-def _promised(file: Path) -> str | None:
-    """A blob of a large file is named by the sha256 that the hub promised."""
+def _hub_sha256(file: Path) -> str | None:
+    """The name of a large file's blob is the hub's SHA-256 of it."""
     blob = _blob(file)
     return blob.name if blob is not None and _SHA256.fullmatch(blob.name) else None
 
@@ -255,21 +263,17 @@ def _promised(file: Path) -> str | None:
 
 
 def group_parts(names: Iterable[str]) -> dict[str, list[str] | None]:
-    """The .gguf files among `names`, by the first part of each; None where parts are missing."""
+    """The models among `names`: first file to all files in order, or None if some are missing."""
     models: dict[str, list[str] | None] = {}
     present = sorted(name for name in names if name.endswith(".gguf"))
     for name in present:
-        match = _PART.fullmatch(name)
-        if match is None:
-            models[name] = [name]
-            continue
         parts = part_names(name)
         models[parts[0]] = parts if set(parts) <= set(present) else None
     return models
 
 
 def part_names(name: str) -> list[str]:
-    """The names of all parts of a model that is split over several files; else just the name."""
+    """The names of all files of a split model, given any of them; of another model just `name`."""
     match = _PART.fullmatch(name)
     if match is None:
         return [name]
@@ -278,45 +282,215 @@ def part_names(name: str) -> list[str]:
 
 
 def choose(reference: HubReference, names: Iterable[str]) -> list[str]:
-    """The files of a reference, all parts in order, among those of a repository.
+    """The files of a reference, in order, among the names in a repository.
 
     Raises:
-        ModelNotFoundError: there is none, or several would do; the message lists them.
+        ModelNotFoundError: no model matches, or several do; the message lists them.
     """
     models = group_parts(names)
     if reference.file is not None:
-        wanted = [name for name in models if name == part_names(reference.file)[0]]
+        matching = [name for name in models if name == part_names(reference.file)[0]]
     else:
         # Q4_K is not Q4_K_M, nor is Q4_XS IQ4_XS; mmproj files are for images.
         delimited = re.compile(
             rf"(?<![A-Za-z0-9_]){re.escape(reference.quantisation or '')}(?![A-Za-z0-9_])", re.I
         )
-        wanted = [
+        matching = [
             name
             for name in models
             if delimited.search(name.rsplit("/", 1)[-1]) and "mmproj" not in name
         ]
-    if len(wanted) == 1:
-        parts = models[wanted[0]]
+    where = f"{reference.text}: {reference.repo} at {reference.revision}"
+    if len(matching) == 1:
+        parts = models[matching[0]]
         if parts is not None:
             return parts
+        raise ModelNotFoundError(f"{where} does not have all the parts of {matching[0]}")
+    if matching:
         raise ModelNotFoundError(
-            f"{reference.text}: {reference.repo} at {reference.revision} does not have all the "
-            f"parts of {wanted[0]}"
+            f"{reference.text}: {len(matching)} files match; name one as hf:{reference.repo}/FILE:"
+            f" {_listed(matching)}"
         )
     what = reference.file or f"file of quantisation {reference.quantisation}"
-    if wanted:
-        raise ModelNotFoundError(
-            f"{reference.text}: {len(wanted)} files would do, name one as hf:{reference.repo}/FILE:"
-            f" {_listed(wanted)}"
-        )
     raise ModelNotFoundError(
-        f"{reference.text}: {reference.repo} at {reference.revision} has no {what}; its .gguf "
-        f"files are: {_listed(models) or 'none'}"
+        f"{where} has no {what}; its .gguf files are: {_listed(models) or 'none'}"
     )
 
 
 def _listed(names: Iterable[str]) -> str:
     every = list(names)
-    more = len(every) - _MOST_NAMES
-    return ", ".join(every[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+    more = len(every) - _MAX_NAMES
+    return ", ".join(every[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+# -- downloading --------------------------------------------------------------------------------
+
+
+def pull_model(
+    text: str,
+    cache_dir: Path,
+    *,
+    show_progress: bool,
+    stopped: Callable[[], bool] | None = None,
+) -> HubModel:
+    """Ask the hub which files a reference names now, and download those that are missing. Blocks.
+
+    If the branch or tag has moved since the last pull, a warning with both commits is logged. A
+    reference to a commit that is in the cache needs no network. `stopped` is called after every
+    10 MB; the download ends when it returns True.
+
+    Raises:
+        ModelNotFoundError: no such repository, revision or file; no access, network or disk space;
+            huggingface_hub is not installed; or `stopped` returned True.
+    """
+    reference = parse_reference(text)
+    before = recorded(reference, cache_dir)
+    if reference.pinned and (here := in_cache(reference)) is not None:
+        _record(here, cache_dir)
+        return here
+    if find_spec("huggingface_hub") is None:
+        raise ModelNotFoundError(
+            f"{text} is not on this machine, and downloading it needs huggingface_hub: "
+            'pip install "asteady[hub]"'
+        )
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        raise ModelNotFoundError(
+            f"{text} cannot be downloaded, as HF_HUB_OFFLINE is set: unset it and run "
+            f"`asteady models pull {text}`"
+        )
+    with _explained(reference):
+        bar = None if show_progress else _silent_bar(reference, stopped or (lambda: False))
+        model = _download(reference, bar)
+    if before is not None and before.commit != model.commit:
+        _log.warning(
+            "%s moved: %s was commit %s when it was last pulled and is %s now",
+            text,
+            reference.revision,
+            before.commit,
+            model.commit,
+        )
+    _record(model, cache_dir)
+    return model
+
+
+def _download(reference: HubReference, bar: Any) -> HubModel:
+    from huggingface_hub import HfApi, hf_hub_download
+
+    cache = hub_cache()
+    info = HfApi(endpoint=_endpoint()).model_info(
+        reference.repo, revision=reference.revision, files_metadata=True, timeout=_TIMEOUT_S
+    )
+    offered = {sibling.rfilename: sibling for sibling in info.siblings or ()}
+    names = choose(reference, offered)
+    commit = str(info.sha)
+    snapshot = _repo_folder(reference.repo) / "snapshots" / commit
+    missing_bytes = sum(offered[name].size or 0 for name in names if not (snapshot / name).exists())
+    _check_disk_space(reference, cache, missing_bytes)
+    began = perf_counter()
+    if missing_bytes:
+        _log.info("downloading %s at %s, %.1f MB", reference.text, commit, missing_bytes / 1e6)
+    files = []
+    for name in names:
+        path = hf_hub_download(
+            reference.repo,
+            name,
+            revision=reference.revision,
+            cache_dir=cache,
+            endpoint=_endpoint(),
+            library_name="asteady",
+            tqdm_class=bar,
+        )
+        # If the branch moved after the first request, files of two commits would be mixed.
+        if commit not in Path(path).parts:
+            raise ModelNotFoundError(f"{reference.text} moved during the download: pull it again")
+        files.append(Path(path))
+    if missing_bytes:
+        _log.info("downloaded %s in %.1f s", reference.text, perf_counter() - began)
+    return HubModel(
+        reference=reference.text,
+        repo=reference.repo,
+        commit=commit,
+        files=tuple(files),
+        sha256=tuple(getattr(offered[name].lfs, "sha256", None) for name in names),
+    )
+
+
+def _silent_bar(reference: HubReference, stopped: Callable[[], bool]) -> Any:
+    """A class of progress bars that show nothing, and end the download when `stopped` says so:
+    huggingface_hub calls nothing else during a download."""
+    from huggingface_hub import utils
+
+    bar: Any = utils.tqdm  # type: ignore[attr-defined]  # public, but not marked as exported
+
+    class SilentBar(bar):  # type: ignore[misc]  # its base is not typed
+        def __init__(self, *arguments: Any, **more: Any) -> None:
+            super().__init__(*arguments, **{**more, "disable": True})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            if stopped():
+                raise ModelNotFoundError(f"{reference.text}: the download was stopped")
+            return super().update(n)  # type: ignore[no-any-return]  # its base is not typed
+
+    return SilentBar
+
+
+def _endpoint() -> str | None:
+    # huggingface_hub reads the variable once, when it is imported.
+    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
+
+
+def _check_disk_space(reference: HubReference, cache: Path, needed_bytes: int) -> None:
+    existing = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
+    free_bytes = shutil.disk_usage(existing).free
+    if free_bytes < needed_bytes:
+        raise ModelNotFoundError(
+            f"{reference.text} needs {needed_bytes / 1e6:,.1f} MB, and the disk of {cache} has "
+            f"{free_bytes / 1e6:,.1f} MB free: free some space, or set HF_HOME to a directory on "
+            "another disk"
+        )
+
+
+@contextmanager
+def _explained(reference: HubReference) -> Iterator[None]:
+    """Turn the errors of huggingface_hub and its HTTP client into one line with a remedy."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as exc:
+        # Any error: the HTTP client, and with it its errors, changed between versions.
+        raise ModelNotFoundError(f"{reference.text}: {_explain(reference, exc)}") from exc
+
+
+def _explain(reference: HubReference, error: Exception) -> str:
+    from huggingface_hub import errors
+
+    repo = reference.repo
+    endpoint = _endpoint() or "https://huggingface.co"
+    if isinstance(error, errors.GatedRepoError):
+        return (
+            f"{repo} is gated: accept its terms at {endpoint}/{repo}, and set HF_TOKEN to a token "
+            "of that account"
+        )
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return (
+            f"{endpoint} has no model {repo}, or it is private: check the name, or set HF_TOKEN to "
+            "a token that may read it"
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"{repo} has no revision {reference.revision!r}: name a branch, tag or commit"
+    if isinstance(error, errors.HfHubHTTPError):
+        status = error.response.status_code
+        if status in (401, 403):
+            return (
+                f"{endpoint} refuses access ({status}): set HF_TOKEN to a valid token that may "
+                f"read {repo}"
+            )
+        return f"{endpoint} answered {status}: try again later"
+    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        return (
+            f"the disk of {hub_cache()} is full ({error.strerror}): free some space, or set "
+            "HF_HOME to a directory on another disk"
+        )
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return f"the download from {endpoint} failed: {reason}; check the network and try again"

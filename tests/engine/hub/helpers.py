@@ -7,14 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from asteady._engine.models import hub as _hub
-from asteady._engine.models.hub_pull import pull_model
+from asteady._engine.models.hub import HubModel, pull_model
 
 REPO = "someone/small-GGUF"
 REFERENCE = f"hf:{REPO}/small-q8_0.gguf"
 
 
-def pull(reference: str, caches: Path) -> _hub.HubModel:
+def pull(reference: str, caches: Path) -> HubModel:
     return pull_model(reference, caches, show_progress=False)
 
 
@@ -34,5 +33,5 @@ def cli(*arguments: str, **more: str) -> subprocess.Popen[str]:
 
 def run(*arguments: str, **more: str) -> tuple[int | None, str, str]:
     with cli(*arguments, **more) as process:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=120)
     return process.returncode, out, err

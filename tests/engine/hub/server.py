@@ -1,4 +1,4 @@
-"""A small server that speaks the hub's protocol, for tests: what huggingface_hub asks of it."""
+"""A small server with the part of the hub's protocol that huggingface_hub uses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
@@ -18,8 +18,8 @@ import attrs
 class HubServer:
     """Repositories as {"owner/repo": {revision: commit}} and {commit: {file name: content}}.
 
-    Change them while it serves. `requests` has "METHOD path" of all, in order; `ranges` the Range
-    headers of downloads.
+    They may change while it serves. `requests` has "METHOD path" of every request, in order;
+    `ranges` the Range headers of downloads.
     """
 
     endpoint: str = ""
@@ -40,6 +40,8 @@ class HubServer:
     """Set when half of a file was sent while `held` is set."""
     held: threading.Event | None = None
     """If given, downloads stop half way until it is set."""
+    after_description: Callable[[], object] | None = None
+    """Called after a repository was described, and before its files are requested."""
 
     def publish(
         self, repo: str, files: dict[str, bytes], revision: str = "main", commit: str | None = None
@@ -144,6 +146,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        if self.server_state.after_description is not None:
+            self.server_state.after_description()
         self.wfile.write(body)
 
     def _download(self, commit: str, name: str, content: bytes) -> None:
@@ -173,7 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content[start:middle])
             self.wfile.flush()
             hub.halfway.set()
-            hub.held.wait(30)
+            hub.held.wait(300)
             start = middle
         with contextlib.suppress(OSError):  # the client may have been killed
             self.wfile.write(content[start:end])

@@ -1,4 +1,4 @@
-"""What goes wrong on the way from the hub is said with a remedy, and leaves nothing in use."""
+"""Failed downloads: the message has a remedy, and no incomplete file is used."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 
 from asteady import ModelFormatError, ModelNotFoundError
-from asteady._engine.models import hub as _hub
-from asteady._engine.models import hub_pull as _hub_pull
-from asteady._engine.models.hub import parse_reference, resolve_hub
+from asteady._engine.models.hub import in_cache, parse_reference, recorded, resolve_hub
 from asteady._engine.models.resolve import resolve_model
 from tests.engine.hub.helpers import REFERENCE, REPO, blobs, cli, pull
 from tests.engine.hub.server import HubServer
@@ -38,27 +36,27 @@ def test_a_download_that_keeps_breaking_leaves_nothing(
     monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
     hub.publish(REPO, {"small-q8_0.gguf": gguf})
     hub.cut_after = [0] * 20
-    with pytest.raises(ModelNotFoundError, match=r"could not be fetched.*try again"):
+    with pytest.raises(ModelNotFoundError, match=r"download from .* failed.*try again"):
         pull(REFERENCE, caches)
     assert blobs(tmp_path) == []
     hub.cut_after = []
     assert pull(REFERENCE, caches).files[0].read_bytes() == gguf
 
 
-def test_a_process_killed_in_mid_download_leaves_no_half_file_in_use(
+def test_a_process_killed_during_a_download_leaves_no_partial_file_in_use(
     hub: HubServer, gguf: bytes, caches: Path
 ) -> None:
     hub.publish(REPO, {"small-q8_0.gguf": gguf})
     hub.held = threading.Event()
     with cli("pull", REFERENCE) as process:
-        assert hub.halfway.wait(60)
+        assert hub.halfway.wait(120)
         process.kill()
-        process.communicate(timeout=30)
+        process.communicate(timeout=120)
     hub.held.set()
     hub.held = None
     reference = parse_reference(REFERENCE)
-    assert _hub.recorded(reference, caches) is None
-    assert _hub.in_cache(reference) is None
+    assert recorded(reference, caches) is None
+    assert in_cache(reference) is None
     assert resolve_model(REFERENCE, kind="generation", cache_dir=caches).path.read_bytes() == gguf
 
 
@@ -74,13 +72,13 @@ def test_a_wrong_checksum_is_refused_and_the_file_removed(
     assert resolve_model(REFERENCE, kind="generation", cache_dir=caches).path.read_bytes() == gguf
 
 
-def test_a_file_that_was_spoiled_in_the_cache_is_found_out(
+def test_a_file_corrupted_in_the_cache_is_refused(
     hub: HubServer, gguf: bytes, caches: Path, tmp_path: Path
 ) -> None:
     hub.publish(REPO, {"small-q8_0.gguf": gguf})
     file = pull(REFERENCE, caches).files[0].resolve()
     file.write_bytes(gguf[:-1] + b"?")
-    # Neither what was recorded nor the name of the blob agrees, so either way it is refused.
+    # Another cache directory has no record, so the blob's name is what the digest is compared with.
     with pytest.raises(ModelFormatError, match="expected"):
         resolve_model(REFERENCE, kind="generation", cache_dir=tmp_path / "other")
 
@@ -118,7 +116,7 @@ class Usage:
 
 
 def _no_extra(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_hub_pull, "find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
 
 
 @pytest.mark.parametrize(
@@ -131,13 +129,13 @@ def _no_extra(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
         (_wrong_token, REFERENCE, r"refuses access \(401\).*HF_TOKEN"),
         (_gated, REFERENCE, r"is gated: accept its terms.*HF_TOKEN"),
         (_down, REFERENCE, "answered 500"),
-        (_unreachable, REFERENCE, "could not be fetched from http://127.0.0.1:9"),
+        (_unreachable, REFERENCE, "download from http://127.0.0.1:9 failed"),
         (_offline, REFERENCE, "HF_HUB_OFFLINE"),
-        (_no_room, REFERENCE, r"has room for 0\.0: make room, or set HF_HOME"),
+        (_no_room, REFERENCE, r"has 0\.0 MB free: free some space, or set HF_HOME"),
         (_no_extra, REFERENCE, r'pip install "asteady\[hub\]"'),
     ],
 )
-def test_what_goes_wrong_is_said_in_one_line_with_a_remedy(
+def test_a_failure_is_explained_in_one_line_with_a_remedy(
     spoil: Callable[[HubServer, pytest.MonkeyPatch], None] | None,
     reference: str,
     message: str,
@@ -184,10 +182,10 @@ def test_a_disk_that_fills_up_is_named_and_nothing_is_left(
         [sys.executable, "-c", program, str(len(gguf) // 2), REFERENCE],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert (done.returncode, done.stdout) == (1, "")
-    assert "there is no room" in done.stderr
+    assert "is full" in done.stderr
     assert "Traceback" not in done.stderr
     assert blobs(tmp_path) == []

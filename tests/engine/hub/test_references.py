@@ -1,4 +1,4 @@
-"""References to models of the hub: how they are read, and which files they choose."""
+"""References to models of the hub: parsing, and the files that they choose."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from asteady import ModelNotFoundError
-from asteady._engine.models import hub as _hub
-from asteady._engine.models.hub import choose, parse_reference
+from asteady._engine.models.hub import choose, hub_cache, parse_reference
 from asteady._engine.models.resolve import resolve_model
 
 pytest.importorskip("huggingface_hub")
@@ -35,7 +34,7 @@ def test_a_reference_has_a_repository_a_file_and_a_revision(
 @pytest.mark.parametrize(
     "text", ["hf:", "hf:a", "hf:a/b", "hf:a/b/c.bin", "hf:a/b:", "hf:a/../../b.gguf", "hf:a/b/ c"]
 )
-def test_what_is_no_reference_is_refused_with_the_way_to_write_one(text: str, caches: Path) -> None:
+def test_another_form_is_refused_with_the_forms_of_a_reference(text: str, caches: Path) -> None:
     with pytest.raises(ModelNotFoundError, match=r"hf:owner/repo/file\.gguf"):
         resolve_model(text, kind="generation", cache_dir=caches)
 
@@ -78,22 +77,24 @@ def test_a_quantisation_or_a_name_chooses_a_model_with_all_its_parts(
     [
         (":Q5_K_M", r"no file of quantisation Q5_K_M; its \.gguf files are: .*m-Q4_K\.gguf"),
         (":Q4_XS", "no file of quantisation Q4_XS"),
-        (":Q6_K", "2 files would do.*two-a-Q6_K.gguf, two-b-Q6_K.gguf"),
+        (":Q6_K", "2 files match.*two-a-Q6_K.gguf, two-b-Q6_K.gguf"),
         (":BF16", "does not have all the parts of m-BF16-00001-of-00002.gguf"),
         ("/none.gguf", r"has no none\.gguf; its \.gguf files are: "),
     ],
 )
-def test_a_choice_that_cannot_be_made_is_explained(wanted: str, message: str) -> None:
+def test_a_reference_that_chooses_no_single_model_is_refused_with_the_names(
+    wanted: str, message: str
+) -> None:
     with pytest.raises(ModelNotFoundError, match=message):
         choose(parse_reference(f"hf:a/b{wanted}"), NAMES)
 
 
-def test_a_repository_with_nothing_of_use_says_so() -> None:
+def test_a_repository_without_gguf_files_is_named() -> None:
     with pytest.raises(ModelNotFoundError, match="files are: none"):
         choose(parse_reference("hf:a/b:Q4_0"), ["README.md"])
 
 
-def test_many_names_are_cut() -> None:
+def test_a_long_list_of_names_is_shortened() -> None:
     names = [f"m{number:03}.gguf" for number in range(100)]
     with pytest.raises(ModelNotFoundError, match=r"m023\.gguf and 76 more"):
         choose(parse_reference("hf:a/b/none.gguf"), names)
@@ -118,4 +119,4 @@ def test_the_cache_is_where_huggingface_hub_has_it(
         monkeypatch.setenv(name, value)
     program = "from huggingface_hub import constants; print(constants.HF_HUB_CACHE)"
     theirs = subprocess.check_output([sys.executable, "-c", program], text=True).strip()
-    assert str(_hub.hub_cache()) == theirs == expected
+    assert str(hub_cache()) == theirs == expected

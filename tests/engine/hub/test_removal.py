@@ -1,4 +1,4 @@
-"""Models of the hub are listed, shown and removed; what others share stays."""
+"""Models of the hub are listed and removed; files that other revisions use stay."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from asteady._engine.models import hub as _hub
-from asteady._engine.models.hub import parse_reference
+from asteady._engine.models.hub import discard, in_cache, parse_reference
 from tests.engine.hub.helpers import REFERENCE, REPO, blobs, pull, run
 from tests.engine.hub.server import HubServer
 
@@ -47,17 +46,17 @@ def test_the_command_pulls_lists_shows_and_removes(
     assert (code, out) == (1, "")
 
 
-def test_removing_one_revision_leaves_what_another_shares(
+def test_removing_one_revision_leaves_files_that_another_uses(
     hub: HubServer, gguf: bytes, caches: Path, tmp_path: Path
 ) -> None:
     old = hub.publish(REPO, {"small-q8_0.gguf": gguf})
     first = pull(f"{REFERENCE}@{old}", caches)
     hub.publish(REPO, {"small-q8_0.gguf": gguf, "new": b""})
     second = pull(REFERENCE, caches)
-    assert _hub.discard(first.files[0]) == 0
+    assert discard(first.files[0]) == 0
     assert second.files[0].read_bytes() == gguf
     assert not first.files[0].parent.exists()
-    assert _hub.discard(second.files[0]) == len(gguf)
+    assert discard(second.files[0]) == len(gguf)
     assert blobs(tmp_path) == []
 
 
@@ -68,7 +67,7 @@ def test_removing_one_file_leaves_the_others_of_its_commit(
     hub.publish(REPO, {"a-Q4_0.gguf": gguf, "b-Q8_0.gguf": other})
     first, second = pull(f"hf:{REPO}:Q4_0", caches), pull(f"hf:{REPO}:Q8_0", caches)
     assert len(blobs(tmp_path)) == 2
-    assert _hub.discard(first.files[0]) == len(gguf)
+    assert discard(first.files[0]) == len(gguf)
     assert len(blobs(tmp_path)) == 1
     assert second.files[0].read_bytes() == other
-    assert _hub.in_cache(parse_reference(f"hf:{REPO}:Q8_0")) is not None
+    assert in_cache(parse_reference(f"hf:{REPO}:Q8_0")) is not None

