@@ -26,7 +26,7 @@ async def test_is_cached_is_exact(session: Session) -> None:
     assert not await aware.is_likely_cached("hi", seed=2)
 
 
-async def test_the_guides_question_takes_the_seed_second(session: Session) -> None:
+async def test_is_likely_cached_takes_the_seed_second(session: Session) -> None:
     aware = CacheAwareGenerator(session)
     await session.generate("hi", seed=7)
     assert await aware.is_likely_cached("hi", 7)
@@ -105,7 +105,7 @@ async def test_a_failure_in_the_background_is_logged(caplog: pytest.LogCaptureFi
         assert await session.generate("another") == "fine"
 
 
-async def test_a_strange_failure_in_the_background_does_not_close_the_session(
+async def test_an_unexpected_failure_in_the_background_does_not_close_the_session(
     session: Session, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     aware = CacheAwareGenerator(session)
@@ -124,9 +124,7 @@ async def test_a_strange_failure_in_the_background_does_not_close_the_session(
     assert await real("another")
 
 
-async def test_a_deadline_ends_the_waiting_and_the_computation(
-    session: Session, engine: FakeEngine
-) -> None:
+async def test_a_timeout_cancels_the_computation(session: Session, engine: FakeEngine) -> None:
     aware = CacheAwareGenerator(session)
     engine.hold()
     with pytest.raises(TimeoutError, match=r"not answered in 0\.05 s"):
@@ -136,7 +134,7 @@ async def test_a_deadline_ends_the_waiting_and_the_computation(
     assert not await session.is_cached("primary")
 
 
-async def test_after_the_deadline_the_background_goes_on(
+async def test_a_background_computation_continues_after_the_timeout(
     session: Session, engine: FakeEngine
 ) -> None:
     aware = CacheAwareGenerator(session)
@@ -187,7 +185,7 @@ async def test_a_batch_is_in_order_and_cached_ones_come_first(
         aware.batch_generate_optimized(["new", "known", "other", "new", "known"], seed=3)
     )
     await engine.wait_computed(3)
-    # The known one was answered although the new ones, which stand before it, are held.
+    # The cached prompt was answered while the engine holds those before it in the batch.
     assert session.cache.generation.counters.hits == 1
     engine.resume()
     results, stats = await batch
@@ -198,7 +196,7 @@ async def test_a_batch_is_in_order_and_cached_ones_come_first(
     assert len(engine.computed) == 3
 
 
-async def test_an_empty_batch_and_mistakes(session: Session) -> None:
+async def test_an_empty_batch_and_invalid_arguments(session: Session) -> None:
     aware = CacheAwareGenerator(session)
     results, stats = await aware.batch_generate_optimized([])
     assert results == []

@@ -43,7 +43,7 @@ async def test_a_fresh_cache_is_healthy(session: Session) -> None:
     }
 
 
-async def test_a_low_hit_rate_is_told_once_there_are_enough_lookups(session: Session) -> None:
+async def test_a_low_hit_rate_warns_after_enough_lookups(session: Session) -> None:
     monitor = ProductionCacheMonitor(session, alert_threshold=60.0, min_lookups=4)
     await session.generate("a")
     await session.generate("b")
@@ -61,7 +61,7 @@ async def test_a_low_hit_rate_is_told_once_there_are_enough_lookups(session: Ses
         await monitor.check_cache_health(alert_threshold=0.5 * 1000)
 
 
-async def test_a_cache_that_is_nearly_full_is_healthy_but_told(engine: FakeEngine) -> None:
+async def test_a_nearly_full_cache_warns_and_is_healthy(engine: FakeEngine) -> None:
     async with Session(engine=engine, generation_cache_capacity=2) as session:
         monitor = ProductionCacheMonitor(session)
         await session.generate("a")
@@ -73,7 +73,7 @@ async def test_a_cache_that_is_nearly_full_is_healthy_but_told(engine: FakeEngin
     assert str(health.warnings[0]) == "Generation cache near capacity: 2 of 2 entries"
 
 
-async def test_errors_of_the_store_are_told_for_as_long_as_the_window(
+async def test_store_errors_warn_for_the_length_of_the_window(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def failing(key: str) -> None:
@@ -110,7 +110,7 @@ async def test_evictions_are_counted_over_many_checks(engine: FakeEngine) -> Non
     assert "early_evictions" in told
 
 
-async def test_entries_that_go_too_early_are_told(engine: FakeEngine) -> None:
+async def test_early_evictions_warn(engine: FakeEngine) -> None:
     now_s = 0.0
     async with Session(engine=engine, generation_cache_capacity=20) as session:
         monitor = ProductionCacheMonitor(session, min_stay_s=60.0, clock=lambda: now_s)
@@ -130,7 +130,7 @@ async def test_entries_that_go_too_early_are_told(engine: FakeEngine) -> None:
         assert kinds(await monitor.check_cache_health()) == ["near_capacity"]
 
 
-async def test_a_queue_that_is_nearly_full_is_told(engine: FakeEngine) -> None:
+async def test_a_nearly_full_queue_warns(engine: FakeEngine) -> None:
     async with Session(engine=engine, workers=1, max_pending=2) as session:
         monitor = ProductionCacheMonitor(session)
         engine.hold()
@@ -173,12 +173,12 @@ async def test_the_iterator_checks_logs_and_waits(
 async def test_watching_is_a_task_that_ends_by_cancellation(
     session: Session, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told: list[CacheHealth] = []
+    checks: list[CacheHealth] = []
     ticks = anyio.Event()
 
     def on_health(health: CacheHealth) -> None:
-        told.append(health)
-        if len(told) == 3:
+        checks.append(health)
+        if len(checks) == 3:
             ticks.set()
         raise ValueError("a listener's mistake")
 
@@ -190,7 +190,7 @@ async def test_watching_is_a_task_that_ends_by_cancellation(
         group.start_soon(monitor.watch, 1.0, on_health)
         await ticks.wait()
         group.cancel_scope.cancel()
-    assert len(told) >= 3
+    assert len(checks) >= 3
     assert "a listener's mistake" in caplog.text
     async with anyio.create_task_group() as group:
         group.start_soon(ProductionCacheMonitor(session).watch)

@@ -1,4 +1,4 @@
-"""What a tool is given by mistake is refused, by name, with what is allowed."""
+"""Invalid arguments of the tools are refused with their name and what is allowed."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ CLOSED: dict[str, Callable[[Session, Path], Any]] = {
 
 
 @pytest.mark.parametrize("call", CLOSED.values(), ids=list(CLOSED))
-async def test_a_closed_cache_is_not_told_to_be_empty(
+async def test_tools_raise_for_a_closed_session(
     engine: FakeEngine,
     tmp_path: Path,
     call: Callable[[Session, Path], Any],
@@ -150,13 +150,13 @@ async def test_a_closed_cache_is_not_told_to_be_empty(
     assert caplog.text == ""
 
 
-async def test_a_prompt_without_seeds_is_a_failure_and_not_forgotten(session: Session) -> None:
+async def test_a_prompt_without_seeds_is_reported_as_failed(session: Session) -> None:
     report = await session.warm(["a", {"prompt": "b", "seeds": []}])
     assert report.warmed == 1
     assert "seeds=[] is not allowed" in report.failed[0].reason
 
 
-async def test_a_watch_does_not_sleep_on_when_the_session_closes(engine: FakeEngine) -> None:
+async def test_watch_ends_when_the_session_closes(engine: FakeEngine) -> None:
     checked = anyio.Event()
     async with Session(engine=engine) as session:
         monitor = ProductionCacheMonitor(session)
@@ -166,7 +166,7 @@ async def test_a_watch_does_not_sleep_on_when_the_session_closes(engine: FakeEng
         await watching
 
 
-async def test_the_tools_say_how_they_are(session: Session, tmp_path: Path) -> None:
+async def test_the_reprs_of_the_tools(session: Session, tmp_path: Path) -> None:
     monitor = ProductionCacheMonitor(session, min_lookups=1)
     assert repr(monitor) == "<ProductionCacheMonitor: nothing checked yet>"
     await monitor.check_cache_health()
@@ -186,16 +186,14 @@ async def test_the_tools_say_how_they_are(session: Session, tmp_path: Path) -> N
     )
 
 
-async def test_an_error_of_a_file_names_the_file_that_was_asked_for(
-    session: Session, tmp_path: Path
-) -> None:
+async def test_a_file_error_names_the_requested_file(session: Session, tmp_path: Path) -> None:
     path = tmp_path / "missing" / "trace.json"
     with pytest.raises(FileNotFoundError) as caught:
         await CacheInspector(session).export(path)
     assert caught.value.filename == str(path)
 
 
-def test_a_recommendation_says_when_there_is_nothing_to_recommend() -> None:
+def test_a_recommendation_without_data_says_so() -> None:
     optimizer = CacheOptimizer()
     assert str(optimizer.recommend()).startswith("no accesses were recorded yet")
     optimizer.track_usage("a", 42, 1.0)

@@ -34,7 +34,7 @@ async def test_the_hit_rate_counts_from_the_mark_in_percent(session: Session) ->
         monitor.get_hit_rate("generations")  # type: ignore[arg-type]  # as a user might
 
 
-async def test_one_operation_is_told_its_outcome(session: Session, engine: FakeEngine) -> None:
+async def test_an_operation_has_its_outcome(session: Session, engine: FakeEngine) -> None:
     monitor = CacheMonitor(session)
     first = await monitor.run(session.generate, "hi", seed=7)
     second = await monitor.monitor_operation(session.generate, "hi", seed=7)
@@ -48,7 +48,9 @@ async def test_one_operation_is_told_its_outcome(session: Session, engine: FakeE
         assert (third.outcome, third.cache_hit) == ("disk", True)
 
 
-async def test_concurrent_operations_are_told_apart(session: Session, engine: FakeEngine) -> None:
+async def test_concurrent_operations_have_their_own_outcomes(
+    session: Session, engine: FakeEngine
+) -> None:
     """Counters could not tell: a hit beside a miss looks like a hit to both."""
     await session.generate("known")
     monitor = CacheMonitor(session)
@@ -63,7 +65,7 @@ async def test_concurrent_operations_are_told_apart(session: Session, engine: Fa
     assert [o.cache_hit for o in (await miss, await wait, hit)] == [False, False, True]
 
 
-async def test_an_operation_of_several_calls_is_named_by_the_furthest(session: Session) -> None:
+async def test_an_operation_of_several_calls_has_the_costliest_outcome(session: Session) -> None:
     monitor = CacheMonitor(session)
     await session.generate("known")
     async with monitor.operation() as op:
@@ -80,7 +82,7 @@ async def test_an_operation_of_several_calls_is_named_by_the_furthest(session: S
     assert len(op.calls) == 3
 
 
-async def test_a_failing_operation_raises_and_is_told(session: Session) -> None:
+async def test_a_failing_operation_raises_and_is_counted(session: Session) -> None:
     monitor = CacheMonitor(session)
     operations: list[Operation] = []
 

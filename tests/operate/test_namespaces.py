@@ -1,4 +1,4 @@
-"""Namespaces: one entry for all who ask."""
+"""Namespaces: tags on entries that all callers share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from asteady._base.errors import (
 )
 from asteady._cache.store.api import Tag
 from asteady.testing import FakeEngine
-from tests.operate.namespaced import held, writes
+from tests.operate.helpers import tagged_entries, writes
 
 pytestmark = pytest.mark.anyio
 
@@ -36,16 +36,19 @@ async def test_two_namespaces_and_plain_calls_share_one_entry(
     }
     assert len(texts) == len(engine.computed) == 1
     assert len(await session.cache.generation.keys()) == 1
-    assert await held(session, "emails/marketing") == await held(session, "docs") == 1
+    assert (
+        await tagged_entries(session, "emails/marketing")
+        == await tagged_entries(session, "docs")
+        == 1
+    )
 
 
-async def test_a_computed_answer_is_held_in_the_commit_that_stores_it(
+async def test_a_computed_answer_is_tagged_in_the_commit_that_stores_it(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submitted = await writes(session.cache.generation, monkeypatch)
-    monkeypatch.setattr(
-        await session.cache.generation.ready(), "tagged", None
-    )  # nor is it looked for
+    # Reading the tag would call None.
+    monkeypatch.setattr(await session.cache.generation.ready(), "tagged", None)
     await session.namespace("emails").generate("hello")
     (put,) = submitted
     assert put.namespaces == ("emails",)  # type: ignore[attr-defined]  # a Put
@@ -64,37 +67,37 @@ async def test_a_warm_hit_under_a_namespace_reads_and_writes_nothing(
     assert not [op for op in submitted if isinstance(op, Tag)]
 
 
-async def test_what_is_known_without_a_namespace_is_held_from_the_first_call_under_one(
+async def test_a_cached_entry_is_tagged_by_the_first_call_in_a_namespace(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await session.generate("hello")
-    assert await held(session, "emails") == 0
+    assert await tagged_entries(session, "emails") == 0
     submitted = await writes(session.cache.generation, monkeypatch)
     for _ in range(3):
         await session.namespace("emails").generate("hello")
     assert len([op for op in submitted if isinstance(op, Tag)]) == 1
-    assert await held(session, "emails") == 1
+    assert await tagged_entries(session, "emails") == 1
 
 
-async def test_a_stream_is_held_when_it_was_read_to_its_end(session: Session) -> None:
+async def test_a_stream_is_tagged_when_it_was_read_to_its_end(session: Session) -> None:
     emails = session.namespace("emails")
     async with emails.stream("one two three") as stream:
         chunks = [chunk async for chunk in stream]
     assert "".join(chunks) == stream.answer.text
-    assert await held(session, "emails") == 1
+    assert await tagged_entries(session, "emails") == 1
     async with session.namespace("docs").stream("one two three") as stream:
         assert [chunk async for chunk in stream] == chunks
-        assert await held(session, "docs") == 1
+        assert await tagged_entries(session, "docs") == 1
 
 
-async def test_a_stream_that_is_left_early_holds_nothing(session: Session) -> None:
+async def test_a_stream_that_is_left_early_is_not_tagged(session: Session) -> None:
     await session.generate("one two three")
     async with session.namespace("emails").stream("one two three") as stream:
         await anext(stream)
-    assert await held(session, "emails") == 0
+    assert await tagged_entries(session, "emails") == 0
 
 
-async def test_embeddings_are_held_one_by_one(session: Session, engine: FakeEngine) -> None:
+async def test_each_embedding_is_tagged(session: Session, engine: FakeEngine) -> None:
     emails = session.namespace("emails")
     one = await emails.embed("a text")
     matrix = await emails.embed(["a text", "another"])
@@ -108,62 +111,62 @@ async def test_embeddings_are_held_one_by_one(session: Session, engine: FakeEngi
         assert (await session.cache.namespace_size(path)).embedding.entries == 3
 
 
-async def test_the_modes_are_the_session_s(session: Session, engine: FakeEngine) -> None:
+async def test_cache_modes_work_as_in_the_session(session: Session, engine: FakeEngine) -> None:
     emails = session.namespace("emails")
     with pytest.raises(CacheMissError):
         await emails.generate("hello", cache="only")
     await emails.generate("hello", cache="bypass")
-    assert await held(session, "emails") == 0
+    assert await tagged_entries(session, "emails") == 0
     await session.generate("hello")
     await emails.generate("hello", cache="bypass")
-    assert await held(session, "emails") == 0
+    assert await tagged_entries(session, "emails") == 0
     assert await emails.generate("hello", cache="only")
-    assert await held(session, "emails") == 1
+    assert await tagged_entries(session, "emails") == 1
     await session.namespace("docs").generate("hello", cache="refresh")
-    assert await held(session, "docs") == await held(session, "emails") == 1
+    assert await tagged_entries(session, "docs") == await tagged_entries(session, "emails") == 1
     assert len(engine.computed) == 4
-    asked = (await session.namespace("docs").statistics()).generation
-    assert (asked.hits, asked.misses) == (0, 0)  # no look-ups
+    counts = (await session.namespace("docs").statistics()).generation
+    assert (counts.hits, counts.misses) == (0, 0)  # no lookups
     with pytest.raises(InvalidRequestError, match="cache='sometimes'"):
         await emails.generate("hello", cache="sometimes")  # type: ignore[arg-type]  # no mode
 
 
-async def test_is_cached_looks_at_the_answer_and_holds_nothing(session: Session) -> None:
+async def test_is_cached_ignores_tags_and_writes_none(session: Session) -> None:
     emails = session.namespace("emails")
     assert not await emails.is_cached("hello")
     await session.generate("hello")
     assert await emails.is_cached("hello")
-    assert await held(session, "emails") == 0
+    assert await tagged_entries(session, "emails") == 0
 
 
-async def test_namespaces_that_ask_at_once_share_the_flight_and_all_hold_the_answer(
+async def test_concurrent_calls_in_several_namespaces_share_the_flight_and_all_tag_the_entry(
     session: Session, engine: FakeEngine
 ) -> None:
     engine.hold()
     async with asyncio.TaskGroup() as group:
-        asked = [
-            group.create_task(asking.generate("hello"))
-            for asking in (session.namespace("a"), session, session.namespace("b/c"))
+        tasks = [
+            group.create_task(calls.generate("hello"))
+            for calls in (session.namespace("a"), session, session.namespace("b/c"))
         ]
         await engine.wait_computed(1)
         await anyio.wait_all_tasks_blocked()
         engine.resume()
-    assert len({task.result() for task in asked}) == len(engine.computed) == 1
-    assert await held(session, "a") == await held(session, "b") == 1
+    assert len({task.result() for task in tasks}) == len(engine.computed) == 1
+    assert await tagged_entries(session, "a") == await tagged_entries(session, "b") == 1
     counts = [(await session.namespace(path).statistics()).generation for path in ("a", "b/c")]
     assert [(c.misses, c.coalesced) for c in counts] == [(1, 0), (0, 1)]
 
 
-async def test_one_who_joins_while_the_answer_is_written_holds_it_too(
+async def test_a_caller_that_joins_while_the_answer_is_written_tags_it_too(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache, written = session.cache.generation, asyncio.Event()
-    put, go_on = cache.put, asyncio.Event()
+    put, proceed = cache.put, asyncio.Event()
 
     async def slow(*args: Any, **kwargs: Any) -> bool:
         stored = await put(*args, **kwargs)
         written.set()
-        await go_on.wait()
+        await proceed.wait()
         return stored
 
     monkeypatch.setattr(cache, "put", slow)
@@ -173,40 +176,40 @@ async def test_one_who_joins_while_the_answer_is_written_holds_it_too(
         cache.memory.clear()  # else it would be found in memory
         group.create_task(session.namespace("b").complete("hello", seed=1))
         await anyio.wait_all_tasks_blocked()
-        go_on.set()
-    assert await held(session, "a") == await held(session, "b") == 1
+        proceed.set()
+    assert await tagged_entries(session, "a") == await tagged_entries(session, "b") == 1
 
 
-async def test_a_thousand_who_ask_at_once_cost_one_look_and_one_write(
+async def test_a_thousand_concurrent_calls_cost_one_tag_read_and_one_write(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await session.generate("hello")
-    store, looks = await session.cache.generation.ready(), []
+    store, reads = await session.cache.generation.ready(), []
     tagged = store.tagged
 
-    async def looked(key: str, namespace: str) -> bool:
-        looks.append(namespace)
+    async def counted(key: str, namespace: str) -> bool:
+        reads.append(namespace)
         return await tagged(key, namespace)
 
-    monkeypatch.setattr(store, "tagged", looked)
+    monkeypatch.setattr(store, "tagged", counted)
     submitted = await writes(session.cache.generation, monkeypatch)
     emails, docs = session.namespace("emails"), session.namespace("docs")
     await asyncio.gather(*(emails.generate("hello") for _ in range(1000)), docs.generate("hello"))
-    assert sorted(looks) == ["docs", "emails"]
+    assert sorted(reads) == ["docs", "emails"]
     assert len([op for op in submitted if isinstance(op, Tag)]) == 2
     assert (await emails.statistics()).generation.hits == 1000
 
 
-async def test_a_caller_that_is_cancelled_while_it_is_written_leaves_the_others_waiting(
+async def test_cancelling_one_caller_does_not_cancel_the_tag_that_others_wait_for(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await session.generate("hello")
-    store, go_on, looks = await session.cache.generation.ready(), asyncio.Event(), []
+    store, proceed, reads = await session.cache.generation.ready(), asyncio.Event(), []
     tagged = store.tagged
 
     async def slow(key: str, namespace: str) -> bool:
-        looks.append(namespace)
-        await go_on.wait()
+        reads.append(namespace)
+        await proceed.wait()
         return await tagged(key, namespace)
 
     monkeypatch.setattr(store, "tagged", slow)
@@ -220,25 +223,25 @@ async def test_a_caller_that_is_cancelled_while_it_is_written_leaves_the_others_
     await anyio.wait_all_tasks_blocked()
     assert first.cancelled()
     assert not other.done()
-    go_on.set()
+    proceed.set()
     assert await other == await session.generate("hello")
-    assert await held(session, "emails") == len(looks) == 1
+    assert await tagged_entries(session, "emails") == len(reads) == 1
     assert not session.cache.generation.pending_tags
 
 
-async def test_who_asks_after_a_clear_does_not_wait_for_a_look_before_it(
+async def test_a_call_after_a_clear_does_not_wait_for_a_tag_read_before_it(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     emails, docs = session.namespace("emails"), session.namespace("docs")
-    for asking in (emails, docs):
-        await asking.generate("hello")
-    cache, go_on = session.cache.generation, asyncio.Event()
+    for namespace in (emails, docs):
+        await namespace.generate("hello")
+    cache, proceed = session.cache.generation, asyncio.Event()
     cache.forget_tags()  # as after a removal by another process
     tagged = (await cache.ready()).tagged
 
     async def late(key: str, namespace: str) -> bool:
         found = await tagged(key, namespace)
-        await go_on.wait()
+        await proceed.wait()
         return found
 
     monkeypatch.setattr(await cache.ready(), "tagged", late)
@@ -250,13 +253,13 @@ async def test_who_asks_after_a_clear_does_not_wait_for_a_look_before_it(
     monkeypatch.setattr(await cache.ready(), "tagged", tagged)
     with anyio.fail_after(10):
         await emails.generate("hello")
-    assert await held(session, "emails") == 1
-    go_on.set()
+    assert await tagged_entries(session, "emails") == 1
+    proceed.set()
     await early
     assert not cache.pending_tags
 
 
-async def test_a_failure_is_nobody_s(session: Session) -> None:
+async def test_a_refused_request_is_no_miss(session: Session) -> None:
     emails = session.namespace("emails")
     with pytest.raises(InvalidRequestError, match="prompt"):
         await emails.generate("")
@@ -273,7 +276,7 @@ async def test_an_engine_s_error_reaches_the_caller_and_is_a_miss(streaming: boo
     async with Session(engine=FakeEngine(fail)) as session:
         emails = session.namespace("emails")
 
-        async def ask() -> None:
+        async def call() -> None:
             if streaming:
                 async with emails.stream("hello") as stream:
                     await stream.read()
@@ -281,7 +284,7 @@ async def test_an_engine_s_error_reaches_the_caller_and_is_a_miss(streaming: boo
                 await emails.generate("hello")
 
         with pytest.raises((AsteadyError, ArithmeticError), match="no answer"):
-            await ask()
+            await call()
         counts = (await emails.statistics()).generation
         assert (counts.entries, counts.hits, counts.misses) == (0, 0, 1)
 
@@ -296,7 +299,7 @@ async def test_a_store_that_fails_costs_no_answer(
     assert session.cache.generation.counters.errors == 1
 
 
-async def test_a_disabled_cache_holds_nothing(engine: FakeEngine) -> None:
+async def test_a_disabled_cache_has_no_tags(engine: FakeEngine) -> None:
     async with Session(engine=engine, disable_cache=True) as session:
         emails = session.namespace("emails")
         for _ in range(2):
@@ -309,21 +312,21 @@ async def test_a_disabled_cache_holds_nothing(engine: FakeEngine) -> None:
     assert len(engine.computed) == 4
 
 
-async def test_before_the_session_opens_it_says_so(engine: FakeEngine) -> None:
+async def test_before_the_session_is_open_every_method_raises(engine: FakeEngine) -> None:
     emails = Session(engine=engine).namespace("emails")
     with pytest.raises(SessionNotOpenError):
         await emails.generate("hello")
-    for ask in (emails.statistics, emails.entries, emails.children, emails.clear):
+    for method in (emails.statistics, emails.entries, emails.children, emails.clear):
         with pytest.raises(SessionNotOpenError):
-            await ask()
+            await method()
 
 
-async def test_a_closed_cache_is_not_told_to_be_empty(engine: FakeEngine) -> None:
+async def test_after_the_session_was_closed_every_method_raises(engine: FakeEngine) -> None:
     async with Session(engine=engine) as session:
         emails = session.namespace("emails")
         await emails.generate("hello")
-    for ask in (emails.statistics, emails.entries, emails.children, emails.clear):
+    for method in (emails.statistics, emails.entries, emails.children, emails.clear):
         with pytest.raises(SessionClosedError):
-            await ask()
+            await method()
     with pytest.raises(SessionClosedError):
         await emails.generate("hello")

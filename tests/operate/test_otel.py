@@ -51,7 +51,9 @@ def backend() -> Backend:
     return Backend()
 
 
-async def test_a_call_is_a_span_by_the_conventions(session: Session, backend: Backend) -> None:
+async def test_a_call_is_a_span_with_the_conventions_attributes(
+    session: Session, backend: Backend
+) -> None:
     tracer = backend.tracer_provider.get_tracer("test")
     with opentelemetry(session, tracer_provider=backend.tracer_provider):
         with tracer.start_as_current_span("request") as parent:
@@ -89,7 +91,7 @@ async def test_a_call_is_a_span_by_the_conventions(session: Session, backend: Ba
     assert 0 < span.end_time - span.start_time < 60e9
 
 
-async def test_an_embedding_is_one_too(session: Session, backend: Backend) -> None:
+async def test_an_embedding_is_a_span_too(session: Session, backend: Backend) -> None:
     with opentelemetry(session, tracer_provider=backend.tracer_provider):
         await session.embed("one two three")
     attributes = backend.spans[0].attributes or {}

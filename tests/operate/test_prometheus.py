@@ -49,7 +49,7 @@ async def test_the_text_has_counts_sizes_pools_and_durations(session: Session) -
     assert generate_latest(registry) == b""
 
 
-async def test_a_scrape_in_another_thread_sees_the_sizes_of_now(
+async def test_a_scrape_in_another_thread_sees_the_current_sizes(
     session: Session, caplog: pytest.LogCaptureFixture
 ) -> None:
     registry = CollectorRegistry()
@@ -63,7 +63,7 @@ async def test_a_scrape_in_another_thread_sees_the_sizes_of_now(
     assert not caplog.records
 
 
-async def test_a_scrape_does_not_wait_for_ever(
+async def test_a_scrape_waits_for_a_bounded_time(
     session: Session, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     registry = CollectorRegistry()

@@ -1,4 +1,4 @@
-"""`Session.verify`: it holds on the real model, and finds each difference on a false one."""
+"""`verify`: no difference on the real model, and each kind of difference found on a fake one."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ async def test_a_difference_in_company_is_found_with_the_company() -> None:
     assert report.steps[-1].name == "2 at once"
 
 
-async def test_a_difference_that_shows_once_is_told_with_all_of_its_company() -> None:
+async def test_a_difference_that_shows_once_is_reported_with_its_company() -> None:
     steps: list[str] = []
     wrong: list[GenerateRequest] = []
 
@@ -142,7 +142,7 @@ async def test_a_difference_after_a_longer_prompt_is_found() -> None:
     assert report.difference.step == "after other prompts"
 
 
-async def test_a_difference_from_a_kept_state_is_found() -> None:
+async def test_a_difference_from_a_stored_state_is_found() -> None:
     class Spoiling(FakeEngine):
         def prepare_declared(self, request: Any, prefix: DeclaredPrefix) -> Job:
             return self.prepare(attrs.evolve(request, prompt="spoiled"))
@@ -194,12 +194,12 @@ async def test_requests_that_do_not_fit_are_skipped_and_counted() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"requests": 0}, {"requests": []}, {"kind": "video"}])
-async def test_what_cannot_be_verified_is_refused(wrong: dict[str, Any], session: Session) -> None:
+async def test_invalid_arguments_are_refused(wrong: dict[str, Any], session: Session) -> None:
     with pytest.raises(InvalidRequestError):
         await verify(session, **wrong)
 
 
-async def test_a_model_that_cannot_be_had_is_refused() -> None:
+async def test_an_unavailable_model_is_refused() -> None:
     async with Session() as session:
         with pytest.raises(ModelNotFoundError):
             await verify(session, model="/no/such.gguf")
@@ -214,13 +214,13 @@ async def test_a_model_that_cannot_be_had_is_refused() -> None:
         ((b"a", b"stop\0" + bytes(24)), (b"a", b"stop\0" + bytes(20) + b"1234"), "token 1 "),
     ],
 )
-def test_where_texts_differ_is_told(
+def test_the_first_difference_of_texts_is_described(
     one: tuple[bytes, bytes], other: tuple[bytes, bytes], where: str
 ) -> None:
     assert where in _first_difference("generation", one, other)
 
 
-def test_where_vectors_differ_is_told() -> None:
+def test_the_first_difference_of_vectors_is_described() -> None:
     where = _first_difference("embedding", (b"", bytes(16)), (b"", bytes(9) + b"1" + bytes(6)))
     assert "component 2" in where
 
@@ -236,7 +236,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_command_prints_a_table_and_ends_well(tmp_path: Path) -> None:
+def test_the_command_prints_a_table_and_exits_with_0(tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("hello\n\nWrite a haiku\n")
     done = command("--prompts", str(prompts))
@@ -261,7 +261,7 @@ def test_the_command_refuses_an_empty_file(tmp_path: Path) -> None:
     assert "has no lines" in done.stderr
 
 
-def test_the_command_ends_with_1_at_a_difference(
+def test_the_command_exits_with_1_at_a_difference(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def other(*arguments: object) -> list[tuple[bytes, bytes]]:

@@ -1,4 +1,4 @@
-"""`Session.verify_cache`: stored answers are computed again, and nothing else happens to them."""
+"""`verify_cache`: stored answers are computed again, and the cache is left as it was."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ async def test_a_request_that_no_longer_fits_is_counted() -> None:
     assert report.remedy is not None
 
 
-async def test_the_seed_says_which_entries_are_compared() -> None:
+async def test_the_seed_selects_the_entries() -> None:
     engine = FakeEngine()
     async with Session(engine=engine, workers=1) as session:
         await ask(session, 12)
@@ -158,7 +158,7 @@ async def test_the_seed_says_which_entries_are_compared() -> None:
         assert await drawn(1) != first
 
 
-async def test_where_nothing_can_be_compared_the_remedy_is_told(
+async def test_if_nothing_can_be_compared_the_report_has_a_remedy(
     engine: FakeEngine, tmp_path: Path
 ) -> None:
     async with Session(engine=engine, keep_requests_bytes=0) as session:
@@ -184,7 +184,7 @@ async def test_where_nothing_can_be_compared_the_remedy_is_told(
 @pytest.mark.parametrize(
     "wrong", [{"requests": 0}, {"requests": True}, {"kind": "video"}, {"seed": "x"}]
 )
-async def test_what_is_not_allowed_is_refused(wrong: dict[str, Any], session: Session) -> None:
+async def test_invalid_arguments_are_refused(wrong: dict[str, Any], session: Session) -> None:
     with pytest.raises(InvalidRequestError, match=str(next(iter(wrong)))):
         await verify_cache(session, **wrong)
 
@@ -209,12 +209,14 @@ async def test_without_a_cache_there_is_nothing_to_compare(engine: FakeEngine) -
         ({"logprobs": ()}, "logprobs: stored None, computed ()"),
     ],
 )
-def test_where_completions_differ_is_told(changes: dict[str, Any], where: str | None) -> None:
+def test_the_first_difference_of_completions_is_described(
+    changes: dict[str, Any], where: str | None
+) -> None:
     found = difference(completion(), attrs.evolve(completion(), **changes))
     assert found is where is None or (found is not None and found.startswith(where or "?"))
 
 
-def test_where_embeddings_differ_is_told() -> None:
+def test_the_first_difference_of_embeddings_is_described() -> None:
     one = embedding(0.5, 0.25)
     assert difference(one, attrs.evolve(one, cost_s=9.0, cached=True)) is None
     assert difference(one, attrs.evolve(one, tokens=3)) == "tokens: stored 2, computed 3"
@@ -262,7 +264,7 @@ def test_the_command_prints_a_table(small: None, capsys: pytest.CaptureFixture[s
     assert (report["ok"], report["compared"], report["entries"]) == (True, 2, 2)
 
 
-def test_the_command_ends_with_1_at_a_difference(
+def test_the_command_exits_with_1_at_a_difference(
     small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["generate", "hi", "--max-new-tokens", "3", "--json"]) == 0
@@ -305,7 +307,7 @@ def test_the_command_says_why_there_is_nothing_to_compare(
         (["--seed", "3"], "--seed only goes with --cache"),
     ],
 )
-def test_the_command_refuses_what_does_not_go_together(
+def test_the_command_refuses_conflicting_options(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["verify", *arguments]) == 1

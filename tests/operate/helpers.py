@@ -1,4 +1,4 @@
-"""What the tests of namespaces share."""
+"""Shared by the tests of namespaces."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from asteady import Session
 from asteady._cache.cache import Cache
 
 
-async def held(session: Session, path: str) -> int:
+async def tagged_entries(session: Session, path: str) -> int:
     return (await session.cache.namespace_size(path)).entries
 
 
 async def writes(cache: Cache[Any], monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """What is submitted to the store from now on."""
+    """The operations that are submitted to the store from now on."""
     submitted: list[object] = []
     store = await cache.ready()
     submit = store.submit

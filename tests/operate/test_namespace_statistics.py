@@ -1,4 +1,4 @@
-"""What namespaces tell of themselves, how they are named, and how they are preloaded."""
+"""Statistics, entries, paths and preloading of namespaces."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ from typing import Any
 import pytest
 
 from asteady import Session
-from asteady._base.errors import (
-    InvalidRequestError,
-)
+from asteady._base.errors import InvalidRequestError
 from asteady._cache.cache import MAX_COUNTED_NAMESPACES
 from asteady.operate import HierarchicalCache, Namespace
 from asteady.testing import FakeEngine
-from tests.operate.namespaced import held
+from tests.operate.helpers import tagged_entries
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_statistics_are_of_the_namespace_and_all_below(session: Session) -> None:
+async def test_statistics_include_all_namespaces_below(session: Session) -> None:
     emails, marketing = session.namespace("emails"), session.namespace("emails/marketing")
     await emails.generate("one")
     await marketing.generate("one")
@@ -40,7 +38,7 @@ async def test_statistics_are_of_the_namespace_and_all_below(session: Session) -
     assert nothing.both.hit_rate == nothing.both.entries == 0
 
 
-async def test_a_stream_left_early_counts_as_what_it_met(session: Session) -> None:
+async def test_a_stream_that_is_left_early_counts_as_a_hit(session: Session) -> None:
     emails = session.namespace("emails")
     await session.generate("one two")
     for _ in range(2):
@@ -76,7 +74,7 @@ async def test_entries_and_children_are_listed(session: Session) -> None:
         await emails.entries("answers")  # type: ignore[arg-type]  # no such cache
 
 
-async def test_calls_of_namespaces_that_were_used_long_ago_are_forgotten(
+async def test_counters_of_the_least_recently_used_namespaces_are_dropped(
     session: Session,
 ) -> None:
     cache = session.cache.generation
@@ -89,7 +87,7 @@ async def test_calls_of_namespaces_that_were_used_long_ago_are_forgotten(
     assert len(cache._lookups) == MAX_COUNTED_NAMESPACES
 
 
-async def test_a_namespace_at_hand_is_counted_however_many_others_are_used(
+async def test_counters_of_a_referenced_namespace_are_never_dropped(
     session: Session,
 ) -> None:
     emails = session.namespace("emails/marketing")
@@ -107,19 +105,19 @@ async def test_a_namespace_at_hand_is_counted_however_many_others_are_used(
     "path",
     ["", "/", "/emails", "emails/", "a//b", " a", "a/ b", "a\nb", "a\0", "\ud800", "x" * 201, 5],
 )
-def test_a_path_that_is_none_is_refused(engine: FakeEngine, path: Any) -> None:
+def test_an_invalid_path_is_refused(engine: FakeEngine, path: Any) -> None:
     with pytest.raises(InvalidRequestError, match=r"namespace=.* is not allowed"):
         Session(engine=engine).namespace(path)
 
 
 @pytest.mark.parametrize("path", ["a", "a/b/c", "Grüße/2024", "two words/x", ".", "a" * 200])
-async def test_any_other_path_is_a_namespace(session: Session, path: str) -> None:
+async def test_valid_paths(session: Session, path: str) -> None:
     await session.namespace(path).generate("hello")
     assert list(await session.cache.namespaces()) == [path]
     assert repr(session.namespace(path)).startswith(f"<Namespace {path} of <Session open")
 
 
-async def test_a_path_is_given_in_parts_or_whole(session: Session) -> None:
+async def test_paths_are_joined(session: Session) -> None:
     below = session.namespace("emails").namespace("marketing/summer")
     assert isinstance(below, Namespace)
     assert below.path == "emails/marketing/summer"
@@ -153,10 +151,10 @@ async def test_items_are_preloaded_under_their_subcategories(
     assert (await docs.preload(ITEMS)).already_cached == 3
     assert len(engine.computed) == 3
     assert (await docs.warm(["Document", "more"])).warmed == 1
-    assert await held(session, "docs") == 4
+    assert await tagged_entries(session, "docs") == 4
 
 
-async def test_an_item_that_cannot_be_preloaded_is_in_the_report(session: Session) -> None:
+async def test_an_invalid_item_is_in_the_report(session: Session) -> None:
     items: list[Any] = [
         {"prompt": "x", "kwargs": 5},
         {"prompt": "x", "subcategory": "a//b"},
@@ -172,7 +170,9 @@ async def test_an_item_that_cannot_be_preloaded_is_in_the_report(session: Sessio
         await session.namespace("docs").preload("x")
 
 
-async def test_the_guide_s_class_does_what_it_did(session: Session, engine: FakeEngine) -> None:
+async def test_hierarchical_cache_works_as_in_the_guide(
+    session: Session, engine: FakeEngine
+) -> None:
     hierarchy = HierarchicalCache(session)
     text = await hierarchy.get_or_generate("emails", "marketing", "Write a subject", seed=100)
     assert await hierarchy.get_or_generate("emails", "marketing", "Write a subject", 100) == text
