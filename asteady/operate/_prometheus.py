@@ -34,7 +34,7 @@ _SIZES_WAIT_S = 2.0
 _LOOKUPS = (("hits", "hit"), ("misses", "miss"), ("coalesced", "coalesced"))
 _GAUGES = (
     ("size", "entries", "Entries in the store."),
-    ("capacity", "capacity_entries", "Most entries that the store may hold."),
+    ("capacity", "capacity_entries", "The limit on entries in the store."),
     ("total_size_bytes", "size_bytes", "Bytes of the budget that the entries take."),
     ("max_size_bytes", "max_size_bytes", "The byte budget."),
     ("memory_size", "memory_entries", "Entries in this process's memory tier."),

@@ -231,9 +231,9 @@ class _Verification:
         await self._run("after cancellations", self._after_cancellations, every, together)
         await self._run("after other prompts", self._after_others, every)
         if self._kind == "generation" and pool.prefix_statistics() is not None:
-            await self._run("with prefixes declared", self._declared, every, together)
+            await self._run("with prefixes declared", self._with_prefixes, every, together)
         if second_process:
-            await self._run("in a second process", self._elsewhere, every)
+            await self._run("in a second process", self._in_second_process, every)
 
     def difference(self, found: _Differs) -> VerifyDifference:
         return VerifyDifference(
@@ -268,18 +268,18 @@ class _Verification:
             asyncio.create_task(self._ask(self.requests[index], cancelled=True))
             for index in (*order, *order[: 2 * together])
         ]
-        kept = asyncio.create_task(self._at_once(order, 2 * together))
+        concurrent = asyncio.create_task(self._at_once(order, 2 * together))
         try:
-            # By the first answer every worker has begun; the rest is cancelled wherever it is.
+            # At the first answer every worker is busy. Each other is cancelled at its own stage.
             await asyncio.wait(cancelled_tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in cancelled_tasks:
                 task.cancel()
-            await kept
+            await concurrent
         finally:
-            kept.cancel()
+            concurrent.cancel()
             for task in cancelled_tasks:
                 task.cancel()
-            await asyncio.gather(kept, *cancelled_tasks, return_exceptions=True)
+            await asyncio.gather(concurrent, *cancelled_tasks, return_exceptions=True)
         await self._in_order(order)
 
     async def _after_others(self, order: Sequence[int]) -> None:
@@ -289,7 +289,7 @@ class _Verification:
                 await self._ask(_longer(self.requests[index]))
             self._check(index, await self._ask(self.requests[index]))
 
-    async def _declared(self, order: Sequence[int], together: int) -> None:
+    async def _with_prefixes(self, order: Sequence[int], together: int) -> None:
         whole = GenerationCalls(
             attrs.evolve(context_of(self._session), prefix=DeclaredPrefix(None))
         )
@@ -301,7 +301,7 @@ class _Verification:
         for _ in range(2):
             await map_concurrently(one, order, limit=together)
 
-    async def _elsewhere(self, order: Sequence[int]) -> None:
+    async def _in_second_process(self, order: Sequence[int]) -> None:
         answers = await _answer_in_process(
             self._session.settings, self._kind, self._model, self.requests
         )
