@@ -1,4 +1,4 @@
-"""The seam between the pool and what computes: an `Engine` and its `Worker`\\ s.
+"""The protocols between the pool and what computes: an `Engine` and its `Worker`\\ s.
 
 An engine is one loaded model. It turns a request into a `Job` (`prepare`: validated against the
 model and tokenised, any thread) and opens workers. A worker owns one context, belongs to the one
@@ -10,7 +10,7 @@ thread that opened it, and computes up to `Engine.width` jobs side by side, a st
         for event in worker.step():      # ChunkEvents, then one AnswerEvent or ErrorEvent
             ...
 
-All methods block. None is called on the event loop's thread.
+All methods but `interrupt` may block, and are not called on the event loop's thread.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PIECE_TOKENS = 512
 llama.cpp's default for a physical batch."""
 
 SlotId: TypeAlias = int
-"""Names a job within its worker from `admit` until its answer, error or `release`."""
+"""Identifies a job within its worker from `admit` until its answer, error or `release`."""
 
 
 @public
@@ -164,12 +164,12 @@ class PrefixStatistics:
 
 @runtime_checkable
 class SharesPrefixes(Protocol):
-    """An engine whose workers compute a declared prefix once, for all prompts that begin so."""
+    """An engine whose workers compute a declared prefix once for all prompts that begin with it."""
 
     def prepare_declared(self, request: Request, prefix: DeclaredPrefix) -> Job:
-        """As `Engine.prepare`, for a prompt that is said to begin with this prefix.
+        """As `Engine.prepare`, for a prompt that is declared to begin with this prefix.
 
-        The answer is the same, byte for byte, also if it begins otherwise.
+        The answer is the same, byte for byte, even if it does not.
         """
         ...
 
@@ -177,7 +177,7 @@ class SharesPrefixes(Protocol):
 
 
 def prepare(engine: Engine, request: Request, prefix: DeclaredPrefix | None) -> Job:
-    """`Engine.prepare`, with the declared prefix if there is one and the engine makes use of it."""
+    """`Engine.prepare`, with the declared prefix if there is one and the engine can share it."""
     if prefix is not None and isinstance(engine, SharesPrefixes):
         return engine.prepare_declared(request, prefix)
     return engine.prepare(request)

@@ -1,9 +1,9 @@
-"""How an engine computes: how many sequences per step, and in which layout the weights lie.
+"""How an engine computes: the sequences per step, and the memory layout of the weights.
 
-Several sequences in one batch may only be computed where each gets the same bits as alone. That
-depends on the model, the build and the CPU, so it is probed (`asteady._engine.llama.probe`), once,
-and remembered. The choice follows from what held and from a fixed table, never from a clock: two
-machines of one kind must choose alike, as the layout changes the bits of an answer.
+Several sequences share a batch only if each gets the same bits as alone. That depends on the
+model, the build and the CPU, so it is probed once (`asteady._engine.llama.probe`) and remembered.
+The setup is chosen from the widths that gave equal bits and a fixed table, never by measured time:
+the layout changes the bits of an answer, so machines of one kind must choose alike.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _SPEED = {
 
 @attrs.frozen(kw_only=True)
 class EngineOptions:
-    """What is asked of an engine.
+    """How an engine is to be loaded and run.
 
     `context_tokens` bounds the positions of one request, prompt and answer together: 4096 holds a
     long conversation, and costs 128 MB per sequence of a 1B model. A model that was trained on
     fewer has fewer. It can change an answer (where it ends), so it is in the fingerprint.
-    `threads` per worker cannot, while flash attention is off. `batch_width` is the most sequences
-    that a worker may compute per step, of which as many are used as change no answer;
-    ``probe=False`` uses 1, and the weights as they lie in the file. `prefix_max_bytes` bounds what
-    is kept of declared prefixes.
+    `threads` (per worker) cannot, while flash attention is off. `batch_width` is the most sequences
+    that a worker may compute per step; as many of them are used as change no answer.
+    ``probe=False`` means 1, and no repacking. `prefix_max_bytes` bounds the cached states of
+    declared prefixes.
     """
 
     context_tokens: int = 4096
@@ -54,12 +54,12 @@ class EngineOptions:
             prefix_max_bytes=int(settings.prefix_max_size_mb * MEBIBYTE),
         )
 
-    def context_for(self, trained_tokens: int | None) -> int:
-        """How many positions a request has, to a model that was trained on `trained_tokens`."""
-        # Some files do not say it.
+    def context_for(self, trained_tokens: int) -> int:
+        """The positions of a request to a model that was trained on `trained_tokens`."""
+        # Some files do not give that number; it is 0 then.
         return min(trained_tokens or 512, self.context_tokens)
 
-    def width_limit(self, kv_bytes_per_token: int, trained_tokens: int | None) -> int:
+    def width_limit(self, kv_bytes_per_token: int, trained_tokens: int) -> int:
         """The most sequences per worker, at most `batch_width`, that memory has room for."""
         sequence_bytes = kv_bytes_per_token * self.context_for(trained_tokens)
         if not sequence_bytes:
@@ -69,10 +69,11 @@ class EngineOptions:
 
 @attrs.frozen(kw_only=True)
 class Setup:
-    """`width` sequences per step and worker; `repack` the weights for this CPU or leave them.
+    """`width` sequences per step and worker; with the weights repacked for this CPU or not.
 
-    `step_s` holds what a step of 1, 2, ... sequences took in the probe. It decides how a step is
-    divided into calls, which changes no bit of any answer, so it is no part of what a setup is.
+    `step_s` holds the seconds that a step of 1, 2, ... sequences took in the probe. It decides how
+    a step is divided into calls, which changes no bit of any answer, so setups that differ only in
+    it are equal.
     """
 
     width: int = 1
@@ -82,8 +83,8 @@ class Setup:
 
 @attrs.frozen(kw_only=True)
 class WidthResult:
-    """Whether `width` sequences together got the same bits as alone, and what a step took, in
-    seconds of a core."""
+    """Whether `width` sequences in a batch got the same bits as alone (`held`), and the seconds of
+    CPU time of a step."""
 
     width: int
     held: bool
@@ -92,20 +93,21 @@ class WidthResult:
 
 @attrs.frozen(kw_only=True)
 class LayoutResult:
-    """What held with the weights repacked or not; widths from 1 to the first that did not hold."""
+    """The widths that were probed with the weights repacked or not: 1, 2, ... to the first that
+    did not hold."""
 
     repack: bool
     widths: tuple[WidthResult, ...]
 
     @property
     def width(self) -> int:
-        """The largest width at which this one and every smaller one held."""
+        """The largest width up to which all held."""
         return max((result.width for result in self.widths if result.held), default=1)
 
 
 @attrs.frozen(kw_only=True)
 class ProbeReport:
-    """What a probe found; no layouts where none was needed, for the `reason` given."""
+    """The result of a probe; without layouts if `reason` says why none was needed."""
 
     setup: Setup
     layouts: tuple[LayoutResult, ...] = ()
@@ -151,12 +153,12 @@ def choose(layouts: tuple[LayoutResult, ...]) -> Setup:
 
 
 def divide(count: int, step_s: tuple[float, ...]) -> tuple[int, ...]:
-    """How many sequences to put into each call of a step of `count`, the largest call first.
+    """The sizes of the calls into which a step of `count` sequences is divided, largest first.
 
     Not every CPU computes two columns faster than one twice: llama.cpp multiplies a single column
-    by other code. All together, unless dividing saves a quarter of the time in the probe: that had
-    the memory's bandwidth to itself, and several workers that each read all weights more often do
-    not.
+    by other code. A step is one call unless dividing it saved a quarter of the time in the probe:
+    the probe had the memory bandwidth to itself, which several workers, each reading all weights
+    more often, do not have.
     """
     if count == 0:
         return ()

@@ -1,7 +1,7 @@
-"""The states of declared prefixes: the keys and values of their whole pieces, for the next prompts.
+"""A cache of the states of declared prefixes: keys and values of their whole pieces.
 
-A state is found by the very tokens that it was computed from, so which prompts it fits is never a
-guess: two prompts with the same first pieces get the same bits there, alone or in company.
+A state is looked up by the tokens that it was computed from, so it is exactly the one that the
+prompt needs: two prompts with the same first pieces get the same bits there, alone or in a batch.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from asteady._engine.api import PIECE_TOKENS, PrefixStatistics
 _log = logging.getLogger("asteady")
 
 
-class PrefixStates:
-    """At most `max_bytes` of states; the least recently used goes first. Any thread."""
+class PrefixCache:
+    """Holds at most `max_bytes` of states and evicts the least recently used. Thread-safe."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -43,8 +43,8 @@ class PrefixStates:
             )
 
     def find(self, tokens: Sequence[int], count: int) -> tuple[int, Any] | None:
-        """The state of the first `count` tokens, or of as many whole pieces of them as there is
-        one of: that number of tokens, and the state. `count` is a multiple of `PIECE_TOKENS`."""
+        """The longest stored prefix of the first `count` tokens: its length in tokens and its
+        state. `count` is a multiple of `PIECE_TOKENS`."""
         with self._lock:
             for length in range(count, 0, -PIECE_TOKENS):
                 key = _key(tokens, length)
@@ -54,14 +54,14 @@ class PrefixStates:
                     return length, state
         return None
 
-    def used(self, count: int) -> None:
-        """A prompt began with a state of `count` tokens."""
+    def count_reuse(self, tokens: int) -> None:
+        """Count a prompt that began with a stored state of so many tokens."""
         with self._lock:
             self._reused += 1
-            self._reused_tokens += count
+            self._reused_tokens += tokens
 
-    def takes(self, size_bytes: int) -> bool:
-        """Whether a state of this size would be kept."""
+    def fits(self, size_bytes: int) -> bool:
+        """Whether a state of this size can be stored; if not, it is counted, and logged once."""
         if size_bytes <= self._max_bytes:
             return True
         with self._lock:
@@ -69,14 +69,14 @@ class PrefixStates:
             first = self._too_large == 1
         if first:
             _log.warning(
-                "the state of a prefix takes %.0f MB and is not kept: prefix_max_size_mb is %.0f",
+                "the state of a prefix takes %.0f MB and is not stored: prefix_max_size_mb is %.0f",
                 size_bytes / 2**20,
                 self._max_bytes / 2**20,
             )
         return False
 
-    def keep(self, tokens: Sequence[int], count: int, state: Any) -> None:
-        """Keep the state (a sized buffer) of the first `count` tokens."""
+    def put(self, tokens: Sequence[int], count: int, state: Any) -> None:
+        """Store the state (a sized buffer) of the first `count` tokens."""
         key = _key(tokens, count)
         with self._lock:
             self._drop(key)

@@ -15,7 +15,7 @@ from asteady._engine.api import SharesPrefixes, Worker, prepare
 from asteady._engine.llama.engine import LlamaEngine
 from asteady._engine.llama.generate import GenerateJob
 from asteady._engine.plan import EngineOptions, Setup
-from asteady._engine.prefix_cache import PrefixStates
+from asteady._engine.prefix_cache import PrefixCache
 from tests.engine.conftest import load
 from tests.engine.driving import digest, drain, together
 from tests.gguf_files import CHAT_TEMPLATE, write_llama
@@ -269,18 +269,18 @@ def test_an_engine_that_shares_nothing_is_asked_without_the_prefix(bert: LlamaEn
 
 
 def test_states_are_bounded_in_bytes_and_the_least_recently_used_goes() -> None:
-    states = PrefixStates(100)
+    states = PrefixCache(100)
     tokens = {name: tuple(range(start, start + 512)) for start, name in enumerate("abc")}
-    states.keep(tokens["a"], 512, bytes(40))
-    states.keep(tokens["b"], 512, bytes(40))
+    states.put(tokens["a"], 512, bytes(40))
+    states.put(tokens["b"], 512, bytes(40))
     assert states.find(tokens["a"], 512) == (512, bytes(40))
-    states.keep(tokens["c"], 512, bytes(50))
+    states.put(tokens["c"], 512, bytes(50))
     assert states.find(tokens["b"], 512) is None
     told = states.statistics()
     assert (told.states, told.size_bytes, told.evicted, told.made) == (2, 90, 1, 3)
 
     # The same once more replaces it.
-    states.keep(tokens["c"], 512, bytes(30))
+    states.put(tokens["c"], 512, bytes(30))
     assert states.statistics().size_bytes == 70
     assert states.statistics() == attrs.evolve(told, states=2, size_bytes=70, made=4)
     states.clear()
@@ -288,11 +288,11 @@ def test_states_are_bounded_in_bytes_and_the_least_recently_used_goes() -> None:
 
 
 def test_a_state_is_found_for_the_very_tokens_only() -> None:
-    states = PrefixStates(100)
+    states = PrefixCache(100)
     tokens = tuple(range(1024))
-    states.keep(tokens, 512, b"half")
+    states.put(tokens, 512, b"half")
     assert states.find(tokens, 1024) == (512, b"half")
-    states.keep(tokens, 1024, b"whole")
+    states.put(tokens, 1024, b"whole")
     assert states.find(tokens, 1024) == (1024, b"whole")
     assert states.find((*tokens[:1023], 7), 1024) == (512, b"half")
     assert states.find((*tokens[:511], 7), 512) is None

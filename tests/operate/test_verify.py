@@ -23,7 +23,7 @@ from asteady import (
 )
 from asteady._base.requests import DeclaredPrefix, GenerateRequest
 from asteady._engine.api import Job, PrefixStatistics
-from asteady._engine.prefix_cache import PrefixStates
+from asteady._engine.prefix_cache import PrefixCache
 from asteady.cli import main
 from asteady.operate import VerifyReport, VerifyStep, _verify, verify
 from asteady.operate._verify import (
@@ -148,7 +148,7 @@ async def test_a_difference_from_a_stored_state_is_found() -> None:
             return self.prepare(attrs.evolve(request, prompt="spoiled"))
 
         def prefix_statistics(self) -> PrefixStatistics:
-            return PrefixStates(0).statistics()
+            return PrefixCache(0).statistics()
 
     async with Session(engine=Spoiling(), workers=2) as session:
         report = await verify(session, requests=5, second_process=False)

@@ -13,7 +13,7 @@ import asteady
 from asteady import InvalidRequestError, Session, blocking
 from asteady._base.requests import DeclaredPrefix, GenerateRequest
 from asteady._engine.api import Job, PrefixStatistics, Request
-from asteady._engine.prefix_cache import PrefixStates
+from asteady._engine.prefix_cache import PrefixCache
 from asteady._session.observe import Observed
 from asteady.blocking._portal import Portal
 from asteady.testing import FakeEngine
@@ -190,7 +190,7 @@ class Noting(FakeEngine):
         return self.prepare(request)
 
     def prefix_statistics(self) -> PrefixStatistics:
-        return PrefixStates(0).statistics()
+        return PrefixCache(0).statistics()
 
 
 async def test_a_namespace_holds_what_was_asked_under_a_prefix_of_its_own() -> None:

@@ -25,7 +25,7 @@ from asteady._engine.llama.prompt import PromptTokenizer
 from asteady._engine.llama.vocab import Vocab
 from asteady._engine.models.resolve import ModelFile
 from asteady._engine.plan import EngineOptions, Setup
-from asteady._engine.prefix_cache import PrefixStates
+from asteady._engine.prefix_cache import PrefixCache
 
 
 class LlamaEngine:
@@ -49,7 +49,7 @@ class LlamaEngine:
         self._tokenizer = PromptTokenizer(native, self.vocab)
         self.context_tokens = options.context_for(model_file.header.context_length)
         self.dimensions: int = llama_cpp.llama_model_n_embd_out(native)
-        self._prefixes = PrefixStates(options.prefix_max_bytes)
+        self._prefixes = PrefixCache(options.prefix_max_bytes)
         # A state of these would be put back in another order than it was computed in, or cannot be
         # cut at a token.
         self._shares_prefixes = not (

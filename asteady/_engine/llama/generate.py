@@ -31,7 +31,7 @@ from asteady._engine.llama.lib import Batch, SequenceIds, holding_gil
 from asteady._engine.llama.sampling import logprob_of, make_sampler
 from asteady._engine.llama.vocab import TextStream, Vocab
 from asteady._engine.plan import Setup, divide
-from asteady._engine.prefix_cache import PrefixStates
+from asteady._engine.prefix_cache import PrefixCache
 
 _log = logging.getLogger("asteady")
 
@@ -88,7 +88,7 @@ class GenerateWorker:
         context_tokens: int,
         threads: int,
         setup: Setup,
-        prefixes: PrefixStates,
+        prefixes: PrefixCache,
         model_name: str,
         fingerprint: str,
     ) -> None:
@@ -217,14 +217,14 @@ class GenerateWorker:
             _log.warning("a prompt is computed without its cached prefix: %s", exc)
             return
         sequence.computed = count
-        self._prefixes.used(count)
+        self._prefixes.count_reuse(count)
 
     def _cache_prefix(self, sequence: _Sequence) -> None:
         """Cache the state of the declared prefix; exactly its tokens are computed."""
         try:
-            if self._prefixes.takes(self._context.state_bytes(sequence.number)):
+            if self._prefixes.fits(self._context.state_bytes(sequence.number)):
                 state = self._context.save(sequence.number)
-                self._prefixes.keep(sequence.job.tokens, sequence.computed, state)
+                self._prefixes.put(sequence.job.tokens, sequence.computed, state)
         except (EngineError, MemoryError) as exc:
             _log.warning("the state of a prefix is not cached: %r", exc)
 

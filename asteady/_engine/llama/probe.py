@@ -1,8 +1,8 @@
 """The probe: do several sequences in one batch get the same bits as each alone?
 
-Prompts of several lengths, of text and of random tokens, some past 512 positions, are decoded for
-a few steps with nothing else in the context; then the same steps are taken with all of them in it,
-2 together, 3 and so on, until one bit of any logit differs.
+Prompts of several lengths, of text and of random tokens, some longer than 512 positions, are
+decoded for a few steps with nothing else in the context. Then the same steps are repeated with all
+prompts in the context, 2 in a batch, then 3 and so on, until a bit of any logit differs.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from asteady._engine.plan import LayoutResult, WidthResult
 
 # A different order of sums shows in nearly every logit of the first step; more steps let the
 # difference pass through the keys and values too.
-_STEPS = 3
+STEPS = 3
 _TIMED_STEPS = 4
 
-# Past 512 positions attention may be split otherwise. Every other prompt is short, as prompts are
-# what a probe of a large model spends its time on; the long one is copied, not computed twice.
+# Beyond 512 positions attention may be split differently. The other prompts are short, as a probe
+# of a large model spends most of its time on prompts; the long one is copied, not computed twice.
 _LONG_TOKENS = PIECE_TOKENS + 4
 _SHORT_TOKENS = (3, 70, 17, 33, 130, 9, 48, 5)
 _CONTEXT_TOKENS = 768
@@ -41,7 +41,7 @@ _TEXT = (
 
 
 class _Alone:
-    """A prompt with nothing else in the context: its state, and the logits of its steps."""
+    """A prompt computed alone in the context: its state, and the logits of its steps."""
 
     def __init__(self, state: SequenceState, position: int, tokens: Sequence[int]) -> None:
         self.state = state
@@ -50,7 +50,7 @@ class _Alone:
         self.logits: list[bytes] = []
 
 
-class _Bench:
+class Bench:
     """A context of `width` sequences, and single steps in it."""
 
     def __init__(self, model: Any, vocabulary_size: int, width: int, tokens: int, threads: int):
@@ -69,7 +69,7 @@ class _Bench:
         self._context.close()
 
     def prefill(self, sequence: int, tokens: Sequence[int]) -> bytes:
-        """Compute a prompt as a worker does; the logits after it."""
+        """Compute a prompt as a worker does; returns the logits after it."""
         for first in range(0, len(tokens), PIECE_TOKENS):
             piece = tokens[first : first + PIECE_TOKENS]
             for place, token in enumerate(piece):
@@ -79,7 +79,7 @@ class _Bench:
         return self._logits(len(piece) - 1)
 
     def step(self, entries: Sequence[tuple[int, int, int]]) -> list[bytes]:
-        """Decode (sequence, token, position) together; the logits of each."""
+        """Decode (sequence, token, position) entries in one batch; returns each one's logits."""
         for place, (sequence, token, position) in enumerate(entries):
             self._put(place, sequence, token, position, output=True)
         self._context.decode(self._batch, len(entries))
@@ -109,7 +109,8 @@ class _Bench:
 def probe(
     file: ModelFile, limit: int, threads: int, *, repackable: bool, gpu_layers: int = 0
 ) -> tuple[tuple[LayoutResult, ...], float]:
-    """What holds, plain and (where that is another computation) repacked, and the time it took.
+    """The widths that hold with plain weights and, where that computes other sums, with repacked
+    ones; and the seconds that the probe took.
 
     Raises:
         EngineError: llama.cpp failed.
@@ -133,7 +134,7 @@ def probe(
 
 def _first_logits(model: Any, threads: int) -> bytes:
     vocab = Vocab(model)
-    bench = _Bench(model, vocab.size, 1, 256, threads)
+    bench = Bench(model, vocab.size, 1, 256, threads)
     try:
         prompt, (token, *_) = _prompts(vocab, 1, 64)[0]
         return bench.prefill(0, prompt) + bench.step([(0, token, len(prompt))])[0]
@@ -150,10 +151,10 @@ def _prompts(vocab: Vocab, count: int, room: int) -> list[tuple[list[int], list[
     lengths.insert(len(lengths) // 2 + 1, _LONG_TOKENS)
     made = []
     for index, length in enumerate(lengths[:count]):
-        length = min(length, room - _STEPS)
+        length = min(length, room - STEPS)
         words = text[:length] if length == _LONG_TOKENS or index % 2 else []
         words += [draw.randrange(vocab.size) for _ in range(length - len(words))]
-        made.append((words, [draw.randrange(vocab.size) for _ in range(_STEPS)]))
+        made.append((words, [draw.randrange(vocab.size) for _ in range(STEPS)]))
     return made
 
 
@@ -162,7 +163,7 @@ def _widths(model: Any, limit: int, threads: int) -> tuple[WidthResult, ...]:
     room = min(_CONTEXT_TOKENS, llama_cpp.llama_model_n_ctx_train(model) or _CONTEXT_TOKENS)
     if llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model):
         limit = 1  # Their state cannot be wound back to repeat a step.
-    bench = _Bench(model, vocab.size, limit, room, threads)
+    bench = Bench(model, vocab.size, limit, room, threads)
     try:
         alone = _alone(bench, _prompts(vocab, limit, room))
         for sequence, one in enumerate(alone):
@@ -183,8 +184,8 @@ def _widths(model: Any, limit: int, threads: int) -> tuple[WidthResult, ...]:
     return tuple(results)
 
 
-def _step_s(bench: _Bench, width: int) -> float:
-    """What a step of short sequences takes, in seconds of a core: the least of several, as other
+def _step_s(bench: Bench, width: int) -> float:
+    """The CPU time of a step of short sequences, in seconds: the least of several, as other
     programs can only add to it."""
     spent_s = []
     for position in range(_TIMED_STEPS):
@@ -196,7 +197,7 @@ def _step_s(bench: _Bench, width: int) -> float:
     return min(spent_s)
 
 
-def _alone(bench: _Bench, prompts: Sequence[tuple[list[int], list[int]]]) -> list[_Alone]:
+def _alone(bench: Bench, prompts: Sequence[tuple[list[int], list[int]]]) -> list[_Alone]:
     """Each prompt's steps with nothing else in the context."""
     made = []
     states: dict[tuple[int, ...], SequenceState] = {}
@@ -215,13 +216,13 @@ def _alone(bench: _Bench, prompts: Sequence[tuple[list[int], list[int]]]) -> lis
     return made
 
 
-def _together(bench: _Bench, alone: Sequence[_Alone], width: int) -> bool:
-    """Whether `width` of them together get the bits that they got alone."""
+def _together(bench: Bench, alone: Sequence[_Alone], width: int) -> bool:
+    """Whether `width` of them in one batch get the bits that they got alone."""
     held = True
-    # The first ones, with a long prompt among them, and others, in another order.
+    # The first ones, which include a long prompt, and others in another order.
     chosen = list(range(len(alone)))
     for group in (chosen[:width], chosen[::-1][:width]):
-        for step in range(_STEPS):
+        for step in range(STEPS):
             entries = [
                 (sequence, alone[sequence].tokens[step], alone[sequence].position + step)
                 for sequence in group

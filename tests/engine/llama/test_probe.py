@@ -15,9 +15,9 @@ from asteady import Session
 from asteady._base.errors import EngineError
 from asteady._base.requests import GenerateRequest
 from asteady._engine import loader
-from asteady._engine.llama import probe as _llama_probe
+from asteady._engine.llama import probe as probing
 from asteady._engine.llama.lib import load_model
-from asteady._engine.llama.probe import _Bench
+from asteady._engine.llama.probe import Bench
 from asteady._engine.loader import fingerprint_of, load_engine, probe_report
 from asteady._engine.models.resolve import ModelFile, resolve_model
 from asteady._engine.plan import (
@@ -79,9 +79,9 @@ async def test_what_the_probe_allows_changes_no_bit(
 def test_the_probe_finds_the_first_width_that_differs(
     file: ModelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = _Bench.step
+    original = Bench.step
 
-    def flawed(self: _Bench, entries: Sequence[tuple[int, int, int]]) -> list[bytes]:
+    def flawed(self: Bench, entries: Sequence[tuple[int, int, int]]) -> list[bytes]:
         logits = original(self, entries)
         if len(entries) == 4:
             # One bit of one logit of one sequence.
@@ -90,7 +90,7 @@ def test_the_probe_finds_the_first_width_that_differs(
             logits[-1] = bytes(last)
         return logits
 
-    monkeypatch.setattr(_Bench, "step", flawed)
+    monkeypatch.setattr(Bench, "step", flawed)
     report = probe_report(file, EngineOptions(), tmp_path)
     for layout in report.layouts:
         assert [(result.width, result.held) for result in layout.widths] == [
@@ -108,33 +108,33 @@ def test_the_probe_finds_the_first_width_that_differs(
 def test_a_difference_at_any_step_is_seen(
     file: ModelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    original = _Bench.step
+    original = Bench.step
     calls = []
 
-    def flawed(self: _Bench, entries: Sequence[tuple[int, int, int]]) -> list[bytes]:
+    def flawed(self: Bench, entries: Sequence[tuple[int, int, int]]) -> list[bytes]:
         logits = original(self, entries)
         if len(entries) == 2:
             calls.append(entries)
             # Of two groups of steps.
-            if (len(calls) - 1) % (2 * _llama_probe._STEPS) == step:
+            if (len(calls) - 1) % (2 * probing.STEPS) == step:
                 logits[0] = logits[0][:-1] + bytes([logits[0][-1] ^ 128])
         return logits
 
-    monkeypatch.setattr(_Bench, "step", flawed)
+    monkeypatch.setattr(Bench, "step", flawed)
     assert probe_report(file, EngineOptions(), tmp_path).setup.width == 1
 
 
 def test_the_probe_goes_past_512_positions(
     file: ModelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = _Bench.step
+    original = Bench.step
     seen = []
 
-    def noted(self: _Bench, entries: Sequence[tuple[int, int, int]]) -> list[bytes]:
+    def noted(self: Bench, entries: Sequence[tuple[int, int, int]]) -> list[bytes]:
         seen.append([position for _, _, position in entries])
         return original(self, entries)
 
-    monkeypatch.setattr(_Bench, "step", noted)
+    monkeypatch.setattr(Bench, "step", noted)
     assert probe_report(file, EngineOptions(), tmp_path).setup.width > 1
     for width in range(2, 9):
         positions = [step for step in seen if len(step) == width]
@@ -153,13 +153,13 @@ def test_a_probe_is_remembered_by_model_build_and_limit(
     file: ModelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = []
-    original = _llama_probe.probe
+    original = probing.probe
 
     def counted(file, limit, threads, **more):  # type: ignore[no-untyped-def]
         runs.append(limit)
         return original(file, limit, threads, **more)
 
-    monkeypatch.setattr(_llama_probe, "probe", counted)
+    monkeypatch.setattr(probing, "probe", counted)
     first = probe_report(file, EngineOptions(), tmp_path)
     assert probe_report(file, EngineOptions(threads=2), tmp_path) == first
     assert runs == [8]
@@ -205,7 +205,7 @@ async def test_a_session_can_do_without_the_probe(
 ) -> None:
     monkeypatch.setenv("ASTEADY_PROBE", "0")
     with monkeypatch.context() as patched:
-        patched.setattr(_llama_probe, "probe", None)
+        patched.setattr(probing, "probe", None)
         async with Session(cache_dir=tmp_path, workers=1) as session:
             assert not session.settings.probe
             skipped = await session.complete("hi", max_new_tokens=4)
@@ -224,7 +224,7 @@ async def test_a_session_can_do_without_the_probe(
 def test_what_needs_no_probe_is_not_loaded(
     models: Path, file: ModelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_llama_probe, "load_model", None)
+    monkeypatch.setattr(probing, "load_model", None)
     bert = resolve_model(str(models / "bert.gguf"), kind="embedding", cache_dir=models)
     floats = attrs.evolve(file, header=attrs.evolve(file.header, matrix_types=("F16", "F32")))
     reports = {
@@ -247,7 +247,7 @@ def test_a_build_that_announces_amx_is_never_given_repacked_weights(
         loaded.append(repack)
         return original(path, repack=False)
 
-    monkeypatch.setattr(_llama_probe, "load_model", noted)
+    monkeypatch.setattr(probing, "load_model", noted)
     system = "CPU : AVX512 = 1 | AMX_INT8 = 1 | "
     monkeypatch.setattr(loader, "build_of", lambda _: {"system": system})
     report = probe_report(file, EngineOptions(), tmp_path)
