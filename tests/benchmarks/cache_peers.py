@@ -99,7 +99,7 @@ def show(title: str, unit: str, figures: Figures, ours: str) -> None:
         (name, f"{median:,.2f} ({least:,.2f})", f"{least / base:.2f}")
         for name, (median, least) in sorted(figures.items(), key=lambda item: item[1][1])
     ]
-    table(title, ["", f"{unit}, median (least)", "of the least, ours = 1"], rows)
+    table(title, ["", f"{unit}, median (minimum)", "minimum, asteady = 1"], rows)
 
 
 async def done(value: object) -> object:

@@ -59,7 +59,7 @@ def overhead(folder: Path, tokens: int) -> None:
     rows: list[Sequence[object]] = [("µs per token and sequence", *(f"width {w}" for w in (1, 8)))]
     for name, options in {
         "greedy": {},
-        "drawn, top_k 40, top_p 0.95": {"temperature": 1.0, "top_k": 40, "top_p": 0.95},
+        "sampled, top_k 40, top_p 0.95": {"temperature": 1.0, "top_k": 40, "top_p": 0.95},
         "with 2 stop strings": {"stop": ["\n\n\n\n", "never"]},
         "with logprobs=5": {"logprobs": 5},
     }.items():
@@ -192,7 +192,7 @@ def stalls(folder: Path, tokens: int) -> None:
 
     seen = asyncio.run(main())
     table(
-        ("stall of a 1 ms ticker, ms", "median", "99 %", "99.9 %", "longest", "ticks"),
+        ("delay of a 1 ms ticker, ms", "median", "99 %", "99.9 %", "longest", "ticks"),
         (
             "8 answers, all cores",
             *(f"{seen[int(len(seen) * q)] * 1e3:.2f}" for q in (0.5, 0.99, 0.999)),
@@ -227,7 +227,7 @@ def cold(folder: Path, tokens: int) -> None:
         ("seconds from `import asteady` to the first chunk", ""),
         ("first time ever: digest, probe, load", f"{first:.2f}"),
         ("later process, another prompt", f"{known:.2f}"),
-        ("later process, remembered answer", f"{cached:.2f}"),
+        ("later process, cached answer", f"{cached:.2f}"),
     )
 
 

@@ -295,7 +295,7 @@ def busy_core() -> Iterator[None]:
 
 
 def busy(folder: Path, tokens: int) -> None:
-    rows: list[Sequence[object]] = [("at concurrency 8", "as it is", "one core more busy", "kept")]
+    rows: list[Sequence[object]] = [("at concurrency 8", "idle machine", "one core busy", "left")]
     file = large("Q4_0, 395 MB", folder)
     makers: dict[str, Callable[[], Contestant]] = {
         "asteady": lambda: Ours(file, folder, tokens),
