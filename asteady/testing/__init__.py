@@ -1,4 +1,4 @@
-"""For the tests of programs that use asteady: an engine without a model, and recorded answers.
+"""Testing programs that use asteady: an engine without a model, and recorded answers.
 
 ::
 
@@ -7,8 +7,8 @@
         assert await session.generate("hi") == "You said: hi"
     assert len(engine.computed) == 1
 
-`Recording` is what the pytest plugin's fixtures use: ``pytest --asteady-record`` writes the answers
-of the real models to a file beside the tests, and ``pytest`` answers from it.
+`Recording` is what the fixtures of the pytest plugin use: ``pytest --asteady-record`` writes the
+answers of the real models to a file beside the tests, and ``pytest`` replays them from there.
 """
 
 from typing import TYPE_CHECKING

@@ -1,8 +1,8 @@
-"""Recorded answers as text, in TOML: sorted, one fact a line, and text as it reads.
+"""The TOML format of recorded answers. It is sorted and line-oriented, so that diffs are readable.
 
-A request is written by its fields that differ from the defaults. An answer's text stands in full,
-line by line, and its chunks as their lengths; what changes from run to run (time, fingerprint) is
-left out. So a change of a model shows in a diff as the lines that read differently.
+Of a request, only the fields that differ from the defaults are written. Of an answer, the text is
+written in full and its chunks as their lengths. Compute time and fingerprint are left out because
+they differ from run to run.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from asteady._base.requests import (
 )
 from asteady._engine.api import Answer, Request
 
-# Raise it when a default of a request changes: what is not written would mean something else.
+# Raise it when the default of a request field changes: fields at the default are not written.
 VERSION = 1
 
 _HEADER = """\
@@ -38,7 +38,7 @@ _HEADER = """\
 """
 
 
-_REFUSALS: Mapping[str, type[AsteadyError]] = {
+_ERRORS: Mapping[str, type[AsteadyError]] = {
     name: error
     for name, error in vars(_errors).items()
     if isinstance(error, type) and issubclass(error, AsteadyError)
@@ -51,46 +51,44 @@ class RecordingError(AsteadyError):
 
 
 @attrs.frozen
-class Refusal:
-    """The error that a request met instead of an answer, by its name in `asteady`."""
+class RecordedError:
+    """The error that a request raised instead of giving an answer, by its name in `asteady`."""
 
-    error: str = attrs.field(validator=attrs.validators.in_(_REFUSALS))
+    error: str = attrs.field(validator=attrs.validators.in_(_ERRORS))
     message: str
 
-    def raised(self) -> AsteadyError:
-        """The error, made anew."""
-        return _REFUSALS[self.error](self.message)
+    def as_error(self) -> AsteadyError:
+        return _ERRORS[self.error](self.message)
 
 
 @attrs.frozen
-class Asked:
-    """What was asked of which model. The model is named as the program named it."""
+class ModelRequest:
+    """A request and its model, by the reference that the program used."""
 
     kind: Kind
     model: str
     request: Request
 
     def __str__(self) -> str:
-        return "\n".join(_asked_lines(self))
+        return "\n".join(_request_lines(self))
 
 
-Recorded: TypeAlias = dict[Asked, Answer | Refusal]
+Recorded: TypeAlias = dict[ModelRequest, Answer | RecordedError]
 
 
-def kind_of(request: Request) -> Kind:
-    return "generation" if isinstance(request, GenerateRequest) else "embedding"
+def nearest(wanted: ModelRequest, candidates: Iterable[ModelRequest]) -> ModelRequest | None:
+    """The candidate of the same kind whose text is the most similar, or None.
 
-
-def nearest(asked: Asked, among: Iterable[Asked]) -> Asked | None:
-    """The most similar of the same kind, as text; one of the same model if there is any."""
-    same = [other for other in among if other.kind == asked.kind]
-    same = [other for other in same if other.model == asked.model] or same
+    Candidates of the same model are preferred.
+    """
+    same = [other for other in candidates if other.kind == wanted.kind]
+    same = [other for other in same if other.model == wanted.model] or same
     matcher = difflib.SequenceMatcher(autojunk=False)
-    matcher.set_seq2(str(asked))
+    matcher.set_seq2(str(wanted))
     best, best_ratio = None, -1.0
     for other in same:
         matcher.set_seq1(str(other))
-        # Each bound is cheaper than the next.
+        # Cheap upper bounds first.
         if matcher.real_quick_ratio() > best_ratio and matcher.quick_ratio() > best_ratio:
             ratio = matcher.ratio()
             if ratio > best_ratio:
@@ -102,23 +100,23 @@ def nearest(asked: Asked, among: Iterable[Asked]) -> Asked | None:
 
 
 def dumps(recorded: Recorded) -> str:
-    """The whole file; the same for the same answers, in whatever order they came."""
+    """The text of a file. It does not depend on the order of `recorded`."""
     blocks = [_HEADER + f"version = {VERSION}\n"]
-    for asked in sorted(recorded, key=lambda asked: (asked.kind, asked.model, str(asked))):
-        blocks.append("\n".join(_block(asked, recorded[asked])) + "\n")
+    for each in sorted(recorded, key=lambda each: (each.kind, each.model, str(each))):
+        blocks.append("\n".join(_block(each, recorded[each])) + "\n")
     return "\n".join(blocks)
 
 
-def _block(asked: Asked, answer: Answer | Refusal) -> list[str]:
-    lines = [f"[[{asked.kind}]]", *_asked_lines(asked)]
-    if isinstance(answer, Refusal):
+def _block(model_request: ModelRequest, answer: Answer | RecordedError) -> list[str]:
+    lines = [f"[[{model_request.kind}]]", *_request_lines(model_request)]
+    if isinstance(answer, RecordedError):
         return [
             *lines,
-            f"[{asked.kind}.refused]",
+            f"[{model_request.kind}.refused]",
             f"error = {_string(answer.error)}",
             f"message = {_string(answer.message)}",
         ]
-    lines.append(f"[{asked.kind}.answer]")
+    lines.append(f"[{model_request.kind}.answer]")
     if isinstance(answer, Embedding):
         encoded = base64.b64encode(answer.vector.astype("<f4").tobytes()).decode()
         lines += [f"tokens = {answer.tokens}"]
@@ -136,11 +134,11 @@ def _block(asked: Asked, answer: Answer | Refusal) -> list[str]:
     return lines
 
 
-def _asked_lines(asked: Asked) -> list[str]:
-    lines = [f"model = {_string(asked.model)}"]
-    for field in attrs.fields(type(asked.request)):
-        value = getattr(asked.request, field.name)
-        if value != _DEFAULTS[asked.kind].get(field.name, _NOTHING):
+def _request_lines(model_request: ModelRequest) -> list[str]:
+    lines = [f"model = {_string(model_request.model)}"]
+    for field in attrs.fields(type(model_request.request)):
+        value = getattr(model_request.request, field.name)
+        if value != _DEFAULTS[model_request.kind].get(field.name, _NOTHING):
             if field.name == "messages":
                 lines += ["messages = [", *(f"    {_value(message)}," for message in value), "]"]
             else:
@@ -152,7 +150,7 @@ _NOTHING = object()
 _DEFAULTS: Mapping[Kind, Mapping[str, Any]] = {
     "generation": {
         **attrs.asdict(GenerateRequest.of("-"), recurse=False),
-        "prompt": None,  # written when there is one; so is the text below, also when it is empty
+        "prompt": None,  # Written if there is one, even an empty one; so is the text below.
     },
     "embedding": {**attrs.asdict(EmbedRequest.of("-"), recurse=False), "text": _NOTHING},
 }
@@ -183,8 +181,8 @@ def _flat(token: TokenLogprob) -> tuple[object, ...]:
 
 
 def _string(text: str) -> str:
-    # Escaped: what TOML does not allow bare, what it would read as another line ending, and spaces
-    # at the end of a line, which editors remove.
+    # Escaped are control characters, carriage returns (TOML may read them as line ends), and
+    # spaces at the end of a line (editors remove them).
     text = text.replace("\\", "\\\\")
     text = re.sub(r"[\x00-\x09\x0b-\x1f\x7f]", lambda found: f"\\u{ord(found[0]):04x}", text)
     if "\n" not in text:
@@ -198,15 +196,15 @@ def _string(text: str) -> str:
 
 
 def loads(text: str, where: object) -> Recorded:
-    """What `dumps` wrote.
+    """Parse the output of `dumps`.
 
     Raises:
-        RecordingError: it is something else; the message names `where`.
+        RecordingError: the text has another version or is not valid; the message names `where`.
     """
     try:
         tables = tomllib.loads(text)
         if tables["version"] != VERSION:
-            raise ValueError(f"it has version {tables['version']!r}, not {VERSION}")
+            raise ValueError(f"it has format version {tables['version']!r}, not {VERSION}")
         recorded: Recorded = {}
         for table in tables.get("generation", ()):
             _read(recorded, "generation", table)
@@ -216,7 +214,7 @@ def loads(text: str, where: object) -> Recorded:
     except (ValueError, LookupError, TypeError, AsteadyError) as exc:
         raise RecordingError(
             f"the recorded answers in {where} cannot be read ({type(exc).__name__}: {exc}); delete "
-            "the file, and record them again with --asteady-record"
+            "the file and record the answers again with --asteady-record"
         ) from exc
 
 
@@ -230,13 +228,13 @@ def _read(recorded: Recorded, kind: Kind, table: dict[str, Any]) -> None:
         request = GenerateRequest.of(**table)
     else:
         request = EmbedRequest.of(**table)
-    asked = Asked(kind, str(model), request)
+    model_request = ModelRequest(kind, str(model), request)
     if refused is not None:
-        recorded[asked] = Refusal(**refused)
+        recorded[model_request] = RecordedError(**refused)
     elif isinstance(request, GenerateRequest):
-        recorded[asked] = _completion(asked.model, request, **answer)
+        recorded[model_request] = _completion(model_request.model, request, **answer)
     else:
-        recorded[asked] = _embedding(asked.model, **answer)
+        recorded[model_request] = _embedding(model_request.model, **answer)
 
 
 def _messages(messages: list[tuple[str, str]]) -> list[dict[str, str]]:
@@ -296,5 +294,5 @@ def _embedding(model: str, *, vector: str, tokens: int, truncated: bool = False)
 
 
 def _cost_s(chunks: int) -> float:
-    # What it cost is not recorded: it differs each time. The cache needs some number above 0.
+    # The real cost is not recorded, because it differs each time. The cache needs one above 0.
     return 0.001 * (1 + chunks)

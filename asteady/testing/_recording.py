@@ -1,4 +1,4 @@
-"""Recording answers of real models, and replaying them: engines on the library's own seam."""
+"""Records the answers of real models and replays them, through engines put below the cache."""
 
 from __future__ import annotations
 
@@ -34,43 +34,43 @@ from asteady._engine.api import (
 from asteady._engine.loader import LlamaSource
 from asteady._session import default as _default
 from asteady._session.models import engine_source_override
-from asteady.testing._format import Asked, Recorded, Refusal, dumps, loads, nearest
+from asteady.testing._format import ModelRequest, Recorded, RecordedError, dumps, loads, nearest
 
 Mode: TypeAlias = Literal["replay", "record", "live"]
 
-# More makes no difference to a reader.
+# Replaying takes no time, so a wider batch would gain nothing.
 _REPLAY_WIDTH = 8
 
 
 @public
 class MissingAnswerError(AsteadyError):
-    """A replay was asked for an answer that was not recorded; the message shows the nearest."""
+    """The recording has no answer to a request; the message shows the nearest recorded request."""
 
 
 @public
 class Recording:
-    """A file of answers, used by every session that is constructed within a ``with`` block.
+    """A file of recorded answers for every session that is constructed in its ``with`` block.
 
     ::
 
         with Recording("tests/answers.toml"):
             assert "Paris" in blocking.generate("What is the capital of France?")
 
-    Replaying, no model is loaded: a request that was recorded gets its answer, and another one
-    raises `MissingAnswerError`. It matches on the model, as the program names it (of an absolute
-    path, the file's name), and on the parameters; not on the model file, the build or the CPU.
+    In the mode "replay" no model is loaded: a recorded request gets its answer, any other raises
+    `MissingAnswerError`. Requests match by the model's reference (of an absolute path, the file
+    name) and by all parameters, but not by the model file, the build or the CPU.
 
-    Recording, the real models answer, and at the end of the block what they said is written to the
-    file, beside what is there already. Answers that are in the file are computed anew. In the mode
-    "live" the real models answer, and the file is left alone.
+    In the mode "record" the real models answer, also where the file has an answer already. At the
+    end of the block their answers are added to the file. In the mode "live" the real models answer
+    and the file is not changed.
 
-    Sessions given an ``engine`` of their own take no part. Default sessions that are open are
-    closed at both ends of the block, so that none of them works across it. Use a cache directory
-    that lives no longer than the recording; what a cache remembers is not asked for.
+    Sessions with an ``engine`` argument are not affected. Open default sessions are closed at both
+    ends of the block, so that none is used both inside and outside. Use a new cache directory for
+    each recording: an answer from the cache is neither recorded nor replayed.
 
     Raises:
         RecordingError: the file cannot be read.
-        InvalidRequestError: there is no such mode.
+        InvalidRequestError: the mode is none of the three.
     """
 
     def __init__(self, path: str | os.PathLike[str], mode: Mode = "replay") -> None:
@@ -79,10 +79,10 @@ class Recording:
         self.path = Path(path)
         self.mode = mode
         self.missing: list[MissingAnswerError] = []
-        """What a replay was asked for in vain, also where the program caught the error."""
+        """Every `MissingAnswerError` raised so far, including those that the program caught."""
         self.recorded: Recorded = self._read()
         self._new: Recorded = {}
-        # What one recording's sessions remember is of no use to those of another.
+        # Sessions of different recordings never share cache entries.
         self._fingerprint = hashlib.sha256(uuid.uuid4().bytes).hexdigest()
         self._models_in = Settings.from_environment().cache_dir
 
@@ -106,7 +106,7 @@ class Recording:
         self.write()
 
     def write(self) -> None:
-        """Write what was recorded since; safe beside other processes that do the same."""
+        """Add new answers to the file. Other processes may do the same at the same time. Blocks."""
         if not self._new:
             return
         import filelock
@@ -115,36 +115,37 @@ class Recording:
         with filelock.FileLock(Path(tempfile.gettempdir()) / f"asteady-recording-{name}.lock"):
             self.recorded = {**self._read(), **self._new}
             self._new = {}
+            # Not `atomic_write`, whose files only their owner can read: this one is for everybody.
             draft = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
             draft.write_text(dumps(self.recorded), encoding="utf-8", newline="\n")
             draft.replace(self.path)
 
-    def answer(self, asked: Asked) -> Answer:
+    def answer(self, model_request: ModelRequest) -> Answer:
         """The recorded answer.
 
         Raises:
             MissingAnswerError: there is none.
-            AsteadyError: what was recorded is a refusal.
+            AsteadyError: the model raised this error when it was recorded.
         """
-        found = self.recorded.get(asked)
+        found = self.recorded.get(model_request)
         if found is None:
-            error = MissingAnswerError(self._complaint(asked))
+            error = MissingAnswerError(self._missing_message(model_request))
             self.missing.append(error)
             raise error
-        if isinstance(found, Refusal):
-            raise found.raised()
+        if isinstance(found, RecordedError):
+            raise found.as_error()
         return attrs.evolve(found, fingerprint=self._fingerprint)
 
-    def note(self, asked: Asked, answer: Answer | Refusal) -> None:
-        """Remember what the real model said, to be written."""
+    def note(self, model_request: ModelRequest, answer: Answer | RecordedError) -> None:
+        """Keep an answer of the real model for `write`."""
         if self.mode == "record":
-            self._new[asked] = answer
+            self._new[model_request] = answer
 
     def _source(self, settings: Settings) -> EngineSource:
         if self.mode == "replay":
             return _Source(self._fingerprint, lambda kind, model: ReplayEngine(self, kind, model))
-        # What is known of models, and those that were converted, stays where it is, whatever the
-        # tests' cache directory.
+        # Probe results and converted models are taken from the user's cache directory: that of the
+        # test is empty, and they take long to make.
         real = LlamaSource(attrs.evolve(settings, cache_dir=self._models_in))
         return _Source(
             self._fingerprint,
@@ -159,17 +160,17 @@ class Recording:
         except FileNotFoundError:
             return {}
 
-    def _complaint(self, asked: Asked) -> str:
-        lines = [f"no answer is recorded in {self.path} for this {asked.kind} request:", ""]
-        lines += [f"    {line}" for line in str(asked).splitlines()]
-        near = nearest(asked, self.recorded)
+    def _missing_message(self, model_request: ModelRequest) -> str:
+        lines = [f"no answer is recorded in {self.path} for this {model_request.kind} request:", ""]
+        lines += [f"    {line}" for line in str(model_request).splitlines()]
+        near = nearest(model_request, self.recorded)
         if near is None:
-            lines += ["", f"There is no other {asked.kind} request in it."]
+            lines += ["", f"The file has no {model_request.kind} requests."]
         else:
-            diff = difflib.ndiff(str(near).splitlines(), str(asked).splitlines())
-            lines += ["", "The nearest one that is (-), against it (+):", ""]
+            diff = difflib.ndiff(str(near).splitlines(), str(model_request).splitlines())
+            lines += ["", "Difference from the nearest recorded request (-) to this one (+):", ""]
             lines += [f"    {line.rstrip()}" for line in diff]
-        return "\n".join([*lines, "", "pytest --asteady-record records what is missing."])
+        return "\n".join([*lines, "", "Run pytest --asteady-record to record it."])
 
 
 def _close_default_sessions() -> None:
@@ -181,7 +182,7 @@ def _close_default_sessions() -> None:
 
 @attrs.frozen
 class _Source:
-    """An `EngineSource` in which all models have one fingerprint, as their references differ."""
+    """An `EngineSource` whose fingerprints depend on the recording and the model's reference."""
 
     _fingerprint: str
     _load: Callable[[Kind, str], Engine]
@@ -194,7 +195,7 @@ class _Source:
 
 
 def _portable(reference: str) -> str:
-    """The reference as it is recorded: an absolute path differs from one checkout to the next."""
+    """The reference to record; of an absolute path, which differs between machines, the name."""
     path = PurePath(reference)
     return path.name if path.is_absolute() else reference
 
@@ -209,7 +210,7 @@ class ReplayJob:
 
 
 class ReplayEngine:
-    """An `Engine` that answers from a recording. Loads nothing."""
+    """An `Engine` that answers from a recording and loads no model."""
 
     width = _REPLAY_WIDTH
 
@@ -220,8 +221,8 @@ class ReplayEngine:
         self._kind = kind
 
     def prepare(self, request: Request) -> ReplayJob:
-        asked = Asked(self._kind, _portable(self.model), request)
-        return ReplayJob(request, self._recording.answer(asked))
+        model_request = ModelRequest(self._kind, _portable(self.model), request)
+        return ReplayJob(request, self._recording.answer(model_request))
 
     def open_worker(self) -> ReplayWorker:
         return ReplayWorker()
@@ -231,7 +232,7 @@ class ReplayEngine:
 
 
 class ReplayWorker:
-    """A `Worker` whose jobs are done within a step."""
+    """A `Worker` that finishes every job in one step."""
 
     def __init__(self) -> None:
         self._jobs: dict[SlotId, ReplayJob] = {}
@@ -263,11 +264,11 @@ class ReplayWorker:
 
 # -- recording -----------------------------------------------------------------------------------
 
-Note: TypeAlias = Callable[[Asked, Answer | Refusal], None]
+Note: TypeAlias = Callable[[ModelRequest, Answer | RecordedError], None]
 
 
 class RecordingEngine:
-    """A real `Engine`, and a note of everything it says."""
+    """A real `Engine` whose answers and errors are recorded."""
 
     def __init__(
         self, engine: Engine, fingerprint: str, kind: Kind, model: str, note: Note
@@ -284,7 +285,7 @@ class RecordingEngine:
         try:
             return self._engine.prepare(request)
         except (InvalidRequestError, ModelError) as exc:
-            self.note(request, Refusal(type(exc).__name__, str(exc)))
+            self.note(request, RecordedError(type(exc).__name__, str(exc)))
             raise
 
     def open_worker(self) -> RecordingWorker:
@@ -293,12 +294,12 @@ class RecordingEngine:
     def close(self) -> None:
         self._engine.close()
 
-    def note(self, request: Request, answer: Answer | Refusal) -> None:
-        self._note(Asked(self._kind, self._model, request), answer)
+    def note(self, request: Request, answer: Answer | RecordedError) -> None:
+        self._note(ModelRequest(self._kind, self._model, request), answer)
 
 
 class RecordingWorker:
-    """A real `Worker`, and a note of its answers."""
+    """A real `Worker` whose answers are recorded."""
 
     def __init__(self, worker: Worker, note: Callable[[Request, Answer], None]) -> None:
         self._worker = worker

@@ -1,7 +1,7 @@
 """The pytest plugin of asteady: tests on recorded answers of real models; see docs/testing.md.
 
-Outside the package, and importing it only in its fixtures: pytest loads this file in every run of
-every project in the same environment, also in those that measure the coverage of asteady.
+pytest loads this module in every run in an environment with asteady, so it imports the rest of the
+package only in its fixtures.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("asteady", "recorded answers of language models")
     for mode, meaning in (
-        ("replay", "answer from the recordings beside the tests; what is missing fails (default)"),
-        ("record", "let the real models answer, and write what they say to the recordings"),
-        ("live", "let the real models answer, and leave the recordings alone"),
+        ("replay", "answer from the recordings; a request that is not recorded fails (default)"),
+        ("record", "let the real models answer, and write their answers to the recordings"),
+        ("live", "let the real models answer, and do not change the recordings"),
     ):
         group.addoption(
             f"--asteady-{mode}",
@@ -37,9 +37,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def asteady_recording_path(request: pytest.FixtureRequest) -> Path:
-    """Where the answers lie: for ``test_x.py`` in ``test_x.answers.toml`` beside it.
+    """The file of recorded answers: ``test_x.answers.toml`` beside ``test_x.py``.
 
-    Override it to put them elsewhere.
+    Override this fixture to use another file.
     """
     return request.path.with_suffix(".answers.toml")
 
@@ -51,9 +51,9 @@ def asteady_recording(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Recording]:
-    """All sessions that are constructed in this test answer from the recording (or into it).
+    """Sessions constructed in this test replay or record the answers of `asteady_recording_path`.
 
-    Their cache is in the test's own directory.
+    Their cache is in the test's `tmp_path`.
     """
     from asteady.testing import Recording
 
@@ -66,10 +66,10 @@ def asteady_recording(
 
 @pytest.fixture
 def asteady_session(asteady_recording: Recording) -> Session:
-    """A session for ``async with asteady_session as session``, on recorded answers.
+    """An unopened session on recorded answers: ``async with asteady_session as session``.
 
-    It is not open yet, so it is the same for every plugin that runs asynchronous tests. Settings
-    come from the environment.
+    It is not opened here, so it works with every plugin for asynchronous tests. Settings come from
+    the environment.
     """
     from asteady import Session
 
@@ -81,18 +81,18 @@ _RECORDING: pytest.StashKey[Recording] = pytest.StashKey()
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Fail a test that asked for what is not recorded, whatever the program made of the error."""
+    """Fail a test with a request that is not recorded, even if the program caught the error."""
     __tracebackhide__ = True
-    result, asked = None, ""
+    result, location = None, ""
     try:
         result = yield
     except (Exception, pytest.fail.Exception, pytest.skip.Exception) as exc:
         if not _missing(item):
             raise
-        asked = _where(exc, item.path)
+        location = _where(exc, item.path)
     if missing := _missing(item):
-        # Not within the `except`: the same message would be shown once for each link of the chain.
-        pytest.fail(f"{asked}{missing[0]}", pytrace=False)
+        # Outside the `except`, or pytest would print the message once for each chained exception.
+        pytest.fail(f"{location}{missing[0]}", pytrace=False)
     return result
 
 
@@ -102,7 +102,7 @@ def _missing(item: pytest.Item) -> Sequence[Exception]:
 
 
 def _where(exc: BaseException, path: Path) -> str:
-    """The line of the test that asked, if the error came all the way to it."""
+    """The line of the test that raised, if the error got there."""
     lines = [
         at.lineno for at in traceback.extract_tb(exc.__traceback__) if at.filename == str(path)
     ]

@@ -59,12 +59,12 @@ def test_record_then_replay_then_a_missing_answer(pytester: pytest.Pytester) -> 
             "test_it.py:8: no answer is recorded in *test_it.answers.toml for this generation *:",
             '    prompt = "Write a haiku about rain"',
             "    max_new_tokens = 8",
-            "There is no other generation request in it.",
+            "The file has no generation requests.",
         ]
     )
     # Once for each test, and not again for each error that it caused on its way.
-    told = [line for line in missing.outlines if "no answer is recorded in" in line]
-    assert len([line for line in told if not line.startswith("FAILED")]) == 2
+    lines = [line for line in missing.outlines if "no answer is recorded in" in line]
+    assert len([line for line in lines if not line.startswith("FAILED")]) == 2
     assert not answers.exists()
 
     run(pytester, "--asteady-record").assert_outcomes(passed=2)

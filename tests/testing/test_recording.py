@@ -29,7 +29,7 @@ from asteady._base.settings import Settings
 from asteady._engine.loader import LlamaSource
 from asteady._session.models import engine_source
 from asteady.testing import FakeEngine, MissingAnswerError, Recording, RecordingError
-from asteady.testing._format import Asked, Recorded, Refusal, dumps, loads, nearest
+from asteady.testing._format import ModelRequest, Recorded, RecordedError, dumps, loads, nearest
 
 
 @pytest.fixture
@@ -66,8 +66,8 @@ def embedding(*values: float) -> Embedding:
     return Embedding(vector=vector, tokens=3, model="builtin", fingerprint="f", cost_s=1.0)
 
 
-def asked(prompt: str, model: str = "builtin", **options: Any) -> Asked:
-    return Asked("generation", model, GenerateRequest.of(prompt, **options))
+def asked(prompt: str, model: str = "builtin", **options: Any) -> ModelRequest:
+    return ModelRequest("generation", model, GenerateRequest.of(prompt, **options))
 
 
 # -- the file ------------------------------------------------------------------------------------
@@ -83,9 +83,9 @@ def test_every_text_comes_back_with_its_chunks(text: str, prompt: str, data: st.
     bounds = [0, *cuts, len(text)]
     chunks = tuple(text[a:b] for a, b in itertools.pairwise(bounds) if a < b)
     request = GenerateRequest.of(prompt, stop=[prompt])
-    recorded: Recorded = {Asked("generation", prompt, request): completion(text, *chunks)}
+    recorded: Recorded = {ModelRequest("generation", prompt, request): completion(text, *chunks)}
     (again,) = loads(dumps(recorded), "here").items()
-    assert again[0] == Asked("generation", prompt, request)
+    assert again[0] == ModelRequest("generation", prompt, request)
     assert isinstance(again[1], Completion)
     assert again[1].text == text
     assert "".join(again[1].chunks) == text
@@ -111,7 +111,7 @@ def test_every_request_comes_back(messages: list[tuple[str, str]], numbers: dict
     request = GenerateRequest.of(
         messages=[{"role": role, "content": content} for role, content in messages], **numbers
     )
-    recorded: Recorded = {Asked("generation", "m", request): completion("x")}
+    recorded: Recorded = {ModelRequest("generation", "m", request): completion("x")}
     assert set(loads(dumps(recorded), "here")) == set(recorded)
 
 
@@ -122,17 +122,19 @@ def test_all_else_comes_back_too() -> None:
     )
     recorded: Recorded = {
         asked("a", raw=True, logprobs=1): completion("b", logprobs=tokens),
-        asked("too long"): Refusal("PromptTooLongError", 'it is "long"'),
-        Asked("embedding", "m", EmbedRequest.of("", truncate=True)): embedding(0.6, 0.8),
-        Asked("embedding", "m", EmbedRequest.of("a", mode="query", dimensions=2)): embedding(1, 0),
+        asked("too long"): RecordedError("PromptTooLongError", 'it is "long"'),
+        ModelRequest("embedding", "m", EmbedRequest.of("", truncate=True)): embedding(0.6, 0.8),
+        ModelRequest("embedding", "m", EmbedRequest.of("a", mode="query", dimensions=2)): embedding(
+            1, 0
+        ),
     }
     again = loads(dumps(recorded), "here")
     assert set(again) == set(recorded)
     answer = again[asked("a", raw=True, logprobs=1)]
     assert isinstance(answer, Completion)
     assert answer.logprobs == tokens
-    assert again[asked("too long")] == Refusal("PromptTooLongError", 'it is "long"')
-    vector = again[Asked("embedding", "m", EmbedRequest.of("", truncate=True))]
+    assert again[asked("too long")] == RecordedError("PromptTooLongError", 'it is "long"')
+    vector = again[ModelRequest("embedding", "m", EmbedRequest.of("", truncate=True))]
     assert isinstance(vector, Embedding)
     assert vector.vector.tolist() == pytest.approx([0.6, 0.8])
     assert not vector.vector.flags.writeable
@@ -395,16 +397,16 @@ def test_where_nothing_is_recorded_it_says_so(path: Path) -> None:
     with (
         Recording(path),
         blocking.Session() as session,
-        pytest.raises(MissingAnswerError, match="There is no other embedding request in it"),
+        pytest.raises(MissingAnswerError, match="The file has no embedding requests"),
     ):
         session.embed("hi")
 
 
 def test_the_nearest_is_of_the_same_kind_and_if_it_can_be_of_the_same_model() -> None:
     one, other = asked("abcdef"), asked("abcdxx", model="other")
-    vector = Asked("embedding", "builtin", EmbedRequest.of("abcdxx"))
+    vector = ModelRequest("embedding", "builtin", EmbedRequest.of("abcdxx"))
     assert nearest(asked("abcdxx"), [one, other, vector]) == one
     assert nearest(asked("abcdxx", model="third"), [one, other, vector]) == other
     assert nearest(asked("zzz"), [vector]) is None
     kind: Kind = "embedding"
-    assert nearest(Asked(kind, "builtin", EmbedRequest.of("b")), [one, vector]) == vector
+    assert nearest(ModelRequest(kind, "builtin", EmbedRequest.of("b")), [one, vector]) == vector
