@@ -23,7 +23,8 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "bench",
         help="measure what the cache saves",
-        description="Time a prompt cold and warm, or replay recorded accesses at several sizes.",
+        description="Time one prompt with and without the cache, or replay recorded accesses at"
+        " several cache sizes.",
     )
     parser.add_argument(
         "prompt", nargs="?", default="Write a haiku about caching", help="default: %(default)s"
@@ -35,14 +36,14 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--accesses",
         metavar="FILE",
-        help="replay instead: lines of key, bytes and seconds with tabs between, plain or gzipped",
+        help="replay this file: tab-separated lines of key, bytes and seconds, plain or gzipped",
     )
     parser.add_argument(
         "--sizes",
         type=int,
         nargs="+",
         metavar="N",
-        help="with --accesses: capacities to replay at, in entries",
+        help="with --accesses: cache capacities to replay at, in entries",
     )
     parser.add_argument(
         "--policy", choices=("tide", "lru", "lfu"), help="with --accesses; default: tide"
@@ -56,8 +57,8 @@ def run(options: argparse.Namespace) -> int:
         return asyncio.run(_replay(options))
     if options.sizes is not None or options.policy is not None:
         raise InvalidRequestError(
-            "--sizes and --policy are for recorded accesses: give --accesses FILE too, which"
-            " CacheBenchmark.save_accesses writes (docs/operate/benchmark.md)"
+            "--sizes and --policy need --accesses FILE, a file written by"
+            " CacheBenchmark.save_accesses (docs/operate/benchmark.md)"
         )
     timing = asyncio.run(_time(options))
     if options.json:
@@ -71,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _time(options: argparse.Namespace) -> PromptTiming:
-    # Imported here, so that other commands start without it.
+    # Imported here, so that other commands start faster.
     from asteady.operate import CacheBenchmark
 
     async with Session(generation_model=options.model) as session:
@@ -89,7 +90,7 @@ async def _replay(options: argparse.Namespace) -> int:
 
     accesses = read_accesses(options.accesses)
     if not accesses:
-        raise InvalidRequestError(f"{options.accesses} has no accesses in it")
+        raise InvalidRequestError(f"the file {options.accesses} contains no accesses")
     results = await CacheBenchmark().benchmark_cache_sizes(
         accesses, options.sizes or _SIZES, policy=options.policy or "tide"
     )

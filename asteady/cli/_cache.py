@@ -25,7 +25,7 @@ from asteady.cli._common import Commands, add_json, add_namespace, found_manager
 
 T = TypeVar("T")
 
-# What people look at first. `--json` has everything.
+# The most important statistics; `--json` prints all.
 _ROWS = {
     "entries": "size",
     "of at most": "capacity",
@@ -44,11 +44,11 @@ _ROWS = {
 
 def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
-        "cache", help="look at the cache or clear it", description="Look at the cache or clear it."
+        "cache", help="inspect or clear the cache", description="Inspect or clear the cache."
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     stats_ = actions.add_parser(
-        "stats", help="print the statistics, summed over all processes and runs"
+        "stats", help="print the statistics of all processes, past and present"
     )
     stats_.set_defaults(run=stats)
     list_ = actions.add_parser("list", help="print the entries, the most valuable first")
@@ -56,7 +56,7 @@ def add_parser(commands: Commands) -> None:
     list_.add_argument(
         "--order-by", choices=tuple(ORDERS), default="priority", help="default: %(default)s"
     )
-    add_namespace(list_, "only those of this namespace, or of one below it")
+    add_namespace(list_, "only entries of this namespace or of one below it")
     list_.set_defaults(run=list_entries)
     for action in (stats_, list_):
         add_json(action)
@@ -65,11 +65,11 @@ def add_parser(commands: Commands) -> None:
     delete_ = actions.add_parser("delete", help="remove an entry")
     delete_.set_defaults(run=delete)
     for action in (get_, delete_):
-        action.add_argument("key", help="its key, or as much of the beginning as is unique")
+        action.add_argument("key", help="the key of the entry, or a unique beginning of it")
     clear_ = actions.add_parser("clear", help="remove all entries, or those of a namespace")
-    add_namespace(clear_, "only those that have this namespace, or one below it, and no other")
+    add_namespace(clear_, "only entries whose namespaces are all this one or below it")
     clear_.set_defaults(run=clear)
-    path_ = actions.add_parser("path", help="print the directory")
+    path_ = actions.add_parser("path", help="print the cache directory")
     path_.set_defaults(run=path)
     _add_namespaces(actions)
     _add_size(actions)
@@ -80,8 +80,8 @@ def _add_namespaces(actions: Commands) -> None:
     parser = actions.add_parser(
         "namespaces",
         help="print the namespaces and their sizes",
-        description="Print each namespace with entries of its own: their number and their bytes. An"
-        " entry with several namespaces counts in each of them.",
+        description="Print each namespace that has entries, their number and their size in bytes."
+        " An entry with several namespaces counts in each of them.",
     )
     parser.add_argument(
         "path", nargs="?", metavar="PATH", help="only this namespace and those below it"
@@ -93,9 +93,9 @@ def _add_namespaces(actions: Commands) -> None:
 def _add_size(actions: Commands) -> None:
     parser = actions.add_parser(
         "size",
-        help="print what other sizes of the cache would save",
-        description="Print what every size of the cache would save, from the accesses that a"
-        " CacheOptimizer recorded, or from a file.",
+        help="print what other cache sizes would save",
+        description="Print what each cache size would save, computed from the accesses that a"
+        " CacheOptimizer recorded or from a file.",
     )
     parser.add_argument(
         "--kind",
@@ -106,19 +106,21 @@ def _add_size(actions: Commands) -> None:
     parser.add_argument(
         "--accesses",
         metavar="FILE",
-        help="lines of key, bytes and seconds with tabs between, plain or gzipped",
+        help="tab-separated lines of key, bytes and seconds, plain or gzipped",
     )
     parser.add_argument(
         "--target",
         type=float,
         default=0.95,
         metavar="SHARE",
-        help="of the best possible; default: %(default)s",
+        help="recommend the size that saves this share of the best possible; default: %(default)s",
     )
     parser.add_argument(
         "--by", choices=("seconds", "hits"), default="seconds", help="default: %(default)s"
     )
-    parser.add_argument("--plot", metavar="FILE", help="draw it: .png, .svg, .pdf")
+    parser.add_argument(
+        "--plot", metavar="FILE", help="draw the curve into a .png, .svg or .pdf file"
+    )
     add_json(parser, "print the recommendation as JSON")
     parser.set_defaults(run=size)
 
@@ -127,17 +129,17 @@ def _add_transfer(actions: Commands) -> None:
     export_ = actions.add_parser(
         "export",
         help="write all entries to a file",
-        description="Write all entries with their answers to one file, also while the cache is in"
-        " use. The file is readable only by you.",
+        description="Write all entries with their answers to one file. The cache may be in use."
+        " Only you can read the file.",
     )
-    export_.add_argument("file", metavar="FILE", help="an older export is replaced")
+    export_.add_argument("file", metavar="FILE", help="an existing file is replaced")
     export_.set_defaults(run=export)
     import_ = actions.add_parser(
         "import",
         help="add the entries of an exported file",
-        description="Add the entries of an exported file. Entries that are here already stay; when"
-        " the cache cannot hold all, the least valuable are evicted. A file that is damaged or no"
-        " export changes nothing.",
+        description="Add the entries of an exported file. Existing entries are not replaced. If"
+        " the cache is too small for all, the least valuable entries are evicted. A file that is"
+        " damaged or not an export changes nothing.",
     )
     import_.add_argument("file", metavar="FILE")
     import_.add_argument(
@@ -250,7 +252,7 @@ def namespaces(options: argparse.Namespace) -> int:
 
 
 def size(options: argparse.Namespace) -> int:
-    # Imported here, so that other commands start without it.
+    # Imported here, so that other commands start faster.
     from asteady.operate._accesses import read_accesses
     from asteady.operate._plots import plot_sizing, sizing_table
     from asteady.operate._sizing import CacheOptimizer, state_path
@@ -265,7 +267,7 @@ def size(options: argparse.Namespace) -> int:
     found = optimizer.recommend(options.target, by=options.by)
     if not found.accesses:
         raise InvalidRequestError(
-            f"no accesses to the {options.kind} cache were recorded: attach a CacheOptimizer in the"
+            f"no accesses to the {options.kind} cache are recorded: attach a CacheOptimizer in the"
             " program (docs/operate/sizing.md), or give --accesses FILE"
         )
     if options.plot is not None:
@@ -293,11 +295,11 @@ def export(options: argparse.Namespace) -> int:
 def run_import(options: argparse.Namespace) -> int:
     if not options.max_size_mb > 0:
         raise InvalidRequestError(
-            f"--max-size-mb {options.max_size_mb} is not allowed: more than 0 megabytes"
+            f"--max-size-mb {options.max_size_mb} is not allowed: it must be more than 0"
         )
 
     async def imported() -> dict[str, Merged]:
-        # With the sizes of the settings: an import may fill them.
+        # With the sizes in the settings, not the stored ones: an import may fill a larger cache.
         async with opened_manager(Settings.from_environment()) as manager:
             return await manager.import_entries(
                 options.file, max_file_bytes=int(options.max_size_mb * MEBIBYTE)
@@ -310,7 +312,7 @@ def run_import(options: argparse.Namespace) -> int:
     for kind, merged in done.items():
         print(
             f"{kind}: {merged.entries:,} in the file, {merged.added:,} added,"
-            f" {merged.known:,} known, {merged.declined:,} worth less than what is here,"
+            f" {merged.known:,} already present, {merged.declined:,} not valuable enough,"
             f" {merged.oversized:,} too large; {merged.evicted:,} evicted"
         )
     return 0
@@ -326,7 +328,7 @@ def _caches(manager: CacheManager) -> dict[str, Cache[Any]]:
 
 
 async def _find(manager: CacheManager, prefix: str) -> tuple[Cache[Any], str]:
-    """The one entry whose key begins so."""
+    """The cache and the key of the only entry whose key begins with `prefix`."""
     found = [
         (cache, key)
         for cache in _caches(manager).values()

@@ -1,4 +1,4 @@
-"""What several commands share: arguments, standard input, and the cache as it was found."""
+"""Shared by several commands: arguments, standard input, and opening the cache."""
 
 from __future__ import annotations
 
@@ -51,21 +51,21 @@ def add_namespace(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def add_request(parser: argparse.ArgumentParser) -> None:
-    """The arguments of commands that print an answer."""
+    """The arguments that `generate` and `embed` share."""
     add_model(parser)
     parser.add_argument(
         "--cache",
         choices=("use", "refresh", "bypass", "only"),
         default="use",
-        help="use it (default), compute anew and store, neither read nor write it, or never"
-        " compute",
+        help="use: answer from the cache, or compute and store (default); refresh: compute and"
+        " store; bypass: neither read nor write the cache; only: never compute",
     )
     add_namespace(parser, 'tag the answer with this namespace, as "emails/marketing"')
     add_json(parser, "print the whole answer as JSON")
 
 
 def calls_under(session: Session, path: str | None) -> Calls:
-    """The session, or the namespace of it that was named."""
+    """The session, or its namespace with this path."""
     return session if path is None else session.namespace(path)
 
 
@@ -73,8 +73,7 @@ def read_standard_input(what: str) -> str:
     """All of standard input, decoded as UTF-8.
 
     Raises:
-        InvalidRequestError: it is a terminal, where nobody expects to type a prompt, or it is not
-            valid UTF-8.
+        InvalidRequestError: it is closed, a terminal, or not valid UTF-8.
     """
     if sys.stdin is None or sys.stdin.isatty():
         raise InvalidRequestError(f"give {what} as an argument, or pipe it to standard input")
@@ -86,10 +85,10 @@ def read_standard_input(what: str) -> str:
 
 
 def settings_as_found() -> Settings:
-    """From the environment, but with the sizes and the policy of the cache, if there is one.
+    """The settings from the environment, with the sizes and the policy of the existing cache.
 
-    Opening a cache with a smaller budget evicts what is beyond it. A program may want that; a
-    command that does not know the program's settings must not do it.
+    Opening a cache with smaller limits evicts entries. A program may want that, but a command
+    does not know the settings of the program and must not evict.
     """
     settings = Settings.from_environment()
     found: dict[str, Any] = {}
@@ -100,7 +99,7 @@ def settings_as_found() -> Settings:
                 row = connection.execute("SELECT policy, max_entries, max_bytes FROM cache")
                 policy, max_entries, max_bytes = row.fetchone()
         except (sqlite3.Error, TypeError):
-            continue  # There is no cache, or opening it says what is wrong with it.
+            continue  # There is no cache, or it is damaged; opening it reports that.
         if policy in POLICIES:
             found["cache_policy"] = policy
             found[f"{kind}_cache_capacity"] = max_entries
@@ -110,14 +109,14 @@ def settings_as_found() -> Settings:
 
 @asynccontextmanager
 async def found_manager() -> AsyncIterator[CacheManager]:
-    """The caches, open, with `settings_as_found`."""
+    """The caches, opened with `settings_as_found`."""
     async with opened_manager(settings_as_found()) as manager:
         yield manager
 
 
 @asynccontextmanager
 async def opened_manager(settings: Settings) -> AsyncIterator[CacheManager]:
-    """The caches, open."""
+    """The caches, opened with these settings."""
     manager = CacheManager(settings)
     await manager.open()
     try:

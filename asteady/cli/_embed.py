@@ -18,14 +18,14 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "embed",
         help="embed texts",
-        description="Embed each text; one line of numbers for each.",
+        description="Embed each text and print its vector on one line.",
+    )
+    parser.add_argument("text", nargs="*", help="the texts; default: the lines of standard input")
+    parser.add_argument(
+        "--npy", metavar="FILE", help="write a float32 array of shape (texts, dimensions)"
     )
     parser.add_argument(
-        "text", nargs="*", help="the texts; without any, the lines of standard input"
-    )
-    parser.add_argument("--npy", metavar="FILE", help="write a float32 array (texts, dimensions)")
-    parser.add_argument(
-        "--truncate", action="store_true", help="cut text longer than the model's context"
+        "--truncate", action="store_true", help="cut texts that are longer than the model's context"
     )
     add_request(parser)
     parser.set_defaults(run=run)
@@ -37,7 +37,9 @@ def run(options: argparse.Namespace) -> int:
         raise InvalidRequestError("standard input is empty: give at least one line of text")
     target = None if options.npy is None else Path(options.npy).absolute()
     if target is not None and not target.parent.is_dir():
-        raise InvalidRequestError(f"--npy {options.npy}: there is no directory {target.parent}")
+        raise InvalidRequestError(
+            f"--npy {options.npy}: the directory {target.parent} does not exist"
+        )
     matrix = asyncio.run(_embed(texts, options))
     if target is not None:
         _save(matrix, target)

@@ -25,9 +25,9 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "generate",
         help="generate text",
-        description="Generate text; it is printed as it is computed.",
+        description="Generate text and print it while it is computed.",
     )
-    parser.add_argument("prompt", nargs="?", help="the prompt; without one, or -, standard input")
+    parser.add_argument("prompt", nargs="?", help="the prompt; default, or -: standard input")
     add_seed(parser)
     add_max_new_tokens(parser)
     parser.add_argument(
@@ -37,14 +37,14 @@ def add_parser(commands: Commands) -> None:
         "--stop",
         action="append",
         metavar="TEXT",
-        help="end before this text; may be given more than once",
+        help="stop before this text; may be given several times",
     )
     parser.add_argument(
         "--eos-string",
         default=OWN_END,
         metavar="TEXT",
-        help="as --stop TEXT, by SteadyText's name; %(default)s, the default, is the model's own"
-        " end only",
+        help="the same as --stop TEXT, for users of SteadyText; default: %(default)s, the model's"
+        " own end",
     )
     parser.add_argument("--raw", action="store_true", help="skip the model's chat template")
     parser.add_argument(
@@ -64,7 +64,7 @@ async def _run(options: argparse.Namespace) -> int:
     async with Session(generation_model=options.model) as session:
         if session.settings.generation_model == "builtin":
             print(
-                "asteady: the built-in model is a small demonstration; name another with"
+                "asteady: the built-in model is only a small demonstration; choose another one with"
                 " --model FILE.gguf or ASTEADY_GENERATION_MODEL",
                 file=sys.stderr,
             )
@@ -97,7 +97,7 @@ async def _run(options: argparse.Namespace) -> int:
 
 
 def _write(text: str) -> None:
-    # Bytes, so that a terminal's or a pipe's encoding cannot make printing an answer fail.
+    # Always UTF-8: the encoding of the terminal may not have all characters.
     sys.stdout.buffer.write(text.encode())
     sys.stdout.buffer.flush()
 

@@ -1,4 +1,4 @@
-"""Arguments in, exit code out: 0 done, 1 an expected failure, 2 wrong usage, 130 interrupted.
+"""The argument parser and the exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted.
 
 Data goes to standard output, everything else to standard error.
 """
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     if sys.stdout is None:
-        print("asteady: standard output is closed, so there is nowhere to print", file=sys.stderr)
+        print("asteady: standard output is closed", file=sys.stderr)
         return 1
     try:
         result: int = options.run(options)
@@ -29,11 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"asteady: {exc}", file=sys.stderr)
         return 1
     except BrokenPipeError:
-        # The reader has closed the pipe: nothing more can be written, not even at exit.
+        # The reader has closed the pipe. Without this, flushing at exit would raise again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as exc:
-        # Without the number, which says nothing to the person who typed the name.
+        # Without the errno, which does not help the user.
         reason = f"{exc.filename}: {exc.strerror}" if exc.filename and exc.strerror else exc
         print(f"asteady: {reason}", file=sys.stderr)
         return 1

@@ -29,7 +29,7 @@ from asteady.cli._common import Commands, add_json
 
 @attrs.frozen(kw_only=True)
 class _Row:
-    """One line of the list; `fingerprint` and `error` are None where they do not apply."""
+    """A row of the list. `fingerprint` and `error` are None where they do not apply."""
 
     reference: str
     kind: str = ""
@@ -47,29 +47,31 @@ class _Row:
 def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "models",
-        help="the models on this machine, and those of the hub",
-        description="Show the models on this machine; pull models from the hub, or remove them.",
-        epilog="docs/models.md says how models are named.",
+        help="list, download, measure or remove models",
+        description="List, download, measure or remove models.",
+        epilog="See docs/models.md for how models are named.",
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    list_ = actions.add_parser("list", help="the built-in models, and those in the hub's cache")
+    list_ = actions.add_parser("list", help="list the built-in models and those in the hub's cache")
     add_json(list_, "print everything known, as JSON")
     list_.set_defaults(run=list_models)
-    pull_ = actions.add_parser(
-        "pull", help="download a model from the hub, or check for a newer revision"
-    )
+    pull_ = actions.add_parser("pull", help="download a model from the hub, or update it")
     pull_.add_argument(
         "model", help="hf:owner/repo/file.gguf[@revision], hf:owner/repo:Q4_K_M, or minilm"
     )
     pull_.set_defaults(run=pull)
-    path_ = actions.add_parser("path", help="print the path of a model's file; downloads nothing")
-    path_.add_argument("model", help="any reference")
+    path_ = actions.add_parser(
+        "path", help="print the path of a model's file, without downloading it"
+    )
+    path_.add_argument("model", help="any model reference")
     path_.set_defaults(run=path)
     probe_ = actions.add_parser(
         "probe",
         help="measure how many requests a worker decodes in one batch without changing a bit",
     )
-    probe_.add_argument("model", nargs="?", help="any reference; default: the generation model")
+    probe_.add_argument(
+        "model", nargs="?", help="any model reference; default: the generation model"
+    )
     add_json(probe_, "print everything known, as JSON")
     probe_.set_defaults(run=probe)
     remove_ = actions.add_parser("remove", help="remove a model from the hub's cache")
@@ -83,7 +85,7 @@ def list_models(options: argparse.Namespace) -> int:
     rows = []
     for kind in KINDS:
         file = inspect_model("builtin", kind=kind, cache_dir=settings.cache_dir)
-        # Only here: a fingerprint may need a probe, which takes seconds on a large model.
+        # Not for the others: a fingerprint may need a probe, which takes seconds on a large model.
         rows.append(_row(file, fingerprint=source.fingerprint(kind, "builtin")))
     if find_minilm(settings.cache_dir) is not None:
         rows.append(_row(inspect_model("minilm", kind="embedding", cache_dir=settings.cache_dir)))
@@ -107,7 +109,7 @@ def pull(options: argparse.Namespace) -> int:
         kind = "embedding"
     else:
         pull_model(options.model, cache_dir, show_progress=True)
-    # Its digest is compared with the hub's, and its header read; minilm is converted.
+    # Compares the digest with the hub's and reads the header; converts minilm.
     file = inspect_model(options.model, kind=kind, cache_dir=cache_dir)
     print(file.path)
     return 0
@@ -164,13 +166,13 @@ def remove(options: argparse.Namespace) -> int:
 
 
 def _local(text: str, cache_dir: Path) -> HubModel:
-    """The model that a hub reference names on this machine."""
+    """The downloaded model with this hub reference."""
     reference = parse_reference(text)
     model = recorded(reference, cache_dir)
     if model is None or not all(file.exists() for file in model.files):
         model = in_cache(reference)
     if model is None:
-        raise ModelNotFoundError(f"{text} is not on this machine: asteady models pull {text}")
+        raise ModelNotFoundError(f"{text} is not downloaded; run: asteady models pull {text}")
     return model
 
 

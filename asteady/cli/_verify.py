@@ -20,20 +20,24 @@ if TYPE_CHECKING:
 def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "verify",
-        help="check that other requests do not change an answer",
+        help="check that answers do not depend on other requests",
         description=(
-            "Answer the same requests alone, in other orders, at every concurrency, between"
-            " cancellations, after other prompts and in a second process, and compare every byte."
-            " Ends with exit code 1 at the first difference. With --cache: compute a sample of the"
-            " stored answers again instead, and compare."
+            "Compute the same requests alone, in other orders, at every concurrency, between"
+            " cancellations, after other prompts and in a second process, and compare all bytes."
+            " Stops with exit code 1 at the first difference. With --cache, compute a sample of the"
+            " stored answers again and compare."
         ),
     )
-    parser.add_argument("model", nargs="?", help="default: the one from the settings")
+    parser.add_argument("model", nargs="?", help="default: the model of the settings")
     parser.add_argument(
-        "--requests", type=int, default=24, metavar="N", help="how many; default: %(default)s"
+        "--requests",
+        type=int,
+        default=24,
+        metavar="N",
+        help="number of requests; default: %(default)s",
     )
     parser.add_argument(
-        "--prompts", metavar="FILE", help="your own instead, one on each line of a text file"
+        "--prompts", metavar="FILE", help="use the lines of this text file as prompts"
     )
     parser.add_argument(
         "--max-new-tokens", type=int, metavar="N", help="for each request; default: 24"
@@ -41,13 +45,16 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--cache",
         action="store_true",
-        help="compute stored answers again, of entries that keep their request",
+        help="compute stored answers again (of entries that include their request)",
     )
     parser.add_argument(
-        "--seed", type=int, metavar="N", help="which entries --cache takes; default: 0"
+        "--seed",
+        type=int,
+        metavar="N",
+        help="the random seed by which --cache chooses entries; default: 0",
     )
     parser.add_argument(
-        "--embedding", action="store_true", help="verify embeddings, not generated text"
+        "--embedding", action="store_true", help="verify embeddings instead of generated text"
     )
     add_json(parser, "print the report as JSON")
     parser.set_defaults(run=run)
@@ -58,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
         given = getattr(options, name[2:].replace("-", "_")) is not None
         if given and options.cache == others:
             raise InvalidRequestError(
-                f"{name} {'does not go' if others else 'only goes'} with --cache"
+                f"{name} {'cannot be used' if others else 'can only be used'} with --cache"
             )
     if options.cache:
         return asyncio.run(_run_cache(options))
@@ -67,12 +74,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _run(options: argparse.Namespace, requests: int | list[VerifyRequest]) -> int:
-    # Imported here, so that other commands start without it.
+    # Imported here, so that other commands start faster.
     from asteady.operate._verify import report_as_json, verify
 
     if not options.json:
         print(f"{'STEP':<26}{'COMPARISONS':>12}{'SECONDS':>10}", flush=True)
-    # Without the cache, so that nothing is written and no other process is waited for.
+    # Without the cache: nothing is written, and no lock of another process is waited for.
     async with Session(disable_cache=True) as session:
         report = await verify(
             session,
@@ -114,7 +121,7 @@ async def _run_cache(options: argparse.Namespace) -> int:
     if report.differences:
         print(
             f"asteady: {len(report.differences)} of {report.compared} entries differ from what is"
-            f" computed; the first at {report.differences[0].where}",
+            f" computed; the first in {report.differences[0].where}",
             file=sys.stderr,
         )
     return 0 if report.ok else 1
@@ -146,5 +153,5 @@ def _read(options: argparse.Namespace) -> list[VerifyRequest]:
     name = "text" if options.embedding else "prompt"
     requests: list[VerifyRequest] = [{name: line} for line in lines if line.strip()]
     if not requests:
-        raise InvalidRequestError(f"--prompts {options.prompts}: the file has no lines")
+        raise InvalidRequestError(f"--prompts {options.prompts}: the file has no prompts")
     return requests

@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "warm",
-        help="compute answers before anybody asks for them",
-        description="Compute and remember the answers to the prompts of a file. What is cached"
-        " already is skipped, so the command may be stopped and run again.",
+        help="compute answers in advance",
+        description="Compute and store the answers to the prompts of a file. Cached answers are"
+        " skipped, so the command can be stopped and run again.",
     )
     parser.add_argument(
         "file",
         metavar="FILE",
-        help='JSON Lines: on each line a string, or an object with "prompt" or "messages", and'
+        help='JSON Lines; each line is a string, or an object with "prompt" or "messages" and'
         ' optionally "seed", "priority", "namespace" and other options; - is standard input',
     )
     parser.add_argument(
@@ -44,11 +44,11 @@ def add_parser(commands: Commands) -> None:
         type=int,
         action="append",
         metavar="N",
-        help=f"may be given more than once; default: {DEFAULT_SEED}",
+        help=f"may be given several times; default: {DEFAULT_SEED}",
     )
     parser.add_argument("--concurrency", type=int, default=4, metavar="N", help="default: 4")
     add_max_new_tokens(parser)
-    parser.add_argument("--budget", type=float, metavar="SECONDS", help="stop after so long")
+    parser.add_argument("--budget", type=float, metavar="SECONDS", help="stop after this time")
     add_model(parser)
     add_namespace(parser, 'tag the answers with this namespace, as "emails/marketing"')
     add_json(parser, "print the report as JSON")
@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _warm(raw: bytes, options: argparse.Namespace) -> WarmReport:
-    # Imported here, so that other commands start without it.
+    # Imported here, so that other commands start faster.
     from asteady._session.generation import context_of
     from asteady._session.warm import warm_lines
 
@@ -95,7 +95,7 @@ async def _warm(raw: bytes, options: argparse.Namespace) -> WarmReport:
 
 @contextmanager
 def _progress(on_terminal: bool) -> Iterator[Callable[[WarmProgress], None] | None]:
-    """A progress bar on standard error; without tqdm a line that counts; nothing off a terminal."""
+    """A progress bar on standard error, or a counter without tqdm. None if not on a terminal."""
     if not on_terminal:
         yield None
         return

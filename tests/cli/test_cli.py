@@ -249,7 +249,7 @@ def test_a_closed_standard_output_is_one_line() -> None:
         check=False,
     )
     assert done.returncode == 1
-    assert done.stderr == "asteady: standard output is closed, so there is nowhere to print\n"
+    assert done.stderr == "asteady: standard output is closed\n"
 
 
 def test_the_probe_is_shown_as_a_table_and_remembered() -> None:

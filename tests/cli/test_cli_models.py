@@ -134,7 +134,7 @@ def test_the_paths_of_the_built_in_models_and_of_a_file(
     [
         (("path", "/no/such.gguf"), "/no/such.gguf"),
         (("path", "hf:no/such:Q4_0"), "asteady models pull hf:no/such:Q4_0"),
-        (("remove", "hf:no/such:Q4_0"), "is not on this machine"),
+        (("remove", "hf:no/such:Q4_0"), "is not downloaded"),
         (("remove", "builtin"), "hf:owner/repo"),
         (("pull", "builtin"), "hf:owner/repo"),
     ],

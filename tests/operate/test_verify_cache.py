@@ -302,9 +302,9 @@ def test_the_command_says_why_there_is_nothing_to_compare(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--cache", "--prompts", "x.txt"], "--prompts does not go with --cache"),
-        (["--cache", "--max-new-tokens", "3"], "--max-new-tokens does not go with --cache"),
-        (["--seed", "3"], "--seed only goes with --cache"),
+        (["--cache", "--prompts", "x.txt"], "--prompts cannot be used with --cache"),
+        (["--cache", "--max-new-tokens", "3"], "--max-new-tokens cannot be used with --cache"),
+        (["--seed", "3"], "--seed can only be used with --cache"),
     ],
 )
 def test_the_command_refuses_conflicting_options(

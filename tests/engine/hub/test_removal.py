@@ -41,7 +41,7 @@ def test_the_command_pulls_lists_shows_and_removes(
     assert blobs(tmp_path) == []
     code, out, err = run("remove", REFERENCE)
     assert (code, out) == (1, "")
-    assert "is not on this machine" in err
+    assert "is not downloaded" in err
     code, out, err = run("path", REFERENCE, HF_HUB_OFFLINE="1")
     assert (code, out) == (1, "")
 
