@@ -49,10 +49,12 @@ def aiosqlite(session: nox.Session, which: str) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style."""
+    """Check style, and the layers of the package."""
     install_group(session, "lint")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    # The layers, written down in pyproject.toml; it reads the imports, and runs nothing.
+    session.run("lint-imports", env={"PYTHONPATH": "."})
 
 
 @nox.session

@@ -11,6 +11,11 @@ PACKAGE = Path(__file__).parents[1] / "asteady"
 # Private parts of other libraries, each used in one place, which says why.
 ALLOWED = {
     ("_base/tasks.py", "_log_destroy_pending"),  # asyncio has no public switch
+    # aiosqlite: whole transactions as one call on its thread, which is made a daemon.
+    *(
+        ("_cache/store/sqlite_thread.py", name)
+        for name in ("_STOP_RUNNING_SENTINEL", "_conn", "_execute", "_running", "_thread", "_tx")
+    ),
 }
 
 
