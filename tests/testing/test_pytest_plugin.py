@@ -5,9 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-# A pytest in this process forgets what it imported, and these cannot be loaded a second time.
-import llama_cpp  # noqa: F401
-import numpy  # noqa: F401
 import pytest
 
 pytest_plugins = ["pytester"]
@@ -40,12 +37,9 @@ def _found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
+    """In a process of its own: after a run in this one, pytest removes the modules that the run
+    imported, and the next run would mix their classes with those of a second import."""
     return pytester.runpytest_subprocess("-p", "asteady.testing.pytest_plugin", *arguments)
-
-
-def run_here(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
-    """In this process, which is quicker."""
-    return pytester.runpytest_inprocess("-p", "asteady.testing.pytest_plugin", *arguments)
 
 
 def test_record_then_replay_then_a_missing_answer(pytester: pytest.Pytester) -> None:
@@ -121,7 +115,7 @@ def test_a_program_that_hides_the_error_fails_its_test_all_the_same(
                 pytest.skip("no model here")
         """
     )
-    done = run_here(pytester)
+    done = run(pytester)
     done.assert_outcomes(failed=2)
     done.stdout.fnmatch_lines(["no answer is recorded in *"])
     done.stdout.no_fnmatch_line("*Traceback*")
@@ -129,7 +123,7 @@ def test_a_program_that_hides_the_error_fails_its_test_all_the_same(
 
 def test_tests_that_fail_for_other_reasons_still_say_why(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_fails(asteady_recording):\n    assert 1 == 2")
-    done = run_here(pytester)
+    done = run(pytester)
     done.assert_outcomes(failed=1)
     done.stdout.fnmatch_lines(["*assert 1 == 2*"])
 
@@ -145,7 +139,7 @@ def test_the_file_may_lie_elsewhere(pytester: pytest.Pytester) -> None:
         """
     )
     test = pytester.makepyfile(test_it=TESTS)
-    run_here(pytester, "--asteady-record", "-k", "blocking").assert_outcomes(passed=1, deselected=1)
+    run(pytester, "--asteady-record", "-k", "blocking").assert_outcomes(passed=1, deselected=1)
     assert test.with_name("recorded.toml").exists()
     assert not test.with_name("test_it.answers.toml").exists()
 
@@ -199,5 +193,5 @@ def test_the_examples_in_the_documentation_pass(pytester: pytest.Pytester) -> No
     pytester.makeconftest("import pytest\n\n@pytest.fixture\ndef anyio_backend(): return 'asyncio'")
     for number, block in enumerate(blocks):
         pytester.makepyfile(**{f"test_{number}": block})
-    run_here(pytester, "--asteady-record").assert_outcomes(passed=4)
-    run_here(pytester).assert_outcomes(passed=4)
+    run(pytester, "--asteady-record").assert_outcomes(passed=4)
+    run(pytester).assert_outcomes(passed=4)
