@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-import tempfile
+import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,27 +21,28 @@ _remembering = threading.Lock()
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+def atomic_write(path: str | os.PathLike[str], *, private: bool = True) -> Iterator[IO[bytes]]:
     """A temporary file beside `path`, which replaces it when the block ends without an error.
 
-    Only its owner can read it; its path is the `name` of the file object. Blocks.
+    Only its owner can read it, unless `private` is False: then as the umask says. Blocks.
 
     Raises:
         OSError: the file cannot be written; the error names `path`.
     """
     target = Path(path).absolute()
+    draft = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    mode = 0o600 if private else 0o666
     try:
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        file = open(draft, "xb", opener=lambda name, flags: os.open(name, flags, mode))  # noqa: SIM115
     except OSError as exc:
         exc.filename = os.fspath(path)  # not the temporary name
         raise
-    os.close(descriptor)
     try:
-        with open(name, "wb") as file:
+        with file:
             yield file
-        os.replace(name, target)
+        os.replace(draft, target)
     except BaseException:
-        os.unlink(name)
+        os.unlink(draft)
         raise
 
 

@@ -60,5 +60,5 @@ async def _embed(texts: list[str], options: argparse.Namespace) -> Vector:
 def _save(matrix: Vector, target: Path) -> None:
     import numpy as np
 
-    with atomic_write(target) as file:
+    with atomic_write(target, private=False) as file:
         np.save(file, matrix)

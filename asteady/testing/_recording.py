@@ -16,6 +16,7 @@ from typing import Literal, TypeAlias
 import attrs
 
 from asteady._base.errors import AsteadyError, InvalidRequestError, ModelError
+from asteady._base.files import atomic_write
 from asteady._base.public import public
 from asteady._base.requests import Kind
 from asteady._base.settings import Settings
@@ -115,10 +116,8 @@ class Recording:
         with filelock.FileLock(Path(tempfile.gettempdir()) / f"asteady-recording-{name}.lock"):
             self.recorded = {**self._read(), **self._new}
             self._new = {}
-            # Not `atomic_write`, whose files only their owner can read: this one is for everybody.
-            draft = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
-            draft.write_text(dumps(self.recorded), encoding="utf-8", newline="\n")
-            draft.replace(self.path)
+            with atomic_write(self.path, private=False) as file:
+                file.write(dumps(self.recorded).encode())
 
     def answer(self, model_request: ModelRequest) -> Answer:
         """The recorded answer.
