@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         StoreError,
         StoreVersionError,
     )
+    from asteady._base.files import AnyPath
     from asteady._base.options import EmbedOptions, GenerateOptions, SettingsOptions
     from asteady._base.requests import (
         Completion,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     )
     from asteady._base.settings import CachePolicy, Settings
     from asteady._cache.cache import Cache
-    from asteady._cache.manager import AnyPath, CacheManager
+    from asteady._cache.manager import CacheManager
     from asteady._cache.store.api import Entry, Exported, Holding, Merged, NamespaceSize, Order
     from asteady._engine.api import (
         AnswerEvent,
@@ -95,6 +96,7 @@ else:
                 " SessionClosedError SessionError SessionNotOpenError SettingsError StoreError"
                 " StoreVersionError"
             ),
+            "asteady._base.files": "AnyPath",
             "asteady._base.options": "EmbedOptions GenerateOptions SettingsOptions",
             "asteady._base.requests": (
                 "Completion Embedding EmbedMode EmbedRequest FinishReason GenerateRequest Key Kind"
@@ -102,7 +104,7 @@ else:
             ),
             "asteady._base.settings": "CachePolicy Settings",
             "asteady._cache.cache": "Cache",
-            "asteady._cache.manager": "AnyPath CacheManager",
+            "asteady._cache.manager": "CacheManager",
             "asteady._cache.store.api": "Entry Exported Holding Merged NamespaceSize Order",
             "asteady._engine.api": (
                 "AnswerEvent ChunkEvent Engine ErrorEvent Job PrefixStatistics Worker"

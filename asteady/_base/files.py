@@ -10,7 +10,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
+
+AnyPath: TypeAlias = str | os.PathLike[str]
 
 _log = logging.getLogger("asteady")
 
@@ -21,7 +23,7 @@ _remembering = threading.Lock()
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike[str], *, private: bool = True) -> Iterator[IO[bytes]]:
+def atomic_write(path: AnyPath, *, private: bool = True) -> Iterator[IO[bytes]]:
     """A temporary file beside `path`, which replaces it when the block ends without an error.
 
     Only its owner can read it, unless `private` is False: then as the umask says. Blocks.
@@ -46,7 +48,7 @@ def atomic_write(path: str | os.PathLike[str], *, private: bool = True) -> Itera
         raise
 
 
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> Path:
+def write_atomically(path: AnyPath, data: bytes) -> Path:
     """`atomic_write` of bytes that are at hand; returns the absolute path."""
     with atomic_write(path) as file:
         file.write(data)

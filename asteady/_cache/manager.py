@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from asteady._base.errors import StoreError
+from asteady._base.files import AnyPath
 from asteady._base.public import public
 from asteady._base.requests import KINDS, Completion, Embedding, Kind, is_below, namespace_path
 from asteady._base.settings import MEBIBYTE, Settings
@@ -16,6 +16,7 @@ from asteady._cache.policy import POLICIES, Budget
 from asteady._cache.store.api import (
     BUSY_RETRY_S,
     BUSY_TIMEOUT_S,
+    MAX_FILE_BYTES,
     Exported,
     Holding,
     Merged,
@@ -25,8 +26,6 @@ from asteady._cache.store.api import (
     Untag,
 )
 from asteady._cache.store.codec import Codec, CompletionCodec, EmbeddingCodec
-
-AnyPath: TypeAlias = str | os.PathLike[str]
 
 A = TypeVar("A", Completion, Embedding)
 
@@ -209,14 +208,14 @@ class CacheManager:
             StoreError: the cache is disabled or cannot be read, or `path` is another kind of file.
             OSError: the file cannot be written.
         """
-        from asteady._cache.transfer.export import export_entries
+        from asteady._cache.transfer import export_entries
 
         await self._stores()
         databases: dict[str, Path] = {kind: self._database(kind) for kind in KINDS}
         return await export_entries(path, databases, self._settings.keep_requests_bytes)
 
     async def import_entries(
-        self, path: AnyPath, *, max_file_bytes: int | None = None
+        self, path: AnyPath, *, max_file_bytes: int = MAX_FILE_BYTES
     ) -> dict[str, Merged]:
         """Add the entries of a file that `export_entries` wrote; returns what was done, by kind.
 
@@ -229,13 +228,13 @@ class CacheManager:
             StoreVersionError: a newer version of asteady wrote the file.
             StoreError: the file is refused, or the cache is disabled or cannot be written.
         """
-        from asteady._cache.transfer.import_ import MAX_FILE_BYTES, import_entries
+        from asteady._cache.transfer import import_entries
 
         return await import_entries(
             path,
             await self._stores(),
             keep_bytes=self._settings.keep_requests_bytes,
-            max_file_bytes=MAX_FILE_BYTES if max_file_bytes is None else max_file_bytes,
+            max_file_bytes=max_file_bytes,
         )
 
     async def _stores(self) -> dict[Kind, Store[Any]]:

@@ -18,9 +18,8 @@ from asteady._base.requests import KINDS, Completion
 from asteady._base.settings import MEBIBYTE, Settings
 from asteady._cache.cache import Cache
 from asteady._cache.manager import CacheManager
-from asteady._cache.store.api import ORDERS, Merged
+from asteady._cache.store.api import MAX_FILE_BYTES, ORDERS, Merged
 from asteady._cache.store.stored_request import prompt_of, quoted
-from asteady._cache.transfer.import_ import MAX_FILE_BYTES
 from asteady.cli._common import Commands, add_json, add_namespace, found_manager, opened_manager
 
 T = TypeVar("T")

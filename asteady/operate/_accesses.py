@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 
 from asteady._base.errors import InvalidRequestError
+from asteady._base.files import AnyPath
 from asteady._base.public import public
 from asteady._base.requests import GenerateRequest, Key, Kind
 from asteady._base.settings import KEEP_REQUESTS_BYTES
@@ -78,7 +79,7 @@ def write_accesses(accesses: Iterable[Access]) -> bytes:
     return "".join(lines).encode()
 
 
-def read_accesses(path: str | os.PathLike[str]) -> list[Access]:
+def read_accesses(path: AnyPath) -> list[Access]:
     """Read what `write_accesses` wrote, plain or gzipped. Blocks.
 
     Raises:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ import attrs
 
 from asteady._base import validation
 from asteady._base.errors import InvalidRequestError
-from asteady._base.files import write_atomically
+from asteady._base.files import AnyPath, write_atomically
 from asteady._base.options import GenerateOptions, shows_options_of
 from asteady._base.public import public
 from asteady._base.requests import KINDS, GenerateRequest, Kind
@@ -82,7 +81,7 @@ class CacheBenchmark:
         """Record one call, as `recording` does with each."""
         self._log.observe(call)
 
-    async def save_accesses(self, path: str | os.PathLike[str]) -> Path:
+    async def save_accesses(self, path: AnyPath) -> Path:
         """Write the recorded accesses, for ``asteady bench`` and ``asteady cache size``.
 
         The file is written atomically and readable only by its owner. Keys are digests, so it has

@@ -17,7 +17,7 @@ import attrs
 
 from asteady._base import validation
 from asteady._base.errors import InvalidRequestError
-from asteady._base.files import write_atomically
+from asteady._base.files import AnyPath, write_atomically
 from asteady._base.options import shows_options_of
 from asteady._base.public import public
 from asteady._base.requests import DEFAULT_SEED, Completion, GenerateRequest, Key, Kind
@@ -202,7 +202,7 @@ class CacheInspector:
 
     analyze_cache_behavior = analyze
 
-    async def export(self, path: str | os.PathLike[str]) -> Path:
+    async def export(self, path: AnyPath) -> Path:
         """Write the traces as JSON Lines if the name ends in ``.jsonl``, else as a JSON list.
 
         The file is written atomically and readable only by its owner: it has prompts in it.

@@ -9,6 +9,7 @@ from typing import Any
 
 from asteady._base.errors import InvalidRequestError
 from asteady._base.extras import needs
+from asteady._base.files import AnyPath
 from asteady._base.settings import MEBIBYTE
 from asteady.operate._sizing import CacheOptimizer, Curve, SizeRecommendation
 
@@ -31,9 +32,7 @@ def sizing_table(optimizer: CacheOptimizer, found: SizeRecommendation) -> str:
     return "\n".join(lines)
 
 
-def plot_sizing(
-    optimizer: CacheOptimizer, found: SizeRecommendation, path: str | os.PathLike[str]
-) -> None:
+def plot_sizing(optimizer: CacheOptimizer, found: SizeRecommendation, path: AnyPath) -> None:
     """Draw the curves by entries and by bytes, with the current and the recommended capacity.
 
     The format follows the name: ``.png``, ``.svg``, ``.pdf``. Blocks.
@@ -76,7 +75,7 @@ def plot_sizing(
 def plot_history(
     times: Sequence[datetime],
     histories: Mapping[str, Sequence[Mapping[str, Any]]],
-    path: str | os.PathLike[str],
+    path: AnyPath,
 ) -> None:
     """Draw entries and hit rates over time, of each cache what its snapshots say of it.
 
@@ -106,7 +105,7 @@ def _figure(height: float) -> Any:
     return make(figsize=(10, height), layout="constrained")
 
 
-def _save(figure: Any, path: str | os.PathLike[str]) -> None:
+def _save(figure: Any, path: AnyPath) -> None:
     try:
         figure.savefig(os.fspath(path))
     except ValueError as exc:

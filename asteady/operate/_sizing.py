@@ -19,7 +19,7 @@ import anyio.to_thread
 import attrs
 
 from asteady._base import validation
-from asteady._base.files import write_atomically
+from asteady._base.files import AnyPath, write_atomically
 from asteady._base.public import public
 from asteady._base.requests import KINDS, GenerateRequest, Key, Kind
 from asteady._base.settings import MEBIBYTE, Settings
@@ -550,7 +550,7 @@ class CacheOptimizer:
 
         await anyio.to_thread.run_sync(write)
 
-    def load(self, path: str | os.PathLike[str]) -> bool:
+    def load(self, path: AnyPath) -> bool:
         """Continue from what `save` wrote; False if there is no such file or it is not valid.
 
         Blocks.

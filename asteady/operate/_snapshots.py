@@ -17,10 +17,10 @@ import anyio.to_thread
 
 from asteady._base import validation
 from asteady._base.errors import InvalidRequestError
-from asteady._base.files import write_atomically
+from asteady._base.files import AnyPath, write_atomically
 from asteady._base.public import public
 from asteady._base.requests import KINDS
-from asteady._cache.store.api import Exported, Merged
+from asteady._cache.store.api import MAX_FILE_BYTES, Exported, Merged
 from asteady._session.session import Session
 from asteady.operate._plots import plot_history
 from asteady.operate._resolve_session import opened_session, session_now, stats_of
@@ -53,7 +53,7 @@ class CachePersistenceManager:
         self,
         session: Session | None = None,
         *,
-        backup_dir: str | os.PathLike[str] = "./cache_backups",
+        backup_dir: AnyPath = "./cache_backups",
     ) -> None:
         self.backup_dir = Path(backup_dir)
         self._given = session
@@ -135,7 +135,7 @@ class CachePersistenceManager:
             "unreadable": unreadable,
         }
 
-    async def plot_history(self, path: str | os.PathLike[str]) -> Path:
+    async def plot_history(self, path: AnyPath) -> Path:
         """Draw sizes and hit rates over time; the format follows the name (``.png``, ``.svg``).
 
         Raises:
@@ -154,12 +154,12 @@ class CachePersistenceManager:
         await anyio.to_thread.run_sync(plot_history, times, caches, path)
         return Path(path)
 
-    async def export_entries(self, path: str | os.PathLike[str]) -> Exported:
+    async def export_entries(self, path: AnyPath) -> Exported:
         """Write all entries with their answers to a file; see `CacheManager.export_entries`."""
         return await (await opened_session(self._given)).cache.export_entries(path)
 
     async def import_entries(
-        self, path: str | os.PathLike[str], *, max_file_bytes: int | None = None
+        self, path: AnyPath, *, max_file_bytes: int = MAX_FILE_BYTES
     ) -> dict[str, Merged]:
         """Merge the entries of such a file into the caches; see `CacheManager.import_entries`."""
         session = await opened_session(self._given)

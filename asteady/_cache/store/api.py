@@ -23,6 +23,8 @@ ORDERS: tuple[Order, ...] = ("priority", "cost", "size", "touches", "last_used")
 # again for that long.
 BUSY_TIMEOUT_S = 5.0
 BUSY_RETRY_S = 30.0
+# Of an export that is imported, by default.
+MAX_FILE_BYTES = 4 * 1024**3
 
 
 @public

@@ -13,10 +13,9 @@ import pytest
 
 from asteady._base.errors import SessionNotOpenError, StoreError
 from asteady._base.requests import TokenLogprob
+from asteady._cache import transfer as _transfer
 from asteady._cache.manager import CacheManager
 from asteady._cache.store import transaction as _transaction
-from asteady._cache.transfer import export as _export_file
-from asteady._cache.transfer import import_ as _import_file
 from tests.cache.helpers import (
     Process,
     change,
@@ -210,7 +209,7 @@ async def test_a_cancelled_export_leaves_no_file(
     await fill(manager, range(3))
     loop, started, ended = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
     go_on = threading.Event()
-    write = _export_file.write_export
+    write = _transfer.write_export
 
     def held(*arguments: Any) -> Any:
         loop.call_soon_threadsafe(started.set)
@@ -220,7 +219,7 @@ async def test_a_cancelled_export_leaves_no_file(
         finally:
             loop.call_soon_threadsafe(ended.set)
 
-    monkeypatch.setattr(_export_file, "write_export", held)
+    monkeypatch.setattr(_transfer, "write_export", held)
     await cancelled(lambda: manager.export_entries(tmp_path / "export.db"), started)
     go_on.set()
     await ended.wait()
@@ -230,7 +229,7 @@ async def test_a_cancelled_export_leaves_no_file(
 async def test_an_import_that_is_cancelled_while_it_merges_is_done_all_the_same(
     manager: CacheManager, export: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    merge, started, merging = _import_file._merge, asyncio.Event(), asyncio.Event()
+    merge, started, merging = _transfer._merge, asyncio.Event(), asyncio.Event()
 
     async def told(*args: Any) -> Any:
         started.set()
@@ -239,7 +238,7 @@ async def test_an_import_that_is_cancelled_while_it_merges_is_done_all_the_same(
         finally:
             merging.set()
 
-    monkeypatch.setattr(_import_file, "_merge", told)
+    monkeypatch.setattr(_transfer, "_merge", told)
     await cancelled(lambda: manager.import_entries(export), started)
     await merging.wait()
     assert len(await manager.generation.keys()) == 3

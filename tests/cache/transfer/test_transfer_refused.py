@@ -13,10 +13,10 @@ from unittest.mock import Mock
 import pytest
 
 from asteady._base.errors import StoreError, StoreVersionError
+from asteady._cache import transfer as _transfer
 from asteady._cache.manager import CacheManager
 from asteady._cache.store.codec import CompletionCodec, EmbeddingCodec, checksum
-from asteady._cache.transfer import import_ as _import_file
-from asteady._cache.transfer.export import EXPORT_VERSION, MAX_TOUCHES
+from asteady._cache.transfer import EXPORT_VERSION, MAX_TOUCHES
 from tests.cache.helpers import change, completion, key_of
 
 pytestmark = pytest.mark.anyio
@@ -206,9 +206,9 @@ async def test_the_file_is_let_go_of_and_read_to_its_end(
     manager: CacheManager, export: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Whoever has stopped waiting for the check does not cut the merge short.
-    monkeypatch.setattr(_import_file, "STOP_STEPS", 1)
+    monkeypatch.setattr(_transfer, "STOP_STEPS", 1)
     with monkeypatch.context() as patched:
-        patched.setattr(_import_file.ExportFile, "close", closed := Mock())
+        patched.setattr(_transfer.ExportFile, "close", closed := Mock())
         assert (await manager.import_entries(export))["generation"].added == 3
     assert closed.call_count == 1
 
@@ -216,7 +216,7 @@ async def test_the_file_is_let_go_of_and_read_to_its_end(
 async def test_too_many_entries_are_refused(
     manager: CacheManager, export: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_import_file, "MAX_ENTRIES", 2)
+    monkeypatch.setattr(_transfer, "MAX_ENTRIES", 2)
     await refused(manager, export, "more than 2 entries")
 
 
@@ -224,20 +224,20 @@ async def test_a_value_that_is_too_large_is_refused_unread(
     manager: CacheManager, export: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(export, "UPDATE generation SET text = zeroblob(300000)")
-    monkeypatch.setattr(_import_file, "MAX_ROW_BYTES", 100_000)
+    monkeypatch.setattr(_transfer, "MAX_ROW_BYTES", 100_000)
     await refused(manager, export, "too big")
 
 
 async def test_a_file_that_changes_between_check_and_merge_changes_nothing(
     manager: CacheManager, export: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    merge = _import_file._merge
+    merge = _transfer._merge
 
     async def changed(*args: Any) -> Any:
         args[1].close()
         return await merge(*args)
 
-    monkeypatch.setattr(_import_file, "_merge", changed)
+    monkeypatch.setattr(_transfer, "_merge", changed)
     # In one commit with another write, which must not fail too.
     putting = asyncio.ensure_future(manager.generation.put(key_of("beside"), completion()))
     with pytest.raises(StoreError, match=r"export\.db changed while it was read") as raised:

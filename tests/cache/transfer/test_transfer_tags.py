@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from asteady._base.errors import StoreError
+from asteady._cache import transfer as _transfer
 from asteady._cache.manager import CacheManager
 from asteady._cache.store.api import Tag
 from asteady._cache.store.transaction import tag_bytes
-from asteady._cache.transfer import import_ as _import_file
 from tests.cache.helpers import change, completion, embedding, key_of, opened
 
 pytestmark = pytest.mark.anyio
@@ -118,7 +118,7 @@ async def test_a_file_that_says_what_cannot_be_is_refused(
 async def test_a_file_with_more_tags_than_memory_is_for_is_refused(
     manager: CacheManager, export: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_import_file, "MAX_TAGS", 2)
+    monkeypatch.setattr(_transfer, "MAX_TAGS", 2)
     with pytest.raises(StoreError, match="more than 2"):
         await manager.import_entries(export)
 
