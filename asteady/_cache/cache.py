@@ -113,14 +113,20 @@ class Cache(Generic[A]):
     """
 
     def __init__(
-        self, kind: str, memory: Memory[A], budget: Budget, opener: Opener | None = None
+        self,
+        kind: str,
+        memory: Memory[A],
+        budget: Budget,
+        opener: Opener | None = None,
+        *,
+        tick_s: float = TICK_S,
     ) -> None:
         self.kind = kind
         self.memory = memory
         self.counters = Counters()
-        self.tick_s = TICK_S
         self._budget = budget
         self._opener = opener
+        self._tick_s = tick_s
         self._store: Store[A] | None = None
         self._locks: Locks | None = None
         self._latencies = {"read": Latency(), "write": Latency()}
@@ -667,7 +673,7 @@ class Cache(Generic[A]):
                 await self._drop_removed()
             while self._in_use.is_set():
                 self._in_use.clear()
-                await asyncio.sleep(self.tick_s)
+                await asyncio.sleep(self._tick_s)
                 ticks += 1
                 if ticks % _TICKS_PER_FLUSH == 0:
                     self.flush()

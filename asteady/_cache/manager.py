@@ -10,7 +10,7 @@ from asteady._base.files import AnyPath
 from asteady._base.public import public
 from asteady._base.requests import KINDS, Completion, Embedding, Kind, is_below, namespace_path
 from asteady._base.settings import MEBIBYTE, Settings
-from asteady._cache.cache import Cache, Opener
+from asteady._cache.cache import TICK_S, Cache, Opener
 from asteady._cache.memory import Memory
 from asteady._cache.policy import POLICIES, Budget
 from asteady._cache.store.api import (
@@ -44,6 +44,7 @@ class CacheManager:
         opener: Opener | None = None,
         busy_timeout_s: float = BUSY_TIMEOUT_S,
         busy_retry_s: float = BUSY_RETRY_S,
+        tick_s: float = TICK_S,
     ) -> None:
         self._settings = settings
         self._busy_timeout_s = busy_timeout_s
@@ -65,12 +66,14 @@ class CacheManager:
             Memory(generation.max_entries, int(generation.max_bytes * share)),
             generation,
             opener,
+            tick_s=tick_s,
         )
         self.embedding: Cache[Embedding] = Cache(
             "embedding",
             Memory(embedding.max_entries, int(embedding.max_bytes * share)),
             embedding,
             opener,
+            tick_s=tick_s,
         )
 
     def __repr__(self) -> str:

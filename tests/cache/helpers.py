@@ -15,6 +15,7 @@ import numpy as np
 
 from asteady._base.requests import Completion, Embedding
 from asteady._base.settings import Settings
+from asteady._cache.cache import TICK_S
 from asteady._cache.manager import CacheManager
 from asteady._cache.store.api import BUSY_RETRY_S, BUSY_TIMEOUT_S
 
@@ -61,12 +62,14 @@ async def opened(
     *,
     busy_timeout_s: float = BUSY_TIMEOUT_S,
     busy_retry_s: float = BUSY_RETRY_S,
+    tick_s: float = TICK_S,
     **changes: Any,
 ) -> AsyncIterator[CacheManager]:
     manager = CacheManager(
         settings(directory, **changes),
         busy_timeout_s=busy_timeout_s,
         busy_retry_s=busy_retry_s,
+        tick_s=tick_s,
     )
     await manager.open()
     try:

@@ -92,7 +92,7 @@ class GatedEngine:
 
         def wait() -> None:
             with self.changed:
-                done = self.changed.wait_for(lambda: set(texts) <= set(self.log), 10)
+                done = self.changed.wait_for(lambda: set(texts) <= set(self.log), 60)
                 assert done, f"{texts} did not happen: {self.log}"
 
         await asyncio.to_thread(wait)

@@ -23,7 +23,7 @@ def start(pool: Pool, name: str, chunks: int = 0) -> asyncio.Task[Any]:
 
 async def settle(pool: Pool, condition: Callable[[PoolStatistics], bool]) -> None:
     """Wait until the pool's numbers are so; they change in other threads."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while not condition(pool.statistics()):
             await anyio.lowlevel.checkpoint()
 

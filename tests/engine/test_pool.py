@@ -148,7 +148,7 @@ async def test_a_slow_loop_holds_up_no_worker(engine: GatedEngine, make_pool: Ma
     # The loop's thread waits here; the workers still finish.
     with engine.changed:
         done = engine.changed.wait_for(
-            lambda: {"answer a", "answer b"} <= set(engine.log), timeout=10
+            lambda: {"answer a", "answer b"} <= set(engine.log), timeout=60
         )
     assert done
     await asyncio.gather(*tasks)
@@ -173,6 +173,6 @@ async def test_several_events_take_one_wake_up(
     monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
     engine.open()
     with engine.changed:
-        engine.changed.wait_for(lambda: "answer a" in engine.log, 10)
+        engine.changed.wait_for(lambda: "answer a" in engine.log, 60)
     await task
     assert len(wakes) <= 2

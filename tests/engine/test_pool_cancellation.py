@@ -179,7 +179,7 @@ async def test_cancelled_just_as_it_finishes(engine: GatedEngine, make_pool: Mak
     engine.open()
     # The answer is on its way while this thread does not look at it.
     with engine.changed:
-        engine.changed.wait_for(lambda: "answer a" in engine.log, 10)
+        engine.changed.wait_for(lambda: "answer a" in engine.log, 60)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -104,7 +104,7 @@ class Watch:
 
 
 async def idle(pool: Pool) -> None:
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         while pool.statistics().running:
             await anyio.lowlevel.checkpoint()
 
@@ -247,7 +247,7 @@ async def test_a_closed_pool_is_forgotten_with_its_threads(models: Path) -> None
     )
     assert all(isinstance(answer, Completion) for answer in answers)
     await pool.aclose()
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         while threading.active_count() > before:
             await anyio.lowlevel.checkpoint()
     ghost = weakref.ref(engine)

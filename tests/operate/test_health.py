@@ -213,7 +213,7 @@ async def test_it_ends_when_the_session_closes(engine: FakeEngine) -> None:
 async def test_a_default_session_that_was_closed_is_not_opened_again() -> None:
     session = await _default.default_session()
     checked = anyio.Event()
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as group:
             watch = ProductionCacheMonitor().watch
             group.start_soon(watch, 3600.0, lambda health: checked.set())

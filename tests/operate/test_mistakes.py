@@ -162,7 +162,7 @@ async def test_watch_ends_when_the_session_closes(engine: FakeEngine) -> None:
         monitor = ProductionCacheMonitor(session)
         watching = asyncio.create_task(monitor.watch(3600.0, lambda health: checked.set()))
         await checked.wait()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await watching
 
 

@@ -170,7 +170,7 @@ async def test_a_full_queue_is_said_with_a_time_to_come_again(
         waiting = group.create_task(held.reply("/generate", "waiting"))
         while opened[0].statistics().pools["generation:builtin"].pending < 1:  # noqa: ASYNC110  # no event tells
             await asyncio.sleep(0.01)
-        refused = await asyncio.wait_for(held.reply(path, "one too many"), 5)
+        refused = await asyncio.wait_for(held.reply(path, "one too many"), 60)
         assert refused.status_code == 503
         assert refused.headers["retry-after"] == "5"
         engine.resume()
@@ -201,7 +201,7 @@ async def test_hanging_up_within_a_stream_frees_the_worker(
 
 async def released(engine: FakeEngine) -> None:
     """The computation was given up; not waited for without end, as it is held."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await engine.wait_released(1)
 
 

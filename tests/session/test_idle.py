@@ -18,7 +18,7 @@ IDLE_S = 0.05
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110  # a timer fires it, and tells nobody
             await asyncio.sleep(0.005)
 

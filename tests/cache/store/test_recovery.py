@@ -124,15 +124,15 @@ async def test_two_processes_that_find_the_same_damage_set_it_aside_once(directo
 
 
 async def test_a_database_that_was_removed_is_made_again(directory: Path, database: Path) -> None:
-    async with opened(directory) as manager:
+    async with opened(directory, tick_s=0.001) as manager:
         cache = manager.generation
-        cache.tick_s = 0.001
         await cache.put(KEY, completion())
         for path in directory.glob("generation_cache.db*"):
             path.unlink()
         with anyio.fail_after(60):
             while not database.exists() or await cache.contains(KEY):
-                cache.recall_key(KEY)
+                # A lookup, whose touch is written at the next tick.
+                await cache.get(KEY)
                 await anyio.sleep(0.01)
         assert cache.recall_key(KEY) is None
         assert await cache.put(KEY, completion())
