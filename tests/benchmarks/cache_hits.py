@@ -14,6 +14,9 @@ import aiosqlite
 
 from asteady._base.requests import Completion
 from asteady._cache.cache import Cache
+from asteady._session.pipeline import alias_of
+from asteady._session.session import Session
+from asteady.testing import FakeEngine
 from tests.benchmarks.cache_peers import (
     CAPACITY,
     TEXT,
@@ -36,46 +39,27 @@ ARGUMENTS: dict[str, Any] = {
 }
 
 
-class Front:
-    """The session's way to a warm hit, and nothing else of it."""
-
-    def __init__(self, cache: Cache[Completion]) -> None:
-        self._recall = cache.recall
-
-    async def generate(
-        self, prompt: str, *, model: str | None = None, cache: str = "use", **options: Any
-    ) -> str:
-        alias = (prompt, model, *options, *options.values(), *map(type, options.values()))
-        answer = self._recall(alias)
-        assert answer is not None
-        return answer.text
-
-
 async def warm(rounds: int, steadytext: Any) -> None:
     calls = 20_000
     answer = completion()
     prompt = "Write a haiku about caching"
     with tempfile.TemporaryDirectory() as directory:
-        async with opened(directory) as manager:
-            front = Front(manager.generation)
-            alias = (prompt, None, *ARGUMENTS, *ARGUMENTS.values(), *map(type, ARGUMENTS.values()))
-            await manager.generation.put(key_of(0), answer, alias=alias)
-            recall = manager.generation.recall
+        async with Session(engine=FakeEngine(), cache_dir=Path(directory) / "caches") as session:
+            await session.generate(prompt, **ARGUMENTS)
+            chat = session.prefix("Be brief.")
+            await chat.generate(prompt, **ARGUMENTS)
+            emails = session.namespace("emails")
+            await emails.generate(prompt, **ARGUMENTS)
+            alias = alias_of(prompt, None, ARGUMENTS)
             runs: dict[str, Callable[[], Awaitable[float]]] = {}
-
-            async def our_recall() -> float:
-                await manager.generation.get(key_of(0))  # awake
-                start_s = time.perf_counter()
-                for _ in range(calls):
-                    recall(alias)
-                return (time.perf_counter() - start_s) / calls * 1e6
-
-            async def our_call() -> float:
-                await manager.generation.get(key_of(0))
-                return await async_per_call_us(lambda: front.generate(prompt, **ARGUMENTS), calls)
-
-            runs["asteady, Cache.recall"] = our_recall
-            runs["asteady, as a session does"] = our_call
+            for name, caller in (
+                ("asteady, a session", session),
+                ("asteady, a namespace", emails),
+                ("asteady, a prefix", chat),
+            ):
+                runs[name] = partial(
+                    async_per_call_us, partial(caller.generate, prompt, **ARGUMENTS), calls
+                )
             if async_lru := optional("async_lru"):
 
                 @async_lru.alru_cache(maxsize=CAPACITY)  # type: ignore[untyped-decorator]
@@ -135,7 +119,7 @@ async def warm(rounds: int, steadytext: Any) -> None:
                     return old.get(repr(alias))
 
                 runs["SteadyText (blocks)"] = partial(async_per_call_us, steady_get, calls // 20)
-            show("A warm hit", "us", await rounds_of(runs, rounds), "asteady, as a session does")
+            show("A warm hit", "us", await rounds_of(runs, rounds), "asteady, a session")
 
 
 async def disk(rounds: int, steadytext: Any) -> None:
