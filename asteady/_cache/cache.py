@@ -37,7 +37,6 @@ from asteady._base.requests import Key, is_below, namespace_path
 from asteady._base.tasks import unattended
 from asteady._cache.memory import Held, Memory, as_cached
 from asteady._cache.policy import Budget
-from asteady._cache.statistics import Counters, Latency, described
 from asteady._cache.store.api import (
     ORDERS,
     Clear,
@@ -60,7 +59,6 @@ log = logging.getLogger("asteady")
 
 Opener: TypeAlias = Callable[[], Awaitable[object]]
 """Opens the cache, by opening the session that it belongs to."""
-
 
 AliasOf: TypeAlias = Callable[[object, str | None, Mapping[str, Any]], Hashable]
 """Makes an alias of a call's raw arguments: prompt or text, model, options."""
@@ -93,6 +91,24 @@ TAGS_PER_ENTRY = 8
 MAX_COUNTED_NAMESPACES = 10_000
 
 INACTIVE: dict[Any, Any] = {}
+# What the store sums over all processes and runs.
+SUMMED = ("hits", "misses", "coalesced", "saved_s")
+
+
+@attrs.define
+class Counters:
+    """Since this process opened the cache; each call is counted once: hit, miss or coalesced."""
+
+    hits: int = 0
+    misses: int = 0
+    coalesced: int = 0
+    coalesced_across_processes: int = 0
+    evictions: int = 0
+    declined: int = 0
+    oversized: int = 0
+    damaged: int = 0
+    errors: int = 0
+    saved_s: float = 0.0
 
 
 @attrs.define(weakref_slot=True)
@@ -123,13 +139,15 @@ class Cache(Generic[A]):
     ) -> None:
         self.kind = kind
         self.memory = memory
+        self.budget = budget
         self.counters = Counters()
-        self._budget = budget
         self._opener = opener
         self._tick_s = tick_s
         self._store: Store[A] | None = None
         self._locks: Locks | None = None
-        self._latencies = {"read": Latency(), "write": Latency()}
+        # The number and total duration of reads and writes, waiting included.
+        self._operations = {"read": 0, "write": 0}
+        self._durations_s = {"read": 0.0, "write": 0.0}
         self._complaint = ""
         # The hot path reads these: the memory tier's dictionaries, or empty ones.
         self._aliases: dict[Hashable, Held[A]] = INACTIVE
@@ -145,9 +163,9 @@ class Cache(Generic[A]):
         self._removals = -1
         self._task: asyncio.Task[None] | None = None
         self._flushed = Counters()
-        # Namespaces.
-        self._lookups: dict[str, NamespaceLookups] = {}
-        self._kept_lookups: MutableMapping[str, NamespaceLookups] = WeakValueDictionary()
+        # Counters of namespaces; the recent ones are kept even if nobody else references them.
+        self._lookups: MutableMapping[str, NamespaceLookups] = WeakValueDictionary()
+        self._recent_lookups: dict[str, NamespaceLookups] = {}
         self._tagging: dict[tuple[Key, str], asyncio.Task[None]] = {}
         self._tags_known = False
         self._tags_forgotten = 0
@@ -170,7 +188,7 @@ class Cache(Generic[A]):
 
     async def aclose(self) -> None:
         """Write what is not written yet, and close the store. Idempotent."""
-        self._deactivate()
+        self._aliases = self._keys = INACTIVE
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
@@ -334,7 +352,8 @@ class Cache(Generic[A]):
         Raises:
             StoreError: the store cannot be read.
         """
-        return await (await self.ready()).contains(key)
+        _, missing = await (await self.ready()).missing([key])
+        return not missing
 
     def remember_alias(self, alias: Hashable, key: Key) -> None:
         """Let `recall` find this key's answer by this alias too, if it is in memory."""
@@ -476,26 +495,16 @@ class Cache(Generic[A]):
 
     def lookups_of(self, namespace: str) -> NamespaceLookups:
         """The counters of one namespace. They live as long as a caller references the record."""
-        found = self._kept_lookups.get(namespace) or NamespaceLookups()
-        self._lookups.pop(namespace, None)
-        self._lookups[namespace] = self._kept_lookups[namespace] = found
-        if len(self._lookups) > MAX_COUNTED_NAMESPACES:
-            del self._lookups[next(iter(self._lookups))]
+        recent = self._recent_lookups
+        found = recent.pop(namespace, None) or self._lookups.get(namespace) or NamespaceLookups()
+        recent[namespace] = self._lookups[namespace] = found
+        if len(recent) > MAX_COUNTED_NAMESPACES:
+            del recent[next(iter(recent))]
         return found
-
-    def count_namespace(self, namespace: str, outcome: str) -> None:
-        """Count the outcome of a call under a namespace: an `Outcome` of the session layer."""
-        lookups = self.lookups_of(namespace)
-        if outcome == "coalesced":
-            lookups.coalesced += 1
-        elif outcome == "computed":
-            lookups.misses += 1
-        else:
-            lookups.hits += 1
 
     def namespace_lookups(self, path: str) -> NamespaceLookups:
         """The sum of the calls under a namespace and all below it."""
-        below = [counted for name, counted in self._kept_lookups.items() if is_below(name, path)]
+        below = [counted for name, counted in self._lookups.items() if is_below(name, path)]
         return NamespaceLookups(
             sum(counted.hits for counted in below),
             sum(counted.misses for counted in below),
@@ -544,22 +553,38 @@ class Cache(Generic[A]):
         except StoreError as exc:
             self._failed("read", exc)
             totals = {}
-        unwritten_s = sum(held.touches * held.cost_s for held in self._dirty)
-        now = attrs.evolve(self.counters, saved_s=self.counters.saved_s + unwritten_s)
+        now = attrs.asdict(self.counters)
+        now["saved_s"] += sum(held.touches * held.cost_s for held in self._dirty)
+        sums = {
+            name: totals.get(name, 0) + now[name] - getattr(self._flushed, name) for name in SUMMED
+        }
+        seconds_saved, all_seconds_saved = now.pop("saved_s"), sums.pop("saved_s")
+        lookups = now["hits"] + now["misses"]
+        recent = min(lookups, RECENT)
+        recent_misses = sum(1 for at in self._misses_at if at > lookups - recent)
         return {
-            **described(now, self._flushed, totals, self._budget),
-            "recent_hit_rate": self._recent_hit_rate(),
+            "size": totals.get("entries", 0),
+            "capacity": self.budget.max_entries,
+            **now,
+            "total_size_bytes": totals.get("size_bytes", 0),
+            "max_size_bytes": self.budget.max_bytes,
+            "hit_rate": now["hits"] / lookups if lookups else 0.0,
+            "recent_hit_rate": 1.0 - recent_misses / recent if recent else 0.0,
+            "seconds_saved": seconds_saved,
+            "policy": totals.get("policy", ""),
+            "phi": totals.get("phi", 0.0),
+            "tide_level": totals.get("level", 0.0),
+            "ghosts": totals.get("ghosts_once", 0) + totals.get("ghosts_more", 0),
+            **{f"all_{name}": value for name, value in sums.items()},
+            "all_evictions": totals.get("evictions", 0),
+            "all_seconds_saved": all_seconds_saved,
             "memory_size": len(self.memory),
             "memory_size_bytes": self.memory.size_bytes,
-            "read_latency_s": self._latencies["read"].mean_s,
-            "write_latency_s": self._latencies["write"].mean_s,
+            **{
+                f"{operation}_latency_s": self._durations_s[operation] / count if count else 0.0
+                for operation, count in self._operations.items()
+            },
         }
-
-    def _recent_hit_rate(self) -> float:
-        lookups = self.counters.hits + self.counters.misses
-        recent = min(lookups, RECENT)
-        misses = sum(1 for at in self._misses_at if at > lookups - recent)
-        return 1.0 - misses / recent if recent else 0.0
 
     def _hit(self, held: Held[A]) -> A:
         self.counters.hits += 1
@@ -585,9 +610,8 @@ class Cache(Generic[A]):
             log.warning("a %s of the %s cache failed: %s", operation, self.kind, error)
 
     def _done(self, operation: str, start_s: float) -> None:
-        latency = self._latencies[operation]
-        latency.count += 1
-        latency.total_s += perf_counter() - start_s
+        self._operations[operation] += 1
+        self._durations_s[operation] += perf_counter() - start_s
         if self._complaint.startswith(operation):
             self._complaint = ""
             log.info("%ss of the %s cache work again", operation, self.kind)
@@ -631,8 +655,7 @@ class Cache(Generic[A]):
         touches = [(held.key, held.touches) for held in dirty]
         for held in dirty:
             held.touches = 0
-        names = ("hits", "misses", "coalesced", "saved_s")
-        counts = {name: getattr(now, name) - getattr(flushed, name) for name in names}
+        counts = {name: getattr(now, name) - getattr(flushed, name) for name in SUMMED}
         if self._store is not None and (touches or any(counts.values())):
             self._flushed = attrs.evolve(now)
             self._store.submit(Touch(touches, counts))
@@ -650,8 +673,8 @@ class Cache(Generic[A]):
         `after` is the count after our own commit, when `removals` is that before it.
         """
         if removals > self._removals >= 0 and len(self.memory):
-            # Another process removed something since. The task looks, at once if the memory tier
-            # was inactive and else within half a second.
+            # Another process removed something since. The synchronizer compares both tiers, at once
+            # if the memory tier was inactive and else within half a second.
             self._in_use.set()
             return
         self._removals = max(removals, self._removals) if after is None else after
@@ -661,9 +684,6 @@ class Cache(Generic[A]):
         if self._task is not None and self._keys is INACTIVE:
             self._aliases, self._keys = self.memory.by_alias, self.memory.by_key
             self._in_use.set()
-
-    def _deactivate(self) -> None:
-        self._aliases = self._keys = INACTIVE
 
     async def _synchronize(self) -> None:
         ticks = 0
@@ -681,7 +701,7 @@ class Cache(Generic[A]):
                     self._in_use.set()
                 await self._drop_removed()
             self.flush()
-            self._deactivate()
+            self._aliases = self._keys = INACTIVE
 
     async def _drop_removed(self) -> None:
         """Drop from memory what other processes removed from the store."""

@@ -21,7 +21,6 @@ from asteady._cache.store.api import (
     Holding,
     Merged,
     NamespaceSize,
-    NullStore,
     Store,
     Untag,
 )
@@ -49,32 +48,24 @@ class CacheManager:
         self._settings = settings
         self._busy_timeout_s = busy_timeout_s
         self._busy_retry_s = busy_retry_s
-        generation = Budget(
-            settings.generation_cache_capacity,
-            max(1, int(settings.generation_cache_max_size_mb * MEBIBYTE)),
-        )
-        embedding = Budget(
-            settings.embedding_cache_capacity,
-            max(1, int(settings.embedding_cache_max_size_mb * MEBIBYTE)),
-        )
+        budgets = {
+            kind: Budget(
+                getattr(settings, f"{kind}_cache_capacity"),
+                max(1, int(getattr(settings, f"{kind}_cache_max_size_mb") * MEBIBYTE)),
+            )
+            for kind in KINDS
+        }
         # One setting bounds the memory of both; they share it as they share the disk.
-        memory_bytes = settings.memory_max_size_mb * MEBIBYTE
-        share = min(1.0, memory_bytes / (generation.max_bytes + embedding.max_bytes))
-        self._budgets = {"generation": generation, "embedding": embedding}
-        self.generation: Cache[Completion] = Cache(
-            "generation",
-            Memory(generation.max_entries, int(generation.max_bytes * share)),
-            generation,
-            opener,
-            tick_s=tick_s,
-        )
-        self.embedding: Cache[Embedding] = Cache(
-            "embedding",
-            Memory(embedding.max_entries, int(embedding.max_bytes * share)),
-            embedding,
-            opener,
-            tick_s=tick_s,
-        )
+        disk_bytes = sum(budget.max_bytes for budget in budgets.values())
+        share = min(1.0, settings.memory_max_size_mb * MEBIBYTE / disk_bytes)
+
+        def make(kind: Kind) -> Cache[Any]:
+            budget = budgets[kind]
+            memory: Memory[Any] = Memory(budget.max_entries, int(budget.max_bytes * share))
+            return Cache(kind, memory, budget, opener, tick_s=tick_s)
+
+        self.generation: Cache[Completion] = make("generation")
+        self.embedding: Cache[Embedding] = make("embedding")
 
     def __repr__(self) -> str:
         return f"<CacheManager {self.generation!r}, {self.embedding!r}>"
@@ -94,9 +85,7 @@ class CacheManager:
             StoreError: a database cannot be opened, or is another application's.
             StoreVersionError: it was written by a newer version of asteady.
         """
-        locks = None
-        if not self._settings.disable_cache:
-            locks = self._settings.cache_dir / "locks"
+        locks = None if self._settings.disable_cache else self.directory / "locks"
         try:
             await self.generation.open(self._make_store(self.generation, CompletionCodec()), locks)
             await self.embedding.open(self._make_store(self.embedding, EmbeddingCodec()), locks)
@@ -106,14 +95,14 @@ class CacheManager:
 
     def _make_store(self, cache: Cache[A], codec: Codec[A]) -> Store[A]:
         if self._settings.disable_cache:
-            return NullStore()
+            return Store()
         # SQLite takes some milliseconds to import; a disabled cache does without.
         from asteady._cache.store.sqlite import SqliteStore
         from asteady._cache.store.transaction import Tables
 
         tables = Tables(
             POLICIES[self._settings.cache_policy],
-            self._budgets[cache.kind],
+            cache.budget,
             codec,
             keep_requests_bytes=self._settings.keep_requests_bytes,
         )
@@ -250,4 +239,4 @@ class CacheManager:
         }
 
     def _database(self, kind: str) -> Path:
-        return self._settings.cache_dir / f"{kind}_cache.db"
+        return self.directory / f"{kind}_cache.db"

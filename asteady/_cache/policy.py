@@ -115,30 +115,32 @@ class EvictionIndex(Protocol):
         ...
 
 
-class Policy(Protocol):
+class Policy:
     """Sets `row.priority`; the rows of lowest priority go first."""
 
     name: str
-    ghosts_per_entry: int
+    ghosts_per_entry = 0
+
+    def touch(self, state: State, row: Row, budget: Budget, touches: int) -> None:
+        """The entry was used this many times."""
+        raise NotImplementedError
 
     def insert(self, state: State, row: Row, budget: Budget) -> None:
         """A key that is not remembered at all."""
-        ...
-
-    def welcome(self, state: State, row: Row, budget: Budget) -> None:
-        """A key whose ghost is remembered has been computed again."""
-        ...
+        self.touch(state, row, budget, 1)
 
     def learn(self, state: State, row: Row, budget: Budget) -> None:
         """Called with a returning ghost before room is made for it."""
-        ...
 
-    def touch(self, state: State, row: Row, budget: Budget, touches: int) -> None: ...
+    def welcome(self, state: State, row: Row, budget: Budget) -> None:
+        """A key whose ghost is remembered has been computed again."""
+        self.touch(state, row, budget, 1)
 
-    def evict(self, state: State, row: Row, budget: Budget) -> None: ...
+    def evict(self, state: State, row: Row, budget: Budget) -> None:
+        """The row is about to be evicted."""
 
 
-class Tide:
+class Tide(Policy):
     """Frecency; see the module's docstring. `value` is v, `state.level` L, `state.phi` phi."""
 
     name = "tide"
@@ -176,30 +178,18 @@ class Tide:
         state.level = max(state.level, row.priority)
 
 
-class Lru:
+class Lru(Policy):
     """The entry goes that was used longest ago. `state.level` counts uses."""
 
     name = "lru"
-    ghosts_per_entry = 0
-
-    def insert(self, state: State, row: Row, budget: Budget) -> None:
-        self.touch(state, row, budget, 1)
-
-    def learn(self, state: State, row: Row, budget: Budget) -> None:
-        pass
-
-    welcome = insert
 
     def touch(self, state: State, row: Row, budget: Budget, touches: int) -> None:
         row.touches += touches
         state.level += 1.0
         row.priority = state.level
 
-    def evict(self, state: State, row: Row, budget: Budget) -> None:
-        pass
 
-
-class Lfu(Lru):
+class Lfu(Policy):
     """The entry goes that was used least often; among equals, longest ago."""
 
     name = "lfu"
@@ -248,7 +238,7 @@ def remember(
         policy.touch(state, row, budget, 1)
     else:
         policy.learn(state, row, budget)
-        uncount_ghost(state, row.touches)
+        count_ghost(state, row.touches, -1)
         index.remove(row)  # making room must not drop it as the oldest ghost
         row.size_bytes, row.cost_s = size_bytes, cost_s
         row.slot = 0  # its answer is gone, and the slot may be another's by now
@@ -278,12 +268,18 @@ def remember(
     return row, evicted
 
 
+def live_row(index: EvictionIndex, key: Key) -> Row | None:
+    """The row of an entry; None if the key is not known, or only its ghost is."""
+    row = index.find(key)
+    return row if row is not None and row.live else None
+
+
 def touch(
     policy: Policy, index: EvictionIndex, state: State, budget: Budget, key: Key, touches: int
 ) -> bool:
     """Count this many uses of an entry; False if it is not there (any more)."""
-    row = index.find(key)
-    if row is None or not row.live:
+    row = live_row(index, key)
+    if row is None:
         return False
     policy.touch(state, row, budget, touches)
     index.save(row)
@@ -292,11 +288,10 @@ def touch(
 
 def forget(index: EvictionIndex, state: State, key: Key) -> Row | None:
     """Remove an entry and leave no ghost; returns its row, or None if it was not there."""
-    row = index.find(key)
-    if row is None or not row.live:
-        return None
-    _uncount(state, row)
-    index.remove(row)
+    row = live_row(index, key)
+    if row is not None:
+        _uncount(state, row)
+        index.remove(row)
     return row
 
 
@@ -343,22 +338,21 @@ def _let_go(policy: Policy, index: EvictionIndex, state: State, budget: Budget, 
     row.turn = state.turn
     state.turn += budget.share(row.size_bytes)
     if policy.ghosts_per_entry:
-        _count_ghost(state, row)
+        count_ghost(state, row.touches, 1)
         index.save(row)
     else:
         index.remove(row)
 
 
 def _drop_ghosts(policy: Policy, index: EvictionIndex, state: State, budget: Budget) -> None:
-    ghosts = state.ghosts_once + state.ghosts_more
-    if not ghosts:
+    if not state.ghosts:
         return
     keep = policy.ghosts_per_entry * state.full(budget)
-    while state.ghosts_once + state.ghosts_more > keep:
+    while state.ghosts > keep:
         touches = index.drop_oldest_ghost()
         if touches is None:
             break
-        uncount_ghost(state, touches)
+        count_ghost(state, touches, -1)
 
 
 def _uncount(state: State, row: Row) -> None:
@@ -366,15 +360,9 @@ def _uncount(state: State, row: Row) -> None:
     state.size_bytes -= row.size_bytes
 
 
-def _count_ghost(state: State, row: Row) -> None:
-    if row.touches == 1:
-        state.ghosts_once += 1
-    else:
-        state.ghosts_more += 1
-
-
-def uncount_ghost(state: State, touches: int) -> None:
+def count_ghost(state: State, touches: int, change: int) -> None:
+    """One ghost more or less, by `change` of 1 or -1."""
     if touches == 1:
-        state.ghosts_once -= 1
+        state.ghosts_once += change
     else:
-        state.ghosts_more -= 1
+        state.ghosts_more += change

@@ -148,7 +148,13 @@ class Joined(Generic[A]):
             outcome = self._outcome
             if outcome == "computed" and self._found_on_disk():
                 outcome = "disk"
-            self._cache.count_namespace(self._namespace, outcome)
+            lookups = self._cache.lookups_of(self._namespace)
+            if outcome == "coalesced":
+                lookups.coalesced += 1
+            elif outcome == "computed":
+                lookups.misses += 1
+            else:
+                lookups.hits += 1
         if self._flight is not None:
             self._flight.leave()
         if self._watch is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, get_args
 
 import attrs
 
@@ -17,7 +17,7 @@ A = TypeVar("A")
 T = TypeVar("T")
 
 Order: TypeAlias = Literal["priority", "cost", "size", "touches", "last_used"]
-ORDERS: tuple[Order, ...] = ("priority", "cost", "size", "touches", "last_used")
+ORDERS: tuple[Order, ...] = get_args(Order)
 
 # While another process holds the database locked, SQLite waits this long, and the writer tries
 # again for that long.
@@ -219,78 +219,28 @@ class OversizedError(ValueError):
     """An entry is larger than the whole budget. Never leaves the cache."""
 
 
-class Store(Protocol[A]):
-    """A persistent store of answers, used on one event loop; see `SqliteStore`.
+Committed: TypeAlias = Callable[[Sequence[Any], CommitResult], None]
+"""Called on the loop after each commit, before any caller is answered: (writes, result)."""
 
-    Reading methods raise `StoreError` if the store cannot be read.
+
+class Store(Generic[A]):
+    """A store of answers, used on one event loop. `SqliteStore` is the persistent one.
+
+    This class itself stores nothing and finds nothing: it is the store of a disabled cache. Reading
+    methods raise `StoreError` if the store cannot be read.
     """
 
-    async def open(self) -> None: ...
+    async def open(self) -> None:
+        """Open the store, or create it."""
 
-    async def aclose(self) -> None: ...
+    async def aclose(self) -> None:
+        """Commit what was submitted, then close. Idempotent."""
 
     def submit(self, write: Write[A]) -> asyncio.Future[Any]:
         """Queue a write for the next commit; the future resolves when it is committed.
 
         Cancelling the future does not cancel the write.
         """
-        ...
-
-    async def read(self, key: Key) -> Reading[A]: ...
-
-    async def contains(self, key: Key) -> bool: ...
-
-    async def keys(self) -> list[Key]: ...
-
-    async def entries(
-        self, limit: int, order_by: Order, namespace: str | None = None
-    ) -> list[Entry]: ...
-
-    async def tagged(self, key: Key, namespace: str) -> bool:
-        """Whether the entry has this tag itself; tags below it do not count."""
-        ...
-
-    async def holding(self, path: str) -> Holding:
-        """The size of the namespace and all below it, each entry counted once."""
-        ...
-
-    async def holdings(self) -> dict[str, Holding]:
-        """The size of each namespace itself, by path, in order."""
-        ...
-
-    async def request(self, key: Key) -> Request | None:
-        """The request stored with the entry, if it hashes to the key."""
-        ...
-
-    async def missing(self, keys: Sequence[Key]) -> tuple[int, list[Key]]:
-        """The count of removals, and those of these keys that are not in the store."""
-        ...
-
-    async def removals(self) -> int: ...
-
-    async def totals(self) -> dict[str, Any]:
-        """The counters and the state of the policy."""
-        ...
-
-    async def run(self, fn: Callable[[], T], /) -> T:
-        """Run a quick blocking function on the reading thread, even if cancelled."""
-        ...
-
-
-Committed: TypeAlias = Callable[[Sequence[Any], CommitResult], None]
-"""Called on the loop after each commit, before any caller is answered: (writes, result)."""
-
-
-class NullStore(Generic[A]):
-    """The store of a disabled cache: it stores nothing."""
-
-    async def open(self) -> None:
-        pass
-
-    async def aclose(self) -> None:
-        pass
-
-    def submit(self, write: Write[A]) -> asyncio.Future[Any]:
         future = asyncio.get_running_loop().create_future()
         future.set_result(0 if isinstance(write, Clear | Untag) else None)
         return future
@@ -298,10 +248,8 @@ class NullStore(Generic[A]):
     async def read(self, key: Key) -> Reading[A]:
         return Reading(None, False, 0)
 
-    async def contains(self, key: Key) -> bool:
-        return False
-
     async def keys(self) -> list[Key]:
+        """All keys, sorted."""
         return []
 
     async def entries(
@@ -310,25 +258,32 @@ class NullStore(Generic[A]):
         return []
 
     async def tagged(self, key: Key, namespace: str) -> bool:
+        """Whether the entry has this tag itself; tags below it do not count."""
         return False
 
     async def holding(self, path: str) -> Holding:
+        """The size of the namespace and all below it, each entry counted once."""
         return Holding()
 
     async def holdings(self) -> dict[str, Holding]:
+        """The size of each namespace itself, by path, in order."""
         return {}
 
     async def request(self, key: Key) -> Request | None:
+        """The request stored with the entry, if it hashes to the key."""
         return None
 
     async def missing(self, keys: Sequence[Key]) -> tuple[int, list[Key]]:
+        """The count of removals, and those of these keys that are not in the store."""
         return 0, list(keys)
 
     async def removals(self) -> int:
         return 0
 
     async def totals(self) -> dict[str, Any]:
+        """The counters and the state of the policy."""
         return {}
 
     async def run(self, fn: Callable[[], T], /) -> T:
+        """Run a quick blocking function on the reading thread, even if cancelled."""
         return fn()

@@ -38,27 +38,8 @@ POLL_LAST_S = 0.05
 
 # Processes on several machines would each have their own shared-memory file.
 NETWORK_FILE_SYSTEMS = frozenset(
-    {
-        "9p",
-        "afs",
-        "beegfs",
-        "ceph",
-        "cifs",
-        "drvfs",
-        "fuse.glusterfs",
-        "fuse.s3fs",
-        "fuse.sshfs",
-        "gfs2",
-        "glusterfs",
-        "gpfs",
-        "lustre",
-        "ncpfs",
-        "nfs",
-        "nfs4",
-        "ocfs2",
-        "smb3",
-        "smbfs",
-    }
+    "9p afs beegfs ceph cifs drvfs fuse.glusterfs fuse.s3fs fuse.sshfs gfs2 glusterfs gpfs lustre"
+    " ncpfs nfs nfs4 ocfs2 smb3 smbfs".split()
 )
 MOUNTS = Path("/proc/self/mountinfo")
 
@@ -115,31 +96,30 @@ class Locks:
             yield False
             return
         if shard is None:
-            shard = self._held[number] = _Shard(self._make(number))
-            shard.users += 1
-            entering = self._enter(number, shard)
-        else:
-            # Computations of one process do not exclude each other: each key has one flight.
-            shard.users += 1
-            entering = _ready(shard)
+            from filelock import FileLock
+
+            lock = FileLock(self._directory / f"{number:04}.lock", thread_local=False)
+            shard = self._held[number] = _Shard(lock)
+        first = not shard.users
+        shard.users += 1
         try:
+            waited = False
             try:
-                waited = await entering
+                if first:
+                    waited = await self._acquire(number, shard.lock)
+                    shard.ready.set()
+                else:
+                    # Computations of one process do not exclude each other: each key has one flight.
+                    await shard.ready.wait()
             except Exception as exc:
                 self._failed("lock", exc)
-                waited = False
                 shard.ready.set()
             yield waited
         finally:
             self._leave(number, shard)
 
-    def _make(self, number: int) -> BaseFileLock:
-        from filelock import FileLock
-
-        return FileLock(self._directory / f"{number:04}.lock", thread_local=False)
-
-    async def _enter(self, number: int, shard: _Shard) -> bool:
-        lock = shard.lock
+    async def _acquire(self, number: int, lock: BaseFileLock) -> bool:
+        """Wait for the lock, for `timeout_s` at most; returns whether another process had it."""
         if number in self._releasing:
             # This process itself still has it locked.
             await asyncio.wait([self._releasing[number]])
@@ -159,15 +139,13 @@ class Locks:
             waited = True
             await asyncio.sleep(pause_s)
             pause_s = min(POLL_LAST_S, pause_s * 1.5)
-        shard.ready.set()
         return waited
 
     def _leave(self, number: int, shard: _Shard) -> None:
         shard.users -= 1
         if shard.users:
-            if not shard.ready.is_set():
-                # The computation that was acquiring the lock was cancelled: go on without it.
-                shard.ready.set()
+            # If the computation that was acquiring the lock was cancelled: go on without it.
+            shard.ready.set()
             return
         del self._held[number]
         # After an attempt to acquire it that may still run.
@@ -189,11 +167,6 @@ class Locks:
         except Exception as exc:
             self._failed("lock", exc)
             lock.release(force=True)
-
-
-async def _ready(shard: _Shard) -> bool:
-    await shard.ready.wait()
-    return False
 
 
 def _acquire(lock: BaseFileLock) -> bool:

@@ -14,13 +14,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from asteady._base.errors import StoreError
-from asteady._base.requests import Key
 from asteady._base.tasks import unattended
 from asteady._cache.store.api import (
     BUSY_RETRY_S,
@@ -28,10 +27,7 @@ from asteady._cache.store.api import (
     Clear,
     CommitResult,
     Committed,
-    Entry,
-    Holding,
-    Order,
-    Reading,
+    Store,
     Write,
 )
 from asteady._cache.store.schema import (
@@ -42,7 +38,6 @@ from asteady._cache.store.schema import (
     open_database,
 )
 from asteady._cache.store.sqlite_thread import SqliteThread
-from asteady._cache.store.stored_request import Request
 from asteady._cache.store.transaction import Tables
 
 log = logging.getLogger("asteady")
@@ -55,7 +50,21 @@ _BUSY_PAUSE_S = 0.01
 _LOOP_END_S = 2.0
 
 
-class SqliteStore(Generic[A]):
+def _reads(
+    method: Callable[Concatenate[Tables[Any], sqlite3.Connection, P], T],
+) -> Callable[Concatenate[SqliteStore[Any], P], Coroutine[Any, Any, T]]:
+    """A method of the store that calls this one of `Tables` on the reading thread."""
+
+    name = method.__name__
+
+    async def read(store: SqliteStore[Any], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        found: T = await store._reading(getattr(store._tables, name), *args, **kwargs)
+        return found
+
+    return read
+
+
+class SqliteStore(Store[A]):
     """A `Store` in one database file. Lives from `open` to `aclose`, on one event loop.
 
     While another process holds the database locked, SQLite waits `busy_timeout_s` and the writer
@@ -116,40 +125,18 @@ class SqliteStore(Generic[A]):
             self._work.set()
         return future
 
-    async def read(self, key: Key) -> Reading[A]:
-        return await self._reading(self._tables.read, key)
-
-    async def contains(self, key: Key) -> bool:
-        return await self._reading(self._tables.contains, key)
-
-    async def keys(self) -> list[Key]:
-        return await self._reading(self._tables.keys)
-
-    async def entries(
-        self, limit: int, order_by: Order, namespace: str | None = None
-    ) -> list[Entry]:
-        return await self._reading(self._tables.entries, limit, order_by, namespace)
-
-    async def tagged(self, key: Key, namespace: str) -> bool:
-        return await self._reading(self._tables.tagged, key, namespace)
-
-    async def holding(self, path: str) -> Holding:
-        return await self._reading(self._tables.holding, path)
-
-    async def holdings(self) -> dict[str, Holding]:
-        return await self._reading(self._tables.holdings)
-
-    async def request(self, key: Key) -> Request | None:
-        return await self._reading(self._tables.request, key)
-
-    async def missing(self, keys: Sequence[Key]) -> tuple[int, list[Key]]:
-        return await self._reading(self._tables.missing, keys)
+    read = _reads(Tables.read)
+    keys = _reads(Tables.keys)
+    entries = _reads(Tables.entries)
+    tagged = _reads(Tables.tagged)
+    holding = _reads(Tables.holding)
+    holdings = _reads(Tables.holdings)
+    request = _reads(Tables.request)
+    missing = _reads(Tables.missing)
+    totals = _reads(Tables.totals)
 
     async def removals(self) -> int:
         return await self._reading(self._removals)
-
-    async def totals(self) -> dict[str, Any]:
-        return await self._reading(self._tables.totals)
 
     async def run(self, fn: Callable[[], T], /) -> T:
         return await self._reading(lambda _: fn())

@@ -23,13 +23,15 @@ from asteady._cache.policy import (
     State,
     Tide,
     adopt,
+    count_ghost,
     forget,
+    live_row,
     remember,
     shrink,
     touch,
-    uncount_ghost,
 )
 from asteady._cache.store.api import (
+    ORDERS,
     Clear,
     CommitResult,
     Delete,
@@ -82,23 +84,15 @@ MERGE_BUFFER_BYTES = 8 * 1024 * 1024
 _BELOW = "(namespace = :path OR substr(namespace, 1, length(:path) + 1) = :path || '/')"
 _TAGGED = f"slot IN (SELECT slot FROM tag WHERE {_BELOW})"
 _STATE = (
-    "SELECT entries, size_bytes, level, phi, turn, ghosts_once, ghosts_more,"
-    " newcomers, mean_share, slots, removals, evictions FROM cache"
+    "entries, size_bytes, level, phi, turn, ghosts_once, ghosts_more, newcomers, mean_share,"
+    " slots, removals, evictions"
 )
-_SAVE_STATE = (
-    "UPDATE cache SET entries = ?, size_bytes = ?, level = ?, phi = ?, turn = ?,"
-    " ghosts_once = ?, ghosts_more = ?, newcomers = ?, mean_share = ?,"
-    " slots = ?, removals = ?, evictions = ?"
-)
+_SAVE_STATE = f"UPDATE cache SET ({_STATE}) = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _COUNTS = ("hits", "misses", "coalesced", "saved_s")
 _ADD_COUNTS = "UPDATE cache SET " + ", ".join(f"{name} = {name} + ?" for name in _COUNTS)
-_ORDER: dict[Order, str] = {
-    "priority": "priority DESC",
-    "cost": "cost_s DESC",
-    "size": "size_bytes DESC",
-    "touches": "touches DESC",
-    "last_used": "used_s DESC",
-}
+_ORDER_BY = dict(
+    zip(ORDERS, ("priority", "cost_s", "size_bytes", "touches", "used_s"), strict=True)
+)
 
 
 def entry_bytes(key: Key, values: Sequence[Any]) -> int:
@@ -155,10 +149,6 @@ class Tables(Generic[A]):
                 log.error("a value in the %s cache is damaged: %s", self.codec.kind, exc)
             return Reading(None, True, removals)
 
-    def contains(self, connection: sqlite3.Connection, key: Key) -> bool:
-        sql = "SELECT 1 FROM entry WHERE key = ?"
-        return connection.execute(sql, (key,)).fetchone() is not None
-
     def keys(self, connection: sqlite3.Connection) -> list[Key]:
         sql = "SELECT key FROM entry ORDER BY key"
         return [key for (key,) in connection.execute(sql)]
@@ -175,7 +165,7 @@ class Tables(Generic[A]):
             "SELECT key, size_bytes, cost_s, touches, priority, created_s, used_s,"
             " coalesce(model, ''), coalesce(fingerprint, ''), request"
             " FROM entry LEFT JOIN answer USING (slot)"
-            f"{where} ORDER BY {_ORDER[order_by]}, key LIMIT :limit",
+            f"{where} ORDER BY {_ORDER_BY[order_by]} DESC, key LIMIT :limit",
             {"limit": limit, "path": namespace},
         )
         names = [field.name for field in attrs.fields(Entry)]
@@ -219,10 +209,7 @@ class Tables(Generic[A]):
             "SELECT namespace, count(*), sum(size_bytes) FROM entry CROSS JOIN tag USING (slot)"
             " GROUP BY namespace ORDER BY namespace"
         )
-        return {
-            path: Holding(entries=entries, size_bytes=size_bytes)
-            for path, entries, size_bytes in rows
-        }
+        return {path: Holding(entries=count, size_bytes=size) for path, count, size in rows}
 
     def settle(self, connection: sqlite3.Connection) -> None:
         """Adapt a database that was just opened to this policy and budget."""
@@ -363,7 +350,9 @@ class _Transaction(Generic[A]):
         self.fetch = min(FETCH, max(FEW, writes))
         self.index = SqliteEvictionIndex(connection, self.fetch)
         self.tags = _Tags(connection)
-        *state, self.slots, self.removals, self.evictions = connection.execute(_STATE).fetchone()
+        *state, self.slots, self.removals, self.evictions = connection.execute(
+            f"SELECT {_STATE} FROM cache"
+        ).fetchone()
         self.state = State(*state)
         self.before = self.removals
         self.evicted = 0
@@ -451,14 +440,13 @@ class _Transaction(Generic[A]):
         if op.if_damaged and not self.damaged(op.key):
             return False
         row = forget(self.index, self.state, op.key)
-        if row is None:
-            return False
-        self.vacate(row)
-        return True
+        if row is not None:
+            self.vacate(row)
+        return row is not None
 
     def damaged(self, key: Key) -> bool:
-        row = self.index.find(key)
-        if row is None or not row.live or row.slot in self.answers:
+        row = live_row(self.index, key)
+        if row is None or row.slot in self.answers:
             return False
         # The reader that found it has logged it.
         return self.tables.read(self.connection, key, log_damage=False).damaged
@@ -482,8 +470,8 @@ class _Transaction(Generic[A]):
         return len(live)
 
     def tag(self, op: Tag) -> bool:
-        row = self.index.find(op.key)
-        if row is None or not row.live:
+        row = live_row(self.index, op.key)
+        if row is None:
             return False
         self.add_tags(row, (op.namespace,))
         self.dropped(shrink(self.tables.policy, self.index, self.state, self.tables.budget))
@@ -554,7 +542,7 @@ class _Transaction(Generic[A]):
                 if row is None:
                     state.meet(budget.share(entry.size_bytes))
                 else:
-                    uncount_ghost(state, row.touches)
+                    count_ghost(state, row.touches, -1)
                     index.remove(row)
                 row = Row(entry.key, entry.size_bytes, entry.cost_s, live=True)
                 row.created_s = min(entry.created_s, self.now_s)
