@@ -37,9 +37,9 @@ POLL_FIRST_S = 0.002
 POLL_LAST_S = 0.05
 
 # Processes on several machines would each have their own shared-memory file.
-NETWORK_FILE_SYSTEMS = frozenset(
+NETWORK_FILE_SYSTEMS = (
     "9p afs beegfs ceph cifs drvfs fuse.glusterfs fuse.s3fs fuse.sshfs gfs2 glusterfs gpfs lustre"
-    " ncpfs nfs nfs4 ocfs2 smb3 smbfs".split()
+    " ncpfs nfs nfs4 ocfs2 smb3 smbfs"
 )
 MOUNTS = Path("/proc/self/mountinfo")
 
@@ -109,7 +109,7 @@ class Locks:
                     waited = await self._acquire(number, shard.lock)
                     shard.ready.set()
                 else:
-                    # Computations of one process do not exclude each other: each key has one flight.
+                    # Within a process nothing is computed twice: each key has one flight.
                     await shard.ready.wait()
             except Exception as exc:
                 self._failed("lock", exc)
@@ -203,4 +203,4 @@ def network_filesystem(directory: Path, mounts: Path = MOUNTS) -> str | None:
         # A later mount on the same point hides the earlier one.
         if inside and len(point) >= len(best):
             best, found = point, kind.split(" ")[0]
-    return found if found in NETWORK_FILE_SYSTEMS else None
+    return found if found in NETWORK_FILE_SYSTEMS.split() else None
