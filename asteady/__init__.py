@@ -5,86 +5,102 @@ from typing import TYPE_CHECKING
 from asteady._base.public import lazy_exports
 
 if TYPE_CHECKING:
-    from asteady import blocking as blocking
-    from asteady import operate as operate
-    from asteady import testing as testing
+    from asteady import blocking as blocking, operate as operate, testing as testing
     from asteady._base.errors import (
-        AsteadyError,
-        CacheMissError,
-        EngineError,
-        InvalidRequestError,
-        ModelCapabilityError,
-        ModelError,
-        ModelFormatError,
-        ModelNotFoundError,
-        PromptTooLongError,
-        QueueFullError,
-        SessionClosedError,
-        SessionError,
-        SessionNotOpenError,
-        SettingsError,
-        StoreError,
-        StoreVersionError,
+        AsteadyError as AsteadyError,
+        CacheMissError as CacheMissError,
+        EngineError as EngineError,
+        InvalidRequestError as InvalidRequestError,
+        ModelCapabilityError as ModelCapabilityError,
+        ModelError as ModelError,
+        ModelFormatError as ModelFormatError,
+        ModelNotFoundError as ModelNotFoundError,
+        PromptTooLongError as PromptTooLongError,
+        QueueFullError as QueueFullError,
+        SessionClosedError as SessionClosedError,
+        SessionError as SessionError,
+        SessionNotOpenError as SessionNotOpenError,
+        SettingsError as SettingsError,
+        StoreError as StoreError,
+        StoreVersionError as StoreVersionError,
     )
-    from asteady._base.files import AnyPath
-    from asteady._base.options import EmbedOptions, GenerateOptions, SettingsOptions
+    from asteady._base.files import AnyPath as AnyPath
+    from asteady._base.options import (
+        EmbedOptions as EmbedOptions,
+        GenerateOptions as GenerateOptions,
+        SettingsOptions as SettingsOptions,
+    )
     from asteady._base.requests import (
-        Completion,
-        Embedding,
-        EmbedMode,
-        EmbedRequest,
-        FinishReason,
-        GenerateRequest,
-        Key,
-        Kind,
-        TokenLogprob,
-        Vector,
+        Completion as Completion,
+        Embedding as Embedding,
+        EmbedMode as EmbedMode,
+        EmbedRequest as EmbedRequest,
+        FinishReason as FinishReason,
+        GenerateRequest as GenerateRequest,
+        Key as Key,
+        Kind as Kind,
+        TokenLogprob as TokenLogprob,
+        Vector as Vector,
     )
-    from asteady._base.settings import CachePolicy, Settings
-    from asteady._cache.cache import Cache
-    from asteady._cache.manager import CacheManager
-    from asteady._cache.store.api import Entry, Exported, Holding, Merged, NamespaceSize, Order
+    from asteady._base.settings import CachePolicy as CachePolicy, Settings as Settings
+    from asteady._cache.cache import Cache as Cache
+    from asteady._cache.manager import CacheManager as CacheManager
+    from asteady._cache.store.api import (
+        Entry as Entry,
+        Exported as Exported,
+        Holding as Holding,
+        Merged as Merged,
+        NamespaceSize as NamespaceSize,
+        Order as Order,
+    )
     from asteady._engine.api import (
-        AnswerEvent,
-        ChunkEvent,
-        Engine,
-        ErrorEvent,
-        Job,
-        PrefixStatistics,
-        Worker,
+        AnswerEvent as AnswerEvent,
+        ChunkEvent as ChunkEvent,
+        Engine as Engine,
+        ErrorEvent as ErrorEvent,
+        Job as Job,
+        PrefixStatistics as PrefixStatistics,
+        Worker as Worker,
     )
-    from asteady._engine.pool import PoolStatistics
-    from asteady._session.calls import Progress
+    from asteady._engine.pool import PoolStatistics as PoolStatistics
+    from asteady._session.calls import Progress as Progress
     from asteady._session.default import (
-        aclose,
-        complete,
-        embed,
-        generate,
-        get_cache_manager,
-        is_cached,
-        stream,
-        warm,
+        aclose as aclose,
+        complete as complete,
+        embed as embed,
+        generate as generate,
+        get_cache_manager as get_cache_manager,
+        is_cached as is_cached,
+        stream as stream,
+        warm as warm,
     )
-    from asteady._session.generation import Prefix
-    from asteady._session.namespace import Namespace, NamespaceCounts, NamespaceStatistics
-    from asteady._session.observe import Observed, Observer, Outcome
-    from asteady._session.pipeline import CacheMode
-    from asteady._session.session import Session, SessionStatistics
-    from asteady._session.stream import Stream
+    from asteady._session.generation import Prefix as Prefix, Stream as Stream
+    from asteady._session.namespace import (
+        Namespace as Namespace,
+        NamespaceCounts as NamespaceCounts,
+        NamespaceStatistics as NamespaceStatistics,
+    )
+    from asteady._session.observe import (
+        Observed as Observed,
+        Observer as Observer,
+        Outcome as Outcome,
+    )
+    from asteady._session.pipeline import CacheMode as CacheMode
+    from asteady._session.session import Session as Session, SessionStatistics as SessionStatistics
     from asteady._session.warm import (
-        Priority,
-        WarmerOptions,
-        WarmFailure,
-        WarmOptions,
-        WarmOutcome,
-        WarmProgress,
-        WarmPrompt,
-        WarmReport,
-        WarmSource,
+        Priority as Priority,
+        WarmerOptions as WarmerOptions,
+        WarmFailure as WarmFailure,
+        WarmOptions as WarmOptions,
+        WarmOutcome as WarmOutcome,
+        WarmProgress as WarmProgress,
+        WarmPrompt as WarmPrompt,
+        WarmReport as WarmReport,
+        WarmSource as WarmSource,
     )
 else:
     # Importing everything takes a quarter of a second; a name is imported when it is first used.
-    __getattr__, __dir__ = lazy_exports(
+    __getattr__, __dir__, __all__ = lazy_exports(
         __name__,
         {
             "asteady.blocking": "",
@@ -114,98 +130,17 @@ else:
             "asteady._session.default": (
                 "aclose complete embed generate get_cache_manager is_cached stream warm"
             ),
-            "asteady._session.generation": "Prefix",
+            "asteady._session.generation": "Prefix Stream",
             "asteady._session.namespace": "Namespace NamespaceCounts NamespaceStatistics",
             "asteady._session.observe": "Observed Observer Outcome",
             "asteady._session.pipeline": "CacheMode",
             "asteady._session.session": "Session SessionStatistics",
-            "asteady._session.stream": "Stream",
             "asteady._session.warm": (
                 "Priority WarmFailure WarmOptions WarmOutcome WarmProgress WarmPrompt WarmReport"
                 " WarmSource WarmerOptions"
             ),
         },
     )
+    __all__ += ["__version__"]
 
 __version__ = "0.1.0"
-
-__all__ = [
-    "AnswerEvent",
-    "AnyPath",
-    "AsteadyError",
-    "Cache",
-    "CacheManager",
-    "CacheMissError",
-    "CacheMode",
-    "CachePolicy",
-    "ChunkEvent",
-    "Completion",
-    "EmbedMode",
-    "EmbedOptions",
-    "EmbedRequest",
-    "Embedding",
-    "Engine",
-    "EngineError",
-    "Entry",
-    "ErrorEvent",
-    "Exported",
-    "FinishReason",
-    "GenerateOptions",
-    "GenerateRequest",
-    "Holding",
-    "InvalidRequestError",
-    "Job",
-    "Key",
-    "Kind",
-    "Merged",
-    "ModelCapabilityError",
-    "ModelError",
-    "ModelFormatError",
-    "ModelNotFoundError",
-    "Namespace",
-    "NamespaceCounts",
-    "NamespaceSize",
-    "NamespaceStatistics",
-    "Observed",
-    "Observer",
-    "Order",
-    "Outcome",
-    "PoolStatistics",
-    "Prefix",
-    "PrefixStatistics",
-    "Priority",
-    "Progress",
-    "PromptTooLongError",
-    "QueueFullError",
-    "Session",
-    "SessionClosedError",
-    "SessionError",
-    "SessionNotOpenError",
-    "SessionStatistics",
-    "Settings",
-    "SettingsError",
-    "SettingsOptions",
-    "StoreError",
-    "StoreVersionError",
-    "Stream",
-    "TokenLogprob",
-    "Vector",
-    "WarmFailure",
-    "WarmOptions",
-    "WarmOutcome",
-    "WarmProgress",
-    "WarmPrompt",
-    "WarmReport",
-    "WarmSource",
-    "WarmerOptions",
-    "Worker",
-    "__version__",
-    "aclose",
-    "complete",
-    "embed",
-    "generate",
-    "get_cache_manager",
-    "is_cached",
-    "stream",
-    "warm",
-]

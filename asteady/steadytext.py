@@ -22,8 +22,14 @@ from typing import Any, Literal, overload
 import asteady.blocking as blocking
 from asteady._base.errors import InvalidRequestError
 from asteady._base.options import shows_options_of
-from asteady._base.requests import DEFAULT_MAX_NEW_TOKENS as GENERATION_MAX_NEW_TOKENS
-from asteady._base.requests import DEFAULT_SEED, KINDS, Kind, TokenLogprob, Vector
+from asteady._base.requests import (
+    DEFAULT_MAX_NEW_TOKENS as GENERATION_MAX_NEW_TOKENS,
+    DEFAULT_SEED,
+    KINDS,
+    Kind,
+    TokenLogprob,
+    Vector,
+)
 from asteady._base.validation import refuse
 from asteady._engine.models.hub import hub_cache
 from asteady._session.default import default_session

@@ -89,64 +89,42 @@ class SettingsOptions(TypedDict, total=False):
     idle_unload_s: float | None
 
 
-_STRUCTURED = "answers are plain text: there is no option that constrains their form"
-_CONTEXT = "the context length is not an option: it follows from the model file"
-_SYSTEM = 'give messages=[{"role": "system", ...}, ...], or use session.prefix(text)'
-
 # What users of llama-cpp-python, Ollama, OpenAI's client, vLLM, transformers, SteadyText and
 # caching libraries try first.
 _HINTS = {
-    **dict.fromkeys(
-        ("max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict", "num_predict"),
-        "it is called 'max_new_tokens' here",
+    "max_tokens max_completion_tokens max_output_tokens n_predict num_predict": (
+        "it is called 'max_new_tokens' here"
     ),
-    **dict.fromkeys(("temp",), "it is called 'temperature' here"),
-    **dict.fromkeys(("repetition_penalty", "penalty_repeat"), "it is called 'repeat_penalty' here"),
-    **dict.fromkeys(("stop_sequences", "stop_strings", "stop_words"), "it is called 'stop' here"),
-    **dict.fromkeys(("top_logprobs",), "give their number as 'logprobs'"),
-    **dict.fromkeys(("random_state", "random_seed"), "it is called 'seed' here"),
-    **dict.fromkeys(
-        (
-            "schema",
-            "response_format",
-            "response_model",
-            "json_schema",
-            "format",
-            "grammar",
-            "regex",
-            "choices",
-            "tools",
-            "tool_choice",
-        ),
-        _STRUCTURED,
+    "temp": "it is called 'temperature' here",
+    "repetition_penalty penalty_repeat": "it is called 'repeat_penalty' here",
+    "stop_sequences stop_strings stop_words": "it is called 'stop' here",
+    "top_logprobs": "give their number as 'logprobs'",
+    "random_state random_seed": "it is called 'seed' here",
+    "schema response_format response_model json_schema format grammar regex choices tools"
+    " tool_choice": "answers are plain text: there is no option that constrains their form",
+    "system_prompt system instructions": (
+        'give messages=[{"role": "system", ...}, ...], or use session.prefix(text)'
     ),
-    **dict.fromkeys(("system_prompt", "system", "instructions"), _SYSTEM),
-    **dict.fromkeys(("n_ctx", "num_ctx", "context_length", "max_model_len"), _CONTEXT),
+    "n_ctx num_ctx context_length max_model_len": (
+        "the context length is not an option: it follows from the model file"
+    ),
     "stream": "use session.stream(...)",
     "timeout": "use asyncio.timeout() around the call",
     "do_sample": "a temperature above 0 samples",
     "n": "make one call for each seed",
-    **dict.fromkeys(("use_cache", "no_cache", "cache_prompt"), 'use cache="bypass"'),
-    **dict.fromkeys(("ttl", "expire", "expiration"), "answers never become stale: none expires"),
+    "use_cache no_cache cache_prompt": 'use cache="bypass"',
+    "ttl expire expiration": "answers never become stale: none expires",
 }
 _SETTINGS_HINTS = {
     **_HINTS,
-    **dict.fromkeys(
-        ("model", "model_path", "model_name"),
-        "a session has two: 'generation_model' and 'embedding_model'",
+    "model model_path model_name": "a session has two: 'generation_model' and 'embedding_model'",
+    "n_threads num_threads num_thread": "it is called 'threads' here",
+    "n_gpu_layers num_gpu": "it is called 'gpu_layers' here",
+    "max_workers n_workers num_workers n_parallel": "it is called 'workers' here",
+    "cache_size maxsize max_entries capacity": (
+        "there are two: 'generation_cache_capacity' and 'embedding_cache_capacity'"
     ),
-    **dict.fromkeys(("n_threads", "num_threads", "num_thread"), "it is called 'threads' here"),
-    **dict.fromkeys(("n_gpu_layers", "num_gpu"), "it is called 'gpu_layers' here"),
-    **dict.fromkeys(
-        ("max_workers", "n_workers", "num_workers", "n_parallel"), "it is called 'workers' here"
-    ),
-    **dict.fromkeys(
-        ("cache_size", "maxsize", "max_entries", "capacity"),
-        "there are two: 'generation_cache_capacity' and 'embedding_cache_capacity'",
-    ),
-    **dict.fromkeys(
-        ("cache_path", "cache_directory", "directory"), "it is called 'cache_dir' here"
-    ),
+    "cache_path cache_directory directory": "it is called 'cache_dir' here",
     "keep_alive": "it is called 'idle_unload_s' here",
 }
 
@@ -159,7 +137,7 @@ def check_options(call: str, options: Mapping[str, object], known: Iterable[str]
     """
     for name in options:
         if name not in known:
-            hint = hint_for(name, known, _HINTS)
+            hint = _hint_for(name, known, _HINTS)
             raise InvalidRequestError(f"{call}() has no option {name!r}; {hint}")
 
 
@@ -169,19 +147,21 @@ def unknown_setting(name: str, known: Iterable[str]) -> str:
     if name in generating:
         hint = "it is an option of each call, not of the session"
     else:
-        hint = hint_for(name, known, _SETTINGS_HINTS)
+        hint = _hint_for(name, known, _SETTINGS_HINTS)
     return f"there is no setting {name!r}; {hint}"
 
 
-def hint_for(name: str, known: Iterable[str], hints: Mapping[str, str]) -> str:
-    """The remedy for an unknown name: what is known of it, the name it resembles, or all names."""
+def _hint_for(name: str, known: Iterable[str], hints: Mapping[str, str]) -> str:
+    """The remedy for an unknown name: its hint, the name that it resembles, or all names."""
     import difflib  # only for this message
 
     names = sorted(known)
     # A longer name of ours that begins so is what was meant: "timeout" of "timeout_s".
     near = [own for own in names if own.startswith(name + "_")]
-    if not near and name in hints:
-        return hints[name]
+    if not near:
+        for theirs, hint in hints.items():
+            if name in theirs.split():
+                return hint
     near = near or difflib.get_close_matches(name, names, n=1, cutoff=0.75)
     return f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(names)}"
 

@@ -34,12 +34,12 @@ def public(obj: T) -> T:
 
 def lazy_exports(
     package: str, modules: Mapping[str, str]
-) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """``__getattr__`` and ``__dir__`` of a package that imports what it exports on first use.
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """``__getattr__``, ``__dir__``, ``__all__`` of a package that imports its exports on first use.
 
     `modules` has the exported names, separated by spaces, by the full name of their module; an
     empty string stands for the module itself. Type checkers need the same imports under
-    ``TYPE_CHECKING``.
+    ``TYPE_CHECKING``, as ``from module import name as name``.
     """
     homes = {
         name: module
@@ -59,4 +59,4 @@ def lazy_exports(
     def __dir__() -> list[str]:
         return sorted({*namespace, *homes})
 
-    return __getattr__, __dir__
+    return __getattr__, __dir__, sorted(name for name, home in homes.items() if modules[home])

@@ -1,16 +1,21 @@
-"""Checks of single arguments. What is refused is named, with its value and what is allowed.
+"""Checks of arguments and of optional libraries; messages name what is refused and the remedy.
 
-Each check returns the canonical value: a plain `str` for a subclass of it, 0.0 for -0.0.
+A check of an argument returns its canonical value: a plain `str` for a subclass, 0.0 for -0.0.
 """
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from asteady._base.errors import AsteadyError, InvalidRequestError
-from asteady._base.text import shorten
+from asteady._base.errors import AsteadyError, InvalidRequestError, SettingsError
+
+
+def shorten(text: str, limit: int) -> str:
+    """The text if it has at most `limit` characters, else its beginning with "..." at the end."""
+    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def refuse(
@@ -109,3 +114,15 @@ def check_list(name: str, value: object, of: str) -> None:
         raise InvalidRequestError(f"{name} is one {type(value).__name__}: give a list of {of}")
     if not isinstance(value, Iterable):
         raise refuse(name, value, f"a list of {of}")
+
+
+def needs(module: str, *, extra: str) -> Any:
+    """Import a module that one of the package's extras installs.
+
+    Raises:
+        SettingsError: it is not installed; the message says how to install it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise SettingsError(f'this needs {module}: pip install "asteady[{extra}]"') from None

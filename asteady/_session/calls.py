@@ -14,7 +14,7 @@ from collections.abc import (
 )
 from contextlib import aclosing
 from itertools import islice
-from typing import TypeAlias, Unpack, overload
+from typing import TypeAlias, Unpack
 
 import anyio.lowlevel
 
@@ -73,27 +73,6 @@ class Calls(GenerationCalls):
             SessionError: the session is not open, or was closed meanwhile.
         """
         return await warm(self._context, prompts, **options)
-
-    @overload
-    async def embed(
-        self,
-        text: str,
-        *,
-        model: str | None = None,
-        cache: CacheMode = "use",
-        **options: Unpack[EmbedOptions],
-    ) -> Vector: ...
-
-    @overload
-    async def embed(
-        self,
-        text: Sequence[str],
-        *,
-        model: str | None = None,
-        cache: CacheMode = "use",
-        progress: Progress | None = None,
-        **options: Unpack[EmbedOptions],
-    ) -> Vector: ...
 
     @shows_options_of(EmbedRequest.of)
     async def embed(

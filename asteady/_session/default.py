@@ -8,22 +8,23 @@ lifespan, open a `Session` themselves.
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 import weakref
-from collections.abc import Sequence
-from typing import Unpack, overload
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack
 
 from asteady._base.errors import SessionError
-from asteady._base.options import EmbedOptions, GenerateOptions, shows_options_of
+from asteady._base.options import GenerateOptions, shows_options_of
 from asteady._base.public import public
-from asteady._base.requests import Completion, EmbedRequest, GenerateRequest, Vector
+from asteady._base.requests import Completion, GenerateRequest
 from asteady._cache.manager import CacheManager
-from asteady._session.calls import Progress
-from asteady._session.generation import context_of, generation_call
+from asteady._session.generation import Stream, context_of, generation_call
 from asteady._session.pipeline import CacheMode, Joined
 from asteady._session.session import Session
-from asteady._session.stream import Stream
-from asteady._session.warm import WarmOptions, WarmReport, WarmSource
-from asteady._session.warm import warm as warm_session
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _sessions: dict[asyncio.AbstractEventLoop, Session] = {}
 _opening: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
@@ -87,32 +88,27 @@ def get_cache_manager() -> CacheManager:
     return default_session_of(loop).cache
 
 
-@public
-@shows_options_of(GenerateRequest.of)
-async def generate(
-    prompt: str | None = None,
-    *,
-    model: str | None = None,
-    cache: CacheMode = "use",
-    **options: Unpack[GenerateOptions],
-) -> str:
-    """`Session.generate` of the running loop's default session."""
-    session = await default_session()
-    return await session.generate(prompt, model=model, cache=cache, **options)
+def _of_default(
+    method: Callable[Concatenate[Session, P], Awaitable[R]],
+) -> Callable[P, Coroutine[Any, Any, R]]:
+    """A method of `Session` as a function over the running loop's default session."""
+
+    @functools.wraps(method)
+    async def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        return await method(await default_session(), *args, **kwargs)
+
+    signature = inspect.signature(method)
+    parameters = [p for p in signature.parameters.values() if p.name != "self"]
+    call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    call.__qualname__ = call.__name__
+    return public(call)
 
 
-@public
-@shows_options_of(GenerateRequest.of)
-async def complete(
-    prompt: str | None = None,
-    *,
-    model: str | None = None,
-    cache: CacheMode = "use",
-    **options: Unpack[GenerateOptions],
-) -> Completion:
-    """`Session.complete` of the running loop's default session."""
-    session = await default_session()
-    return await session.complete(prompt, model=model, cache=cache, **options)
+generate = _of_default(Session.generate)
+complete = _of_default(Session.complete)
+embed = _of_default(Session.embed)
+is_cached = _of_default(Session.is_cached)
+warm = _of_default(Session.warm)
 
 
 @public
@@ -132,62 +128,6 @@ def stream(
         return await context.generation.join(call)
 
     return Stream(start)
-
-
-@overload
-async def embed(
-    text: str,
-    *,
-    model: str | None = None,
-    cache: CacheMode = "use",
-    **options: Unpack[EmbedOptions],
-) -> Vector: ...
-
-
-@overload
-async def embed(
-    text: Sequence[str],
-    *,
-    model: str | None = None,
-    cache: CacheMode = "use",
-    progress: Progress | None = None,
-    **options: Unpack[EmbedOptions],
-) -> Vector: ...
-
-
-@public
-@shows_options_of(EmbedRequest.of)
-async def embed(
-    text: str | Sequence[str],
-    *,
-    model: str | None = None,
-    cache: CacheMode = "use",
-    progress: Progress | None = None,
-    **options: Unpack[EmbedOptions],
-) -> Vector:
-    """`Session.embed` of the running loop's default session."""
-    session = await default_session()
-    if isinstance(text, str):
-        return await session.embed(text, model=model, cache=cache, **options)
-    return await session.embed(text, model=model, cache=cache, progress=progress, **options)
-
-
-@public
-@shows_options_of(GenerateRequest.of)
-async def is_cached(
-    prompt: str | None = None, *, model: str | None = None, **options: Unpack[GenerateOptions]
-) -> bool:
-    """`Session.is_cached` of the running loop's default session."""
-    session = await default_session()
-    return await session.is_cached(prompt, model=model, **options)
-
-
-@public
-@shows_options_of(warm_session)
-async def warm(prompts: WarmSource, **options: Unpack[WarmOptions]) -> WarmReport:
-    """`Session.warm` of the running loop's default session."""
-    session = await default_session()
-    return await session.warm(prompts, **options)
 
 
 @public

@@ -196,10 +196,4 @@ def _prompt(item: object, default: str | None) -> object:
 
 
 def _counts(holding: Holding, lookups: NamespaceLookups) -> NamespaceCounts:
-    return NamespaceCounts(
-        entries=holding.entries,
-        size_bytes=holding.size_bytes,
-        hits=lookups.hits,
-        misses=lookups.misses,
-        coalesced=lookups.coalesced,
-    )
+    return NamespaceCounts(**attrs.asdict(holding), **attrs.asdict(lookups))

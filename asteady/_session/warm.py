@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
@@ -15,18 +16,16 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import anyio
-import anyio.to_thread
 import attrs
 
 from asteady._base.errors import InvalidRequestError, SessionError, StoreError
 from asteady._base.options import GenerateOptions, check_options, shows_options_of
 from asteady._base.public import public
 from asteady._base.requests import DEFAULT_SEED, GenerateRequest, Key, namespace_path
-from asteady._base.text import shorten
-from asteady._base.validation import one_of, refuse, seconds, whole_number
+from asteady._base.validation import one_of, refuse, seconds, shorten, whole_number
 from asteady._session.pipeline import Call, CallContext
 
 logger = logging.getLogger("asteady")
@@ -124,6 +123,13 @@ class WarmReport:
         )
 
 
+@attrs.frozen
+class JsonLines:
+    """The contents of a JSON Lines file of prompts."""
+
+    raw: bytes
+
+
 @attrs.frozen(kw_only=True)
 class WarmJob:
     """One answer to be warmed, or the reason why it cannot be."""
@@ -141,7 +147,7 @@ class WarmJob:
 @shows_options_of(GenerateRequest.of)
 async def warm(
     context: CallContext,
-    prompts: WarmSource,
+    prompts: WarmSource | JsonLines,
     *,
     model: str | None = None,
     seeds: Sequence[int] | None = None,
@@ -154,15 +160,16 @@ async def warm(
     reader = _Reader(context, model, seeds, options)
     warming = _Warming(context, concurrency, budget_s, on_progress)
     if isinstance(prompts, os.PathLike):
-        lines = await anyio.to_thread.run_sync(_read, os.fspath(prompts))
-        return await warming.run_all(reader.jobs_of_lines(lines))
+        prompts = JsonLines(await anyio.Path(prompts).read_bytes())
+    if isinstance(prompts, JsonLines):
+        return await warming.run_all(reader.jobs_of_lines(prompts.raw))
     if isinstance(prompts, (str, bytes, Mapping)):
         raise InvalidRequestError(
             f"prompts is one {type(prompts).__name__}: give a list of prompts, or the Path of a"
             " JSON Lines file"
         )
     if isinstance(prompts, AsyncIterable):
-        return await warming.run([_Stream(prompts, reader.jobs_of)])
+        return await warming.run([_Queue((), aiter(prompts), reader.jobs_of)])
     if isinstance(prompts, Iterable):
         return await warming.run_all(
             job
@@ -170,28 +177,6 @@ async def warm(
             for job in reader.jobs_of(f"prompts[{index}]", item)
         )
     raise refuse("prompts", prompts, "a list, an async iterator, or a Path")
-
-
-async def warm_lines(
-    context: CallContext,
-    lines: bytes,
-    *,
-    model: str | None = None,
-    seeds: Sequence[int] | None = None,
-    concurrency: int = 4,
-    budget_s: float | None = None,
-    on_progress: Callable[[WarmProgress], object] | None = None,
-    **options: Any,
-) -> WarmReport:
-    """`warm` with the contents of a JSON Lines file."""
-    reader = _Reader(context, model, seeds, options)
-    warming = _Warming(context, concurrency, budget_s, on_progress)
-    return await warming.run_all(reader.jobs_of_lines(lines))
-
-
-def _read(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
 
 
 class _Reader:
@@ -286,44 +271,26 @@ def _mapping(value: object) -> dict[str, Any]:
     return dict(value)
 
 
-class _Queue(Protocol):
-    """Where workers take their jobs from."""
-
-    async def next(self) -> WarmJob | None: ...
-
-    def left(self) -> int: ...
-
-
-class _List:
-    def __init__(self, jobs: Sequence[WarmJob]) -> None:
-        self._jobs = jobs
-        self._next = 0
-
-    async def next(self) -> WarmJob | None:
-        if self._next == len(self._jobs):
-            return None
-        self._next += 1
-        return self._jobs[self._next - 1]
-
-    def left(self) -> int:
-        return len(self._jobs) - self._next
-
-
-class _Stream:
-    """The jobs of an async iterator, which is asked for one item at a time and never ahead."""
+class _Queue:
+    """Jobs that are known, then those of an iterator, which gives one item at a time, not ahead."""
 
     def __init__(
-        self, items: AsyncIterable[Any], jobs_of: Callable[[str, Any], Iterator[WarmJob]]
+        self,
+        jobs: Iterable[WarmJob],
+        items: AsyncIterator[Any] | None = None,
+        jobs_of: Callable[[str, Any], Iterator[WarmJob]] = lambda where, item: iter(()),
     ) -> None:
-        self._items: AsyncIterator[Any] | None = aiter(items)
+        self.jobs = deque(jobs)
+        self._items = items
         self._jobs_of = jobs_of
-        self._jobs: list[WarmJob] = []
         self._count = 0
         self._lock = anyio.Lock()
 
     async def next(self) -> WarmJob | None:
+        if self.jobs:
+            return self.jobs.popleft()
         async with self._lock:
-            while not self._jobs:
+            while not self.jobs:
                 if self._items is None:
                     return None
                 where = f"prompts[{self._count}]"
@@ -336,11 +303,8 @@ class _Stream:
                     return WarmJob(where=where, prompt="the iterator failed", error=exc)
                 else:
                     self._count += 1
-                    self._jobs = list(self._jobs_of(where, item))
-            return self._jobs.pop(0)
-
-    def left(self) -> int:
-        return len(self._jobs)
+                    self.jobs.extend(self._jobs_of(where, item))
+            return self.jobs.popleft()
 
 
 class _Warming:
@@ -371,7 +335,7 @@ class _Warming:
         every = list(jobs)
         self._total = len(every)
         return await self.run(
-            [_List([job for job in every if job.priority == p]) for p in PRIORITIES]
+            [_Queue(job for job in every if job.priority == p) for p in PRIORITIES]
         )
 
     async def run(self, queues: Sequence[_Queue]) -> WarmReport:
@@ -387,7 +351,7 @@ class _Warming:
             warmed=sum(self._by_priority.values()),
             already_cached=self._cached,
             failed=tuple(self._failed),
-            skipped=self._skipped + sum(queue.left() for queue in queues),
+            skipped=self._skipped + sum(len(queue.jobs) for queue in queues),
             duplicates=self._duplicates,
             seconds=time.perf_counter() - began_s,
             by_priority=self._by_priority,

@@ -22,54 +22,53 @@ from asteady._base.public import lazy_exports
 
 if TYPE_CHECKING:
     from asteady.blocking._session import (
-        Cache,
-        CacheManager,
-        Namespace,
-        Prefix,
-        Session,
-        close,
-        complete,
-        embed,
-        embed_batches,
-        generate,
-        generate_iter,
-        get_cache_manager,
-        is_cached,
-        namespace,
-        prefix,
-        run,
-        stream,
-        warm,
+        Cache as Cache,
+        CacheManager as CacheManager,
+        Namespace as Namespace,
+        Prefix as Prefix,
+        Session as Session,
+        Stream as Stream,
+        close as close,
+        complete as complete,
+        embed as embed,
+        embed_batches as embed_batches,
+        generate as generate,
+        generate_iter as generate_iter,
+        get_cache_manager as get_cache_manager,
+        is_cached as is_cached,
+        namespace as namespace,
+        prefix as prefix,
+        run as run,
+        stream as stream,
+        warm as warm,
     )
-    from asteady.blocking._stream import Stream
     from asteady.blocking._tools import (
-        CacheAwareGenerator,
-        CacheBenchmark,
-        CacheInspector,
-        CacheMonitor,
-        CacheOptimizer,
-        CachePersistenceManager,
-        HierarchicalCache,
-        Operation,
-        ProductionCacheMonitor,
-        PrometheusCollector,
-        StrategicCacheWarmer,
-        opentelemetry,
-        verify,
-        verify_cache,
-        warm_cache_parallel,
-        warm_cache_sequential,
+        CacheAwareGenerator as CacheAwareGenerator,
+        CacheBenchmark as CacheBenchmark,
+        CacheInspector as CacheInspector,
+        CacheMonitor as CacheMonitor,
+        CacheOptimizer as CacheOptimizer,
+        CachePersistenceManager as CachePersistenceManager,
+        HierarchicalCache as HierarchicalCache,
+        Operation as Operation,
+        ProductionCacheMonitor as ProductionCacheMonitor,
+        PrometheusCollector as PrometheusCollector,
+        StrategicCacheWarmer as StrategicCacheWarmer,
+        opentelemetry as opentelemetry,
+        verify as verify,
+        verify_cache as verify_cache,
+        warm_cache_parallel as warm_cache_parallel,
+        warm_cache_sequential as warm_cache_sequential,
     )
 else:
-    __getattr__, __dir__ = lazy_exports(
+    __getattr__, __dir__, __all__ = lazy_exports(
         __name__,
         {
             "asteady.blocking._session": (
-                "Cache CacheManager Namespace Prefix Session close complete embed embed_batches"
-                " generate generate_iter get_cache_manager is_cached namespace prefix run stream"
-                " warm"
+                "Cache CacheManager Namespace Prefix Session Stream close complete embed"
+                " embed_batches generate generate_iter get_cache_manager is_cached namespace prefix"
+                " run stream warm"
             ),
-            "asteady.blocking._stream": "Stream",
             "asteady.blocking._tools": (
                 "CacheAwareGenerator CacheBenchmark CacheInspector CacheMonitor CacheOptimizer"
                 " CachePersistenceManager HierarchicalCache Operation ProductionCacheMonitor"
@@ -78,41 +77,3 @@ else:
             ),
         },
     )
-
-__all__ = [
-    "Cache",
-    "CacheAwareGenerator",
-    "CacheBenchmark",
-    "CacheInspector",
-    "CacheManager",
-    "CacheMonitor",
-    "CacheOptimizer",
-    "CachePersistenceManager",
-    "HierarchicalCache",
-    "Namespace",
-    "Operation",
-    "Prefix",
-    "ProductionCacheMonitor",
-    "PrometheusCollector",
-    "Session",
-    "StrategicCacheWarmer",
-    "Stream",
-    "close",
-    "complete",
-    "embed",
-    "embed_batches",
-    "generate",
-    "generate_iter",
-    "get_cache_manager",
-    "is_cached",
-    "namespace",
-    "opentelemetry",
-    "prefix",
-    "run",
-    "stream",
-    "verify",
-    "verify_cache",
-    "warm",
-    "warm_cache_parallel",
-    "warm_cache_sequential",
-]

@@ -20,7 +20,7 @@ from asteady._cache.cache import Cache
 from asteady._cache.manager import CacheManager
 from asteady._cache.store.api import MAX_FILE_BYTES, ORDERS, Merged
 from asteady._cache.store.stored_request import prompt_of, quoted
-from asteady.cli._common import Commands, add_json, add_namespace, found_manager, opened_manager
+from asteady.cli._common import Commands, add_json, add_namespace, opened_manager, settings_as_found
 
 T = TypeVar("T")
 
@@ -346,7 +346,7 @@ async def _find(manager: CacheManager, prefix: str) -> tuple[Cache[Any], str]:
 
 def _with_manager(fn: Callable[[CacheManager], Awaitable[T]]) -> T:
     async def run() -> T:
-        async with found_manager() as manager:
+        async with opened_manager(settings_as_found()) as manager:
             return await fn(manager)
 
     return asyncio.run(run())

@@ -108,13 +108,6 @@ def settings_as_found() -> Settings:
 
 
 @asynccontextmanager
-async def found_manager() -> AsyncIterator[CacheManager]:
-    """The caches, opened with `settings_as_found`."""
-    async with opened_manager(settings_as_found()) as manager:
-        yield manager
-
-
-@asynccontextmanager
 async def opened_manager(settings: Settings) -> AsyncIterator[CacheManager]:
     """The caches, opened with these settings."""
     manager = CacheManager(settings)

@@ -78,13 +78,13 @@ def run(options: argparse.Namespace) -> int:
 async def _warm(raw: bytes, options: argparse.Namespace) -> WarmReport:
     # Imported here, so that other commands start faster.
     from asteady._session.generation import context_of
-    from asteady._session.warm import warm_lines
+    from asteady._session.warm import JsonLines, warm
 
     async with Session(generation_model=options.model) as session:
         with _progress(sys.stderr.isatty()) as show:
-            return await warm_lines(
+            return await warm(
                 context_of(calls_under(session, options.namespace)),
-                raw,
+                JsonLines(raw),
                 seeds=options.seed,
                 concurrency=options.concurrency,
                 budget_s=options.budget,

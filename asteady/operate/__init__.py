@@ -6,101 +6,92 @@ from asteady._base.public import lazy_exports
 
 if TYPE_CHECKING:
     from asteady._cache.store.api import (
-        Exported,
-        Holding,
-        Merged,
-        NamespaceSize,
+        Exported as Exported,
+        Holding as Holding,
+        Merged as Merged,
+        NamespaceSize as NamespaceSize,
     )
     from asteady._session.namespace import (
-        Namespace,
-        NamespaceCounts,
-        NamespaceStatistics,
+        Namespace as Namespace,
+        NamespaceCounts as NamespaceCounts,
+        NamespaceStatistics as NamespaceStatistics,
     )
-    from asteady._session.observe import (
-        Observed,
-        Outcome,
-    )
+    from asteady._session.observe import Observed as Observed, Outcome as Outcome
     from asteady._session.warm import (
-        Priority,
-        WarmerOptions,
-        WarmFailure,
-        WarmOptions,
-        WarmOutcome,
-        WarmProgress,
-        WarmPrompt,
-        WarmReport,
-        WarmSource,
+        Priority as Priority,
+        WarmerOptions as WarmerOptions,
+        WarmFailure as WarmFailure,
+        WarmOptions as WarmOptions,
+        WarmOutcome as WarmOutcome,
+        WarmProgress as WarmProgress,
+        WarmPrompt as WarmPrompt,
+        WarmReport as WarmReport,
+        WarmSource as WarmSource,
     )
     from asteady.operate._accesses import (
-        Access,
-        AccessLog,
-        Replayed,
+        Access as Access,
+        AccessLog as AccessLog,
+        Replayed as Replayed,
     )
     from asteady.operate._aware import (
-        BatchResult,
-        BatchStatistics,
-        CacheAwareGenerator,
-        WithFallback,
+        BatchResult as BatchResult,
+        BatchStatistics as BatchStatistics,
+        CacheAwareGenerator as CacheAwareGenerator,
+        WithFallback as WithFallback,
     )
     from asteady.operate._benchmark import (
-        CacheBenchmark,
-        PromptTiming,
+        CacheBenchmark as CacheBenchmark,
+        PromptTiming as PromptTiming,
     )
     from asteady.operate._guide import (
-        HierarchicalCache,
-        StrategicCacheWarmer,
-        warm_cache_parallel,
-        warm_cache_sequential,
+        HierarchicalCache as HierarchicalCache,
+        StrategicCacheWarmer as StrategicCacheWarmer,
+        warm_cache_parallel as warm_cache_parallel,
+        warm_cache_sequential as warm_cache_sequential,
     )
     from asteady.operate._health import (
-        CacheHealth,
-        HealthWarning,
-        ProductionCacheMonitor,
+        CacheHealth as CacheHealth,
+        HealthWarning as HealthWarning,
+        ProductionCacheMonitor as ProductionCacheMonitor,
     )
     from asteady.operate._inspector import (
-        CacheAnalysis,
-        CacheInspector,
-        CallTrace,
-        Explanation,
+        CacheAnalysis as CacheAnalysis,
+        CacheInspector as CacheInspector,
+        CallTrace as CallTrace,
+        Explanation as Explanation,
     )
     from asteady.operate._monitor import (
-        CacheMonitor,
-        Counts,
-        Monitored,
-        Operation,
+        CacheMonitor as CacheMonitor,
+        Counts as Counts,
+        Monitored as Monitored,
+        Operation as Operation,
     )
-    from asteady.operate._otel import (
-        opentelemetry,
-    )
-    from asteady.operate._prometheus import (
-        PrometheusCollector,
-    )
+    from asteady.operate._otel import opentelemetry as opentelemetry
+    from asteady.operate._prometheus import PrometheusCollector as PrometheusCollector
     from asteady.operate._sizing import (
-        CacheOptimizer,
-        CachePriority,
-        Curve,
-        SizeGoal,
-        SizeRecommendation,
+        CacheOptimizer as CacheOptimizer,
+        CachePriority as CachePriority,
+        Curve as Curve,
+        SizeGoal as SizeGoal,
+        SizeRecommendation as SizeRecommendation,
     )
-    from asteady.operate._snapshots import (
-        CachePersistenceManager,
-    )
+    from asteady.operate._snapshots import CachePersistenceManager as CachePersistenceManager
     from asteady.operate._verify import (
-        VerifyDifference,
-        VerifyOptions,
-        VerifyReport,
-        VerifyRequest,
-        VerifyStep,
-        verify,
+        VerifyDifference as VerifyDifference,
+        VerifyOptions as VerifyOptions,
+        VerifyReport as VerifyReport,
+        VerifyRequest as VerifyRequest,
+        VerifyStep as VerifyStep,
+        verify as verify,
     )
     from asteady.operate._verify_cache import (
-        VerifyCacheDifference,
-        VerifyCacheOptions,
-        VerifyCacheReport,
-        verify_cache,
+        VerifyCacheDifference as VerifyCacheDifference,
+        VerifyCacheOptions as VerifyCacheOptions,
+        VerifyCacheReport as VerifyCacheReport,
+        verify_cache as verify_cache,
     )
 else:
-    __getattr__, __dir__ = lazy_exports(
+    __getattr__, __dir__, __all__ = lazy_exports(
         __name__,
         {
             "asteady._cache.store.api": "Exported Holding Merged NamespaceSize",
@@ -135,66 +126,3 @@ else:
             ),
         },
     )
-
-__all__ = [
-    "Access",
-    "AccessLog",
-    "BatchResult",
-    "BatchStatistics",
-    "CacheAnalysis",
-    "CacheAwareGenerator",
-    "CacheBenchmark",
-    "CacheHealth",
-    "CacheInspector",
-    "CacheMonitor",
-    "CacheOptimizer",
-    "CachePersistenceManager",
-    "CachePriority",
-    "CallTrace",
-    "Counts",
-    "Curve",
-    "Explanation",
-    "Exported",
-    "HealthWarning",
-    "HierarchicalCache",
-    "Holding",
-    "Merged",
-    "Monitored",
-    "Namespace",
-    "NamespaceCounts",
-    "NamespaceSize",
-    "NamespaceStatistics",
-    "Observed",
-    "Operation",
-    "Outcome",
-    "Priority",
-    "ProductionCacheMonitor",
-    "PrometheusCollector",
-    "PromptTiming",
-    "Replayed",
-    "SizeGoal",
-    "SizeRecommendation",
-    "StrategicCacheWarmer",
-    "VerifyCacheDifference",
-    "VerifyCacheOptions",
-    "VerifyCacheReport",
-    "VerifyDifference",
-    "VerifyOptions",
-    "VerifyReport",
-    "VerifyRequest",
-    "VerifyStep",
-    "WarmFailure",
-    "WarmOptions",
-    "WarmOutcome",
-    "WarmProgress",
-    "WarmPrompt",
-    "WarmReport",
-    "WarmSource",
-    "WarmerOptions",
-    "WithFallback",
-    "opentelemetry",
-    "verify",
-    "verify_cache",
-    "warm_cache_parallel",
-    "warm_cache_sequential",
-]

@@ -19,7 +19,7 @@ from asteady._base.options import GenerateOptions, shows_options_of
 from asteady._base.public import public
 from asteady._base.requests import KINDS, GenerateRequest, Kind
 from asteady._base.settings import CachePolicy
-from asteady._base.text import shorten
+from asteady._base.validation import shorten
 from asteady._cache.policy import Budget
 from asteady._session.generation import context_of
 from asteady._session.observe import Observed

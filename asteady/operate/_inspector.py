@@ -21,7 +21,7 @@ from asteady._base.files import AnyPath, write_atomically
 from asteady._base.options import shows_options_of
 from asteady._base.public import public
 from asteady._base.requests import DEFAULT_SEED, Completion, GenerateRequest, Key, Kind
-from asteady._base.text import shorten
+from asteady._base.validation import shorten
 from asteady._cache.cache import Cache
 from asteady._cache.store.api import Entry
 from asteady._cache.store.stored_request import quoted

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from asteady._base.extras import needs
 from asteady._base.public import public
 from asteady._base.requests import Completion, GenerateRequest
+from asteady._base.validation import needs
 from asteady._session.observe import Observed
 from asteady._session.session import Session
 from asteady.operate._resolve_session import session_now

@@ -8,9 +8,9 @@ from datetime import datetime
 from typing import Any
 
 from asteady._base.errors import InvalidRequestError
-from asteady._base.extras import needs
 from asteady._base.files import AnyPath
 from asteady._base.settings import MEBIBYTE
+from asteady._base.validation import needs
 from asteady.operate._sizing import CacheOptimizer, Curve, SizeRecommendation
 
 _BAR = 40

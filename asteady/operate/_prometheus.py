@@ -9,9 +9,9 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
-from asteady._base.extras import needs
 from asteady._base.public import public
 from asteady._base.requests import GenerateRequest
+from asteady._base.validation import needs
 from asteady._session.observe import Observed
 from asteady._session.session import Session
 from asteady.operate._resolve_session import session_now

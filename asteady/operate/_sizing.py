@@ -23,7 +23,7 @@ from asteady._base.files import AnyPath, write_atomically
 from asteady._base.public import public
 from asteady._base.requests import KINDS, GenerateRequest, Key, Kind
 from asteady._base.settings import MEBIBYTE, Settings
-from asteady._base.text import shorten
+from asteady._base.validation import shorten
 from asteady._cache.store.stored_request import prompt_of
 from asteady._session.observe import Observed
 from asteady._session.session import Session

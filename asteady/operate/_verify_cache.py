@@ -18,8 +18,7 @@ from asteady._base.errors import PromptTooLongError, StoreError
 from asteady._base.public import public
 from asteady._base.requests import KINDS, Completion, Embedding, Key, Kind
 from asteady._base.tasks import map_concurrently
-from asteady._base.text import shorten
-from asteady._base.validation import one_of, whole_number
+from asteady._base.validation import one_of, shorten, whole_number
 from asteady._cache.cache import Cache
 from asteady._cache.store.api import Entry
 from asteady._cache.store.stored_request import Request, arguments

@@ -16,18 +16,14 @@ from typing import TYPE_CHECKING
 from asteady._base.public import lazy_exports
 
 if TYPE_CHECKING:
-    from asteady.testing._fake import (
-        FakeEngine,
-    )
-    from asteady.testing._format import (
-        RecordingError,
-    )
+    from asteady.testing._fake import FakeEngine as FakeEngine
+    from asteady.testing._format import RecordingError as RecordingError
     from asteady.testing._recording import (
-        MissingAnswerError,
-        Recording,
+        MissingAnswerError as MissingAnswerError,
+        Recording as Recording,
     )
 else:
-    __getattr__, __dir__ = lazy_exports(
+    __getattr__, __dir__, __all__ = lazy_exports(
         __name__,
         {
             "asteady.testing._fake": "FakeEngine",
@@ -35,10 +31,3 @@ else:
             "asteady.testing._recording": "MissingAnswerError Recording",
         },
     )
-
-__all__ = [
-    "FakeEngine",
-    "MissingAnswerError",
-    "Recording",
-    "RecordingError",
-]

@@ -14,7 +14,7 @@ from asteady import blocking, operate
 
 TOOLS = [
     name
-    for name in operate.__all__
+    for name in vars(operate)["__all__"]
     if inspect.isclass(tool := getattr(operate, name))
     and any(inspect.iscoroutinefunction(member) for member in vars(tool).values())
     and name not in ("Namespace", "Operation")
@@ -78,8 +78,8 @@ OTHER_WORDS = {
 
 
 def pairs() -> Iterator[tuple[str, Callable[..., Any], object]]:
-    for name in sorted({*asteady.__all__, *operate.__all__}):
-        package = asteady if name in asteady.__all__ else operate
+    for name in sorted({*vars(asteady)["__all__"], *vars(operate)["__all__"]}):
+        package = asteady if name in vars(asteady)["__all__"] else operate
         if inspect.isfunction(fn := getattr(package, name)):
             yield name, fn, blocking
     for kind, plain in CLASSES.items():

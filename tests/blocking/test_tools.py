@@ -20,7 +20,7 @@ from asteady.testing import FakeEngine
 
 TOOLS = [
     name
-    for name in blocking.__all__
+    for name in vars(blocking)["__all__"]
     if inspect.isclass(getattr(operate, name, None)) and name not in ("Namespace", "Operation")
 ]
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from asteady._base.requests import Completion, TokenLogprob
 from asteady._cache.memory import (

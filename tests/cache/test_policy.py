@@ -8,8 +8,7 @@ from contextlib import closing
 
 import attrs
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from asteady._cache.policy import (
     POLICIES,

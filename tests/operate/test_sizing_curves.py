@@ -7,8 +7,7 @@ import json
 import random
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from asteady.operate import Access, Curve
 from asteady.operate._sizing import ReuseDistances, rounded_up

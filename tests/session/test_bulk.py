@@ -199,5 +199,5 @@ async def test_what_passes_the_cache_is_computed_each_time(
 
 async def test_an_option_that_is_not_allowed_is_refused_with_its_text(session: Session) -> None:
     with pytest.raises(InvalidRequestError, match="dimensions") as caught:
-        await session.embed(["a", "b"], dimensions=[3])  # type: ignore[call-overload]
+        await session.embed(["a", "b"], dimensions=[3])  # type: ignore[arg-type]
     assert "(at text[0])" in caught.value.__notes__

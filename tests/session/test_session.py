@@ -244,7 +244,7 @@ async def test_bad_arguments_are_named(session: Session) -> None:
     with pytest.raises(InvalidRequestError, match="it is called 'max_new_tokens' here"):
         await session.generate("hi", max_tokens=5)  # type: ignore[call-arg]  # what is tested
     with pytest.raises(InvalidRequestError, match=r"embed\(\) has no option 'trunkate'"):
-        await session.embed("hi", trunkate=True)  # type: ignore[call-overload]  # what is tested
+        await session.embed("hi", trunkate=True)  # type: ignore[call-arg]  # what is tested
     with pytest.raises(InvalidRequestError, match="cache='always'"):
         await session.generate("hi", cache="always")  # type: ignore[arg-type]  # what is tested
     with pytest.raises(InvalidRequestError, match="model=''"):

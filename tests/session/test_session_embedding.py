@@ -52,9 +52,9 @@ async def test_a_bad_text_among_many_is_named(session: Session) -> None:
     with pytest.raises(InvalidRequestError, match="text=b'abc'"):
         await session.embed(b"abc")  # type: ignore[arg-type]  # what is tested
     with pytest.raises(InvalidRequestError, match="text="):
-        await session.embed({"a": 1})  # type: ignore[call-overload]  # what is tested
+        await session.embed({"a": 1})  # type: ignore[arg-type]  # what is tested
     with pytest.raises(InvalidRequestError, match="text=5"):
-        await session.embed(5)  # type: ignore[call-overload]  # what is tested
+        await session.embed(5)  # type: ignore[arg-type]  # what is tested
 
 
 async def test_embeddings_outlive_the_session(engine: FakeEngine) -> None:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import attrs
 
 from asteady._base.requests import EmbedRequest, GenerateRequest, Key
-from asteady._base.text import shorten
+from asteady._base.validation import shorten
 
 Request: TypeAlias = GenerateRequest | EmbedRequest
 

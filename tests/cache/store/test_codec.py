@@ -8,8 +8,7 @@ from typing import Any
 import attrs
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from asteady._base.requests import TokenLogprob
 from asteady._cache.store.codec import (

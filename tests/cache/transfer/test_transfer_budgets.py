@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from asteady._cache.manager import CacheManager
 from asteady._cache.policy import POLICIES, Budget, Row, State
