@@ -72,7 +72,7 @@ def test_a_list_of_texts_is_embedded_as_one_vector() -> None:
     assert both.dtype == np.float32
     assert np.linalg.norm(both) == pytest.approx(1.0)
     assert both == pytest.approx((one + two) / np.linalg.norm(one + two), abs=1e-6)
-    with pytest.raises(ModelCapabilityError, match="mode='document' is not known"):
+    with pytest.raises(ModelCapabilityError, match="mode='document' is not supported"):
         steadytext.embed("rain", mode="passage")
 
 

@@ -81,7 +81,8 @@ class OwnedTasks:
     @property
     def left_open(self) -> bool:
         """Whether it was started, in this process, and nobody has called `stop`."""
-        return self.state is not State.UNOPENED and not self._stopped and self._pid == os.getpid()
+        # `_stopped` first: at the end of the interpreter the names of modules may be None.
+        return not self._stopped and self.state is not State.UNOPENED and self._pid == os.getpid()
 
     def start(self, teardown: Callable[[], Awaitable[None]]) -> None:
         """Start the owner's task, in a copy of the caller's context. Opening, until `opened`."""

@@ -252,7 +252,7 @@ def test_the_commands_move_entries_between_directories(tmp_path: Path) -> None:
     assert done.stdout.startswith("wrote 1 generation and 0 embedding entries to ")
     assert json.loads(run("cache", "export", file, "--json").stdout)["generation"] == 1
     done = run("cache", "import", file, ASTEADY_CACHE_DIR=elsewhere)
-    assert done.stdout.startswith("generation: 1 in the file, 1 added, 0 known")
+    assert done.stdout.startswith("generation: 1 in the file, 1 added, 0 already present")
     again = json.loads(run("cache", "import", file, "--json", ASTEADY_CACHE_DIR=elsewhere).stdout)
     assert again["generation"]["known"] == 1
     asked = ("generate", "hi", "--max-new-tokens", "3", "--cache", "only")

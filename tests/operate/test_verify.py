@@ -258,7 +258,7 @@ def test_the_command_refuses_an_empty_file(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("\n")
     done = command("--prompts", str(tmp_path / "prompts.txt"))
     assert (done.returncode, done.stdout) == (1, "")
-    assert "has no lines" in done.stderr
+    assert "the file has no prompts" in done.stderr
 
 
 def test_the_command_exits_with_1_at_a_difference(
