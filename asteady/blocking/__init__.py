@@ -50,7 +50,6 @@ if TYPE_CHECKING:
         CacheOptimizer as CacheOptimizer,
         CachePersistenceManager as CachePersistenceManager,
         HierarchicalCache as HierarchicalCache,
-        Operation as Operation,
         ProductionCacheMonitor as ProductionCacheMonitor,
         PrometheusCollector as PrometheusCollector,
         StrategicCacheWarmer as StrategicCacheWarmer,
@@ -60,6 +59,7 @@ if TYPE_CHECKING:
         warm_cache_parallel as warm_cache_parallel,
         warm_cache_sequential as warm_cache_sequential,
     )
+    from asteady.operate._monitor import Operation as Operation
 else:
     __getattr__, __dir__, __all__ = lazy_exports(
         __name__,
@@ -69,9 +69,10 @@ else:
                 " embed_batches generate generate_iter get_cache_manager is_cached namespace prefix"
                 " run stream warm"
             ),
+            "asteady.operate._monitor": "Operation",
             "asteady.blocking._tools": (
                 "CacheAwareGenerator CacheBenchmark CacheInspector CacheMonitor CacheOptimizer"
-                " CachePersistenceManager HierarchicalCache Operation ProductionCacheMonitor"
+                " CachePersistenceManager HierarchicalCache ProductionCacheMonitor"
                 " PrometheusCollector StrategicCacheWarmer opentelemetry verify verify_cache"
                 " warm_cache_parallel warm_cache_sequential"
             ),

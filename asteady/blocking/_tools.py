@@ -7,13 +7,14 @@ called from any thread.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, ClassVar, ParamSpec, Self, TypeVar, Unpack
+from typing import Any, ClassVar, Concatenate, ParamSpec, Protocol, Self, TypeVar, Unpack
 
 import anyio
 
@@ -28,6 +29,7 @@ from asteady.blocking._session import Namespace, Session, root_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
 Entered = TypeVar("Entered", bound=AbstractAsyncContextManager[Any])
 
@@ -78,30 +80,8 @@ class EnteredTool(Tool[Entered]):
         self._call(lambda tool: tool.__aenter__())
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._call(lambda tool: tool.__aexit__(exc_type, exc, traceback))
-
-
-@public
-class Operation(operate.Operation):
-    """As `asteady.operate.Operation`, for a plain ``with`` block."""
-
-    def __enter__(self) -> Operation:
-        self._begin()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._end()
+    def __exit__(self, *exc_info: Any) -> None:
+        self._call(lambda tool: tool.__aexit__(*exc_info))
 
 
 @public
@@ -117,14 +97,14 @@ class CacheMonitor(Tool[operate.CacheMonitor]):
     def print_summary(self) -> None:
         print(self.summary())
 
-    def operation(self) -> Operation:
+    def operation(self) -> operate.Operation:
         """Record the outcomes of the calls that this thread makes in a block, and of no others::
 
         with monitor.operation() as op:
             text = asteady.generate("Write a haiku about caching")
         print(op.outcome, op.duration_s)
         """
-        return Operation(self._session())
+        return operate.Operation(self._session())
 
     def run(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> operate.Monitored[R]:
         """Call ``fn(*args, **kwargs)`` as one operation.
@@ -141,7 +121,9 @@ class CacheMonitor(Tool[operate.CacheMonitor]):
         operation = self.operation()
         with operation:
             result = fn(*args, **kwargs)
-        return operation.monitored(result)
+        return operate.Monitored(
+            result=result, duration_s=operation.duration_s, calls=tuple(operation.calls)
+        )
 
     monitor_operation = run
 
@@ -396,20 +378,30 @@ def warm_cache_parallel(
     )
 
 
-@public
-@documented_as(operate.verify)
-def verify(
-    session: Session | None = None, **options: Unpack[operate.VerifyOptions]
-) -> operate.VerifyReport:
-    return _waited_with(session, lambda behind: operate.verify(behind, **options))
+class _Function(Protocol[P, R_co]):
+    """A plain function; without a session, it works on the default one."""
+
+    def __call__(
+        self, session: Session | None = None, *args: P.args, **kwargs: P.kwargs
+    ) -> R_co: ...
 
 
-@public
-@documented_as(operate.verify_cache)
-def verify_cache(
-    session: Session | None = None, **options: Unpack[operate.VerifyCacheOptions]
-) -> operate.VerifyCacheReport:
-    return _waited_with(session, lambda behind: operate.verify_cache(behind, **options))
+def _plain(fn: Callable[Concatenate[AsyncSession, P], Awaitable[R]]) -> _Function[P, R]:
+    @functools.wraps(fn)
+    def plain(session: Session | None = None, *args: P.args, **kwargs: P.kwargs) -> R:
+        return _waited_with(session, lambda behind: fn(behind, *args, **kwargs))
+
+    plain.__module__ = "asteady.blocking"
+    signature = inspect.signature(fn)
+    first, *options = signature.parameters.values()
+    annotation = plain.__annotations__[first.name] = Session | None
+    first = first.replace(default=None, annotation=annotation)
+    vars(plain)["__signature__"] = signature.replace(parameters=[first, *options])
+    return plain
+
+
+verify = _plain(operate.verify)
+verify_cache = _plain(operate.verify_cache)
 
 
 def _waited_with(session: Session | None, fn: Callable[[AsyncSession], Awaitable[R]]) -> R:

@@ -86,7 +86,7 @@ async def _time(options: argparse.Namespace) -> PromptTiming:
 
 async def _replay(options: argparse.Namespace) -> int:
     from asteady.operate import CacheBenchmark
-    from asteady.operate._accesses import read_accesses
+    from asteady.operate._benchmark import read_accesses
 
     accesses = read_accesses(options.accesses)
     if not accesses:

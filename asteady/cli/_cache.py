@@ -252,7 +252,7 @@ def namespaces(options: argparse.Namespace) -> int:
 
 def size(options: argparse.Namespace) -> int:
     # Imported here, so that other commands start faster.
-    from asteady.operate._accesses import read_accesses
+    from asteady.operate._benchmark import read_accesses
     from asteady.operate._plots import plot_sizing, sizing_table
     from asteady.operate._sizing import CacheOptimizer, state_path
 

@@ -97,7 +97,7 @@ async def _run(options: argparse.Namespace, requests: int | list[VerifyRequest])
 
 
 async def _run_cache(options: argparse.Namespace) -> int:
-    from asteady.operate._verify_cache import report_as_json, verify_cache
+    from asteady.operate._verify import report_as_json, verify_cache
 
     async with Session(settings_as_found()) as session:
         report = await verify_cache(

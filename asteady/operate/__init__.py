@@ -28,11 +28,6 @@ if TYPE_CHECKING:
         WarmReport as WarmReport,
         WarmSource as WarmSource,
     )
-    from asteady.operate._accesses import (
-        Access as Access,
-        AccessLog as AccessLog,
-        Replayed as Replayed,
-    )
     from asteady.operate._aware import (
         BatchResult as BatchResult,
         BatchStatistics as BatchStatistics,
@@ -40,8 +35,10 @@ if TYPE_CHECKING:
         WithFallback as WithFallback,
     )
     from asteady.operate._benchmark import (
+        Access as Access,
         CacheBenchmark as CacheBenchmark,
         PromptTiming as PromptTiming,
+        Replayed as Replayed,
     )
     from asteady.operate._guide import (
         HierarchicalCache as HierarchicalCache,
@@ -77,17 +74,13 @@ if TYPE_CHECKING:
     )
     from asteady.operate._snapshots import CachePersistenceManager as CachePersistenceManager
     from asteady.operate._verify import (
+        VerifyCacheDifference as VerifyCacheDifference,
+        VerifyCacheReport as VerifyCacheReport,
         VerifyDifference as VerifyDifference,
-        VerifyOptions as VerifyOptions,
         VerifyReport as VerifyReport,
         VerifyRequest as VerifyRequest,
         VerifyStep as VerifyStep,
         verify as verify,
-    )
-    from asteady.operate._verify_cache import (
-        VerifyCacheDifference as VerifyCacheDifference,
-        VerifyCacheOptions as VerifyCacheOptions,
-        VerifyCacheReport as VerifyCacheReport,
         verify_cache as verify_cache,
     )
 else:
@@ -101,11 +94,10 @@ else:
                 "Priority WarmFailure WarmOptions WarmOutcome WarmProgress WarmPrompt"
                 " WarmReport WarmSource WarmerOptions"
             ),
-            "asteady.operate._accesses": "Access AccessLog Replayed",
             "asteady.operate._aware": (
                 "BatchResult BatchStatistics CacheAwareGenerator WithFallback"
             ),
-            "asteady.operate._benchmark": "CacheBenchmark PromptTiming",
+            "asteady.operate._benchmark": "Access CacheBenchmark PromptTiming Replayed",
             "asteady.operate._guide": (
                 "HierarchicalCache StrategicCacheWarmer warm_cache_parallel warm_cache_sequential"
             ),
@@ -119,10 +111,8 @@ else:
             ),
             "asteady.operate._snapshots": "CachePersistenceManager",
             "asteady.operate._verify": (
-                "VerifyDifference VerifyOptions VerifyReport VerifyRequest VerifyStep verify"
-            ),
-            "asteady.operate._verify_cache": (
-                "VerifyCacheDifference VerifyCacheOptions VerifyCacheReport verify_cache"
+                "VerifyCacheDifference VerifyCacheReport VerifyDifference VerifyReport"
+                " VerifyRequest VerifyStep verify verify_cache"
             ),
         },
     )

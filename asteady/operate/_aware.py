@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Unpack
 
 import anyio
@@ -145,7 +145,7 @@ class CacheAwareGenerator:
             primary_prompt, model=model, **options
         ):
             # It may be evicted between the two calls.
-            try:
+            with contextlib.suppress(CacheMissError):
                 if await session.is_cached(fallback_prompt, model=model, **options):
                     text = await session.generate(
                         fallback_prompt, model=model, cache="only", **options
@@ -153,8 +153,6 @@ class CacheAwareGenerator:
                     if background:
                         self._compute_in_background(session, primary_prompt, model, options)
                     return WithFallback(text, True)
-            except CacheMissError:
-                pass
         if background and timeout_s is not None:
             # It shares the flight of the call below, and keeps it when that one times out.
             self._compute_in_background(session, primary_prompt, model, options)
@@ -210,31 +208,24 @@ class CacheAwareGenerator:
         computation = (prompt, model, repr(sorted(options.items())))
         if computation in self._background:
             return
-        arguments: dict[str, Any] = {**options}
 
         async def compute() -> None:
-            with self._running(computation):
-                try:
-                    await session.generate(prompt, model=model, **arguments)
-                except AsteadyError as exc:
-                    logger.warning("computing a primary prompt in the background failed: %s", exc)
-                except Exception:
-                    # An exception in the session's task group would close the session.
-                    logger.exception("computing a primary prompt in the background failed")
+            try:
+                await session.generate(prompt, model=model, **options)
+            except AsteadyError as exc:
+                logger.warning("computing a primary prompt in the background failed: %s", exc)
+            except Exception:
+                # An exception in the session's task group would close the session.
+                logger.exception("computing a primary prompt in the background failed")
+            finally:
+                self._background.discard(computation)
+                if not self._background:
+                    self._idle.set()
 
         self._background.add(computation)
         if self._idle.is_set():
             self._idle = anyio.Event()
         context_of(session).tasks.spawn(compute)
-
-    @contextmanager
-    def _running(self, computation: object) -> Iterator[None]:
-        try:
-            yield
-        finally:
-            self._background.discard(computation)
-            if not self._background:
-                self._idle.set()
 
 
 def _statistics(prompts: Sequence[str], calls: Sequence[Observed]) -> BatchStatistics:

@@ -147,17 +147,12 @@ class ProductionCacheMonitor:
             warnings += self._of_changes(cache, stats)
         for name, pool in session.statistics().pools.items():
             if pool.pending >= pool.max_pending * _SATURATED:
+                message = (
+                    f"The queue of {name} is nearly full: {pool.pending} of {pool.max_pending}"
+                    " requests are waiting"
+                )
                 warnings.append(
-                    HealthWarning(
-                        kind="queue_saturated",
-                        about=name,
-                        message=(
-                            f"The queue of {name} is nearly full: {pool.pending} of"
-                            f" {pool.max_pending} requests are waiting"
-                        ),
-                        value=pool.pending,
-                        limit=pool.max_pending,
-                    )
+                    _warning("queue_saturated", name, message, pool.pending, pool.max_pending)
                 )
         self._latest = CacheHealth(
             timestamp=datetime.now(UTC),
@@ -180,9 +175,13 @@ class ProductionCacheMonitor:
         while True:
             session = session_now(self._given)
             try:
-                health = await self._checked()
+                health = await self.check_cache_health()
             except SessionClosedError:
                 return
+            for warning in health.warnings:
+                logger.log(logging.WARNING if warning.serious else logging.INFO, "%s", warning)
+            if health.healthy:
+                logger.info("Cache healthy")
             yield health
             # A default session that was closed has a successor, which is not opened here.
             if not await self._pause(session, interval_s):
@@ -221,56 +220,33 @@ class ProductionCacheMonitor:
             group.cancel_scope.cancel()
         return session.is_open and not closing
 
-    async def _checked(self) -> CacheHealth:
-        health = await self.check_cache_health()
-        for warning in health.warnings:
-            logger.log(logging.WARNING if warning.serious else logging.INFO, "%s", warning)
-        if health.healthy:
-            logger.info("Cache healthy")
-        return health
-
     def _of_rate(
         self, cache: str, stats: dict[str, Any], threshold: float
     ) -> Iterator[HealthWarning]:
         lookups = min(_RECENT, stats["hits"] + stats["misses"])
         rate = 100 * stats["recent_hit_rate"]
         if lookups and lookups >= self.min_lookups and rate < threshold:
-            yield HealthWarning(
-                kind="low_hit_rate",
-                about=cache,
-                message=f"Low {cache} cache hit rate: {rate:.1f}% of the last {lookups} lookups",
-                value=rate,
-                limit=threshold,
-            )
+            message = f"Low {cache} cache hit rate: {rate:.1f}% of the last {lookups} lookups"
+            yield _warning("low_hit_rate", cache, message, rate, threshold)
 
     def _of_changes(self, cache: str, stats: dict[str, Any]) -> Iterator[HealthWarning]:
         now = _Sample(self._clock(), stats["errors"], stats["all_evictions"])
         then = self._before(cache, now)
         errors = now.errors - then.errors
         if errors > 0:
-            yield HealthWarning(
-                kind="store_errors",
-                about=cache,
-                message=f"The {cache} cache's store failed {errors} times; see the log",
-                value=errors,
-                limit=0,
-            )
+            message = f"The {cache} cache's store failed {errors} times; see the log"
+            yield _warning("store_errors", cache, message, errors, 0)
         evictions = now.evictions - then.evictions
         if evictions < _MIN_EVICTIONS or now.at_s <= then.at_s:
             return
         # Little's law: number of entries = evictions per second x mean time in the cache.
         stay_s = stats["size"] * (now.at_s - then.at_s) / evictions
         if stay_s < self.min_stay_s:
-            yield HealthWarning(
-                kind="early_evictions",
-                about=cache,
-                message=(
-                    f"The {cache} cache evicts entries that stayed {stay_s:.0f} s on average; a"
-                    f" larger one would keep them"
-                ),
-                value=stay_s,
-                limit=self.min_stay_s,
+            message = (
+                f"The {cache} cache evicts entries that stayed {stay_s:.0f} s on average; a larger"
+                " one would keep them"
             )
+            yield _warning("early_evictions", cache, message, stay_s, self.min_stay_s)
 
     def _before(self, cache: str, now: _Sample) -> _Sample:
         """The counters `window_s` ago, or at the first check; of errors, when the cache opened."""
@@ -291,14 +267,17 @@ def _of_size(cache: str, stats: dict[str, Any]) -> Iterator[HealthWarning]:
         ("total_size_bytes", "max_size_bytes", "bytes"),
     ):
         if stats[size] >= stats[budget] * _NEAR_CAPACITY:
-            yield HealthWarning(
-                kind="near_capacity",
-                about=cache,
-                message=(
-                    f"{cache.title()} cache near capacity: {stats[size]:,} of"
-                    f" {stats[budget]:,} {unit}"
-                ),
-                value=stats[size],
-                limit=stats[budget],
-                serious=False,
+            message = (
+                f"{cache.title()} cache near capacity: {stats[size]:,} of {stats[budget]:,} {unit}"
             )
+            yield _warning(
+                "near_capacity", cache, message, stats[size], stats[budget], serious=False
+            )
+
+
+def _warning(
+    kind: WarningKind, about: str, message: str, value: float, limit: float, serious: bool = True
+) -> HealthWarning:
+    return HealthWarning(
+        kind=kind, about=about, message=message, value=value, limit=limit, serious=serious
+    )

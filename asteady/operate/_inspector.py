@@ -24,7 +24,7 @@ from asteady._base.requests import DEFAULT_SEED, Completion, GenerateRequest, Ke
 from asteady._base.validation import shorten
 from asteady._cache.cache import Cache
 from asteady._cache.store.api import Entry
-from asteady._cache.store.stored_request import quoted
+from asteady._cache.store.stored_request import prompt_of, quoted
 from asteady._session.observe import Observed, Outcome
 from asteady._session.pipeline import CacheMode
 from asteady._session.session import Session
@@ -153,20 +153,17 @@ class CacheInspector:
         Options and exceptions are those of `generate`; a call that raises is traced as well.
         """
         session = await opened_session(self._given)
-        before = await _size(session)
+        before, after = await _size(session), None
         seen: list[Observed] = []
         try:
             with session.observe(seen.append):
                 await session.generate(prompt, model=model, cache=cache, seed=seed, **options)
+            after = await _size(session)
         finally:
             # An invalid request is refused before it becomes a call.
             if seen:
-                traced = attrs.evolve(_trace(seen[0]), cache_size_before=before)
-                self._log.append(traced)
-        complete = attrs.evolve(traced, cache_size_after=await _size(session))
-        if traced in self._log:  # concurrent calls may have pushed it out
-            self._log[self._log.index(traced)] = complete
-        return complete
+                self._log.append(_trace(seen[0], before, after))
+        return self._log[-1]
 
     @contextmanager
     def tracing(self, *, everywhere: bool = True) -> Iterator[None]:
@@ -212,8 +209,7 @@ class CacheInspector:
         """
         records = [trace.as_dict() for trace in self._log]
         if os.fspath(path).endswith(".jsonl"):
-            lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-            text = "".join(lines)
+            text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         else:
             text = json.dumps(records, ensure_ascii=False, indent=2) + "\n"
         return await anyio.to_thread.run_sync(write_atomically, path, text.encode())
@@ -253,21 +249,19 @@ async def _size(session: Session) -> int:
     return int((await session.cache.generation.statistics())["size"])
 
 
-def _trace(call: Observed) -> CallTrace:
+def _trace(call: Observed, before: int | None = None, after: int | None = None) -> CallTrace:
     request, answer = call.request, call.answer
-    if isinstance(request, GenerateRequest):
-        prompt = request.prompt
-        if prompt is None:
-            prompt = "\n".join(f"{role}: {content}" for role, content in request.messages)
-    else:
-        prompt = request.text
+    kind: Kind = "generation" if isinstance(request, GenerateRequest) else "embedding"
+    prompt = prompt_of(request)
+    if isinstance(request, GenerateRequest) and request.prompt is None:
+        prompt = "\n".join(f"{role}: {content}" for role, content in request.messages)
     if isinstance(answer, Completion):
         preview = shorten(answer.text, _PREVIEW_CHARACTERS)
     else:
         preview = "" if answer is None else f"vector of {len(answer.vector)}"
     return CallTrace(
         at=datetime.now(UTC),
-        kind="generation" if isinstance(request, GenerateRequest) else "embedding",
+        kind=kind,
         prompt=shorten(prompt, _PROMPT_CHARACTERS),
         seed=request.seed if isinstance(request, GenerateRequest) else None,
         model=call.model,
@@ -275,6 +269,8 @@ def _trace(call: Observed) -> CallTrace:
         outcome=call.outcome,
         duration_s=call.duration_s,
         cost_s=None if answer is None else answer.cost_s,
+        cache_size_before=before,
+        cache_size_after=after,
         result_preview=preview,
         error=None if call.error is None else f"{type(call.error).__name__}: {call.error}",
     )

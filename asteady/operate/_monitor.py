@@ -5,9 +5,8 @@ from __future__ import annotations
 import inspect
 import time
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import Generic, ParamSpec, TypeVar
 
 import attrs
@@ -49,22 +48,10 @@ class Counts:
         return 100 * self.hits / lookups if lookups else 0.0
 
 
-@public
-class Operation:
-    """The calls made in one `CacheMonitor.operation` block.
+class _Calls:
+    """The outcome of several calls together."""
 
-    `calls` has those that have ended; `duration_s` is set when the block has ended.
-    """
-
-    def __init__(self, session: Session) -> None:
-        self.calls: list[Observed] = []
-        self.duration_s = 0.0
-        self._session = session
-        self._observing: AbstractContextManager[None] | None = None
-        self._began_s = 0.0
-
-    def __repr__(self) -> str:
-        return f"<Operation {self.outcome}, {len(self.calls)} calls, {self.duration_s:.3f} s>"
+    calls: Sequence[Observed]
 
     @property
     def outcome(self) -> Outcome | None:
@@ -89,51 +76,50 @@ class Operation:
             "embedding_hits": len(generation) - sum(generation),
         }
 
-    def monitored(self, result: T) -> Monitored[T]:
-        """This operation as a record, with the result of the function that was called in it."""
-        return Monitored(
-            result=result,
-            duration_s=self.duration_s,
-            outcome=self.outcome,
-            cache_hit=self.cache_hit,
-            stats_delta=self.stats_delta,
-            calls=tuple(self.calls),
-        )
 
-    async def __aenter__(self) -> Operation:
-        self._begin()
-        return self
+@public
+class Operation(_Calls):
+    """The calls made in one `CacheMonitor.operation` block.
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._end()
+    `calls` has those that have ended; `duration_s` is set when the block has ended.
+    """
 
-    def _begin(self) -> None:
+    def __init__(self, session: Session) -> None:
+        self.calls: list[Observed] = []
+        self.duration_s = 0.0
+        self._session = session
+        self._observing: AbstractContextManager[None] | None = None
+        self._began_s = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Operation {self.outcome}, {len(self.calls)} calls, {self.duration_s:.3f} s>"
+
+    def __enter__(self) -> Operation:
         self._observing = self._session.observe(self.calls.append)
         self._observing.__enter__()
         self._began_s = time.perf_counter()
+        return self
 
-    def _end(self) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.duration_s = time.perf_counter() - self._began_s
         observing, self._observing = self._observing, None
         if observing is not None:
             observing.__exit__(None, None, None)
 
+    async def __aenter__(self) -> Operation:
+        return self.__enter__()
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.__exit__(*exc_info)
+
 
 @public
 @attrs.frozen(kw_only=True)
-class Monitored(Generic[T]):
-    """What `CacheMonitor.run` returns: the function's result, and the outcome of its calls."""
+class Monitored(_Calls, Generic[T]):
+    """What `CacheMonitor.run` returns: the function's result, and the calls that it made."""
 
     result: T
     duration_s: float
-    outcome: Outcome | None
-    cache_hit: bool
-    stats_delta: dict[str, int]
     calls: tuple[Observed, ...]
 
 
@@ -168,16 +154,11 @@ class CacheMonitor:
             InvalidRequestError: there is no such cache.
         """
         one_of("cache_type", cache_type, KINDS)
-        now, then = self._now(cache_type), self._marks[cache_type]
+        now = self._now(cache_type)
         if self._marked() is not session_now(self._given):
-            # The default session was closed since, and another one counts from 0.
-            then = Counts(hits=0, misses=0, coalesced=0, seconds_saved=0.0)
-        return Counts(
-            hits=now.hits - then.hits,
-            misses=now.misses - then.misses,
-            coalesced=now.coalesced - then.coalesced,
-            seconds_saved=now.seconds_saved - then.seconds_saved,
-        )
+            return now  # the default session was closed since, and another one counts from 0
+        then = attrs.asdict(self._marks[cache_type])
+        return Counts(**{name: value - then[name] for name, value in attrs.asdict(now).items()})
 
     def get_hit_rate(self, cache_type: Kind = "generation") -> float:
         """Hits since the mark in percent of hits and misses; 0.0 before there were any."""
@@ -219,7 +200,9 @@ class CacheMonitor:
                     " asteady.blocking.CacheMonitor for plain ones"
                 )
             result = await pending
-        return operation.monitored(result)
+        return Monitored(
+            result=result, duration_s=operation.duration_s, calls=tuple(operation.calls)
+        )
 
     monitor_operation = run
 
@@ -250,9 +233,7 @@ class CacheMonitor:
         print(await self.summary())
 
     def _now(self, cache_type: Kind) -> Counts:
-        caches = session_now(self._given).cache
-        cache = caches.generation if cache_type == "generation" else caches.embedding
-        counters = cache.counters
+        counters = getattr(session_now(self._given).cache, cache_type).counters
         return Counts(
             hits=counters.hits,
             misses=counters.misses,

@@ -44,24 +44,24 @@ def plot_sizing(optimizer: CacheOptimizer, found: SizeRecommendation, path: AnyP
     """
     figure = _figure(height=4)
     panels = figure.subplots(1, 2, sharey=True)
-    for panel, curve, current, recommended, unit, label in (
-        (panels[0], optimizer.curve(), found.current_entries, found.entries, 1, "entries"),
+    capacities = (
+        (found.current_entries, found.entries),
         (
-            panels[1],
-            optimizer.curve_by_bytes(),
-            found.current_size_bytes,
-            found.size_bytes,
-            MEBIBYTE,
-            "megabytes",
+            found.current_size_bytes / MEBIBYTE,
+            found.size_bytes / MEBIBYTE,
         ),
+    )
+    curves = (optimizer.curve(), 1, "entries"), (optimizer.curve_by_bytes(), MEBIBYTE, "megabytes")
+    for panel, (curve, unit, label), (current, recommended) in zip(
+        panels, curves, capacities, strict=True
     ):
         sizes = [capacity / unit for capacity in curve.capacities]
         for rates, name in ((curve.hits, "hits"), (curve.saved, "compute time saved")):
             panel.step(sizes, [100 * rate for rate in rates], where="post", label=name)
-        panel.axvline(current / unit, color="gray", linestyle="--", label="capacity now")
+        panel.axvline(current, color="gray", linestyle="--", label="capacity now")
         if recommended:
             best = f"{100 * found.target:.0f} % of the best possible"
-            panel.axvline(recommended / unit, color="green", linestyle=":", label=best)
+            panel.axvline(recommended, color="green", linestyle=":", label=best)
         panel.set_xscale("log")
         panel.set_xlabel(label)
         panel.set_ylim(0, 100)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack
-from types import TracebackType
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from asteady._base.public import public
@@ -32,6 +31,15 @@ _BUCKETS_S = (0.0001, 0.001, 0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 12
 _SIZES_WAIT_S = 2.0
 
 _LOOKUPS = (("hits", "hit"), ("misses", "miss"), ("coalesced", "coalesced"))
+# The name in the statistics, the name of the metric, and its documentation.
+_COUNTERS = (
+    ("seconds_saved", "saved_seconds", "Seconds that computing the hits had taken."),
+    ("evictions", "evictions", "Entries evicted."),
+    ("declined", "declined", "Answers worth less than the entries they would have evicted."),
+    ("oversized", "oversized", "Answers larger than the whole budget."),
+    ("damaged", "damaged", "Stored values that could not be read back."),
+    ("errors", "errors", "Reads and writes of the store that failed."),
+)
 _GAUGES = (
     ("size", "entries", "Entries in the store."),
     ("capacity", "capacity_entries", "The limit on entries in the store."),
@@ -40,19 +48,12 @@ _GAUGES = (
     ("memory_size", "memory_entries", "Entries in this process's memory tier."),
     ("memory_size_bytes", "memory_size_bytes", "Bytes of the memory tier."),
 )
-_COUNTERS = (
-    ("evictions", "Entries evicted."),
-    ("declined", "Answers worth less than the entries they would have evicted."),
-    ("oversized", "Answers larger than the whole budget."),
-    ("damaged", "Stored values that could not be read back."),
-    ("errors", "Reads and writes of the store that failed."),
-)
 _POOL_GAUGES = (
-    ("workers", "Worker threads."),
-    ("busy", "Worker threads that are computing."),
-    ("running", "Requests being computed."),
-    ("pending", "Requests waiting for a worker."),
-    ("max_pending", "Most requests that may wait."),
+    ("workers", "workers", "Worker threads."),
+    ("busy", "busy", "Worker threads that are computing."),
+    ("running", "running", "Requests being computed."),
+    ("pending", "pending", "Requests waiting for a worker."),
+    ("max_pending", "max_pending", "Most requests that may wait."),
 )
 
 
@@ -106,12 +107,7 @@ class PrometheusCollector:
         self._stack.callback(self._registry.unregister, collector)
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         self._stack.close()
 
     async def refresh(self) -> None:
@@ -133,33 +129,24 @@ class PrometheusCollector:
         lookups = CounterMetricFamily(
             "asteady_cache_lookups", "Calls by their outcome.", labels=["cache", "result"]
         )
-        saved = CounterMetricFamily(
-            "asteady_cache_saved_seconds",
-            "Seconds that computing the hits had taken.",
-            labels=["cache"],
-        )
         for cache, stats in self._stats.items():
             for name, result in _LOOKUPS:
                 lookups.add_metric([cache, result], stats[name])
-            saved.add_metric([cache], stats["seconds_saved"])
         yield lookups
-        yield saved
-        for name, documentation in _COUNTERS:
-            counter = CounterMetricFamily(f"asteady_cache_{name}", documentation, labels=["cache"])
-            for cache, stats in self._stats.items():
-                counter.add_metric([cache], stats[name])
-            yield counter
-        for name, metric, documentation in _GAUGES:
-            gauge = GaugeMetricFamily(f"asteady_cache_{metric}", documentation, labels=["cache"])
-            for cache, stats in self._stats.items():
-                gauge.add_metric([cache], stats[name])
-            yield gauge
-        pools = self._session.statistics().pools
-        for name, documentation in _POOL_GAUGES:
-            gauge = GaugeMetricFamily(f"asteady_pool_{name}", documentation, labels=["pool"])
-            for pool, numbers in pools.items():
-                gauge.add_metric([pool], getattr(numbers, name))
-            yield gauge
+        pools = {
+            pool: {name: getattr(numbers, name) for name, _, _ in _POOL_GAUGES}
+            for pool, numbers in self._session.statistics().pools.items()
+        }
+        for make, label, metrics, statistics in (
+            (CounterMetricFamily, "cache", _COUNTERS, self._stats),
+            (GaugeMetricFamily, "cache", _GAUGES, self._stats),
+            (GaugeMetricFamily, "pool", _POOL_GAUGES, pools),
+        ):
+            for name, metric, documentation in metrics:
+                family = make(f"asteady_{label}_{metric}", documentation, labels=[label])
+                for of, numbers in statistics.items():
+                    family.add_metric([of], numbers[name])
+                yield family
         yield from self._durations.collect()
 
     def describe(self) -> list[Metric]:
@@ -167,11 +154,8 @@ class PrometheusCollector:
         return []
 
     def _refresh_from_a_thread(self) -> None:
-        try:
+        with suppress(RuntimeError):
             asyncio.get_running_loop()
-        except RuntimeError:
-            pass
-        else:
             return
         if self._loop is None or self._loop.is_closed():
             return

@@ -50,16 +50,11 @@ def _checked(session: Session) -> Session:
     return session
 
 
-def check_not_closed(session: Session) -> None:
-    """Raise `SessionClosedError`, for the caches of a closed session would seem empty.
+async def stats_of(session: Session) -> dict[str, dict[str, Any]]:
+    """`CacheManager.get_cache_stats`; raises if closed, when the caches would seem empty.
 
     A session that is not open yet may be a default one, which opens at the first use of its cache.
     """
     if session.state in ("closing", "closed"):
         session.check_open()
-
-
-async def stats_of(session: Session) -> dict[str, dict[str, Any]]:
-    """`CacheManager.get_cache_stats`; see `check_not_closed`."""
-    check_not_closed(session)
     return await session.cache.get_cache_stats()

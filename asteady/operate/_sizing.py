@@ -12,7 +12,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, TypeAlias, get_args
 
 import anyio.to_thread
@@ -27,7 +26,7 @@ from asteady._base.validation import shorten
 from asteady._cache.store.stored_request import prompt_of
 from asteady._session.observe import Observed
 from asteady._session.session import Session
-from asteady.operate._accesses import Access, access_of
+from asteady.operate._benchmark import Access, access_of
 from asteady.operate._resolve_session import opened_session, session_now
 
 logger = logging.getLogger("asteady")
@@ -442,12 +441,7 @@ class CacheOptimizer:
         self._observing.__enter__()
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         observing, self._observing = self._observing, None
         if observing is not None:
             observing.__exit__(None, None, None)
@@ -496,12 +490,8 @@ class CacheOptimizer:
         validation.one_of("by", by, get_args(SizeGoal))
         entries, sizes = self.curve(), self.curve_by_bytes()
         settings = self._settings or Settings()
-        if self.cache_type == "generation":
-            capacity = settings.generation_cache_capacity
-            max_bytes = int(settings.generation_cache_max_size_mb * MEBIBYTE)
-        else:
-            capacity = settings.embedding_cache_capacity
-            max_bytes = int(settings.embedding_cache_max_size_mb * MEBIBYTE)
+        capacity: int = getattr(settings, f"{self.cache_type}_cache_capacity")
+        max_bytes = int(getattr(settings, f"{self.cache_type}_cache_max_size_mb") * MEBIBYTE)
 
         def rates(curve: Curve) -> tuple[float, ...]:
             return curve.saved if by == "seconds" else curve.hits
@@ -544,11 +534,7 @@ class CacheOptimizer:
             "distances": self._distances.state(),
             "uses": self._uses.state(),
         }
-
-        def write() -> None:
-            write_atomically(path, json.dumps(state).encode())
-
-        await anyio.to_thread.run_sync(write)
+        await anyio.to_thread.run_sync(lambda: write_atomically(path, json.dumps(state).encode()))
 
     def load(self, path: AnyPath) -> bool:
         """Continue from what `save` wrote; False if there is no such file or it is not valid.

@@ -1,9 +1,10 @@
-"""Verification: the same requests alone and in company, compared byte for byte.
+"""Verification: answers computed in company, and stored ones, compared with answers computed again.
 
-The requests are answered alone first. Then again in another order, at every concurrency up to twice
+`verify` answers requests alone first. Then again in another order, at every concurrency up to twice
 what the workers take at once, between cancellations, after other prompts, from stored states of
-their prompts, and in a second process. Each answer is compared with the one given alone, down to
-the bits of every token's log probability. The cache takes no part.
+their prompts, and in a second process; the cache takes no part. `verify_cache` computes a sample of
+the stored answers again. Both compare all that an answer says, down to the bits of every token's
+log probability.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import pickle
 import random
-import struct
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from pathlib import Path
 from time import perf_counter
-from typing import Any, TypeAlias, TypedDict
+from typing import Any, TypeAlias
 
 import anyio
 import attrs
@@ -27,20 +28,24 @@ from asteady._base.errors import (
     EngineError,
     InvalidRequestError,
     PromptTooLongError,
+    StoreError,
 )
 from asteady._base.public import public
-from asteady._base.requests import KINDS, DeclaredPrefix, Kind
+from asteady._base.requests import KINDS, Completion, DeclaredPrefix, Embedding, Key, Kind
 from asteady._base.settings import Settings
 from asteady._base.tasks import map_concurrently
-from asteady._base.validation import one_of
+from asteady._base.validation import one_of, shorten, whole_number
+from asteady._cache.cache import Cache
+from asteady._cache.store.api import Entry
+from asteady._cache.store.stored_request import Request, arguments
 from asteady._session.generation import GenerationCalls, context_of
+from asteady._session.pipeline import Call
 from asteady._session.session import Session
 
 VerifyRequest: TypeAlias = Mapping[str, Any]
 """The arguments of `Session.generate` (or, with a `text`, of `Session.embed`) by name."""
 
-_Evidence: TypeAlias = tuple[bytes, bytes]
-"""The bytes that are compared: the text and the rest of the answer, or the vector."""
+Answer: TypeAlias = Completion | Embedding
 
 _PROMPTS = (
     "Write a haiku about {topic}",
@@ -110,38 +115,10 @@ class VerifyReport:
         return self.difference is None
 
 
-@public
-class VerifyOptions(TypedDict, total=False):
-    """The options of `verify`."""
-
-    model: str | None
-    """The model to verify; default: the session's."""
-    kind: Kind
-    """Whether to verify "generation" (the default) or "embedding"."""
-    requests: int | Sequence[VerifyRequest]
-    """How many requests, or your own, as mappings of the arguments of `generate` or of `embed`
-    (with "text"). Default: 24."""
-    max_new_tokens: int
-    """For requests without their own. Default: 24."""
-    second_process: bool
-    """Whether to compute the answers in another process too. Default: True."""
-    progress: Callable[[VerifyStep], None] | None
-    """Called after each step."""
-
-
 class _Differs(Exception):
-    def __init__(
-        self,
-        index: int,
-        found: _Evidence,
-        before: Sequence[int] = (),
-        beside: Sequence[int] = (),
-    ) -> None:
-        super().__init__(index)
-        self.index = index
-        self.found = found
-        self.before = before
-        self.beside = beside
+    def __init__(self, difference: VerifyDifference) -> None:
+        super().__init__(difference)
+        self.difference = difference
 
 
 @public
@@ -157,8 +134,17 @@ async def verify(
 ) -> VerifyReport:
     """Answer the same requests alone and in all kinds of company, and compare every byte.
 
-    Stops at the first difference. The arguments are those of `VerifyOptions`; see
-    docs/determinism.md.
+    Stops at the first difference; see docs/determinism.md.
+
+    Args:
+        session: the session whose workers answer.
+        model: the model to verify; default: the session's.
+        kind: "generation" or "embedding".
+        requests: how many requests, or your own, as mappings of the arguments of `generate` or of
+            `embed` (with "text").
+        max_new_tokens: for requests without their own.
+        second_process: whether to compute the answers in another process too.
+        progress: called after each step.
 
     Raises:
         InvalidRequestError: an argument is not allowed.
@@ -171,11 +157,11 @@ async def verify(
     reference = context_of(session).model(kind, model)
     verification = _Verification(session, reference, kind, progress)
     await verification.answer_alone(wanted)
-    difference = None
+    found = None
     try:
         await verification.compare(second_process)
-    except _Differs as found:
-        difference = verification.difference(found)
+    except _Differs as differs:
+        found = differs.difference
     return VerifyReport(
         model=reference,
         kind=kind,
@@ -183,29 +169,23 @@ async def verify(
         requests=len(verification.requests),
         skipped=len(wanted) - len(verification.requests),
         steps=tuple(verification.steps),
-        difference=difference,
+        difference=found,
     )
 
 
+@attrs.define
 class _Verification:
     """One call of `verify`."""
 
-    def __init__(
-        self,
-        session: Session,
-        model: str,
-        kind: Kind,
-        progress: Callable[[VerifyStep], None] | None,
-    ) -> None:
-        self.requests: list[VerifyRequest] = []
-        self.steps: list[VerifyStep] = []
-        self._session = session
-        self._model = model
-        self._kind: Kind = kind
-        self._progress = progress
-        self._alone: list[_Evidence] = []
-        self._step = ""
-        self._compared = 0
+    _session: Session
+    _model: str
+    _kind: Kind
+    _progress: Callable[[VerifyStep], None] | None
+    requests: list[VerifyRequest] = attrs.field(factory=list)
+    steps: list[VerifyStep] = attrs.field(factory=list)
+    _alone: list[Answer] = attrs.field(factory=list)
+    _step: str = ""
+    _compared: int = 0
 
     async def answer_alone(self, wanted: Sequence[VerifyRequest]) -> None:
         """The answers that all others are compared with."""
@@ -234,15 +214,6 @@ class _Verification:
             await self._run("with prefixes declared", self._with_prefixes, every, together)
         if second_process:
             await self._run("in a second process", self._in_second_process, every)
-
-    def difference(self, found: _Differs) -> VerifyDifference:
-        return VerifyDifference(
-            step=self._step,
-            request=self.requests[found.index],
-            before=tuple(self.requests[index] for index in found.before),
-            beside=tuple(self.requests[index] for index in found.beside),
-            where=_first_difference(self._kind, self._alone[found.index], found.found),
-        )
 
     async def _in_order(self, order: Sequence[int]) -> None:
         for place, index in enumerate(order):
@@ -295,7 +266,7 @@ class _Verification:
         )
 
         async def one(index: int) -> None:
-            self._check(index, await _completion_evidence(whole, self._model, self.requests[index]))
+            self._check(index, await _complete(whole, self._model, self.requests[index]))
 
         # The first round stores the missing states; in the second all start from one.
         for _ in range(2):
@@ -319,21 +290,26 @@ class _Verification:
             if self._progress is not None:
                 self._progress(step)
 
-    async def _ask(self, request: VerifyRequest, *, cancelled: bool = False) -> _Evidence:
+    async def _ask(self, request: VerifyRequest, *, cancelled: bool = False) -> Answer:
         if cancelled and self._kind == "generation":
             request = {**request, "temperature": 1.0, "seed": 1}
-        return await _evidence_of(self._session, self._kind, self._model, request)
+        return await _computed(self._session, self._kind, self._model, request)
 
     def _check(
-        self,
-        index: int,
-        found: _Evidence,
-        before: Sequence[int] = (),
-        beside: Sequence[int] = (),
+        self, index: int, found: Answer, before: Sequence[int] = (), beside: Sequence[int] = ()
     ) -> None:
         self._compared += 1
-        if found != self._alone[index]:
-            raise _Differs(index, found, before, beside)
+        where = difference(self._alone[index], found, ("alone", "in company"))
+        if where is not None:
+            raise _Differs(
+                VerifyDifference(
+                    step=self._step,
+                    request=self.requests[index],
+                    before=tuple(self.requests[other] for other in before),
+                    beside=tuple(self.requests[other] for other in beside),
+                    where=where,
+                )
+            )
 
 
 def _longer(request: VerifyRequest) -> Mapping[str, Any]:
@@ -352,12 +328,10 @@ def _requests_for(
     Raises:
         InvalidRequestError: none are given.
     """
-    if not isinstance(requests, int):
-        given = list(requests)
-    elif requests > 0:
+    if isinstance(requests, int):
         given = [_request(kind, index) for index in range(requests)]
     else:
-        given = []
+        given = list(requests)
     if not given:
         raise InvalidRequestError("at least one request is needed")
     if kind == "generation":
@@ -377,123 +351,277 @@ def _request(kind: Kind, index: int) -> VerifyRequest:
     return {"prompt": prompt, "seed": index, **_SAMPLING[index % len(_SAMPLING)]}
 
 
-async def _evidence_of(
-    session: Session, kind: Kind, model: str, request: VerifyRequest
-) -> _Evidence:
-    """Compute the answer, bypassing the cache, and return the bytes that are compared."""
+async def _computed(session: Session, kind: Kind, model: str, request: VerifyRequest) -> Answer:
+    """Compute the answer, bypassing the cache."""
     if kind == "embedding":
-        embedding = await session.embedding(model=model, cache="bypass", **request)
-        return b"", embedding.vector.tobytes()
-    return await _completion_evidence(session, model, request)
+        return await session.embedding(model=model, cache="bypass", **request)
+    return await _complete(session, model, request)
 
 
-async def _completion_evidence(
-    calls: GenerationCalls, model: str, request: VerifyRequest
-) -> _Evidence:
-    """`_evidence_of` a completion."""
+async def _complete(calls: GenerationCalls, model: str, request: VerifyRequest) -> Completion:
     # A difference shows in the log probabilities long before it shows in a token.
-    options = {"logprobs": 0, **request}
-    answer = await calls.complete(model=model, cache="bypass", **options)
-    tokens = b"".join(
-        struct.pack("<id", token.token_id, token.logprob) for token in answer.logprobs or ()
-    )
-    return answer.text.encode(), answer.finish_reason.encode() + b"\0" + tokens
-
-
-def _first_difference(kind: Kind, expected: _Evidence, found: _Evidence) -> str:
-    """The first byte that differs, described."""
-    (text, details), (other_text, other_details) = expected, found
-    if text != other_text:
-        at = first(text, other_text)
-        return (
-            f"byte {at} of the text: {text[at : at + 40]!r} alone, "
-            f"{other_text[at : at + 40]!r} in company"
-        )
-    at = first(details, other_details)
-    if kind == "embedding":
-        return f"component {at // 4} of the vector (byte {at})"
-    record = details.index(b"\0") + 1
-    if at < record:
-        return f"the finish reason: {details[: record - 1]!r} alone"
-    return f"the log probability of token {(at - record) // 12} (the text is the same)"
-
-
-def first(one: bytes, other: bytes) -> int:
-    """The index of the first byte that differs, or the length of the shorter one."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
+    return await calls.complete(model=model, cache="bypass", **{"logprobs": 0, **request})
 
 
 async def _answer_in_process(
     settings: Settings, kind: Kind, model: str, requests: Sequence[VerifyRequest]
-) -> list[_Evidence]:
+) -> list[Answer]:
     """The answers of a new Python process with the same settings, eight at a time.
 
     Raises:
         EngineError: the process failed.
     """
-    order = {
-        "settings": {
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in attrs.asdict(settings).items()
-        },
-        "kind": kind,
-        "model": model,
-        "requests": [_plain(request) for request in requests],
-    }
     program = "from asteady.operate._verify import answer; answer()"
     done = await anyio.run_process(
-        [sys.executable, "-c", program], input=json.dumps(order).encode(), check=False
+        [sys.executable, "-c", program],
+        input=pickle.dumps((settings, kind, model, [dict(request) for request in requests])),
+        check=False,
     )
     if done.returncode != 0:
         said = done.stderr.decode(errors="replace").strip().splitlines() or ["nothing"]
         raise EngineError(
             f"the second process failed ({done.returncode}); its last line: {said[-1]}"
         )
-    return [
-        (bytes.fromhex(text), bytes.fromhex(details)) for text, details in json.loads(done.stdout)
-    ]
+    answers: list[Answer] = pickle.loads(done.stdout)
+    return answers
 
 
 def answer() -> None:
-    """In the second process: requests as JSON on standard input, evidence on standard output."""
-    order = json.load(sys.stdin)
+    """In the second process: pickled requests on standard input, answers on standard output."""
+    settings, kind, model, requests = pickle.load(sys.stdin.buffer)
 
-    async def every() -> list[_Evidence]:
+    async def every() -> list[Answer]:
         # The cache takes no part, and another process has it open.
-        async with Session(Settings(**{**order["settings"], "disable_cache": True})) as session:
-
-            async def one(request: VerifyRequest) -> _Evidence:
-                return await _evidence_of(
-                    session, order["kind"], order["model"], _from_plain(request)
-                )
-
-            return await map_concurrently(one, order["requests"], limit=8)
+        async with Session(attrs.evolve(settings, disable_cache=True)) as session:
+            return await map_concurrently(
+                lambda request: _computed(session, kind, model, request), requests, limit=8
+            )
 
     try:
         answers = asyncio.run(every())
     except AsteadyError as exc:
         sys.exit(str(exc))
-    print(json.dumps([[text.hex(), details.hex()] for text, details in answers]))
+    sys.stdout.buffer.write(pickle.dumps(answers))
 
 
-def _plain(request: VerifyRequest) -> dict[str, Any]:
-    # JSON's keys are strings.
-    plain = dict(request)
-    if plain.get("logit_bias"):
-        plain["logit_bias"] = list(plain["logit_bias"].items())
-    return plain
+@public
+@attrs.frozen(kw_only=True)
+class VerifyCacheDifference:
+    """An entry that differs from what is computed for its request.
+
+    `request` has the arguments of `Session.generate` or `Session.embed`; `where` is the first
+    difference, as stored and as computed.
+    """
+
+    key: Key
+    request: Mapping[str, Any]
+    where: str
 
 
-def _from_plain(request: VerifyRequest) -> dict[str, Any]:
-    plain = dict(request)
-    if plain.get("logit_bias"):
-        plain["logit_bias"] = dict(plain["logit_bias"])
-    return plain
+@public
+@attrs.frozen(kw_only=True)
+class VerifyCacheReport:
+    """The result of `verify_cache`.
+
+    Of `entries` in the cache, `same` were computed again without a difference, `differences` with
+    one; `skipped` counts the others by the reason.
+    """
+
+    model: str
+    kind: Kind
+    fingerprint: str
+    entries: int
+    same: int
+    differences: tuple[VerifyCacheDifference, ...]
+    skipped: Mapping[str, int]
+    keep_requests_bytes: int
+
+    @property
+    def compared(self) -> int:
+        """The number of entries that were computed again."""
+        return self.same + len(self.differences)
+
+    @property
+    def ok(self) -> bool:
+        """Whether no entry differs; True also when none could be compared, see `remedy`."""
+        return not self.differences
+
+    @property
+    def remedy(self) -> str | None:
+        """If nothing was compared: why, and what to do."""
+        if self.compared:
+            return None
+        if not self.entries:
+            return f"the {self.kind} cache is empty: there is nothing to compare"
+        if self.skipped.get("keeps no request") == self.entries:
+            return (
+                f"none of the {self.entries} entries keeps its request, so none can be computed"
+                " again: set ASTEADY_KEEP_REQUESTS_BYTES to more than your prompts have bytes (it"
+                f" is {self.keep_requests_bytes}), and ask again with cache='refresh'"
+            )
+        return (
+            f"none of the {self.entries} entries could be compared; those that keep their request"
+            f" are not of {self.model} as it is computed here, or cannot be read"
+        )
 
 
-def report_as_json(report: VerifyReport) -> str:
-    """The report as a JSON object."""
-    record = attrs.asdict(report)
-    record.update(ok=report.ok, comparisons=report.comparisons)
+@public
+async def verify_cache(
+    session: Session,
+    *,
+    model: str | None = None,
+    kind: Kind = "generation",
+    requests: int = 24,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> VerifyCacheReport:
+    """Compute a sample of the stored answers again, and compare every byte.
+
+    Only entries that keep their request, see `Settings.keep_requests_bytes`, and that are of this
+    model, build and CPU. Nothing is stored, touched, or counted as a lookup; see
+    docs/determinism.md.
+
+    Args:
+        session: the session whose cache is verified.
+        model: whose entries to verify; default: the session's model.
+        kind: which cache: "generation" or "embedding".
+        requests: how many entries to compute again at most.
+        seed: which of them: the same seed draws the same ones from the same cache.
+        progress: called after each comparison with the number so far.
+
+    Raises:
+        InvalidRequestError: an argument is not allowed.
+        StoreError: the cache is disabled, or cannot be read.
+        ModelError, SessionError, QueueFullError: as in `Session.generate`.
+    """
+    context = context_of(session)
+    session.check_open()
+    one_of("kind", kind, KINDS)
+    whole_number("requests", requests, 1)
+    whole_number("seed", seed, 0)
+    if session.settings.disable_cache:
+        raise StoreError("the cache is disabled (disable_cache), so there is nothing to compare")
+    reference = context.model(kind, model)
+    fingerprint = await context.models.fingerprint(kind, reference)
+    cache: Cache[Any] = getattr(context.cache, kind)
+    entries = await cache.entries(-1, "last_used")
+    skipped: Counter[str] = Counter()
+    sample = await _draw(cache, _eligible(entries, fingerprint, skipped), requests, seed, skipped)
+    pipeline: Any = getattr(context, kind)
+    compared = 0
+
+    async def one(drawn: tuple[Key, Request, Answer]) -> VerifyCacheDifference | None:
+        nonlocal compared
+        key, request, stored = drawn
+        try:
+            computed = await pipeline.answer(Call(request=request, model=reference, mode="bypass"))
+        except PromptTooLongError:
+            skipped["its request does not fit the model"] += 1
+            return None
+        where = difference(stored, computed)
+        compared += 1
+        if progress is not None:
+            progress(compared)
+        if where is None:
+            return None
+        return VerifyCacheDifference(key=key, request=arguments(request), where=where)
+
+    found: list[VerifyCacheDifference | None] = []
+    if sample:
+        numbers = (await context.models.pool(kind, reference)).statistics()
+        found = await map_concurrently(one, sample, limit=numbers.workers * numbers.width)
+    differences = tuple(each for each in found if each is not None)
+    return VerifyCacheReport(
+        model=reference,
+        kind=kind,
+        fingerprint=fingerprint,
+        entries=len(entries),
+        same=compared - len(differences),
+        differences=differences,
+        skipped=dict(skipped),
+        keep_requests_bytes=session.settings.keep_requests_bytes,
+    )
+
+
+def _eligible(entries: Sequence[Entry], fingerprint: str, skipped: Counter[str]) -> list[Key]:
+    keys = []
+    for entry in entries:
+        if entry.prompt is None:
+            skipped["keeps no request"] += 1
+        elif entry.fingerprint != fingerprint:
+            skipped["of another model, build or CPU"] += 1
+        else:
+            keys.append(entry.key)
+    # The same seed draws the same entries, however they were used since.
+    return sorted(keys)
+
+
+async def _draw(
+    cache: Cache[Any], keys: list[Key], count: int, seed: int, skipped: Counter[str]
+) -> list[tuple[Key, Request, Answer]]:
+    random.Random(seed).shuffle(keys)
+    sample: list[tuple[Key, Request, Answer]] = []
+    for at, key in enumerate(keys):
+        if len(sample) == count:
+            skipped["not in the sample"] += len(keys) - at
+            break
+        # Not `Cache.get`, which would touch the entry.
+        reading = await (await cache.ready()).read(key)
+        request = await cache.request(key)
+        if reading.answer is None:
+            skipped["damaged" if reading.damaged else "removed meanwhile"] += 1
+        elif request is None:
+            skipped["keeps the request of another key"] += 1
+        else:
+            sample.append((key, request, reading.answer))
+    return sample
+
+
+def difference(
+    one: Answer, other: Answer, names: tuple[str, str] = ("stored", "computed")
+) -> str | None:
+    """The first difference between two answers of one kind, described; None if there is none."""
+    parts: tuple[str, ...]
+    if isinstance(one, Completion) and isinstance(other, Completion):
+        texts = one.text.encode(), other.text.encode()
+        if texts[0] != texts[1]:
+            at = _first(*texts)
+            shown = [repr(text[max(0, at - 20) : at + 20]) for text in texts]
+            return f"byte {at} of the text: {_sides(names, shown)}"
+        parts = ("chunks", "finish_reason", "prompt_tokens", "completion_tokens", "logprobs")
+    elif isinstance(one, Embedding) and isinstance(other, Embedding):
+        vectors = one.vector.tobytes(), other.vector.tobytes()
+        if vectors[0] != vectors[1]:
+            at = _first(*vectors) // 4
+            shown = [str(answer.vector[at : at + 1].tolist()) for answer in (one, other)]
+            return f"component {at} of the vector: {_sides(names, shown)}"
+        parts = ("tokens", "truncated")
+    else:
+        raise TypeError(f"{one!r} and {other!r} are of two kinds")
+    for part in parts:
+        values = getattr(one, part), getattr(other, part)
+        # repr tells floats apart to the last bit, and zeros by their sign.
+        if repr(values[0]) != repr(values[1]):
+            if isinstance(values[0], tuple) and values[1] and len(values[0]) == len(values[1]):
+                pairs = list(zip(*values, strict=True))
+                at = next(at for at, (a, b) in enumerate(pairs) if repr(a) != repr(b))
+                part, values = f"{part}[{at}]", pairs[at]
+            return f"{part}: {_sides(names, [shorten(repr(value), 80) for value in values])}"
+    return None
+
+
+def _sides(names: tuple[str, str], shown: Sequence[str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in zip(names, shown, strict=True))
+
+
+def _first(one: bytes, other: bytes) -> int:
+    """The index of the first byte that differs, or the length of the shorter one."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def report_as_json(report: VerifyReport | VerifyCacheReport) -> str:
+    """The report, its properties included, as a JSON object."""
+    properties = [name for name, value in vars(type(report)).items() if isinstance(value, property)]
+    record = attrs.asdict(report) | {name: getattr(report, name) for name in properties}
     return json.dumps(record, indent=2, ensure_ascii=False)

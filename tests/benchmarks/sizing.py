@@ -14,7 +14,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 from asteady.operate import Access, Curve
-from asteady.operate._accesses import read_accesses
+from asteady.operate._benchmark import read_accesses
 from asteady.operate._sizing import ReuseDistances
 
 POINTS = 60

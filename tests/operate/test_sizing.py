@@ -12,7 +12,7 @@ import pytest
 
 from asteady import InvalidRequestError, Session, Settings, SettingsError
 from asteady.operate import Access, CacheOptimizer
-from asteady.operate._accesses import write_accesses
+from asteady.operate._benchmark import write_accesses
 from asteady.operate._plots import plot_sizing, sizing_table
 from asteady.operate._sizing import UseCounts, state_path
 from asteady.testing import FakeEngine

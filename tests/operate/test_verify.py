@@ -14,6 +14,7 @@ import attrs
 import pytest
 
 from asteady import (
+    Completion,
     EngineError,
     InvalidRequestError,
     ModelNotFoundError,
@@ -26,12 +27,9 @@ from asteady._engine.api import Job, PrefixStatistics
 from asteady._engine.prefix_cache import PrefixCache
 from asteady.cli import main
 from asteady.operate import VerifyReport, VerifyStep, _verify, verify
-from asteady.operate._verify import (
-    _answer_in_process,
-    _first_difference,
-    _requests_for,
-)
+from asteady.operate._verify import _answer_in_process, _requests_for
 from asteady.testing import FakeEngine
+from tests.cache.helpers import completion
 
 pytestmark = pytest.mark.anyio
 
@@ -157,14 +155,14 @@ async def test_a_difference_from_a_stored_state_is_found() -> None:
 
 
 async def test_a_difference_in_a_second_process_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def other(*arguments: object) -> list[tuple[bytes, bytes]]:
-        return [(b"other", b"stop\0")] * 5
+    async def other(*arguments: object) -> list[Completion]:
+        return [completion("other")] * 5
 
     monkeypatch.setattr(_verify, "_answer_in_process", other)
     report = await check(lambda engine, request: "same", second_process=True)
     assert report.difference is not None
     assert report.difference.step == "in a second process"
-    assert "'other' in company" in report.difference.where
+    assert report.difference.where == "byte 0 of the text: alone b'same', in company b'other'"
 
 
 async def test_a_second_process_that_fails_says_why() -> None:
@@ -203,26 +201,6 @@ async def test_an_unavailable_model_is_refused() -> None:
     async with Session() as session:
         with pytest.raises(ModelNotFoundError):
             await verify(session, model="/no/such.gguf")
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "where"),
-    [
-        ((b"abc", b""), (b"abX", b""), "byte 2 of the text"),
-        ((b"abc", b""), (b"abcd", b""), "byte 3 of the text"),
-        ((b"a", b"stop\0"), (b"a", b"length\0"), "finish reason"),
-        ((b"a", b"stop\0" + bytes(24)), (b"a", b"stop\0" + bytes(20) + b"1234"), "token 1 "),
-    ],
-)
-def test_the_first_difference_of_texts_is_described(
-    one: tuple[bytes, bytes], other: tuple[bytes, bytes], where: str
-) -> None:
-    assert where in _first_difference("generation", one, other)
-
-
-def test_the_first_difference_of_vectors_is_described() -> None:
-    where = _first_difference("embedding", (b"", bytes(16)), (b"", bytes(9) + b"1" + bytes(6)))
-    assert "component 2" in where
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -264,8 +242,8 @@ def test_the_command_refuses_an_empty_file(tmp_path: Path) -> None:
 def test_the_command_exits_with_1_at_a_difference(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async def other(*arguments: object) -> list[tuple[bytes, bytes]]:
-        return [(b"other", b"stop\0")]
+    async def other(*arguments: object) -> list[Completion]:
+        return [completion("other")]
 
     monkeypatch.setattr(_verify, "_answer_in_process", other)
     monkeypatch.setenv("ASTEADY_WORKERS", "1")

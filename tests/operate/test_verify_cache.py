@@ -20,10 +20,10 @@ from asteady import (
     StoreError,
     blocking,
 )
-from asteady._base.requests import EmbedRequest, GenerateRequest
+from asteady._base.requests import EmbedRequest, GenerateRequest, TokenLogprob
 from asteady.cli import main
 from asteady.operate import verify_cache
-from asteady.operate._verify_cache import difference
+from asteady.operate._verify import difference
 from asteady.testing import FakeEngine
 from tests.cache.helpers import completion, embedding
 
@@ -203,6 +203,10 @@ async def test_without_a_cache_there_is_nothing_to_compare(engine: FakeEngine) -
         ({}, None),
         ({"cost_s": 9.0, "cached": True}, None),
         ({"text": "An answer!", "chunks": tuple("An answer!")}, "byte 9 of the text: stored b'An"),
+        (
+            {"text": "An answer and", "chunks": ("An answer and",)},
+            "byte 9 of the text: stored b'An",
+        ),
         ({"chunks": ("An answer",)}, "chunks: stored ('A', "),
         ({"finish_reason": "length"}, "finish_reason: stored 'stop', computed 'length'"),
         ({"completion_tokens": 1}, "completion_tokens: stored 9, computed 1"),
@@ -214,6 +218,18 @@ def test_the_first_difference_of_completions_is_described(
 ) -> None:
     found = difference(completion(), attrs.evolve(completion(), **changes))
     assert found is where is None or (found is not None and found.startswith(where or "?"))
+
+
+def test_the_first_token_whose_log_probability_differs_is_named() -> None:
+    tokens = [TokenLogprob(token_id=n, token=b"x", logprob=0.0) for n in range(3)]
+    one = attrs.evolve(completion(), logprobs=tuple(tokens))
+    for logprob in (-0.0, 5e-324):
+        tokens[1] = attrs.evolve(tokens[1], logprob=logprob)
+        other = attrs.evolve(one, logprobs=tuple(tokens))
+        found = difference(one, other, ("alone", "in company"))
+        assert found is not None
+        assert found.startswith("logprobs[1]: alone TokenLogprob(token_id=1, ")
+        assert ", in company TokenLogprob(token_id=1, " in found
 
 
 def test_the_first_difference_of_embeddings_is_described() -> None:
