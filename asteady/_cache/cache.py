@@ -287,10 +287,17 @@ class Cache(Generic[A]):
             self.lookups_of(namespace).hits += 1
         self._hit(held)
 
-    def recall_key(self, key: Key) -> A | None:
-        """The answer that is in memory under this key; counts a hit, or nothing."""
+    def recall_key(self, key: Key, *, alias: Hashable = None) -> A | None:
+        """The answer that is in memory under this key; counts a hit, or nothing.
+
+        If there is one, `recall` finds it by this alias too.
+        """
         held = self._keys.get(key)
-        return None if held is None else self._hit(held)
+        if held is None:
+            return None
+        if alias is not None:
+            self.memory.alias(alias, held)
+        return self._hit(held)
 
     async def get(self, key: Key, *, alias: Hashable = None) -> A | None:
         """The answer from memory or the store; counts a hit or a miss.
@@ -298,11 +305,9 @@ class Cache(Generic[A]):
         A damaged value is removed and is a miss; so is a store that fails. Cancelling stops
         waiting.
         """
-        held = self._keys.get(key)
-        if held is not None:
-            if alias is not None:
-                self.memory.alias(alias, held)
-            return self._hit(held)
+        found = self.recall_key(key, alias=alias)
+        if found is not None:
+            return found
         store = await self.ready()
         self._reads[key] = self._reads.get(key, 0) + 1
         start_s = perf_counter()
@@ -354,12 +359,6 @@ class Cache(Generic[A]):
         """
         _, missing = await (await self.ready()).missing([key])
         return not missing
-
-    def remember_alias(self, alias: Hashable, key: Key) -> None:
-        """Let `recall` find this key's answer by this alias too, if it is in memory."""
-        held = self._keys.get(key)
-        if held is not None and alias is not None:
-            self.memory.alias(alias, held)
 
     # -- changes ----------------------------------------------------------------------------------
 
@@ -462,10 +461,6 @@ class Cache(Generic[A]):
                 self.counters.coalesced_across_processes += 1
             yield waited
 
-    def count_coalesced(self, n: int = 1) -> None:
-        """Count calls that got the answer of a computation in progress."""
-        self.counters.coalesced += n
-
     # -- namespaces -------------------------------------------------------------------------------
 
     async def tag(self, key: Key, namespace: str) -> None:
@@ -485,7 +480,6 @@ class Cache(Generic[A]):
                 asyncio.create_task(self._tag(store, key, namespace, held), name="asteady tag")
             )
             self._tagging[tagging] = task
-            task.add_done_callback(lambda task: self._tagged(tagging, task))
         await asyncio.shield(task)
 
     @property
@@ -524,10 +518,9 @@ class Cache(Generic[A]):
             await store.submit(Tag(key, namespace))
         except StoreError as exc:
             self._failed(operation, exc)
-
-    def _tagged(self, tagging: tuple[Key, str], task: asyncio.Task[None]) -> None:
-        if self._tagging.get(tagging) is task:
-            del self._tagging[tagging]
+        finally:
+            if self._tagging.get((key, namespace)) is asyncio.current_task():
+                del self._tagging[key, namespace]
 
     def _know_tags(self, held: Held[A], *namespaces: str) -> None:
         self._tags_known = True

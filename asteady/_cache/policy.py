@@ -279,11 +279,10 @@ def touch(
 ) -> bool:
     """Count this many uses of an entry; False if it is not there (any more)."""
     row = live_row(index, key)
-    if row is None:
-        return False
-    policy.touch(state, row, budget, touches)
-    index.save(row)
-    return True
+    if row is not None:
+        policy.touch(state, row, budget, touches)
+        index.save(row)
+    return row is not None
 
 
 def forget(index: EvictionIndex, state: State, key: Key) -> Row | None:

@@ -235,9 +235,8 @@ class Pipeline(Generic[A]):
     def _join(self, call: Call, key: Key, watch: Watch | None) -> Joined[A]:
         # Nothing is awaited from here on: looking and joining are one step.
         if call.looks_up:
-            answer = self._cache.recall_key(key)
+            answer = self._cache.recall_key(key, alias=call.alias)
             if answer is not None:
-                self._cache.remember_alias(call.alias, key)
                 return Joined(call, key, self._cache, "memory", answer=answer, watch=watch)
 
         async def compute(flight: Flight[A]) -> A:
@@ -248,7 +247,7 @@ class Pipeline(Generic[A]):
             object() if call.mode == "bypass" else (self._kind, call.mode, key), compute
         )
         if not started and call.looks_up:
-            self._cache.count_coalesced()
+            self._cache.counters.coalesced += 1
         outcome: Outcome = "computed" if started else "coalesced"
         return Joined(call, key, self._cache, outcome, flight=flight, watch=watch)
 

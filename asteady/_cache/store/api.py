@@ -190,7 +190,7 @@ class Exported:
 Write: TypeAlias = Put[A] | Delete | Clear | Touch | Tag | Untag | Merge
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class CommitResult:
     """What one commit did: the results of its writes, and the keys removed and stored by it.
 
@@ -198,7 +198,7 @@ class CommitResult:
     transaction began: if it is not the value seen last, another process removed something.
     """
 
-    results: list[Any]
+    results: list[Any] = attrs.field(factory=list)
     gone: set[Key] = attrs.field(factory=set)
     stored: set[Key] = attrs.field(factory=set)
     evictions: int = 0

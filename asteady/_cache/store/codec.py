@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
+from operator import attrgetter
 from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 from asteady._base.errors import AsteadyError
@@ -83,6 +84,11 @@ def read_back(codec: Codec[A], key: Key, cost_s: float, crc: int, values: Sequen
         raise DamagedError(f"the value of {key} cannot be decoded") from exc
 
 
+# Columns and fields of a completion that have the same value.
+_PLAIN = ("model", "fingerprint", "seed", "finish_reason", "prompt_tokens", "completion_tokens")
+_PLAIN_VALUES = attrgetter(*_PLAIN)
+
+
 class CompletionCodec:
     """Stores the lengths of chunks, so that a stream replays with its original boundaries."""
 
@@ -103,31 +109,21 @@ class CompletionCodec:
         if "".join(answer.chunks) != answer.text:
             raise ValueError("the chunks of a completion must join to its text")
         return (
-            answer.model,
-            answer.fingerprint,
-            answer.seed,
-            answer.finish_reason,
-            answer.prompt_tokens,
-            answer.completion_tokens,
+            *_PLAIN_VALUES(answer),
             answer.text.encode(),
             _pack_lengths([len(chunk) for chunk in answer.chunks]),
             None if answer.logprobs is None else _pack_logprobs(answer.logprobs),
         )
 
     def decode(self, values: Sequence[Any], cost_s: float) -> Completion:
-        model, fingerprint, seed, finish_reason, prompt_tokens, completion_tokens = values[:6]
-        text = values[6].decode()
-        bounds = [0, *accumulate(_unpack_lengths(values[7]))]
+        *plain, encoded, lengths, logprobs = values
+        text = encoded.decode()
+        bounds = [0, *accumulate(_unpack_lengths(lengths))]
         return Completion(
+            **dict(zip(_PLAIN, plain, strict=True)),
             text=text,
             chunks=tuple(text[start:end] for start, end in pairwise(bounds)),
-            finish_reason=finish_reason,
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            logprobs=None if values[8] is None else _unpack_logprobs(values[8]),
-            seed=seed,
-            model=model,
-            fingerprint=fingerprint,
+            logprobs=None if logprobs is None else _unpack_logprobs(logprobs),
             cost_s=cost_s,
             cached=True,
         )
@@ -217,13 +213,8 @@ def _unpack_logprobs(packed: bytes) -> tuple[TokenLogprob, ...]:
     body = struct.Struct(f"<{n}I{n + m}i{n + m}d{n + m}I")
     numbers = body.unpack_from(packed, _COUNTS.size)
     counts, numbers = numbers[:n], numbers[n:]
-    ids, values, lengths = (
-        numbers[: n + m],
-        numbers[n + m : 2 * (n + m)],
-        numbers[2 * (n + m) :],
-    )
-    start = _COUNTS.size + body.size
-    bounds = [start, *accumulate(lengths, initial=start)][1:]
+    ids, values, lengths = numbers[: n + m], numbers[n + m : 2 * (n + m)], numbers[2 * (n + m) :]
+    bounds = accumulate(lengths, initial=_COUNTS.size + body.size)
     texts = [packed[low:high] for low, high in pairwise(bounds)]
     tops = list(zip(ids[n:], texts[n:], values[n:], strict=True))
     ends = [0, *accumulate(counts)]

@@ -18,6 +18,7 @@ import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
+from typing import Any
 
 from asteady._base.requests import Key
 from asteady._cache.policy import Row
@@ -55,9 +56,10 @@ def mark_of(key: Key) -> int:
     return int(hashlib.sha256(key.encode()).hexdigest()[49:], 16)
 
 
-def row_of(values: tuple[object, ...]) -> Row:
+def row_of(values: tuple[Any, ...]) -> Row:
+    """The live row with these values of `COLUMNS`."""
     key, size_bytes, cost_s, touches, priority, slot, created_s, used_s = values
-    return Row(key, size_bytes, cost_s, touches, priority, 0.0, True, slot, created_s, used_s)  # type: ignore[arg-type]  # the columns are in the order of its fields
+    return Row(key, size_bytes, cost_s, touches, priority, 0.0, True, slot, created_s, used_s)
 
 
 class SqliteEvictionIndex:
@@ -134,16 +136,11 @@ class SqliteEvictionIndex:
         self._begin()
 
     def _flush_entries(self) -> None:
-        changed = self._changed
-        if not changed:
-            return
-        self._connection.executemany(
-            _REMOVE, [(key,) for key, row in changed.items() if row is None]
-        )
-        self._connection.executemany(
-            _SAVE, [_values_of(row) for row in changed.values() if row is not None]
-        )
-        changed.clear()
+        execute, changed = self._connection.executemany, self._changed
+        if changed:
+            execute(_REMOVE, [(key,) for key, row in changed.items() if row is None])
+            execute(_SAVE, [_values_of(row) for row in changed.values() if row is not None])
+            changed.clear()
 
     def _read(self, key: Key) -> Row | None:
         values = self._connection.execute(_FIND, (key,)).fetchone()
@@ -248,10 +245,9 @@ class _Ghosts:
         if self._new.pop(key, None) is not None:
             return True
         number = self._numbers.pop(key, None)
-        if number is None:
-            return False
-        self._returned.add(number)
-        return True
+        if number is not None:
+            self._returned.add(number)
+        return number is not None
 
     def drop_oldest(self) -> int | None:
         oldest = self._oldest

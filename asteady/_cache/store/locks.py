@@ -16,7 +16,7 @@ import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 log = logging.getLogger("asteady")
-T = TypeVar("T")
 
 # Two keys on one file wait for each other across processes; with some dozens of computations at a
 # time and a thousand files that is rare.
@@ -44,12 +43,6 @@ NETWORK_FILE_SYSTEMS = (
 MOUNTS = Path("/proc/self/mountinfo")
 
 
-class Run(Protocol):
-    """Runs a blocking function on a thread, one call after another, even if cancelled."""
-
-    def __call__(self, fn: Callable[[], T], /) -> Awaitable[T]: ...
-
-
 @attrs.define(eq=False)
 class _Shard:
     """One locked file, shared by all computations of this process on it."""
@@ -63,14 +56,15 @@ class Locks:
     """The locks of one cache, used on one event loop; needs no closing.
 
     A process that holds a lock for longer than `timeout_s` is stopped, or slower than computing
-    again would be: the others no longer wait for it. Each lock is an open file, of which a process
+    again would be: the others no longer wait for it. `run` runs a blocking function on a thread,
+    one call after another, even if cancelled. Each lock is an open file, of which a process
     may have a thousand: computations beyond `max_locks` go without.
     """
 
     def __init__(
         self,
         directory: Path,
-        run: Run,
+        run: Callable[[Callable[[], Any]], Awaitable[Any]],
         failed: Callable[[str, Exception], None],
         *,
         timeout_s: float = 120.0,

@@ -24,8 +24,9 @@ log = logging.getLogger("asteady")
 APPLICATION_ID = 0x41734361
 VERSION = 4
 OPEN_TIMEOUT_S = 10.0
-# Primary result codes of damage.
+# Primary result codes.
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 PAGE_BYTES = 4096
 MIN_LOG_BYTES = 128 * 1024
 MAX_LOG_BYTES = 16 * 1024 * 1024
@@ -92,14 +93,12 @@ class _OutdatedError(Exception):
 
 def is_damage(error: BaseException) -> bool:
     """Whether SQLite reports that the file is damaged or not a database."""
-    code = getattr(error, "sqlite_errorcode", None)
-    return code is not None and code & 0xFF in _DAMAGED
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED
 
 
 def is_busy(error: BaseException) -> bool:
     """Whether another connection had the database locked."""
-    code = getattr(error, "sqlite_errorcode", None)
-    return code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _BUSY
 
 
 def connect(
@@ -216,42 +215,37 @@ def _open(
     os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
     connection = connect(path, max_bytes, busy_timeout_s)
     try:
-        _prepare(connection, path, columns)
+        made = _is_made(connection, path)
+        if not made:
+            # Both can be set only while the file is empty. Answers are overwritten here and there,
+            # and a page with one of them is written whole: small pages write less
+            # (docs/performance.md). The writer frees unused pages.
+            connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        _choose_journal(connection, path)
+        if not made:
+            _make(connection, path, columns)
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _prepare(connection: sqlite3.Connection, path: Path, columns: Columns) -> None:
-    if _is_made(connection, path):
-        _choose_journal(connection, path)
-        return
-    # Both can be set only while the file is empty. Answers are overwritten here and there, and a
-    # page with one of them is written whole: small pages write less (docs/performance.md). The
-    # writer frees unused pages.
-    connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
-    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-    _choose_journal(connection, path)
+def _make(connection: sqlite3.Connection, path: Path, columns: Columns) -> None:
     connection.execute("BEGIN IMMEDIATE")
-    try:
-        # Checked again inside the transaction: another process may have been faster.
-        if not _is_made(connection, path):
-            described = ",\n    ".join(f"{name} {kind}" for name, kind in columns)
-            for statement in TABLES.format(columns=described).split(";\n"):
-                connection.execute(statement)
-            # A database that replaces another starts with a higher count of removals than that one
-            # can have reached, so that its readers notice.
-            connection.execute(
-                "INSERT INTO cache (id, removals) VALUES (1, ?)", (time.time_ns() // 1000,)
-            )
-            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {VERSION}")
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
+    # Checked again inside the transaction: another process may have been faster.
+    if not _is_made(connection, path):
+        described = ",\n    ".join(f"{name} {kind}" for name, kind in columns)
+        for statement in TABLES.format(columns=described).split(";\n"):
+            connection.execute(statement)
+        # A database that replaces another starts with a higher count of removals than that one
+        # can have reached, so that its readers notice.
+        connection.execute(
+            "INSERT INTO cache (id, removals) VALUES (1, ?)", (time.time_ns() // 1000,)
+        )
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+    connection.execute("COMMIT")
 
 
 def _choose_journal(connection: sqlite3.Connection, path: Path) -> None:

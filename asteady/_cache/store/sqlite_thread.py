@@ -74,7 +74,7 @@ class SqliteThread:
                 run()
 
         connection._thread.run = run_quietly  # type: ignore[method-assign]  # of aiosqlite
-        opening = asyncio.ensure_future(_connect(connection))
+        opening = asyncio.ensure_future(connection)
         try:
             await asyncio.shield(opening)
         except asyncio.CancelledError:
@@ -134,10 +134,6 @@ class SqliteThread:
         # Connection.stop would make a future on a loop that may be closed by then.
         connection._tx.put_nowait((closed, close))
         return True
-
-
-async def _connect(connection: aiosqlite.Connection) -> None:
-    await connection
 
 
 def _mark_inherited() -> None:

@@ -248,7 +248,8 @@ class Tables(Generic[A]):
         try:
             transaction = _Transaction(self, connection, len(ready))
             transaction.index.expect([key for op in ready for key in _keys_of(op)])
-            results = [transaction.do(op) for op in ready]
+            result = transaction.result
+            result.results = [transaction.do(op) for op in ready]
             if not ready:
                 transaction.settle()
             transaction.finish()
@@ -260,14 +261,7 @@ class Tables(Generic[A]):
         # A transaction of its own; when another process is in the way, a later commit does it.
         with contextlib.suppress(sqlite3.Error):
             transaction.vacuum()
-        return CommitResult(
-            results=results,
-            gone=transaction.gone,
-            stored=transaction.stored,
-            evictions=transaction.evicted,
-            before=transaction.before,
-            removals=transaction.removals,
-        )
+        return result
 
 
 def _keys_of(op: Any) -> list[Key]:
@@ -282,10 +276,7 @@ def _keys_of(op: Any) -> list[Key]:
 
 
 class _Tags:
-    """The tags by slot, read on demand; lives for one transaction.
-
-    A tag is the path of a namespace at the slot of an entry. It comes and goes with the entry.
-    """
+    """The tags by slot, read on demand; lives for one transaction."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -350,14 +341,10 @@ class _Transaction(Generic[A]):
         self.fetch = min(FETCH, max(FEW, writes))
         self.index = SqliteEvictionIndex(connection, self.fetch)
         self.tags = _Tags(connection)
-        *state, self.slots, self.removals, self.evictions = connection.execute(
-            f"SELECT {_STATE} FROM cache"
-        ).fetchone()
+        row = connection.execute(f"SELECT {_STATE} FROM cache").fetchone()
+        *state, self.slots, removals, self.evictions = row
         self.state = State(*state)
-        self.before = self.removals
-        self.evicted = 0
-        self.gone: set[Key] = set()
-        self.stored: set[Key] = set()
+        self.result = CommitResult(before=removals, removals=removals)
         self.vacuum_pages = 0
         # Written at the end, so that an answer that is put and evicted in one commit costs nothing.
         self.answers: dict[int, tuple[Any, ...]] = {}
@@ -410,19 +397,19 @@ class _Transaction(Generic[A]):
             self.tags.of(row.slot).update(put.namespaces)
         crc = checksum(put.key, put.cost_s, values[:-1])
         self.answers[row.slot] = (row.slot, crc, *values)
-        self.stored.add(put.key)
-        self.gone.discard(put.key)
+        self.result.stored.add(put.key)
+        self.result.gone.discard(put.key)
         return True
 
     def dropped(self, rows: list[Row]) -> None:
-        self.evicted += len(rows)
+        self.result.evictions += len(rows)
         for row in rows:
             self.vacate(row)
 
     def vacate(self, row: Row) -> None:
-        self.removals += 1
-        self.gone.add(row.key)
-        self.stored.discard(row.key)
+        self.result.removals += 1
+        self.result.gone.add(row.key)
+        self.result.stored.discard(row.key)
         self.tags.vacated(row.slot)
         self.answers.pop(row.slot, None)
         self.free.setdefault(row.size_bytes, []).append(row.slot)
@@ -430,10 +417,9 @@ class _Transaction(Generic[A]):
     def touch(self, op: Touch) -> None:
         tables = self.tables
         for key, touches in op.touches:
-            if touch(tables.policy, self.index, self.state, tables.budget, key, touches):
-                row = self.index.find(key)
-                assert row is not None
+            if row := live_row(self.index, key):
                 row.used_s = self.now_s
+                touch(tables.policy, self.index, self.state, tables.budget, key, touches)
         self.connection.execute(_ADD_COUNTS, [op.counts.get(name, 0) for name in _COUNTS])
 
     def delete(self, op: Delete) -> bool:
@@ -454,8 +440,8 @@ class _Transaction(Generic[A]):
     def clear(self) -> int:
         self.index.flush()
         live = self.tables.keys(self.connection)
-        self.gone.update(live)
-        self.stored.clear()
+        self.result.gone.update(live)
+        self.result.stored.clear()
         self.answers.clear()
         self.free.clear()
         for table in ("entry", "ghost", "answer", "tag"):
@@ -466,7 +452,7 @@ class _Transaction(Generic[A]):
         self.vacuum_pages = -1
         self.slots = 0
         # Counted even when nothing was there, so that other processes forget their tags too.
-        self.removals += len(live) + 1
+        self.result.removals += len(live) + 1
         return len(live)
 
     def tag(self, op: Tag) -> bool:
@@ -511,7 +497,7 @@ class _Transaction(Generic[A]):
                 tags -= going
                 self.resize(row, -tag_bytes(going))
         # Counted even when no entry went: the tags that other processes know may be wrong now.
-        self.removals += 1
+        self.result.removals += 1
         return removed
 
     def resize(self, row: Row, more_bytes: int) -> None:
@@ -569,8 +555,8 @@ class _Transaction(Generic[A]):
     def merge_answers(self, op: Merge, new: set[Key]) -> int:
         added = buffered_bytes = 0
         for entry in op.entries:
-            row = self.index.find(entry.key) if entry.key in new else None
-            if row is None or not row.live:
+            row = live_row(self.index, entry.key) if entry.key in new else None
+            if row is None:
                 continue
             values = op.values(entry.key)
             self.slots += 1
@@ -609,8 +595,8 @@ class _Transaction(Generic[A]):
             self.vacuum_pages = self.vacuum_pages or VACUUM_PAGES
         self.write_answers()
         state = attrs.astuple(self.state)
-        self.evictions += self.evicted
-        connection.execute(_SAVE_STATE, (*state, self.slots, self.removals, self.evictions))
+        evictions = self.evictions + self.result.evictions
+        connection.execute(_SAVE_STATE, (*state, self.slots, self.result.removals, evictions))
 
     def write_answers(self) -> None:
         if self.answers:
