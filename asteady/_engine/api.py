@@ -85,15 +85,12 @@ class Worker(Protocol):
 
     def admit(self, job: Job) -> SlotId:
         """Take a job into a free slot; quick, computes nothing."""
-        ...
 
     def step(self) -> list[Event]:
         """Compute for at most one decode step (or one piece of a prompt); events in order."""
-        ...
 
     def release(self, slot: SlotId) -> None:
         """Forget a job that nobody waits for; its slot is free and clean afterwards."""
-        ...
 
     def interrupt(self, slot: SlotId) -> None:
         """Make a `step` that is busy with this slot's prompt return early.
@@ -101,7 +98,6 @@ class Worker(Protocol):
         The only method that any thread may call, at any time, also for a slot that is gone. The
         other slots' answers are unaffected. The owner thread still calls `release`.
         """
-        ...
 
     def close(self) -> None: ...
 
@@ -113,17 +109,14 @@ class Engine(Protocol):
     @property
     def model(self) -> str:
         """The reference that the user gave, such as "builtin" or a path."""
-        ...
 
     @property
     def fingerprint(self) -> str:
         """Digest of everything in this engine that can change an answer."""
-        ...
 
     @property
     def width(self) -> int:
         """How many jobs one worker computes side by side without changing any answer."""
-        ...
 
     def prepare(self, request: Request) -> Job:
         """Check a request against the model and tokenise it; from any thread.
@@ -133,11 +126,9 @@ class Engine(Protocol):
             ModelCapabilityError: this model cannot serve this kind of request.
             InvalidRequestError: another argument does not fit the model.
         """
-        ...
 
     def open_worker(self) -> Worker:
         """A new worker; call it on the thread that will use it."""
-        ...
 
     def close(self) -> None: ...
 
@@ -171,7 +162,6 @@ class SharesPrefixes(Protocol):
 
         The answer is the same, byte for byte, even if it does not.
         """
-        ...
 
     def prefix_statistics(self) -> PrefixStatistics: ...
 
@@ -192,11 +182,9 @@ class EngineSource(Protocol):
         Raises:
             ModelError: there is no such model, or its file cannot be used.
         """
-        ...
 
     def load(self, kind: Kind, reference: str) -> Engine:
         """Load the model; raises as `fingerprint` does."""
-        ...
 
 
 @runtime_checkable
@@ -206,4 +194,3 @@ class Fetching(Protocol):
     def fetch(self, reference: str, stopped: Callable[[], bool]) -> None:
         """Download the model's files unless they are here. Blocks for as long as that takes, but
         ends soon after `stopped` returns True. Raises as `EngineSource.fingerprint` does."""
-        ...

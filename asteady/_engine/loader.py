@@ -26,6 +26,7 @@ from asteady._base.files import recall, remember
 from asteady._base.requests import Kind
 from asteady._base.settings import Settings
 from asteady._engine.api import PIECE_TOKENS, Engine
+from asteady._engine.models.hub import resolve_hub
 from asteady._engine.models.resolve import ModelFile, resolve_model
 from asteady._engine.plan import EngineOptions, ProbeReport, Setup, choose
 
@@ -41,11 +42,10 @@ _PROBE_VERSION = 2
 
 # Weights of these types are multiplied by other code for one column than for several, so a batch
 # never gave the bits that its sequences get alone.
-_NEVER_HELD = frozenset({"F32", "F16", "BF16"})
+_NEVER_EQUAL = frozenset({"F32", "F16", "BF16"})
 
 _PROBES_FILE = "probes.json"
 _BUILDS_FILE = "builds.json"
-_LIBRARY_NAMES = ("llama", "ggml")
 
 _probing = threading.Lock()
 
@@ -54,7 +54,6 @@ class LlamaSource:
     """The `EngineSource` of real sessions: GGUF models in llama.cpp, as the settings say."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
         self._options = EngineOptions.of(settings)
         self._cache_dir = settings.cache_dir
 
@@ -66,8 +65,6 @@ class LlamaSource:
 
     def fetch(self, reference: str, stopped: Callable[[], bool]) -> None:
         if reference.startswith("hf:"):
-            from asteady._engine.models.hub import resolve_hub
-
             resolve_hub(reference, self._cache_dir, stopped=stopped)
 
     def _file(self, kind: Kind, reference: str) -> ModelFile:
@@ -80,10 +77,8 @@ def load_engine(
     """Load the weights, after a probe if this build has not met this model. Blocks for as long as
     reading the file takes. `setup` says how to compute and replaces the probe.
 
-    Raises:
-        ModelFormatError: llama.cpp cannot load the file; the message has its reason.
-        ModelCapabilityError: a kind of model that asteady does not serve.
-        EngineError: llama-cpp-python is not installed, or failed in the probe.
+    Raises as `fingerprint_of` does, and a ModelCapabilityError for a kind of model that asteady
+    does not serve.
     """
     # Importing llama.cpp takes 0.2 s.
     from asteady._engine.llama.engine import LlamaEngine
@@ -92,7 +87,7 @@ def load_engine(
     if setup is None:
         setup = probe_report(model, options, cache_dir).setup
     fingerprint = fingerprint_of(model, options, cache_dir, setup)
-    engine = LlamaEngine.load(model, options, setup, fingerprint)
+    engine = LlamaEngine(model, options, setup, fingerprint)
     _log.info("loaded %s in %.2f s (%s)", model.path, perf_counter() - began, setup)
     return engine
 
@@ -132,16 +127,14 @@ def fingerprint_of(
 def probe_report(model: ModelFile, options: EngineOptions, cache_dir: Path) -> ProbeReport:
     """How this model computes on this machine: the remembered probe, or a new one. Blocks.
 
-    Raises:
-        EngineError: llama-cpp-python is not installed, or failed in the probe.
-        ModelFormatError: llama.cpp cannot load the file.
+    Raises as `fingerprint_of` does.
     """
     header = model.header
     if header.kind == "embedding":
         return ProbeReport(setup=Setup(), reason="texts are embedded one at a time")
     if not options.probe:
         return ProbeReport(setup=Setup(), reason="the probe is switched off (ASTEADY_PROBE)")
-    if _NEVER_HELD.issuperset(header.matrix_types):
+    if _NEVER_EQUAL.issuperset(header.matrix_types):
         types = "/".join(header.matrix_types)
         return ProbeReport(setup=Setup(), reason=f"{types} weights differ in any batch")
     limit = options.width_limit(header.kv_bytes_per_token, header.context_length)
@@ -178,10 +171,8 @@ def build_of(cache_dir: Path) -> dict[str, str]:
         EngineError: llama-cpp-python is not installed.
     """
     libraries = _libraries()
-    parts = []
-    for library in libraries:
-        status = library.stat()
-        parts.append(f"{library} {status.st_size} {status.st_mtime_ns}")
+    files = [(library, library.stat()) for library in libraries]
+    parts = [f"{library} {status.st_size} {status.st_mtime_ns}" for library, status in files]
     key = hashlib.sha256("\n".join([*parts, processor()]).encode()).hexdigest()
     known = recall(cache_dir / _BUILDS_FILE, key)
     if isinstance(known, dict) and set(known) == {"libraries", "version", "system"}:
@@ -205,15 +196,8 @@ def processor() -> str:
     except OSError:  # pragma: no cover  # other systems than Linux
         return f"{platform.machine()} {platform.processor()}"
     first = text.split("\n\n", 1)[0]
-    wanted = (
-        "vendor_id",
-        "cpu family",
-        "model",
-        "flags",
-        "Features",
-        "CPU implementer",
-        "CPU part",
-    )
+    wanted = {"vendor_id", "cpu family", "model", "flags"}
+    wanted |= {"Features", "CPU implementer", "CPU part"}  # of ARM
     lines = [line for line in first.splitlines() if line.split("\t", 1)[0].strip() in wanted]
     return "\n".join([platform.machine(), *lines])
 
@@ -229,7 +213,7 @@ def _libraries() -> list[Path]:
             raise EngineError("llama-cpp-python is not installed: pip install llama-cpp-python")
         folder = Path(spec.origin).parent / "lib"
     # The versioned names beside them are copies or links. mtmd (images) is not used.
-    names = {f"{prefix}{name}" for prefix in ("lib", "") for name in _LIBRARY_NAMES}
+    names = {"libllama", "libggml", "llama", "ggml"}
     return sorted(
         path
         for path in folder.iterdir()

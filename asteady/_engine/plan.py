@@ -83,26 +83,26 @@ class Setup:
 
 @attrs.frozen(kw_only=True)
 class WidthResult:
-    """Whether `width` sequences in a batch got the same bits as alone (`held`), and the seconds of
-    CPU time of a step."""
+    """Whether `width` sequences in a batch got bits `equal` to those alone, and the seconds of CPU
+    time of a step."""
 
     width: int
-    held: bool
+    equal: bool
     step_s: float
 
 
 @attrs.frozen(kw_only=True)
 class LayoutResult:
-    """The widths that were probed with the weights repacked or not: 1, 2, ... to the first that
-    did not hold."""
+    """The widths that were probed with the weights repacked or not: 1, 2, ... to the first whose
+    bits differed."""
 
     repack: bool
     widths: tuple[WidthResult, ...]
 
     @property
     def width(self) -> int:
-        """The largest width up to which all held."""
-        return max((result.width for result in self.widths if result.held), default=1)
+        """The largest width up to which all were equal."""
+        return max((result.width for result in self.widths if result.equal), default=1)
 
 
 @attrs.frozen(kw_only=True)

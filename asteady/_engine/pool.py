@@ -327,12 +327,8 @@ class Pool:
             if state.load >= self._width:
                 return
             if state.thread is None:
-                state.thread = threading.Thread(
-                    target=self._work,
-                    args=(state,),
-                    name=f"asteady-worker-{state.index}",
-                    daemon=True,
-                )
+                name = f"asteady-worker-{state.index}"
+                state.thread = threading.Thread(None, self._work, name, (state,), daemon=True)
                 state.thread.start()
             run, _ = self._queue.popitem(last=False)
             run.state = state
@@ -414,10 +410,9 @@ class Pool:
                 run = state.runs[event.slot]
                 if not isinstance(event, ChunkEvent):
                     del state.runs[event.slot]
-                    failed = isinstance(event, ErrorEvent)
                     if isinstance(event, ErrorEvent):
                         event = ErrorEvent(event.slot, _engine_error(event.error))
-                    self._leave(run, state, failed=failed)
+                    self._leave(run, state, failed=isinstance(event, ErrorEvent))
                 elif run.emit is None and not run.outbox.loop.is_closed():
                     continue
                 posts.setdefault(run.outbox, []).append((run, event))
@@ -433,13 +428,8 @@ class Pool:
         with self._lock:
             self._restarted += 1
         runs = self._close_worker(state)
-        _log.error(
-            "worker %d failed on %d jobs and is replaced: %r",
-            state.index,
-            len(runs),
-            exc,
-            exc_info=exc,
-        )
+        message = "worker %d failed on %d jobs and is replaced: %r"
+        _log.error(message, state.index, len(runs), exc, exc_info=exc)
         self._end(state, runs, lambda: _engine_error(exc), failed=True)
 
     def _close_worker(self, state: _WorkerState) -> list[_Run]:
@@ -458,12 +448,7 @@ class Pool:
         return runs
 
     def _end(
-        self,
-        state: _WorkerState,
-        runs: list[_Run],
-        error: Callable[[], Exception],
-        *,
-        failed: bool,
+        self, state: _WorkerState, runs: list[_Run], error: Callable[[], Exception], *, failed: bool
     ) -> None:
         with self._lock:
             for run in runs:

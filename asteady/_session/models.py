@@ -17,7 +17,6 @@ from asteady._base.requests import DeclaredPrefix, Kind
 from asteady._base.settings import Settings
 from asteady._base.tasks import run_in_daemon
 from asteady._engine.api import EngineSource, Fetching
-from asteady._engine.loader import LlamaSource
 from asteady._session.flight import Flight, Flights
 
 # The engine's modules are imported by the threads that need them first, off the event loop:
@@ -47,12 +46,18 @@ class GivenEngine:
 
 MakeSource: TypeAlias = Callable[[Settings], EngineSource]
 
-_make_sources: list[MakeSource] = [LlamaSource]
+_overrides: list[MakeSource] = []
 
 
 def engine_source(settings: Settings, engine: Engine | None) -> EngineSource:
     """Where a session with these arguments has its engines from."""
-    return _make_sources[-1](settings) if engine is None else GivenEngine(engine)
+    if engine is not None:
+        return GivenEngine(engine)
+    if _overrides:
+        return _overrides[-1](settings)
+    from asteady._engine.loader import LlamaSource
+
+    return LlamaSource(settings)
 
 
 @contextmanager
@@ -62,11 +67,11 @@ def engine_source_override(make: MakeSource) -> Iterator[None]:
     In the whole process, on every thread; blocks may be nested, the innermost counts. The
     recordings of `asteady.testing` are made so.
     """
-    _make_sources.append(make)
+    _overrides.append(make)
     try:
         yield
     finally:
-        _make_sources.remove(make)
+        _overrides.remove(make)
 
 
 class Models:

@@ -16,11 +16,10 @@ from asteady._engine.models.hub import (
     HubModel,
     cached_models,
     discard,
+    find_model,
     forget,
-    in_cache,
     parse_reference,
     pull_model,
-    recorded,
 )
 from asteady._engine.models.minilm import find_minilm
 from asteady._engine.models.resolve import ModelFile, inspect_model
@@ -146,7 +145,7 @@ def probe(options: argparse.Namespace) -> int:
         for result in layout.widths:
             step_ms = result.step_s * 1000
             print(
-                f"{name:<10} {result.width:>5} {'yes' if result.held else 'no':>9}"
+                f"{name:<10} {result.width:>5} {'yes' if result.equal else 'no':>9}"
                 f" {step_ms:>9.2f} {step_ms / result.width:>10.2f}"
             )
     chosen = report.setup
@@ -167,10 +166,7 @@ def remove(options: argparse.Namespace) -> int:
 
 def _local(text: str, cache_dir: Path) -> HubModel:
     """The downloaded model with this hub reference."""
-    reference = parse_reference(text)
-    model = recorded(reference, cache_dir)
-    if model is None or not all(file.exists() for file in model.files):
-        model = in_cache(reference)
+    model = find_model(parse_reference(text), cache_dir)
     if model is None:
         raise ModelNotFoundError(f"{text} is not downloaded; run: asteady models pull {text}")
     return model

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import itertools
 from time import perf_counter
-from typing import Any
 
 import attrs
 import llama_cpp
@@ -14,23 +13,18 @@ import numpy as np
 from asteady._base.errors import EngineError, ModelCapabilityError
 from asteady._base.requests import Embedding, EmbedMode, EmbedRequest, Vector
 from asteady._engine.api import AnswerEvent, ErrorEvent, Event, Job, SlotId
-from asteady._engine.llama.context import Context
-from asteady._engine.llama.lib import Batch, SequenceIds
+from asteady._engine.llama.context import Context, LoadedModel
+from asteady._engine.llama.lib import Batch
 
-# What a model expects before a query and before a document, from the models' own cards. The first
-# entry whose name occurs in ``general.name`` counts, with spaces and underscores as hyphens.
-_INSTRUCTIONS: tuple[tuple[str, str, str], ...] = (
-    ("nomic-embed", "search_query: ", "search_document: "),
-    ("multilingual-e5", "query: ", "passage: "),
-    ("e5-small", "query: ", "passage: "),
-    ("e5-base", "query: ", "passage: "),
-    ("e5-large", "query: ", "passage: "),
-    ("embeddinggemma", "task: search result | query: ", "title: none | text: "),
-    ("bge-small-en", "Represent this sentence for searching relevant passages: ", ""),
-    ("bge-base-en", "Represent this sentence for searching relevant passages: ", ""),
-    ("bge-large-en", "Represent this sentence for searching relevant passages: ", ""),
-    ("mxbai-embed", "Represent this sentence for searching relevant passages: ", ""),
-    ("arctic-embed", "Represent this sentence for searching relevant passages: ", ""),
+_REPRESENT = "Represent this sentence for searching relevant passages: "
+# What models expect before a query and before a document, from their own cards. The first entry
+# with a name that occurs in ``general.name`` counts, with spaces and underscores as hyphens.
+_INSTRUCTIONS = (
+    (("nomic-embed",), "search_query: ", "search_document: "),
+    (("multilingual-e5", "e5-small", "e5-base", "e5-large"), "query: ", "passage: "),
+    (("embeddinggemma",), "task: search result | query: ", "title: none | text: "),
+    (("bge-small-en", "bge-base-en", "bge-large-en"), _REPRESENT, ""),
+    (("mxbai-embed", "arctic-embed"), _REPRESENT, ""),
 )
 
 
@@ -43,8 +37,8 @@ def with_instruction(model_name: str, mode: EmbedMode | None, text: str) -> str:
     if mode is None:
         return text
     name = model_name.lower().replace(" ", "-").replace("_", "-")
-    for known, query, document in _INSTRUCTIONS:
-        if known in name:
+    for names, query, document in _INSTRUCTIONS:
+        if any(known in name for known in names):
             return (query if mode == "query" else document) + text
     raise ModelCapabilityError(
         f"mode={mode!r} is not supported for the model {model_name!r}, whose instructions are not "
@@ -64,37 +58,19 @@ class EmbedJob:
 class EmbedWorker:
     """A `Worker` with one slot: several texts in one call would change each other's result."""
 
-    def __init__(
-        self,
-        model: Any,
-        *,
-        context_tokens: int,
-        threads: int,
-        causal: bool,
-        model_name: str,
-        fingerprint: str,
-    ) -> None:
-        self._model_name = model_name
-        self._fingerprint = fingerprint
-        parameters = llama_cpp.llama_context_default_params()
+    def __init__(self, model: LoadedModel, *, causal: bool) -> None:
+        self._model = model
         # A text is pooled within one physical batch, so the batch holds the whole context.
-        parameters.n_ctx = context_tokens
-        parameters.n_batch = context_tokens
-        parameters.n_ubatch = context_tokens
-        parameters.n_seq_max = 1
-        parameters.n_outputs_max_per_seq = 0
-        parameters.n_threads = threads
-        parameters.n_threads_batch = threads
-        parameters.embeddings = True
-        self._context = Context(model, parameters)
+        self._context = Context(
+            model.native,
+            context_tokens=model.context_tokens,
+            batch_tokens=model.context_tokens,
+            threads=model.threads,
+            embeddings=True,
+        )
         self._function = llama_cpp.llama_decode if causal else llama_cpp.llama_encode
-        self._dimensions: int = llama_cpp.llama_model_n_embd_out(model)
-        self._batch = Batch(context_tokens)
-        self._sequence_ids = SequenceIds(1)
-        for index in range(context_tokens):
-            self._batch.positions[index] = index
-            self._batch.sequences[index] = self._sequence_ids[0]
-            self._batch.outputs[index] = 1
+        self._dimensions: int = llama_cpp.llama_model_n_embd_out(model.native)
+        self._batch = Batch(model.context_tokens)
         self._slot: SlotId | None = None
         self._job: EmbedJob | None = None
         self._next_slot = itertools.count()
@@ -123,9 +99,9 @@ class EmbedWorker:
         if slot is None or job is None:
             return []
         began = perf_counter()
-        self._batch.tokens[: len(job.tokens)] = list(job.tokens)
+        self._batch.fill(0, 0, job.tokens, outputs=len(job.tokens))
         try:
-            if not self._context.compute_for(slot, self._function, self._batch, len(job.tokens)):
+            if not self._context.compute_for(slot, self._function, self._batch):
                 return []
             vector = self._vector(job.request.dimensions)
         except EngineError as exc:
@@ -136,8 +112,8 @@ class EmbedWorker:
             vector=vector,
             tokens=len(job.tokens),
             truncated=job.truncated,
-            model=self._model_name,
-            fingerprint=self._fingerprint,
+            model=self._model.name,
+            fingerprint=self._model.fingerprint,
             cost_s=perf_counter() - began,
         )
         return [AnswerEvent(slot, answer)]

@@ -5,8 +5,6 @@ Import this module only when an engine starts: it loads llama.cpp.
 
 from __future__ import annotations
 
-from typing import Any
-
 import attrs
 import llama_cpp
 
@@ -16,39 +14,50 @@ from asteady._base.errors import (
     ModelCapabilityError,
     PromptTooLongError,
 )
-from asteady._base.requests import DeclaredPrefix, EmbedRequest, GenerateRequest
+from asteady._base.requests import DeclaredPrefix, EmbedRequest, GenerateRequest, Kind
 from asteady._engine.api import PIECE_TOKENS, Job, PrefixStatistics, Request, Worker
+from asteady._engine.llama.context import LoadedModel
 from asteady._engine.llama.embed import EmbedJob, EmbedWorker, with_instruction
 from asteady._engine.llama.generate import GenerateJob, GenerateWorker
 from asteady._engine.llama.lib import load_model
 from asteady._engine.llama.prompt import PromptTokenizer
 from asteady._engine.llama.vocab import Vocab
-from asteady._engine.models.resolve import ModelFile
+from asteady._engine.models.resolve import ModelFile, wrong_kind
 from asteady._engine.plan import EngineOptions, Setup
 from asteady._engine.prefix_cache import PrefixCache
 
 
 class LlamaEngine:
-    """An `Engine` over one loaded model. `asteady._engine.loader.load_engine` makes one;
-    close it after its workers."""
+    """An `Engine` over one loaded model; close it after its workers.
+
+    Constructing one loads the weights: it blocks for as long as reading the file takes.
+
+    Raises:
+        ModelFormatError: llama.cpp cannot load the file; the message has its reason.
+        ModelCapabilityError: a kind of model that asteady does not serve.
+    """
 
     def __init__(
-        self,
-        model_file: ModelFile,
-        options: EngineOptions,
-        setup: Setup,
-        native: Any,
-        fingerprint: str,
+        self, file: ModelFile, options: EngineOptions, setup: Setup, fingerprint: str
     ) -> None:
-        self._file = model_file
-        self._threads = options.threads
+        header = file.header
+        native = load_model(file.path, repack=setup.repack, gpu_layers=options.gpu_layers)
+        if header.kind == "generation" and llama_cpp.llama_model_has_encoder(native):
+            llama_cpp.llama_model_free(native)
+            raise ModelCapabilityError(
+                f"{file.path} is an encoder-decoder model ({header.architecture}); only decoder "
+                "models can generate"
+            )
+        self._header = header
+        self.kind = header.kind
+        self.model = file.reference
+        self.fingerprint = fingerprint
         self.setup = setup
-        self._native = native
-        self._fingerprint = fingerprint
+        self.width = setup.width
+        self.context_tokens = options.context_for(header.context_length)
+        self.dimensions: int = llama_cpp.llama_model_n_embd_out(native)
         self.vocab = Vocab(native)
         self._tokenizer = PromptTokenizer(native, self.vocab)
-        self.context_tokens = options.context_for(model_file.header.context_length)
-        self.dimensions: int = llama_cpp.llama_model_n_embd_out(native)
         self._prefixes = PrefixCache(options.prefix_max_bytes)
         # A state of these would be put back in another order than it was computed in, or cannot be
         # cut at a token.
@@ -57,60 +66,24 @@ class LlamaEngine:
             or llama_cpp.llama_model_is_recurrent(native)
             or llama_cpp.llama_model_is_hybrid(native)
         )
-
-    @classmethod
-    def load(
-        cls, model_file: ModelFile, options: EngineOptions, setup: Setup, fingerprint: str
-    ) -> LlamaEngine:
-        """Load the weights. Blocks for as long as reading the file takes.
-
-        Raises:
-            ModelFormatError: llama.cpp cannot load the file; the message has its reason.
-            ModelCapabilityError: a kind of model that asteady does not serve.
-        """
-        native = load_model(model_file.path, repack=setup.repack, gpu_layers=options.gpu_layers)
-        if model_file.header.kind == "generation" and llama_cpp.llama_model_has_encoder(native):
-            llama_cpp.llama_model_free(native)
-            raise ModelCapabilityError(
-                f"{model_file.path} is an encoder-decoder model "
-                f"({model_file.header.architecture}); only decoder models can generate"
-            )
-        return cls(model_file, options, setup, native, fingerprint)
+        self._loaded: LoadedModel | None = LoadedModel(
+            native=native,
+            name=self.model,
+            fingerprint=fingerprint,
+            context_tokens=self.context_tokens,
+            threads=options.threads,
+        )
 
     def __repr__(self) -> str:
-        state = "closed" if self._native is None else f"width={self.width}"
+        state = "closed" if self._loaded is None else f"width={self.width}"
         return f"<LlamaEngine {self.model} {self.kind} {state}>"
 
-    @property
-    def kind(self) -> str:
-        """ "generation" or "embedding"."""
-        return self._file.header.kind
-
-    @property
-    def model(self) -> str:
-        return self._file.reference
-
-    @property
-    def fingerprint(self) -> str:
-        return self._fingerprint
-
-    @property
-    def width(self) -> int:
-        return self.setup.width
-
     def prepare(self, request: Request) -> Job:
+        kind: Kind = "generation" if isinstance(request, GenerateRequest) else "embedding"
+        if kind != self.kind:
+            raise wrong_kind(f"the model {self.model!r}", kind)
         if isinstance(request, GenerateRequest):
-            if self.kind == "embedding":
-                raise ModelCapabilityError(
-                    f"the model {self.model!r} embeds and cannot generate; set generation_model "
-                    'to "builtin" or the path of a generation model'
-                )
             return self._prepare_generate(request)
-        if self.kind == "generation":
-            raise ModelCapabilityError(
-                f"the model {self.model!r} generates and cannot embed; set embedding_model to "
-                '"builtin", "minilm" or the path of an embedding model'
-            )
         return self._prepare_embed(request)
 
     def prepare_declared(self, request: Request, prefix: DeclaredPrefix) -> Job:
@@ -150,7 +123,7 @@ class LlamaEngine:
                 f"dimensions={request.dimensions} is not allowed: the model's vectors have "
                 f"{self.dimensions}"
             )
-        text = with_instruction(self._file.header.name, request.mode, request.text)
+        text = with_instruction(self._header.name, request.mode, request.text)
         tokens = self.vocab.tokenize(text, special=False, add_special=True)
         if not tokens:
             raise InvalidRequestError("text='' is not allowed: the model makes no token of it")
@@ -165,30 +138,15 @@ class LlamaEngine:
         return EmbedJob(request=request, tokens=tuple(tokens), truncated=truncated)
 
     def open_worker(self) -> Worker:
-        if self._native is None:
+        if self._loaded is None:
             raise EngineError(f"the engine for {self.model} is closed")
         if self.kind == "embedding":
-            return EmbedWorker(
-                self._native,
-                context_tokens=self.context_tokens,
-                threads=self._threads,
-                causal=self._file.header.causal and self._file.header.pooling == "last",
-                model_name=self.model,
-                fingerprint=self.fingerprint,
-            )
-        return GenerateWorker(
-            self._native,
-            self.vocab,
-            context_tokens=self.context_tokens,
-            threads=self._threads,
-            setup=self.setup,
-            prefixes=self._prefixes,
-            model_name=self.model,
-            fingerprint=self.fingerprint,
-        )
+            causal = self._header.causal and self._header.pooling == "last"
+            return EmbedWorker(self._loaded, causal=causal)
+        return GenerateWorker(self._loaded, self.vocab, self.setup, self._prefixes)
 
     def close(self) -> None:
         self._prefixes.clear()
-        if self._native is not None:
-            llama_cpp.llama_model_free(self._native)
-            self._native = None
+        if self._loaded is not None:
+            llama_cpp.llama_model_free(self._loaded.native)
+            self._loaded = None

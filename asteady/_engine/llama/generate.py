@@ -7,6 +7,7 @@ prefix, whose keys and values have the same bits in all of them and are copied.
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import logging
 from time import perf_counter
@@ -14,9 +15,10 @@ from typing import Any
 
 import attrs
 import llama_cpp
+import numpy as np
 
 from asteady._base.errors import EngineError
-from asteady._base.requests import Completion, FinishReason, GenerateRequest, TokenLogprob
+from asteady._base.requests import Completion, FinishReason, GenerateRequest, TokenLogprob, Vector
 from asteady._engine.api import (
     PIECE_TOKENS,
     AnswerEvent,
@@ -26,9 +28,8 @@ from asteady._engine.api import (
     Job,
     SlotId,
 )
-from asteady._engine.llama.context import Context
-from asteady._engine.llama.lib import Batch, SequenceIds, holding_gil
-from asteady._engine.llama.sampling import logprob_of, make_sampler
+from asteady._engine.llama.context import Context, LoadedModel
+from asteady._engine.llama.lib import Batch, check, holding_gil
 from asteady._engine.llama.vocab import TextStream, Vocab
 from asteady._engine.plan import Setup, divide
 from asteady._engine.prefix_cache import PrefixCache
@@ -38,6 +39,12 @@ _log = logging.getLogger("asteady")
 # Sampling walks the whole vocabulary: it takes microseconds for a small one, and a millisecond for
 # a large one, during which the event loop needs the GIL.
 _SMALL_VOCABULARY = 8192
+
+# The penalties count this many of the answer's last tokens: llama.cpp's default.
+_PENALTY_TOKENS = 64
+
+# Up to this many largest values, repeated argmax is faster than a partition.
+_FEW = 16
 
 
 @attrs.frozen(kw_only=True)
@@ -67,9 +74,7 @@ class _Sequence:
         self.position = 0  # of the next token
         self.token = -1  # sampled, not yet in the context
         self.generated = 0
-        self.logprobs: list[TokenLogprob] | None = None
-        if job.request.logprobs is not None:
-            self.logprobs = []
+        self.logprobs: list[TokenLogprob] | None = None if job.request.logprobs is None else []
         self.cost_s = 0.0
 
     @property
@@ -81,39 +86,24 @@ class GenerateWorker:
     """A `Worker` with `setup.width` slots over one context."""
 
     def __init__(
-        self,
-        model: Any,
-        vocab: Vocab,
-        *,
-        context_tokens: int,
-        threads: int,
-        setup: Setup,
-        prefixes: PrefixCache,
-        model_name: str,
-        fingerprint: str,
+        self, model: LoadedModel, vocab: Vocab, setup: Setup, prefixes: PrefixCache
     ) -> None:
+        self._model = model
         self._vocab = vocab
         self._prefixes = prefixes
-        self._model_name = model_name
-        self._fingerprint = fingerprint
         width = setup.width
         self._batch_sizes = [divide(count, setup.step_s) for count in range(width + 1)]
-        parameters = llama_cpp.llama_context_default_params()
-        parameters.n_ctx = context_tokens * width
-        parameters.n_seq_max = width
-        parameters.n_batch = PIECE_TOKENS
-        parameters.n_ubatch = PIECE_TOKENS
-        parameters.n_threads = threads
-        parameters.n_threads_batch = threads
-        self._context = Context(model, parameters)
-        self._prompt_batch = Batch(PIECE_TOKENS)
-        self._step_batch = Batch(width)
-        for place in range(width):
-            self._step_batch.outputs[place] = 1
+        self._context = Context(
+            model.native,
+            context_tokens=model.context_tokens,
+            batch_tokens=PIECE_TOKENS,
+            threads=model.threads,
+            sequences=width,
+        )
+        self._batch = Batch(PIECE_TOKENS, width)
         self._sample = llama_cpp.llama_sampler_sample
         if vocab.size <= _SMALL_VOCABULARY:
             self._sample = holding_gil(self._sample)
-        self._sequence_ids = SequenceIds(width)
         self._free = list(range(width))
         self._slots: dict[SlotId, _Sequence] = {}
         self._next_slot = itertools.count()
@@ -177,22 +167,15 @@ class GenerateWorker:
         first, tokens = sequence.computed, sequence.job.tokens
         piece = min(PIECE_TOKENS, len(tokens) - first)
         self._since_step += piece
-        batch = self._prompt_batch
-        batch.tokens[:piece] = list(tokens[first : first + piece])
-        batch.positions[:piece] = list(range(first, first + piece))
-        pointer = self._sequence_ids[sequence.number]
-        for place in range(piece):
-            batch.sequences[place] = pointer
         last = first + piece == len(tokens)
-        batch.outputs[piece - 1] = last
+        batch = self._batch
+        batch.fill(sequence.number, first, tokens[first : first + piece], outputs=last)
         try:
-            done = self._context.compute_for(sequence.slot, llama_cpp.llama_decode, batch, piece)
+            done = self._context.compute_for(sequence.slot, llama_cpp.llama_decode, batch)
         except EngineError as exc:
             self.release(sequence.slot)
             events.append(ErrorEvent(sequence.slot, exc))
             return
-        finally:
-            batch.outputs[piece - 1] = 0
         if done:
             sequence.computed += piece
             if sequence.computed == sequence.job.shared_tokens:
@@ -230,12 +213,9 @@ class GenerateWorker:
 
     def _decode(self, running: list[_Sequence], events: list[Event]) -> None:
         began = perf_counter()
-        batch = self._step_batch
         for place, sequence in enumerate(running):
-            batch.tokens[place] = sequence.token
-            batch.positions[place] = sequence.position
-            batch.sequences[place] = self._sequence_ids[sequence.number]
-        self._context.decode(batch, len(running))
+            self._batch.put(place, sequence.number, sequence.position, sequence.token)
+        self._context.decode(self._batch)
         for place, sequence in enumerate(running):
             sequence.position += 1
             self._sample_token(sequence, place, events)
@@ -286,9 +266,88 @@ class GenerateWorker:
             completion_tokens=sequence.generated,
             logprobs=None if sequence.logprobs is None else tuple(sequence.logprobs),
             seed=request.seed,
-            model=self._model_name,
-            fingerprint=self._fingerprint,
+            model=self._model.name,
+            fingerprint=self._model.fingerprint,
             cost_s=sequence.cost_s,
         )
         self.release(sequence.slot)
         events.append(AnswerEvent(sequence.slot, answer))
+
+
+def make_sampler(request: GenerateRequest, vocabulary_size: int) -> Any:
+    """A native sampler chain for one answer; free it with ``llama_sampler_free``.
+
+    llama.cpp's order: bias, penalties, top_k, typical_p, top_p, min_p, temperature, draw. The
+    penalties count the answer's tokens, not the prompt's.
+    """
+    parameters = llama_cpp.llama_sampler_chain_default_params()
+    parameters.no_perf = True
+    chain = check(llama_cpp.llama_sampler_chain_init(parameters), "make a sampler")
+
+    def add(sampler: Any) -> None:
+        llama_cpp.llama_sampler_chain_add(chain, check(sampler, "make a sampler"))
+
+    if request.logit_bias:
+        pairs = [llama_cpp.llama_logit_bias(*pair) for pair in request.logit_bias]
+        biases = (llama_cpp.llama_logit_bias * len(pairs))(*pairs)
+        add(llama_cpp.llama_sampler_init_logit_bias(vocabulary_size, len(biases), biases))
+    penalties = (request.repeat_penalty, request.frequency_penalty, request.presence_penalty)
+    if penalties != (1.0, 0.0, 0.0):
+        add(llama_cpp.llama_sampler_init_penalties(vocabulary_size, _PENALTY_TOKENS, *penalties))
+    if request.temperature == 0.0:
+        add(llama_cpp.llama_sampler_init_greedy())
+        return chain
+    if request.top_k:
+        add(llama_cpp.llama_sampler_init_top_k(request.top_k))
+    if request.typical_p < 1.0:
+        add(llama_cpp.llama_sampler_init_typical(request.typical_p, 1))
+    if request.top_p < 1.0:
+        add(llama_cpp.llama_sampler_init_top_p(request.top_p, 1))
+    if request.min_p > 0.0:
+        add(llama_cpp.llama_sampler_init_min_p(request.min_p, 1))
+    add(llama_cpp.llama_sampler_init_temp(request.temperature))
+    add(llama_cpp.llama_sampler_init_dist(request.seed))
+    return chain
+
+
+def logprob_of(context: Any, place: int, token: int, count: int, vocab: Vocab) -> TokenLogprob:
+    """The log-probabilities, at one place of the last batch, of `token` and the `count` most
+    likely tokens.
+
+    Computed from the raw logits in float64; equal ones are ordered by token id. Call it before
+    the context decodes again.
+    """
+    pointer = check(llama_cpp.llama_get_logits_ith(context, place), "give the logits")
+    raw = np.ctypeslib.as_array(
+        ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float)), shape=(vocab.size,)
+    )
+    logits = raw.astype(np.float64)
+    peak = logits.max()
+    total = float(peak + np.log(np.exp(logits - peak).sum()))
+    top = tuple(
+        (index, vocab.piece(index), float(logits[index]) - total)
+        for index in _most_likely(raw, min(count, vocab.size))
+    )
+    return TokenLogprob(
+        token_id=token,
+        token=vocab.piece(token),
+        logprob=float(logits[token]) - total,
+        top=top,
+    )
+
+
+def _most_likely(raw: Vector, count: int) -> list[int]:
+    """The indices of the `count` largest values, largest first; equal ones by index."""
+    if count <= _FEW:
+        rest = raw.copy()
+        found = []
+        for _ in range(count):
+            index = int(rest.argmax())
+            found.append(index)
+            rest[index] = -np.inf
+        return found
+    # All values not below the smallest one wanted, so that of equal ones the first are chosen.
+    least = np.partition(raw, raw.size - count)[raw.size - count]
+    chosen = np.flatnonzero(raw >= least)
+    order = np.lexsort((chosen, -raw[chosen]))[:count]
+    return [int(index) for index in chosen[order]]

@@ -9,6 +9,7 @@ import atexit
 import ctypes
 import logging
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ _log = logging.getLogger("asteady")
 
 # From ggml.h; the table in llama_cpp._logger is of an older version.
 _LEVEL_ERROR = 4
-_libc = ctypes.CDLL(None)
+libc = ctypes.CDLL(None)
 
 _load_lock = threading.Lock()
 _error_lines: list[str] | None = None
@@ -39,7 +40,7 @@ def _log_line(level: int, text: bytes | None, _data: object) -> None:
 
 _log_callback = llama_cpp.llama_log_callback(_log_line)
 # C's abs(int) ignores the other arguments: a callback that does nothing and needs no interpreter.
-_silent_callback = ctypes.cast(_libc.abs, llama_cpp.llama_log_callback)
+_silent_callback = ctypes.cast(libc.abs, llama_cpp.llama_log_callback)
 
 
 def _silence() -> None:
@@ -109,56 +110,43 @@ def holding_gil(function: Any) -> Any:
     return ctypes.PYFUNCTYPE(function.restype, *function.argtypes)(address)
 
 
-class AbortFlag:
-    """A flag that stops a running ``llama_decode``, without Python in the callback.
+class Batch:
+    """A ``llama_batch`` over its own arrays: room for `size` tokens of the sequences from 0 on.
 
-    llama.cpp calls back before each graph node and stops when that returns true. The C library's
-    ``strlen`` has the right signature: called with the flag's two bytes it returns 0 or 1. The
-    context must not outlive this object.
+    Reused from call to call; `fill` or `put` says what is in it.
     """
 
-    def __init__(self, context: Any) -> None:
-        self._buffer = ctypes.create_string_buffer(2)
-        self._callback = ctypes.cast(_libc.strlen, llama_cpp.ggml_abort_callback)
-        llama_cpp.llama_set_abort_callback(
-            context, self._callback, ctypes.cast(self._buffer, ctypes.c_void_p)
-        )
-
-    def set(self) -> None:
-        self._buffer[0] = b"\x01"
-
-    def clear(self) -> None:
-        self._buffer[0] = b"\x00"
-
-
-class Batch:
-    """A ``llama_batch`` over its own arrays, for up to `size` tokens; reused from call to call."""
-
-    def __init__(self, size: int) -> None:
-        self.tokens = (ctypes.c_int32 * size)()
-        self.positions = (ctypes.c_int32 * size)()
-        self.outputs = (ctypes.c_int8 * size)()
+    def __init__(self, size: int, sequences: int = 1) -> None:
+        pointer_type = ctypes.POINTER(ctypes.c_int32)
+        self._tokens = (ctypes.c_int32 * size)()
+        self._positions = (ctypes.c_int32 * size)()
+        self._outputs: Any = (ctypes.c_int8 * size)()
         self._sequence_counts = (ctypes.c_int32 * size)(*([1] * size))
-        self._pointer_type = ctypes.POINTER(ctypes.c_int32)
-        self.sequences = (self._pointer_type * size)()
-        self.native = llama_cpp.llama_batch()
-        native: Any = self.native  # llama_cpp's annotations call its pointers arrays
-        native.token = ctypes.cast(self.tokens, self._pointer_type)
-        native.pos = ctypes.cast(self.positions, self._pointer_type)
-        native.n_seq_id = ctypes.cast(self._sequence_counts, self._pointer_type)
-        native.seq_id = ctypes.cast(self.sequences, ctypes.POINTER(self._pointer_type))
-        native.logits = ctypes.cast(self.outputs, ctypes.POINTER(ctypes.c_int8))
+        self._sequences = (pointer_type * size)()
+        self._ids = [ctypes.pointer(ctypes.c_int32(sequence)) for sequence in range(sequences)]
+        native: Any = llama_cpp.llama_batch()  # llama_cpp's annotations call its pointers arrays
+        native.token = ctypes.cast(self._tokens, pointer_type)
+        native.pos = ctypes.cast(self._positions, pointer_type)
+        native.n_seq_id = ctypes.cast(self._sequence_counts, pointer_type)
+        native.seq_id = ctypes.cast(self._sequences, ctypes.POINTER(pointer_type))
+        native.logits = ctypes.cast(self._outputs, ctypes.POINTER(ctypes.c_int8))
+        self.native = native
 
+    def fill(self, sequence: int, first: int, tokens: Sequence[int], outputs: int) -> None:
+        """Tokens of one sequence from position `first` on; the last `outputs` give a result."""
+        count = self.native.n_tokens = len(tokens)
+        self._tokens[:count] = list(tokens)
+        self._positions[:count] = list(range(first, first + count))
+        self._sequences[:count] = [self._ids[sequence]] * count
+        self._outputs[:count] = [0] * (count - outputs) + [1] * outputs
 
-class SequenceIds:
-    """Pointers to the sequence ids from 0 on, for `Batch.sequences`."""
-
-    def __init__(self, count: int) -> None:
-        self._ids = [ctypes.c_int32(sequence) for sequence in range(count)]
-        self._pointers = [ctypes.pointer(number) for number in self._ids]
-
-    def __getitem__(self, sequence: int) -> Any:
-        return self._pointers[sequence]
+    def put(self, place: int, sequence: int, position: int, token: int) -> None:
+        """One token that gives a result, and is the last; call it for the places from 0 on."""
+        self.native.n_tokens = place + 1
+        self._tokens[place] = token
+        self._positions[place] = position
+        self._sequences[place] = self._ids[sequence]
+        self._outputs[place] = 1
 
 
 def check(pointer: Any, what: str) -> Any:

@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from time import perf_counter, thread_time
 from typing import Any
 
+import attrs
 import llama_cpp
 
 from asteady._engine.api import PIECE_TOKENS
 from asteady._engine.llama.context import Context, SequenceState
-from asteady._engine.llama.lib import Batch, SequenceIds, check, load_model
+from asteady._engine.llama.lib import Batch, check, load_model
 from asteady._engine.llama.vocab import Vocab
 from asteady._engine.models.resolve import ModelFile
 from asteady._engine.plan import LayoutResult, WidthResult
@@ -40,70 +41,49 @@ _TEXT = (
 )
 
 
+@attrs.frozen
 class _Alone:
-    """A prompt computed alone in the context: its state, and the logits of its steps."""
+    """A prompt computed alone: its state, its length, the tokens that follow it, and the logits
+    after each of them."""
 
-    def __init__(self, state: SequenceState, position: int, tokens: Sequence[int]) -> None:
-        self.state = state
-        self.position = position
-        self.tokens = tokens
-        self.logits: list[bytes] = []
+    state: SequenceState
+    position: int
+    tokens: list[int]
+    logits: list[bytes]
 
 
 class Bench:
     """A context of `width` sequences, and single steps in it."""
 
     def __init__(self, model: Any, vocabulary_size: int, width: int, tokens: int, threads: int):
-        parameters = llama_cpp.llama_context_default_params()
-        parameters.n_ctx = tokens * width
-        parameters.n_seq_max = width
-        parameters.n_batch = parameters.n_ubatch = PIECE_TOKENS
-        parameters.n_threads = parameters.n_threads_batch = threads
-        self._context = Context(model, parameters)
-        self._memory = llama_cpp.llama_get_memory(self._context.native)
-        self._ids = SequenceIds(width)
-        self._batch = Batch(PIECE_TOKENS)
+        self.context = Context(
+            model,
+            context_tokens=tokens,
+            batch_tokens=PIECE_TOKENS,
+            threads=threads,
+            sequences=width,
+        )
+        self._batch = Batch(PIECE_TOKENS, width)
         self._logits_bytes = vocabulary_size * 4
-
-    def close(self) -> None:
-        self._context.close()
 
     def prefill(self, sequence: int, tokens: Sequence[int]) -> bytes:
         """Compute a prompt as a worker does; returns the logits after it."""
         for first in range(0, len(tokens), PIECE_TOKENS):
             piece = tokens[first : first + PIECE_TOKENS]
-            for place, token in enumerate(piece):
-                self._put(place, sequence, token, first + place, output=False)
-            self._batch.outputs[len(piece) - 1] = 1
-            self._context.decode(self._batch, len(piece))
+            self._batch.fill(sequence, first, piece, outputs=1)
+            self.context.decode(self._batch)
         return self._logits(len(piece) - 1)
 
     def step(self, entries: Sequence[tuple[int, int, int]]) -> list[bytes]:
         """Decode (sequence, token, position) entries in one batch; returns each one's logits."""
         for place, (sequence, token, position) in enumerate(entries):
-            self._put(place, sequence, token, position, output=True)
-        self._context.decode(self._batch, len(entries))
+            self._batch.put(place, sequence, position, token)
+        self.context.decode(self._batch)
         return [self._logits(place) for place in range(len(entries))]
 
-    def _put(self, place: int, sequence: int, token: int, position: int, *, output: bool) -> None:
-        self._batch.tokens[place] = token
-        self._batch.positions[place] = position
-        self._batch.sequences[place] = self._ids[sequence]
-        self._batch.outputs[place] = output
-
     def _logits(self, place: int) -> bytes:
-        pointer = llama_cpp.llama_get_logits_ith(self._context.native, place)
+        pointer = llama_cpp.llama_get_logits_ith(self.context.native, place)
         return ctypes.string_at(check(pointer, "give the logits"), self._logits_bytes)
-
-    def forget(self, sequence: int, position: int = 0) -> None:
-        """Remove a sequence from this position on."""
-        llama_cpp.llama_memory_seq_rm(self._memory, sequence, position, -1)
-
-    def save(self, sequence: int) -> SequenceState:
-        return self._context.save(sequence)
-
-    def restore(self, sequence: int, state: SequenceState) -> None:
-        self._context.restore(sequence, state)
 
 
 def probe(
@@ -139,7 +119,7 @@ def _first_logits(model: Any, threads: int) -> bytes:
         prompt, (token, *_) = _prompts(vocab, 1, 64)[0]
         return bench.prefill(0, prompt) + bench.step([(0, token, len(prompt))])[0]
     finally:
-        bench.close()
+        bench.context.close()
 
 
 def _prompts(vocab: Vocab, count: int, room: int) -> list[tuple[list[int], list[int]]]:
@@ -167,20 +147,20 @@ def _widths(model: Any, limit: int, threads: int) -> tuple[WidthResult, ...]:
     try:
         alone = _alone(bench, _prompts(vocab, limit, room))
         for sequence, one in enumerate(alone):
-            bench.restore(sequence, one.state)
-        held = {1: True}
+            bench.context.restore(sequence, one.state)
+        equal = {1: True}
         for width in range(2, limit + 1):
-            held[width] = _together(bench, alone, width)
-            if not held[width]:
+            equal[width] = _together(bench, alone, width)
+            if not equal[width]:
                 break
         for sequence in range(limit):
-            bench.forget(sequence)
+            bench.context.forget(sequence)
         results = [
-            WidthResult(width=width, held=same, step_s=_step_s(bench, width))
-            for width, same in held.items()
+            WidthResult(width=width, equal=same, step_s=_step_s(bench, width))
+            for width, same in equal.items()
         ]
     finally:
-        bench.close()
+        bench.context.close()
     return tuple(results)
 
 
@@ -193,7 +173,7 @@ def _step_s(bench: Bench, width: int) -> float:
         bench.step([(sequence, 0, position) for sequence in range(width)])
         spent_s.append(thread_time() - began)
     for sequence in range(width):
-        bench.forget(sequence)
+        bench.context.forget(sequence)
     return min(spent_s)
 
 
@@ -205,20 +185,21 @@ def _alone(bench: Bench, prompts: Sequence[tuple[list[int], list[int]]]) -> list
         state = states.get(tuple(prompt))
         if state is None:
             bench.prefill(sequence, prompt)
-            state = states[tuple(prompt)] = bench.save(sequence)
+            state = states[tuple(prompt)] = bench.context.save(sequence)
         else:
-            bench.restore(sequence, state)
-        one = _Alone(state, len(prompt), tokens)
-        for step, token in enumerate(tokens):
-            one.logits += bench.step([(sequence, token, one.position + step)])
-        bench.forget(sequence)
-        made.append(one)
+            bench.context.restore(sequence, state)
+        logits = [
+            bench.step([(sequence, token, position)])[0]
+            for position, token in enumerate(tokens, len(prompt))
+        ]
+        bench.context.forget(sequence)
+        made.append(_Alone(state, len(prompt), tokens, logits))
     return made
 
 
 def _together(bench: Bench, alone: Sequence[_Alone], width: int) -> bool:
     """Whether `width` of them in one batch get the bits that they got alone."""
-    held = True
+    equal = True
     # The first ones, which include a long prompt, and others in another order.
     chosen = list(range(len(alone)))
     for group in (chosen[:width], chosen[::-1][:width]):
@@ -228,7 +209,7 @@ def _together(bench: Bench, alone: Sequence[_Alone], width: int) -> bool:
                 for sequence in group
             ]
             logits = bench.step(entries)
-            held = held and logits == [alone[sequence].logits[step] for sequence in group]
+            equal = equal and logits == [alone[sequence].logits[step] for sequence in group]
         for sequence in group:
-            bench.forget(sequence, alone[sequence].position)
-    return held
+            bench.context.forget(sequence, alone[sequence].position)
+    return equal

@@ -18,20 +18,10 @@ from asteady._base.errors import ModelFormatError
 from asteady._base.requests import Kind
 
 _MAGIC = b"GGUF"
-_VERSIONS = (2, 3)
 _STRING, _ARRAY = 8, 9
 _SCALARS = {
-    0: struct.Struct("<B"),
-    1: struct.Struct("<b"),
-    2: struct.Struct("<H"),
-    3: struct.Struct("<h"),
-    4: struct.Struct("<I"),
-    5: struct.Struct("<i"),
-    6: struct.Struct("<f"),
-    7: struct.Struct("<?"),
-    10: struct.Struct("<Q"),
-    11: struct.Struct("<q"),
-    12: struct.Struct("<d"),
+    kind: struct.Struct("<" + code)
+    for kind, code in zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True)
 }
 _U32 = _SCALARS[4]
 _U64 = _SCALARS[10]
@@ -61,20 +51,8 @@ _TENSOR_TYPES = {
 }
 
 # Architectures of encoders, whatever else their metadata says.
-_ENCODERS = frozenset(
-    {
-        "bert",
-        "modern-bert",
-        "neo-bert",
-        "nomic-bert",
-        "nomic-bert-moe",
-        "jina-bert-v2",
-        "jina-bert-v3",
-        "eurobert",
-        "gemma-embedding",
-        "t5encoder",
-    }
-)
+_BERTS = ("bert", "modern-bert", "neo-bert", "nomic-bert", "nomic-bert-moe", "eurobert")
+_ENCODERS = {*_BERTS, "jina-bert-v2", "jina-bert-v3", "gemma-embedding", "t5encoder"}
 _POOLING = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
 
 
@@ -105,11 +83,9 @@ class GgufHeader:
         return "generation"
 
 
-class _TruncatedError(Exception):
-    """The header goes on after the end of the file."""
-
-
 class _Reader:
+    """Reads the parts of a header; raises EOFError where it goes on after the end of the file."""
+
     def __init__(self, data: mmap.mmap | bytes) -> None:
         self._data = data
         self.position = 0
@@ -117,7 +93,7 @@ class _Reader:
     def _take(self, count: int) -> int:
         start = self.position
         if count < 0 or start + count > len(self._data):
-            raise _TruncatedError
+            raise EOFError
         self.position = start + count
         return start
 
@@ -144,7 +120,7 @@ class _Reader:
 
     def _skip_array(self) -> None:
         kind = self.number(_U32)
-        count: int = self.number(_U64)
+        count = self.number(_U64)
         if kind == _STRING:
             for _ in range(count):
                 self._take(self.number(_U64))
@@ -176,7 +152,7 @@ def read_header(path: Path) -> GgufHeader:
             )
         try:
             return _read(path, _Reader(data), size)
-        except _TruncatedError:
+        except EOFError:
             raise ModelFormatError(
                 f"{path} is truncated: its {size} bytes end within the header; "
                 "download or copy it again"
@@ -190,14 +166,13 @@ def read_header(path: Path) -> GgufHeader:
 def _read(path: Path, reader: _Reader, size: int) -> GgufHeader:
     reader.raw(4)
     version = reader.number(_U32)
-    if version not in _VERSIONS:
+    if version not in (2, 3):
         raise ModelFormatError(
             f"{path} is a GGUF file of version {version}; supported are versions 2 and 3"
         )
-    tensor_count: int = reader.number(_U64)
-    pair_count: int = reader.number(_U64)
+    tensor_count = reader.number(_U64)
     metadata = {}
-    for _ in range(pair_count):
+    for _ in range(reader.number(_U64)):
         key = reader.string()
         metadata[key] = reader.value(reader.number(_U32))
     end, matrix_types = _tensors(reader, tensor_count)

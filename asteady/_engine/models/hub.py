@@ -16,7 +16,6 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
@@ -42,6 +41,7 @@ _PART = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 _MAX_NAMES = 24
 _TIMEOUT_S = 10.0
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FREE_SPACE = "free some space, or set HF_HOME to a directory on another disk"
 
 
 @attrs.frozen(kw_only=True)
@@ -97,7 +97,10 @@ def parse_reference(text: str) -> HubReference:
 
 
 def hub_cache() -> Path:
-    """huggingface_hub's cache directory, by its rules, but without importing it."""
+    """huggingface_hub's cache directory, by its rules, but without importing it.
+
+    In it are ``models--owner--repo/{refs,blobs,snapshots/commit}``.
+    """
     environ = os.environ
     named = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE")
     if named is None:
@@ -114,17 +117,20 @@ def resolve_hub(
     Raises as `pull_model` does, which explains `stopped` too.
     """
     reference = parse_reference(text)
+    found = find_model(reference, cache_dir)
+    if found is None:
+        return pull_model(text, cache_dir, show_progress=False, stopped=stopped)
+    if found != recorded(reference, cache_dir):
+        _record(found, cache_dir)
+    return found
+
+
+def find_model(reference: HubReference, cache_dir: Path) -> HubModel | None:
+    """The model on this machine: as it was pulled, or else as it is in the hub's cache now."""
     known = recorded(reference, cache_dir)
     if known is not None and all(file.exists() for file in known.files):
         return known
-    found = in_cache(reference)
-    if found is not None:
-        _record(found, cache_dir)
-        return found
-    return pull_model(text, cache_dir, show_progress=False, stopped=stopped)
-
-
-# -- what was pulled -----------------------------------------------------------------------------
+    return in_cache(reference)
 
 
 def recorded(reference: HubReference, cache_dir: Path) -> HubModel | None:
@@ -143,15 +149,9 @@ def recorded(reference: HubReference, cache_dir: Path) -> HubModel | None:
 
 
 def _record(model: HubModel, cache_dir: Path) -> None:
-    remember(
-        cache_dir / _RECORDS,
-        _record_key(model.reference),
-        {
-            "commit": model.commit,
-            "files": [str(file) for file in model.files],
-            "sha256": list(model.sha256),
-        },
-    )
+    files = [str(file) for file in model.files]
+    entry = {"commit": model.commit, "files": files, "sha256": list(model.sha256)}
+    remember(cache_dir / _RECORDS, _record_key(model.reference), entry)
 
 
 def forget(reference: HubReference, cache_dir: Path) -> None:
@@ -161,9 +161,6 @@ def forget(reference: HubReference, cache_dir: Path) -> None:
 
 def _record_key(text: str) -> str:
     return f"{text} in {hub_cache()}"
-
-
-# -- the hub's cache: models--owner--repo/{refs,blobs,snapshots/commit} --------------------------
 
 
 def in_cache(reference: HubReference) -> HubModel | None:
@@ -237,13 +234,10 @@ def _names(snapshot: Path) -> list[str]:
 
 def _model(text: str, repo: str, commit: str, snapshot: Path, parts: Iterable[str]) -> HubModel:
     files = tuple(snapshot / part for part in parts)
-    return HubModel(
-        reference=text,
-        repo=repo,
-        commit=commit,
-        files=files,
-        sha256=tuple(_hub_sha256(file) for file in files),
-    )
+    # The name of a large file's blob is the hub's SHA-256 of it.
+    names = [blob.name if (blob := _blob(file)) else "" for file in files]
+    sha256 = tuple(name if _SHA256.fullmatch(name) else None for name in names)
+    return HubModel(reference=text, repo=repo, commit=commit, files=files, sha256=sha256)
 
 
 def _blob(file: Path) -> Path | None:
@@ -251,15 +245,6 @@ def _blob(file: Path) -> Path | None:
     if not file.is_symlink():
         return None
     return Path(os.path.normpath(file.parent / os.readlink(file)))
-
-
-def _hub_sha256(file: Path) -> str | None:
-    """The name of a large file's blob is the hub's SHA-256 of it."""
-    blob = _blob(file)
-    return blob.name if blob is not None and _SHA256.fullmatch(blob.name) else None
-
-
-# -- which files --------------------------------------------------------------------------------
 
 
 def group_parts(names: Iterable[str]) -> dict[str, list[str] | None]:
@@ -292,14 +277,10 @@ def choose(reference: HubReference, names: Iterable[str]) -> list[str]:
         matching = [name for name in models if name == part_names(reference.file)[0]]
     else:
         # Q4_K is not Q4_K_M, nor is Q4_XS IQ4_XS; mmproj files are for images.
-        delimited = re.compile(
-            rf"(?<![A-Za-z0-9_]){re.escape(reference.quantisation or '')}(?![A-Za-z0-9_])", re.I
-        )
-        matching = [
-            name
-            for name in models
-            if delimited.search(name.rsplit("/", 1)[-1]) and "mmproj" not in name
-        ]
+        wanted = re.escape(reference.quantisation or "")
+        delimited = re.compile(rf"(?<!\w){wanted}(?!\w)", re.I | re.A)
+        files = [name for name in models if "mmproj" not in name]
+        matching = [name for name in files if delimited.search(name.rsplit("/", 1)[-1])]
     where = f"{reference.text}: {reference.repo} at {reference.revision}"
     if len(matching) == 1:
         parts = models[matching[0]]
@@ -323,15 +304,8 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(every[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
-# -- downloading --------------------------------------------------------------------------------
-
-
 def pull_model(
-    text: str,
-    cache_dir: Path,
-    *,
-    show_progress: bool,
-    stopped: Callable[[], bool] | None = None,
+    text: str, cache_dir: Path, *, show_progress: bool, stopped: Callable[[], bool] | None = None
 ) -> HubModel:
     """Ask the hub which files a reference names now, and download those that are missing. Blocks.
 
@@ -358,17 +332,17 @@ def pull_model(
             f"{text} cannot be downloaded, as HF_HUB_OFFLINE is set: unset it and run "
             f"`asteady models pull {text}`"
         )
-    with _explained(reference):
+    try:
         bar = None if show_progress else _silent_bar(reference, stopped or (lambda: False))
         model = _download(reference, bar)
+    except ModelError:
+        raise
+    except Exception as exc:
+        # Any error: the HTTP client, and with it its errors, changed between versions.
+        raise ModelNotFoundError(f"{text}: {_explain(reference, exc)}") from exc
     if before is not None and before.commit != model.commit:
-        _log.warning(
-            "%s moved: %s was commit %s when it was last pulled and is %s now",
-            text,
-            reference.revision,
-            before.commit,
-            model.commit,
-        )
+        moved = (text, reference.revision, before.commit, model.commit)
+        _log.warning("%s moved: %s was commit %s when it was last pulled and is %s now", *moved)
     _record(model, cache_dir)
     return model
 
@@ -385,7 +359,13 @@ def _download(reference: HubReference, bar: Any) -> HubModel:
     commit = str(info.sha)
     snapshot = _repo_folder(reference.repo) / "snapshots" / commit
     missing_bytes = sum(offered[name].size or 0 for name in names if not (snapshot / name).exists())
-    _check_disk_space(reference, cache, missing_bytes)
+    existing = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
+    free_bytes = shutil.disk_usage(existing).free
+    if free_bytes < missing_bytes:
+        raise ModelNotFoundError(
+            f"{reference.text} needs {missing_bytes / 1e6:,.1f} MB, and the disk of {cache} has "
+            f"{free_bytes / 1e6:,.1f} MB free: {_FREE_SPACE}"
+        )
     began = perf_counter()
     if missing_bytes:
         _log.info("downloading %s at %s, %.1f MB", reference.text, commit, missing_bytes / 1e6)
@@ -439,30 +419,8 @@ def _endpoint() -> str | None:
     return os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
 
 
-def _check_disk_space(reference: HubReference, cache: Path, needed_bytes: int) -> None:
-    existing = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
-    free_bytes = shutil.disk_usage(existing).free
-    if free_bytes < needed_bytes:
-        raise ModelNotFoundError(
-            f"{reference.text} needs {needed_bytes / 1e6:,.1f} MB, and the disk of {cache} has "
-            f"{free_bytes / 1e6:,.1f} MB free: free some space, or set HF_HOME to a directory on "
-            "another disk"
-        )
-
-
-@contextmanager
-def _explained(reference: HubReference) -> Iterator[None]:
-    """Turn the errors of huggingface_hub and its HTTP client into one line with a remedy."""
-    try:
-        yield
-    except ModelError:
-        raise
-    except Exception as exc:
-        # Any error: the HTTP client, and with it its errors, changed between versions.
-        raise ModelNotFoundError(f"{reference.text}: {_explain(reference, exc)}") from exc
-
-
 def _explain(reference: HubReference, error: Exception) -> str:
+    """In one line, with a remedy."""
     from huggingface_hub import errors
 
     repo = reference.repo
@@ -488,9 +446,6 @@ def _explain(reference: HubReference, error: Exception) -> str:
             )
         return f"{endpoint} answered {status}: try again later"
     if isinstance(error, OSError) and error.errno in _DISK_FULL:
-        return (
-            f"the disk of {hub_cache()} is full ({error.strerror}): free some space, or set "
-            "HF_HOME to a directory on another disk"
-        )
+        return f"the disk of {hub_cache()} is full ({error.strerror}): {_FREE_SPACE}"
     reason = " ".join(str(error).split()) or type(error).__name__
     return f"the download from {endpoint} failed: {reason}; check the network and try again"

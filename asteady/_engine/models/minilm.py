@@ -88,13 +88,10 @@ def write_gguf(path: Path, weights: bytes, pieces: list[str], model: MiniLm) -> 
     writer.add_pooling_type(gguf.PoolingType.MEAN)
     writer.add_tokenizer_model("bert")
     writer.add_token_list([_gguf_piece(piece) for piece in pieces])
-    control = {_PAD, _UNK, _CLS, _SEP, _MASK}
-    writer.add_token_types(
-        [
-            gguf.TokenType.CONTROL if index in control else gguf.TokenType.NORMAL
-            for index in range(len(pieces))
-        ]
-    )
+    types = [gguf.TokenType.NORMAL] * len(pieces)
+    for token in (_PAD, _UNK, _CLS, _SEP, _MASK):
+        types[token] = gguf.TokenType.CONTROL
+    writer.add_token_types(types)
     writer.add_token_type_count(2)
     writer.add_bos_token_id(_CLS)
     writer.add_uint32("tokenizer.ggml.cls_token_id", _CLS)
@@ -105,8 +102,7 @@ def write_gguf(path: Path, weights: bytes, pieces: list[str], model: MiniLm) -> 
     writer.add_mask_token_id(_MASK)
 
     def add(name: str, source: str, *, exact: bool) -> None:
-        types = gguf.GGMLQuantizationType
-        kind = types.F32 if exact else types.Q8_0
+        kind = gguf.GGMLQuantizationType.F32 if exact else gguf.GGMLQuantizationType.Q8_0
         writer.add_tensor(name, gguf.quants.quantize(tensors[source], kind), raw_dtype=kind)
 
     add("token_embd.weight", "embeddings.word_embeddings.weight", exact=False)
@@ -128,15 +124,13 @@ def write_gguf(path: Path, weights: bytes, pieces: list[str], model: MiniLm) -> 
 def convert_minilm(
     cache_dir: Path,
     *,
-    report: Callable[[str], None] | None = None,
     model: MiniLm = OFFICIAL,
     write: Callable[[Path, bytes, list[str], MiniLm], None] = write_gguf,
 ) -> Path:
     """The path of all-MiniLM-L6-v2 as GGUF (Q8_0) in `cache_dir`; converts it at the first call.
 
     Blocks: for about a second at the first call. Several processes may convert at once: each
-    writes a temporary file and renames it, and the files are equal byte for byte. `report` gets
-    one line when a conversion begins; without it the line is logged.
+    writes a temporary file and renames it, and the files are equal byte for byte.
 
     Raises:
         ModelNotFoundError: the extra ``asteady[minilm]`` is not installed, or not complete.
@@ -149,11 +143,7 @@ def convert_minilm(
     folder = _package_folder()
     weights = _verified(folder / "model.safetensors", model.weights_sha256)
     pieces = _verified(folder / "vocab.txt", model.vocabulary_sha256).decode().splitlines()
-    line = f"converting all-MiniLM-L6-v2 (Apache-2.0) from {folder} to {path}, once"
-    if report is None:
-        _log.info("%s", line)
-    else:
-        report(line)
+    _log.info("converting all-MiniLM-L6-v2 (Apache-2.0) from %s to %s, once", folder, path)
     cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with atomic_write(path) as file:
         write(Path(file.name), weights, pieces, model)

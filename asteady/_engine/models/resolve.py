@@ -66,7 +66,14 @@ def resolve_model(
         ModelCapabilityError: the model is of the other kind.
     """
     file = inspect_model(reference, kind=kind, cache_dir=cache_dir, builtin_folder=builtin_folder)
-    _refuse_other_kind(file, kind)
+    header = file.header
+    if header.kind != kind:
+        raise wrong_kind(f"{file.path} ({header.architecture})", kind)
+    if kind == "embedding" and header.pooling not in ("mean", "cls", "last"):
+        raise ModelCapabilityError(
+            f"{file.path} cannot embed: {header.architecture}.pooling_type in its metadata is "
+            f"{header.pooling}, and must be mean, cls or last"
+        )
     return file
 
 
@@ -93,10 +100,7 @@ def _locate(reference: str, kind: Kind, cache_dir: Path, builtin_folder: Path) -
         return _locate_builtin(builtin_folder / BUILTIN[kind])
     if reference == "minilm":
         if kind == "generation":
-            raise ModelCapabilityError(
-                'the model "minilm" is an embedding model and cannot generate; set '
-                'generation_model to "builtin" or the path of a generation model'
-            )
+            raise wrong_kind('the model "minilm"', kind)
         from asteady._engine.models.minilm import convert_minilm
 
         return _Located(parts=(convert_minilm(cache_dir),), sha256=(None,))
@@ -136,10 +140,11 @@ def _checked(found: _Located, reference: str, cache_dir: Path) -> ModelFile:
     digests = [digest for digest, _ in checked]
     headers = [header for _, header in checked]
     types = {name for header in headers for name in header.matrix_types}
+    joined = hashlib.sha256("\n".join(digests).encode()).hexdigest()
     return ModelFile(
         path=found.parts[0],
         reference=reference,
-        sha256=digests[0] if len(digests) == 1 else _sha256_of(digests),
+        sha256=digests[0] if len(digests) == 1 else joined,
         size_bytes=sum(part.stat().st_size for part in found.parts),
         header=attrs.evolve(headers[0], matrix_types=tuple(sorted(types))),
     )
@@ -188,25 +193,14 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _sha256_of(digests: list[str]) -> str:
-    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
-
-
-def _refuse_other_kind(file: ModelFile, kind: Kind) -> None:
-    header = file.header
-    if header.kind == kind == "embedding" and header.pooling not in ("mean", "cls", "last"):
-        raise ModelCapabilityError(
-            f"{file.path} cannot embed: {header.architecture}.pooling_type in its metadata is "
-            f"{header.pooling}, and must be mean, cls or last"
+def wrong_kind(model: str, kind: Kind) -> ModelCapabilityError:
+    """The error for a request of this kind to a model of the other kind."""
+    if kind == "generation":
+        return ModelCapabilityError(
+            f"{model} is an embedding model and cannot generate; set generation_model to "
+            '"builtin" or the path of a generation model'
         )
-    if header.kind == kind:
-        return
-    if kind == "embedding":
-        raise ModelCapabilityError(
-            f"{file.path} is a generation model ({header.architecture}) and cannot embed; set "
-            'embedding_model to "builtin", "minilm" or the path of an embedding model'
-        )
-    raise ModelCapabilityError(
-        f"{file.path} is an embedding model ({header.architecture}) and cannot generate; set "
-        'generation_model to "builtin" or the path of a generation model'
+    return ModelCapabilityError(
+        f"{model} is a generation model and cannot embed; set embedding_model to "
+        '"builtin", "minilm" or the path of an embedding model'
     )

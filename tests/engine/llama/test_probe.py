@@ -93,7 +93,7 @@ def test_the_probe_finds_the_first_width_that_differs(
     monkeypatch.setattr(Bench, "step", flawed)
     report = probe_report(file, EngineOptions(), tmp_path)
     for layout in report.layouts:
-        assert [(result.width, result.held) for result in layout.widths] == [
+        assert [(result.width, result.equal) for result in layout.widths] == [
             (1, True),
             (2, True),
             (3, True),
@@ -183,7 +183,7 @@ def test_a_probe_is_remembered_by_model_build_and_limit(
         {"setup": {"width": 8, "repack": False}, "layouts": [], "reason": "", "took_s": 0},
         {
             "setup": {"width": 8, "repack": False},
-            "layouts": [{"repack": False, "widths": [{"width": 1, "held": True, "step_s": 1}]}],
+            "layouts": [{"repack": False, "widths": [{"width": 1, "equal": True, "step_s": 1}]}],
             "reason": "",
             "took_s": 0,
         },
@@ -279,8 +279,8 @@ def test_a_state_that_cannot_be_copied_is_an_error(
 
 
 def layout(repack: bool, width: int) -> LayoutResult:
-    results = [WidthResult(width=one, held=True, step_s=1) for one in range(1, width + 1)]
-    results.append(WidthResult(width=width + 1, held=False, step_s=1))
+    results = [WidthResult(width=one, equal=True, step_s=1) for one in range(1, width + 1)]
+    results.append(WidthResult(width=width + 1, equal=False, step_s=1))
     return LayoutResult(repack=repack, widths=tuple(results))
 
 

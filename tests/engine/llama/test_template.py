@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from asteady._base.errors import InvalidRequestError, ModelCapabilityError
-from asteady._engine.llama.template import ChatTemplate, Segment
+from asteady._engine.llama.prompt import ChatTemplate, Segment
 from tests.gguf_files import CHAT_TEMPLATE
 
 HELLO = [("user", "Hello")]

@@ -119,10 +119,14 @@ def test_the_file_appears_complete_and_the_next_call_returns_at_once(
     assert "converting all-MiniLM-L6-v2" in record.getMessage()
 
     (package / "model.safetensors").unlink()
-    assert convert_minilm(cache, report=pytest.fail, model=official) == path
+    assert convert_minilm(cache, model=official) == path
+    assert caplog.records == [record]
 
 
-def test_two_conversions_at_once_do_not_disturb_each_other(package: Path, tmp_path: Path) -> None:
+def test_two_conversions_at_once_do_not_disturb_each_other(
+    package: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="asteady")
     model = model_of(package)
     both = threading.Barrier(2, timeout=60)
 
@@ -130,20 +134,17 @@ def test_two_conversions_at_once_do_not_disturb_each_other(package: Path, tmp_pa
         path.write_bytes(b"the same bytes")
         both.wait()
 
-    lines: list[str] = []
     paths: list[Path] = []
 
     def convert() -> None:
-        paths.append(
-            convert_minilm(tmp_path / "cache", report=lines.append, model=model, write=write)
-        )
+        paths.append(convert_minilm(tmp_path / "cache", model=model, write=write))
 
     threads = [threading.Thread(target=convert) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(lines) == 2
+    assert len(caplog.records) == 2
     assert len(set(paths)) == 1
     assert os.listdir(tmp_path / "cache") == [paths[0].name]
 
