@@ -151,7 +151,7 @@ for prompt in prompts:
     results[prompt] = steadytext.generate(prompt, seed=42, max_new_tokens=20)
     took.append(time.time() - began)
 assert len(results) == 3
-assert took[2] < 0.1
+assert took[2] < took[0]
 """,
     "saving the state of the caches, and looking back": """
 class Persistence:

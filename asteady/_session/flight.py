@@ -188,8 +188,8 @@ class Flights:
         if self._empty is not None and not self._unfinished:
             self._empty.set()
 
-    async def close(self, timeout_s: float = math.inf) -> None:
-        """Start no more, cancel all, and wait until their tasks have ended."""
+    async def close(self, timeout_s: float = math.inf) -> bool:
+        """Start no more, cancel all, and wait until their tasks have ended; returns if they did."""
         self._closed = True
         for flight in list(self._unfinished):
             flight.cancel()
@@ -197,6 +197,7 @@ class Flights:
             self._empty = anyio.Event()
             with anyio.move_on_after(timeout_s, shield=True):
                 await self._empty.wait()
+        return not self._unfinished
 
 
 def _own_copy(error: Exception) -> Exception:

@@ -254,7 +254,8 @@ class Session(Calls):
 
 
 async def _tear_down(flights: Flights, models: Models, cache: CacheManager) -> None:
-    await flights.close(_FLIGHTS_END_S)
+    if not await flights.close(_FLIGHTS_END_S):
+        logger.error("ending the computations took more than %g s; left behind", _FLIGHTS_END_S)
     for name, limit_s, step in (
         ("workers", _POOLS_END_S, models.aclose),
         ("cache", _CACHE_ENDS_S, cache.aclose),

@@ -199,16 +199,18 @@ async def test_what_is_submitted_during_a_commit_goes_into_one_more(
 
 @pytest.mark.parametrize("steps", range(0, 30, 2))
 async def test_opening_can_be_cancelled_at_every_step(directory: Path, steps: int) -> None:
+    before = sqlite_threads()
     manager = CacheManager(settings(directory))
     await by_task(manager.open, steps)
     await manager.aclose()
     async with opened(directory) as manager:
         assert await manager.generation.put("key", completion())
-    await threads_end()
+    await threads_end(before)
 
 
 @pytest.mark.parametrize("steps", range(0, 20, 2))
 async def test_closing_can_be_cancelled_at_every_step(directory: Path, steps: int) -> None:
+    before = sqlite_threads()
     manager = CacheManager(settings(directory))
     await manager.open()
     putting = asyncio.ensure_future(manager.generation.put("key", completion()))
@@ -217,10 +219,15 @@ async def test_closing_can_be_cancelled_at_every_step(directory: Path, steps: in
     with anyio.fail_after(60):
         await manager.aclose()
         assert await putting in (True, False)
-    await threads_end()
+    await threads_end(before)
 
 
-async def threads_end() -> None:
+def sqlite_threads() -> set[threading.Thread]:
+    return {t for t in threading.enumerate() if "_connection_worker_thread" in t.name}
+
+
+async def threads_end(before: set[threading.Thread]) -> None:
+    """Wait until the threads have ended that were not there before."""
     with anyio.fail_after(60):
-        while any("_connection_worker_thread" in t.name for t in threading.enumerate()):
+        while sqlite_threads() - before:
             await anyio.sleep(0.01)

@@ -62,7 +62,7 @@ async def test_a_function_runs_as_one_hop_on_a_daemon_thread() -> None:
 
 
 async def test_a_connection_that_cannot_be_opened_leaves_no_thread() -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
 
     def fail() -> sqlite3.Connection:
         raise sqlite3.OperationalError("no")
@@ -70,7 +70,7 @@ async def test_a_connection_that_cannot_be_opened_leaves_no_thread() -> None:
     with pytest.raises(sqlite3.OperationalError, match="no"):
         await SqliteThread.open(fail)
     with anyio.fail_after(60):
-        while threading.active_count() > before:
+        while set(threading.enumerate()) - before:
             await anyio.sleep(0.01)
 
 

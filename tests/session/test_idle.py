@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 from asteady import Session, SettingsError
+from asteady._base.requests import Kind
+from asteady._engine.api import Engine
 from asteady._session.generation import context_of
+from asteady._session.models import engine_source_override
 from asteady.testing import FakeEngine
 
 pytestmark = pytest.mark.anyio
@@ -41,17 +44,39 @@ async def test_a_model_that_was_loaded_for_nobody_is_unloaded_too(engine: FakeEn
     async with Session(engine=engine, idle_unload_s=IDLE_S) as session:
         await session.load()
         await until(lambda: not loaded(session))
-        assert engine.closed
+        # Closed on a thread, a moment later.
+        await until(lambda: engine.closed)
+
+
+class TwoEngines:
+    """A source with one engine for texts and another for vectors."""
+
+    def __init__(self, generation: FakeEngine) -> None:
+        self._engines: dict[Kind, FakeEngine] = {
+            "generation": generation,
+            "embedding": FakeEngine(),
+        }
+
+    def fingerprint(self, kind: Kind, reference: str) -> str:
+        return self._engines[kind].fingerprint
+
+    def load(self, kind: Kind, reference: str) -> Engine:
+        return self._engines[kind]
 
 
 async def test_a_model_that_computes_is_not_idle(engine: FakeEngine) -> None:
     engine.hold()
-    async with Session(engine=engine, idle_unload_s=IDLE_S) as session:
+    with engine_source_override(lambda _: TwoEngines(engine)):
+        session = Session(idle_unload_s=IDLE_S)
+    async with session:
         asked = [asyncio.create_task(session.generate(f"a {n}")) for n in range(3)]
         await engine.wait_computed(1)
         asked[0].cancel()
-        # As much time as unloading takes, many times over.
-        await asyncio.sleep(5 * IDLE_S)
+        await asyncio.wait(asked[:1])
+        # The other model is idle from now on, and unloaded in its time; so would this one be, if
+        # the caller who left had made it idle.
+        await session.load("embedding")
+        await until(lambda: "embedding:builtin" not in loaded(session))
         assert loaded(session) == {"generation:builtin"}
         assert not engine.closed
         engine.resume()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,7 +147,7 @@ async def test_closing_does_not_wait_for_a_load_and_the_model_is_freed_afterward
     class SlowSource(GivenEngine):
         def load(self, kind: Kind, reference: str) -> Engine:
             began.set()
-            assert may_end.wait(30)
+            assert may_end.wait(120)  # longer than closing may take
             return engine
 
     class Closing(FakeEngine):
@@ -201,7 +200,9 @@ async def test_closed_while_it_opens(engine: FakeEngine) -> None:
     assert session.is_closed
 
 
-def test_a_flight_that_never_began_does_not_hold_up_the_loops_end() -> None:
+def test_a_flight_that_never_began_does_not_hold_up_the_loops_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """The loop ends in the very moment in which a computation is started."""
 
     async def main() -> None:
@@ -212,9 +213,8 @@ def test_a_flight_that_never_began_does_not_hold_up_the_loops_end() -> None:
         await asyncio.sleep(0)
 
     sessions: list[Session] = []
-    began = time.monotonic()
     asyncio.run(main())
-    assert time.monotonic() - began < 5
+    assert caplog.text == ""
     assert sessions[0].is_closed
     # It was left open on purpose, and said so is not what is tested here.
     context_of(sessions[0]).tasks._stopped = True

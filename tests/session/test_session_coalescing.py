@@ -53,20 +53,35 @@ async def by_task(call: Callable[[], Awaitable[str]], engine: FakeEngine) -> Non
         await task
 
 
-async def by_wait_for(call: Callable[[], Awaitable[str]], engine: FakeEngine) -> None:
+async def by_timeout(call: Callable[[], Awaitable[str]], engine: FakeEngine) -> None:
+    async def call_until_computed() -> None:
+        async with asyncio.timeout(None) as timeout, asyncio.TaskGroup() as group:
+
+            async def strike() -> None:
+                await engine.wait_computed(1)
+                timeout.reschedule(0)
+
+            group.create_task(strike())
+            await call()
+
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(call(), 0.05)
-    await engine.wait_computed(1)
+        await call_until_computed()
 
 
 async def by_scope(call: Callable[[], Awaitable[str]], engine: FakeEngine) -> None:
-    with anyio.move_on_after(0.05) as scope:
-        await call()
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as group:
+
+            async def strike() -> None:
+                await engine.wait_computed(1)
+                scope.cancel()
+
+            group.start_soon(strike)
+            await call()
     assert scope.cancelled_caught
-    await engine.wait_computed(1)
 
 
-@pytest.mark.parametrize("cancel", [by_task, by_wait_for, by_scope])
+@pytest.mark.parametrize("cancel", [by_task, by_timeout, by_scope])
 async def test_when_nobody_waits_the_worker_is_freed_and_the_next_caller_starts_afresh(
     cancel: Callable[[Callable[[], Awaitable[str]], FakeEngine], Awaitable[None]],
 ) -> None:
