@@ -25,6 +25,7 @@ def test_importing_loads_neither_llama_cpp_nor_numpy() -> None:
     loaded = modules_after("from asteady import Session")
     assert "asteady._session.session" in loaded
     late = {"llama_cpp", "numpy", "aiosqlite", "sqlite3", "filelock", "jinja2", "platformdirs"}
+    late |= {"asteady._engine.loader", "asteady._engine.models.resolve"}
     assert not late & loaded
 
 

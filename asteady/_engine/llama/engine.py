@@ -113,9 +113,8 @@ class LlamaEngine:
                 f"leaves room for at most {self.context_tokens - 1}: shorten it, or use a model "
                 "with a longer context"
             )
-        return GenerateJob(
-            request=request, tokens=tuple(tokens), limit=min(request.max_new_tokens, room)
-        )
+        limit = min(request.max_new_tokens, room)
+        return GenerateJob(request=request, tokens=tuple(tokens), limit=limit)
 
     def _prepare_embed(self, request: EmbedRequest) -> EmbedJob:
         if request.dimensions is not None and request.dimensions > self.dimensions:

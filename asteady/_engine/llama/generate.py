@@ -137,11 +137,10 @@ class GenerateWorker:
         self._context.close()
 
     def step(self) -> list[Event]:
-        context = self._context
         decoding = []
         newcomer = None
         for sequence in self._slots.values():
-            if context.is_interrupted(sequence.slot):
+            if self._context.is_interrupted(sequence.slot):
                 continue
             if sequence.decoding:
                 decoding.append(sequence)

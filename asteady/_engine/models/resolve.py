@@ -137,8 +137,7 @@ def _checked(found: _Located, reference: str, cache_dir: Path) -> ModelFile:
         _facts(part, expected, found, cache_dir)
         for part, expected in zip(found.parts, found.sha256, strict=True)
     ]
-    digests = [digest for digest, _ in checked]
-    headers = [header for _, header in checked]
+    digests, headers = zip(*checked, strict=True)
     types = {name for header in headers for name in header.matrix_types}
     joined = hashlib.sha256("\n".join(digests).encode()).hexdigest()
     return ModelFile(
