@@ -189,7 +189,7 @@ class Flights:
             self._empty.set()
 
     async def close(self, timeout_s: float = math.inf) -> bool:
-        """Start no more, cancel all, and wait until their tasks have ended; returns if they did."""
+        """Start no more, cancel all, and wait until all tasks ended; returns whether they did."""
         self._closed = True
         for flight in list(self._unfinished):
             flight.cancel()
