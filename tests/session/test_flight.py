@@ -264,6 +264,22 @@ async def test_closing_ends_flights_and_refuses_new_ones(flights: Flights) -> No
         flights.join("key", gate.compute)
 
 
+@pytest.mark.anyio
+async def test_closing_tells_whether_all_have_ended(flights: Flights) -> None:
+    may_die = anyio.Event()
+
+    async def slow_to_die(flight: Flight[str]) -> str:
+        with anyio.CancelScope(shield=True):
+            await may_die.wait()
+        return "answer"
+
+    flights.join("key", slow_to_die)
+    await anyio.wait_all_tasks_blocked()
+    assert not await flights.close(0)
+    may_die.set()
+    assert await flights.close()
+
+
 def test_owned_tasks_close_when_asyncio_run_ends() -> None:
     events: list[str] = []
 
