@@ -8,6 +8,7 @@ import os
 import time
 from collections import deque
 from collections.abc import (
+    AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
     Callable,
@@ -16,6 +17,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from contextlib import aclosing
 from typing import Any, Literal, TypeAlias
 
 import anyio
@@ -140,7 +142,7 @@ class WarmJob:
     priority: Priority = "medium"
     model: str | None = None
     namespace: str | None = None
-    request: GenerateRequest | None = None
+    arguments: Mapping[str, Any] = {}
     error: Exception | None = None
 
 
@@ -169,7 +171,8 @@ async def warm(
             " JSON Lines file"
         )
     if isinstance(prompts, AsyncIterable):
-        return await warming.run([_Queue((), aiter(prompts), reader.jobs_of)])
+        async with aclosing(reader.jobs_of_each(prompts)) as jobs:
+            return await warming.run([_Queue((), jobs)])
     if isinstance(prompts, Iterable):
         return await warming.run_all(
             job
@@ -217,19 +220,25 @@ class _Reader:
             yield WarmJob(where=where, prompt=prompt, error=exc)
             return
         for seed in seeds:
-            job = WarmJob(
+            yield WarmJob(
                 where=where,
                 prompt=prompt,
                 seed=seed,
                 priority=priority,
                 model=model,
                 namespace=namespace,
+                arguments={"prompt": text, **self._options, **item, "seed": seed},
             )
-            options = {**self._options, **item, "seed": seed}
-            try:
-                yield attrs.evolve(job, request=GenerateRequest.of(text, **options))
-            except InvalidRequestError as exc:
-                yield attrs.evolve(job, error=exc)
+
+    async def jobs_of_each(self, values: AsyncIterable[object]) -> AsyncGenerator[list[WarmJob]]:
+        """The jobs of each prompt; an iterator that fails ends with a job that fails."""
+        count = 0
+        try:
+            async for value in values:
+                yield list(self.jobs_of(f"prompts[{count}]", value))
+                count += 1
+        except Exception as exc:
+            yield [WarmJob(where=f"prompts[{count}]", prompt="the iterator failed", error=exc)]
 
     def jobs_of_lines(self, raw: bytes) -> Iterator[WarmJob]:
         """The jobs of a JSON Lines file; a line that cannot be read is a job that fails."""
@@ -272,39 +281,24 @@ def _mapping(value: object) -> dict[str, Any]:
 
 
 class _Queue:
-    """Jobs that are known, then those of an iterator, which gives one item at a time, not ahead."""
+    """Jobs that are known, then those of an iterator, which is never read ahead."""
 
     def __init__(
-        self,
-        jobs: Iterable[WarmJob],
-        items: AsyncIterator[Any] | None = None,
-        jobs_of: Callable[[str, Any], Iterator[WarmJob]] = lambda where, item: iter(()),
+        self, jobs: Iterable[WarmJob], more: AsyncIterator[list[WarmJob]] | None = None
     ) -> None:
         self.jobs = deque(jobs)
-        self._items = items
-        self._jobs_of = jobs_of
-        self._count = 0
+        self._more = more
         self._lock = anyio.Lock()
 
     async def next(self) -> WarmJob | None:
-        if self.jobs:
-            return self.jobs.popleft()
         async with self._lock:
-            while not self.jobs:
-                if self._items is None:
-                    return None
-                where = f"prompts[{self._count}]"
-                try:
-                    item = await anext(self._items)
-                except StopAsyncIteration:
-                    self._items = None
-                except Exception as exc:
-                    self._items = None
-                    return WarmJob(where=where, prompt="the iterator failed", error=exc)
+            while not self.jobs and self._more is not None:
+                found = await anext(self._more, None)
+                if found is None:
+                    self._more = None
                 else:
-                    self._count += 1
-                    self.jobs.extend(self._jobs_of(where, item))
-            return self.jobs.popleft()
+                    self.jobs.extend(found)
+            return self.jobs.popleft() if self.jobs else None
 
 
 class _Warming:
@@ -360,10 +354,10 @@ class _Warming:
     async def _work(self, queue: _Queue, scope: anyio.CancelScope) -> None:
         while (job := await queue.next()) is not None:
             try:
-                if job.error is not None or job.request is None:
-                    self._fail(job, job.error or InvalidRequestError("nothing to warm"))
+                if job.error is None:
+                    await self._one(job)
                 else:
-                    await self._one(job, job.request)
+                    self._fail(job, job.error)
             except SessionError as exc:
                 # Nothing more can be done, and it is no failure of this prompt.
                 self._closed = exc
@@ -375,8 +369,9 @@ class _Warming:
                 self._skipped += 1
                 raise
 
-    async def _one(self, job: WarmJob, request: GenerateRequest) -> None:
+    async def _one(self, job: WarmJob) -> None:
         context = self._context
+        request = GenerateRequest.of(**job.arguments)
         context.tasks.check_open()
         if context.settings.disable_cache:
             raise StoreError("the cache is disabled (disable_cache, ASTEADY_DISABLE_CACHE)")

@@ -1,4 +1,4 @@
-"""``asteady generate``"""
+"""``asteady generate`` and ``asteady embed``"""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import argparse
 import asyncio
 import json
 import sys
+from pathlib import Path
 
 import attrs
 
-from asteady._base.requests import OWN_END, Completion
+from asteady._base.errors import InvalidRequestError
+from asteady._base.files import atomic_write
+from asteady._base.requests import OWN_END, Completion, Vector
 from asteady._session.session import Session
 from asteady.cli._common import (
     Commands,
@@ -22,6 +25,12 @@ from asteady.cli._common import (
 
 
 def add_parser(commands: Commands) -> None:
+    """Both commands."""
+    _add_generate(commands)
+    _add_embed(commands)
+
+
+def _add_generate(commands: Commands) -> None:
     parser = commands.add_parser(
         "generate",
         help="generate text",
@@ -51,16 +60,33 @@ def add_parser(commands: Commands) -> None:
         "--no-stream", action="store_true", help="print the text when it is complete"
     )
     add_request(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run_generate)
 
 
-def run(options: argparse.Namespace) -> int:
+def _add_embed(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "embed",
+        help="embed texts",
+        description="Embed each text and print its vector on one line.",
+    )
+    parser.add_argument("text", nargs="*", help="the texts; default: the lines of standard input")
+    parser.add_argument(
+        "--npy", metavar="FILE", help="write a float32 array of shape (texts, dimensions)"
+    )
+    parser.add_argument(
+        "--truncate", action="store_true", help="cut texts that are longer than the model's context"
+    )
+    add_request(parser)
+    parser.set_defaults(run=run_embed)
+
+
+def run_generate(options: argparse.Namespace) -> int:
     if options.prompt in (None, "-"):
         options.prompt = read_standard_input("a prompt").removesuffix("\n")
-    return asyncio.run(_run(options))
+    return asyncio.run(_generate(options))
 
 
-async def _run(options: argparse.Namespace) -> int:
+async def _generate(options: argparse.Namespace) -> int:
     async with Session(generation_model=options.model) as session:
         if session.settings.generation_model == "builtin":
             print(
@@ -107,3 +133,36 @@ def _as_json(answer: Completion) -> str:
         answer, value_serializer=lambda _, __, v: v.decode("latin-1") if isinstance(v, bytes) else v
     )
     return json.dumps(record, ensure_ascii=False)
+
+
+def run_embed(options: argparse.Namespace) -> int:
+    texts = options.text or read_standard_input("at least one text").splitlines()
+    if not texts:
+        raise InvalidRequestError("standard input is empty: give at least one line of text")
+    target = None if options.npy is None else Path(options.npy).absolute()
+    if target is not None and not target.parent.is_dir():
+        raise InvalidRequestError(
+            f"--npy {options.npy}: the directory {target.parent} does not exist"
+        )
+    matrix = asyncio.run(_embed(texts, options))
+    if target is not None:
+        _save(matrix, target)
+    if options.json:
+        print(json.dumps([[float(x) for x in row] for row in matrix]))
+    elif target is None:
+        for row in matrix:
+            print(" ".join(format(float(x), ".9g") for x in row))
+    return 0
+
+
+async def _embed(texts: list[str], options: argparse.Namespace) -> Vector:
+    async with Session(embedding_model=options.model) as session:
+        calls = calls_under(session, options.namespace)
+        return await calls.embed(texts, cache=options.cache, truncate=options.truncate)
+
+
+def _save(matrix: Vector, target: Path) -> None:
+    import numpy as np
+
+    with atomic_write(target, private=False) as file:
+        np.save(file, matrix)
