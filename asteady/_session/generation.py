@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Hashable, Mapping
-from types import TracebackType
 from typing import Any, Unpack
 
 import attrs
@@ -51,12 +50,7 @@ class Stream:
         self._index = 0
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         self.leave()
 
     def leave(self) -> None:

@@ -7,7 +7,6 @@ import logging
 import warnings
 from contextlib import AbstractContextManager
 from functools import partial
-from types import TracebackType
 from typing import Self, Unpack
 
 import anyio
@@ -161,12 +160,7 @@ class Session(Calls):
     async def __aenter__(self) -> Self:
         return await self.open()
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
 
     def __del__(self) -> None:

@@ -10,7 +10,6 @@ import tempfile
 import uuid
 from collections.abc import Callable
 from pathlib import Path, PurePath
-from types import TracebackType
 from typing import Literal, TypeAlias
 
 import attrs
@@ -96,12 +95,7 @@ class Recording:
         self._override.__enter__()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._override.__exit__(None, None, None)
         _close_default_sessions()
         self.write()

@@ -6,7 +6,6 @@ import ctypes
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
-from types import TracebackType
 
 import llama_cpp
 import numpy as np
@@ -42,12 +41,7 @@ class GgufEncoder:
     def __enter__(self) -> GgufEncoder:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         llama_cpp.llama_free(self._context)
         llama_cpp.llama_model_free(self._model)
 
