@@ -23,7 +23,7 @@ from collections.abc import (
     MutableMapping,
     Sequence,
 )
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
@@ -453,12 +453,9 @@ class Cache(Generic[A]):
         Yields True when another process had it: its answer may be in the store now. A failing lock
         raises nothing; two processes may then compute the same.
         """
-        if self._locks is None:
-            yield False
-            return
-        async with self._locks.computing(key) as waited:
-            if waited:
-                self.counters.coalesced_across_processes += 1
+        locks = self._locks
+        async with nullcontext(False) if locks is None else locks.computing(key) as waited:
+            self.counters.coalesced_across_processes += waited
             yield waited
 
     # -- namespaces -------------------------------------------------------------------------------

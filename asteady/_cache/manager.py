@@ -157,8 +157,7 @@ class CacheManager:
         embedding = await (await self.embedding.ready()).holdings()
         return {
             name: NamespaceSize(
-                generation=generation.get(name, Holding()),
-                embedding=embedding.get(name, Holding()),
+                generation=generation.get(name, Holding()), embedding=embedding.get(name, Holding())
             )
             for name in sorted({*generation, *embedding})
             if path is None or is_below(name, path)

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Hashable
 from typing import Any, Generic, TypeVar
 
+import attrs
+
 from asteady._base.requests import Completion, Embedding, Key
 
 A = TypeVar("A")
@@ -22,36 +24,23 @@ ALIASES_PER_ENTRY = 8
 ENTRY_BYTES = 400
 
 
+@attrs.define(eq=False, weakref_slot=False)
 class Held(Generic[A]):
     """One answer in memory. `touches` counts the uses not yet flushed to the store.
 
     `tags` are the namespaces known to contain it; there may be others.
     """
 
-    __slots__ = (
-        "aliases",
-        "answer",
-        "cost_s",
-        "key",
-        "newer",
-        "older",
-        "size_bytes",
-        "tags",
-        "touches",
-        "used",
-    )
-
-    def __init__(self, key: Key, answer: A, cost_s: float, size_bytes: int) -> None:
-        self.key = key
-        self.answer = answer
-        self.cost_s = cost_s
-        self.size_bytes = size_bytes
-        self.touches = 0
-        self.used = False
-        self.aliases: list[Hashable] = []
-        self.tags: tuple[str, ...] = ()
-        self.newer: Held[A] | None = None
-        self.older: Held[A] | None = None
+    key: Key
+    answer: A
+    cost_s: float
+    size_bytes: int
+    touches: int = 0
+    used: bool = False
+    aliases: list[Hashable] = attrs.field(factory=list)
+    tags: tuple[str, ...] = ()
+    newer: Held[A] | None = None
+    older: Held[A] | None = None
 
 
 class Memory(Generic[A]):

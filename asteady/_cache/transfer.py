@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
+from sqlite3 import Connection
 from threading import Event
 from typing import Any, TypeVar, get_args
 
@@ -224,7 +225,7 @@ def _check_target(target: Path) -> None:
 
 
 @contextmanager
-def _copied(path: Path, copy: Path, stop: Event) -> Iterator[sqlite3.Connection]:
+def _copied(path: Path, copy: Path, stop: Event) -> Iterator[Connection]:
     with closing(sqlite3.connect(copy, isolation_level=None)) as destination:
         uri = f"{path.absolute().as_uri()}?mode=ro"
         with closing(sqlite3.connect(uri, timeout=BUSY_TIMEOUT_S, uri=True)) as source:
@@ -236,11 +237,7 @@ def _copied(path: Path, copy: Path, stop: Event) -> Iterator[sqlite3.Connection]
 
 
 def _write_entries(
-    out: sqlite3.Connection,
-    copy: sqlite3.Connection,
-    kind: str,
-    keep_requests_bytes: int,
-    stop: Event,
+    out: Connection, copy: Connection, kind: str, keep_requests_bytes: int, stop: Event
 ) -> int:
     columns = ", ".join(name for name, _ in CODECS[kind].columns)
     name, max_entries, max_bytes, level = copy.execute(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Hashable, Mapping
+from contextlib import suppress
 from typing import Any, Unpack
 
 import attrs
@@ -117,7 +118,6 @@ def generation_call(
     model: str | None,
     cache: CacheMode,
     options: GenerateOptions,
-    alias: Hashable = None,
 ) -> Call:
     """Validate the arguments of the method `name` and put them into a record.
 
@@ -130,6 +130,9 @@ def generation_call(
     request = GenerateRequest.of(prompt, **options)
     if context.prefix is not None:
         request = context.prefix.before(request)
+    alias: Hashable = None
+    with suppress(ValueError):  # a valid option of a type that cannot be serialised
+        alias = context.alias_of(prompt, model, options)
     return Call(
         request=request,
         model=context.model("generation", model),
@@ -181,16 +184,14 @@ class GenerationCalls:
             ModelError: the model is unavailable or cannot do this.
             SessionError: the session is not open, or was closed meanwhile.
         """
-        alias: Hashable = None
         if cache == "use":
-            try:
+            try:  # `suppress` would cost a warm hit a third more
                 answer = self._recall(prompt, model, options)
                 if answer is not None:
                     return answer.text
-                alias = self._context.alias_of(prompt, model, options)
-            except (TypeError, ValueError):  # no alias: the arguments are refused below
+            except (TypeError, ValueError):  # no alias; the arguments are validated below
                 pass
-        call = generation_call(self._context, "generate", prompt, model, cache, options, alias)
+        call = generation_call(self._context, "generate", prompt, model, cache, options)
         return (await self._context.generation.answer(call)).text
 
     @shows_options_of(GenerateRequest.of)
@@ -203,6 +204,13 @@ class GenerationCalls:
         **options: Unpack[GenerateOptions],
     ) -> Completion:
         """As `generate`, with the whole record: text, chunks, finish reason, counts, logprobs."""
+        if cache == "use":
+            try:
+                answer = self._recall(prompt, model, options)
+                if answer is not None:
+                    return answer
+            except (TypeError, ValueError):
+                pass
         call = generation_call(self._context, "complete", prompt, model, cache, options)
         return await self._context.generation.answer(call)
 

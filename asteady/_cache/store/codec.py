@@ -43,17 +43,11 @@ class Codec(Protocol[A]):
 
 def checksum(key: Key, cost_s: float, values: Sequence[Any]) -> int:
     """CRC-32 over the key, the cost and the values with their types."""
-    blobs: list[bytes] = []
-    plain: list[Any] = []
+    plain = [len(value) if type(value) is bytes else value for value in values]
+    crc = zlib.crc32(repr((key, cost_s, plain)).encode())
     for value in values:
         if type(value) is bytes:
-            blobs.append(value)
-            plain.append(len(value))
-        else:
-            plain.append(value)
-    crc = zlib.crc32(repr((key, cost_s, plain)).encode())
-    for blob in blobs:
-        crc = zlib.crc32(blob, crc)
+            crc = zlib.crc32(value, crc)
     return crc
 
 

@@ -14,10 +14,10 @@ from __future__ import annotations
 import hashlib
 import heapq
 import math
-import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
+from sqlite3 import Connection
 from typing import Any
 
 from asteady._base.requests import Key
@@ -65,7 +65,7 @@ def row_of(values: tuple[Any, ...]) -> Row:
 class SqliteEvictionIndex:
     """An `EvictionIndex` over the tables `entry` and `ghost`; lives for one transaction."""
 
-    def __init__(self, connection: sqlite3.Connection, fetch: int = FETCH) -> None:
+    def __init__(self, connection: Connection, fetch: int = FETCH) -> None:
         self._connection = connection
         self._fetch = fetch
         self._begin()
@@ -201,7 +201,7 @@ class _Queue:
 class _Ghosts:
     """The table of ghosts, numbered in the order of their eviction."""
 
-    def __init__(self, connection: sqlite3.Connection, fetch: int) -> None:
+    def __init__(self, connection: Connection, fetch: int) -> None:
         self._connection = connection
         self._fetch = fetch
         # The numbers of ghosts found by their keys, and ghosts that are not written yet.

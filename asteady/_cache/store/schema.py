@@ -12,6 +12,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from sqlite3 import Connection
 
 from asteady._base.errors import StoreError, StoreVersionError
 from asteady._cache.store.api import BUSY_TIMEOUT_S
@@ -101,9 +102,7 @@ def is_busy(error: BaseException) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in _BUSY
 
 
-def connect(
-    path: Path, max_bytes: int, busy_timeout_s: float = BUSY_TIMEOUT_S
-) -> sqlite3.Connection:
+def connect(path: Path, max_bytes: int, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Connection:
     """A connection with our settings to a database that exists."""
     connection = sqlite3.connect(
         path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False
@@ -141,7 +140,7 @@ def open_database(
     max_bytes: int,
     damaged: tuple[int, int] | None = None,
     busy_timeout_s: float = BUSY_TIMEOUT_S,
-) -> sqlite3.Connection:
+) -> Connection:
     """Open the database at `path` for writing, or create it.
 
     A damaged one, and one of an older version, is set aside first, as is the file with the identity
@@ -208,9 +207,7 @@ def set_aside(path: Path, state: str, reason: object) -> Path:
     return path.parent / name
 
 
-def _open(
-    path: Path, columns: Columns, max_bytes: int, busy_timeout_s: float
-) -> sqlite3.Connection:
+def _open(path: Path, columns: Columns, max_bytes: int, busy_timeout_s: float) -> Connection:
     # SQLite gives its -wal and -shm files the permissions of the database.
     os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
     connection = connect(path, max_bytes, busy_timeout_s)
@@ -231,7 +228,7 @@ def _open(
     return connection
 
 
-def _make(connection: sqlite3.Connection, path: Path, columns: Columns) -> None:
+def _make(connection: Connection, path: Path, columns: Columns) -> None:
     connection.execute("BEGIN IMMEDIATE")
     # Checked again inside the transaction: another process may have been faster.
     if not _is_made(connection, path):
@@ -248,7 +245,7 @@ def _make(connection: sqlite3.Connection, path: Path, columns: Columns) -> None:
     connection.execute("COMMIT")
 
 
-def _choose_journal(connection: sqlite3.Connection, path: Path) -> None:
+def _choose_journal(connection: Connection, path: Path) -> None:
     network = network_filesystem(path.parent)
     wanted = "wal" if network is None else "delete"
     (mode,) = connection.execute(f"PRAGMA journal_mode = {wanted}").fetchone()
@@ -265,7 +262,7 @@ def _choose_journal(connection: sqlite3.Connection, path: Path) -> None:
         )
 
 
-def _is_made(connection: sqlite3.Connection, path: Path) -> bool:
+def _is_made(connection: Connection, path: Path) -> bool:
     """Whether the database has its tables; False for an empty one.
 
     Raises:

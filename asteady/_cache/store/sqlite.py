@@ -17,6 +17,7 @@ import sqlite3
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
+from sqlite3 import Connection
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from asteady._base.errors import StoreError
@@ -30,13 +31,7 @@ from asteady._cache.store.api import (
     Store,
     Write,
 )
-from asteady._cache.store.schema import (
-    connect,
-    identity,
-    is_busy,
-    is_damage,
-    open_database,
-)
+from asteady._cache.store.schema import connect, identity, is_busy, is_damage, open_database
 from asteady._cache.store.sqlite_thread import SqliteThread
 from asteady._cache.store.transaction import Tables
 
@@ -51,10 +46,9 @@ _LOOP_END_S = 2.0
 
 
 def _reads(
-    method: Callable[Concatenate[Tables[Any], sqlite3.Connection, P], T],
+    method: Callable[Concatenate[Tables[Any], Connection, P], T],
 ) -> Callable[Concatenate[SqliteStore[Any], P], Coroutine[Any, Any, T]]:
     """A method of the store that calls this one of `Tables` on the reading thread."""
-
     name = method.__name__
 
     async def read(store: SqliteStore[Any], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -141,13 +135,13 @@ class SqliteStore(Store[A]):
     async def run(self, fn: Callable[[], T], /) -> T:
         return await self._reading(lambda _: fn())
 
-    def _removals(self, connection: sqlite3.Connection) -> int:
+    def _removals(self, connection: Connection) -> int:
         if identity(self._path) != self._file:
             raise _GoneError("its file was removed or replaced")
         return self._tables.removals(connection)
 
     async def _reading(
-        self, fn: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+        self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         if not self._closing:
             await self._ready.wait()
@@ -276,7 +270,7 @@ class SqliteStore(Store[A]):
         return await self._retry_busy(self._tables.commit, writes)
 
     async def _retry_busy(
-        self, fn: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+        self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run it on the write connection, again while another process has the database locked."""
         loop = asyncio.get_running_loop()

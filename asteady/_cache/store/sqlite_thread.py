@@ -18,6 +18,7 @@ import sqlite3
 import sys
 import weakref
 from collections.abc import Callable
+from sqlite3 import Connection
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class SqliteThread:
         _threads.add(self)
 
     @classmethod
-    async def open(cls, connect: Callable[[], sqlite3.Connection]) -> SqliteThread:
+    async def open(cls, connect: Callable[[], Connection]) -> SqliteThread:
         """Call `connect` on a new thread; its exceptions are raised here.
 
         Cancelling leaves nothing open: a connection that `connect` returns later is closed.
@@ -55,7 +56,7 @@ class SqliteThread:
 
         failure: list[BaseException] = []
 
-        def connect_or_note() -> sqlite3.Connection:
+        def connect_or_note() -> Connection:
             # If it raised, aiosqlite would end the thread without waiting for its end.
             try:
                 return connect()
@@ -87,10 +88,7 @@ class SqliteThread:
         return thread
 
     async def run(
-        self,
-        fn: Callable[Concatenate[sqlite3.Connection, P], T],
-        *args: P.args,
-        **kwargs: P.kwargs,
+        self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run ``fn(connection, ...)`` on the thread. Cancelling only stops waiting for it.
 

@@ -11,6 +11,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from sqlite3 import Connection
 from typing import Any, Generic, TypeVar
 
 import attrs
@@ -127,9 +128,7 @@ class Tables(Generic[A]):
     clock: Callable[[], float] = time.time
     keep_requests_bytes: int = 0
 
-    def read(
-        self, connection: sqlite3.Connection, key: Key, *, log_damage: bool = True
-    ) -> Reading[A]:
+    def read(self, connection: Connection, key: Key, *, log_damage: bool = True) -> Reading[A]:
         """The answer, if it is there and undamaged."""
         names = ", ".join(f"answer.{name}" for name, _ in self.codec.columns)
         # One row, always: the counter of removals, and the answer if there is one.
@@ -149,16 +148,12 @@ class Tables(Generic[A]):
                 log.error("a value in the %s cache is damaged: %s", self.codec.kind, exc)
             return Reading(None, True, removals)
 
-    def keys(self, connection: sqlite3.Connection) -> list[Key]:
+    def keys(self, connection: Connection) -> list[Key]:
         sql = "SELECT key FROM entry ORDER BY key"
         return [key for (key,) in connection.execute(sql)]
 
     def entries(
-        self,
-        connection: sqlite3.Connection,
-        limit: int,
-        order_by: Order,
-        namespace: str | None = None,
+        self, connection: Connection, limit: int, order_by: Order, namespace: str | None = None
     ) -> list[Entry]:
         where = "" if namespace is None else f" WHERE {_TAGGED}"
         rows = connection.execute(
@@ -173,45 +168,44 @@ class Tables(Generic[A]):
             Entry(**dict(zip(names, (*row, preview(text)), strict=True))) for *row, text in rows
         ]
 
-    def request(self, connection: sqlite3.Connection, key: Key) -> Request | None:
+    def request(self, connection: Connection, key: Key) -> Request | None:
         found = connection.execute(
-            "SELECT request, fingerprint FROM entry JOIN answer USING (slot) WHERE key = ?",
-            (key,),
+            "SELECT request, fingerprint FROM entry JOIN answer USING (slot) WHERE key = ?", (key,)
         ).fetchone()
         return None if found is None else verified(found[0], key, found[1])
 
-    def missing(self, connection: sqlite3.Connection, keys: Sequence[Key]) -> tuple[int, list[Key]]:
+    def missing(self, connection: Connection, keys: Sequence[Key]) -> tuple[int, list[Key]]:
         # The counter first: a removal after it is seen when the counter is read next.
         removals = self.removals(connection)
         sql = "SELECT 1 FROM entry WHERE key = ?"
         gone = [key for key in keys if connection.execute(sql, (key,)).fetchone() is None]
         return removals, gone
 
-    def removals(self, connection: sqlite3.Connection) -> int:
+    def removals(self, connection: Connection) -> int:
         return int(connection.execute("SELECT removals FROM cache").fetchone()[0])
 
-    def totals(self, connection: sqlite3.Connection) -> dict[str, Any]:
+    def totals(self, connection: Connection) -> dict[str, Any]:
         cursor = connection.execute("SELECT * FROM cache")
         names = [column[0] for column in cursor.description]
         return dict(zip(names, cursor.fetchone(), strict=True))
 
-    def tagged(self, connection: sqlite3.Connection, key: Key, namespace: str) -> bool:
+    def tagged(self, connection: Connection, key: Key, namespace: str) -> bool:
         sql = "SELECT 1 FROM entry CROSS JOIN tag USING (slot) WHERE key = ? AND namespace = ?"
         return connection.execute(sql, (key, namespace)).fetchone() is not None
 
-    def holding(self, connection: sqlite3.Connection, path: str) -> Holding:
+    def holding(self, connection: Connection, path: str) -> Holding:
         sql = f"SELECT count(*), coalesce(sum(size_bytes), 0) FROM entry WHERE {_TAGGED}"
         entries, size_bytes = connection.execute(sql, {"path": path}).fetchone()
         return Holding(entries=entries, size_bytes=size_bytes)
 
-    def holdings(self, connection: sqlite3.Connection) -> dict[str, Holding]:
+    def holdings(self, connection: Connection) -> dict[str, Holding]:
         rows = connection.execute(
             "SELECT namespace, count(*), sum(size_bytes) FROM entry CROSS JOIN tag USING (slot)"
             " GROUP BY namespace ORDER BY namespace"
         )
         return {path: Holding(entries=count, size_bytes=size) for path, count, size in rows}
 
-    def settle(self, connection: sqlite3.Connection) -> None:
+    def settle(self, connection: Connection) -> None:
         """Adapt a database that was just opened to this policy and budget."""
         budget = self.budget
         (settled,) = connection.execute(
@@ -223,7 +217,7 @@ class Tables(Generic[A]):
         if not settled:
             self._transact(connection, [])
 
-    def commit(self, connection: sqlite3.Connection, writes: Sequence[Write[A]]) -> CommitResult:
+    def commit(self, connection: Connection, writes: Sequence[Write[A]]) -> CommitResult:
         """Do all of these in one transaction, in their order.
 
         An answer that cannot be encoded fails alone: its exception is its result.
@@ -243,7 +237,7 @@ class Tables(Generic[A]):
         except Exception as exc:
             return exc
 
-    def _transact(self, connection: sqlite3.Connection, ready: Sequence[Any]) -> CommitResult:
+    def _transact(self, connection: Connection, ready: Sequence[Any]) -> CommitResult:
         connection.execute("BEGIN IMMEDIATE")
         try:
             transaction = _Transaction(self, connection, len(ready))
@@ -278,7 +272,7 @@ def _keys_of(op: Any) -> list[Key]:
 class _Tags:
     """The tags by slot, read on demand; lives for one transaction."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._stored: dict[int, frozenset[str]] = {}
         self._now: dict[int, set[str]] = {}
@@ -334,7 +328,7 @@ class _Tags:
 class _Transaction(Generic[A]):
     """The state of one group commit. Lives as long as its transaction."""
 
-    def __init__(self, tables: Tables[A], connection: sqlite3.Connection, writes: int) -> None:
+    def __init__(self, tables: Tables[A], connection: Connection, writes: int) -> None:
         self.tables = tables
         self.connection = connection
         self.now_s = tables.clock()
