@@ -13,11 +13,13 @@ from asteady import (
     CacheMissError,
     EngineError,
     InvalidRequestError,
+    Observed,
     Session,
     Settings,
     SettingsError,
 )
 from asteady._base.requests import GenerateRequest
+from asteady._session.generation import context_of
 from asteady.testing import FakeEngine
 
 pytestmark = pytest.mark.anyio
@@ -259,3 +261,36 @@ async def test_settings_come_whole_or_one_by_one() -> None:
     assert Session(Settings(workers=3)).settings.workers == 3
     with pytest.raises(SettingsError, match="no setting 'worker'"):
         Session(worker=1)  # type: ignore[call-arg]  # a wrong name
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"seed": 7, "temperature": 0.5},
+        {"stop": ["a", "b"]},
+        {"logit_bias": {5: 1.0}},
+        {"prompt": None, "messages": [{"role": "user", "content": "hi"}]},
+    ],
+)
+async def test_every_form_of_a_call_is_a_warm_hit(
+    session: Session, options: dict[str, Any]
+) -> None:
+    call = {"prompt": "hi", **options}
+    first = await session.complete(**call)
+    observed: list[Observed] = []
+    with session.observe(observed.append):
+        assert await session.generate(**call) == first.text
+    assert observed[0].outcome == "memory"
+    prompt = call.pop("prompt")
+    alias = context_of(session).alias_of(prompt, None, call)
+    held = session.cache.generation.peek_alias(alias)
+    assert held is not None
+    assert (await session.complete(prompt, **call)) is held.answer
+
+
+async def test_equal_numbers_of_other_types_are_no_warm_hit(session: Session) -> None:
+    await session.generate("hi", seed=1)
+    for seed in (1.0, True):
+        with pytest.raises(InvalidRequestError, match="seed="):
+            await session.generate("hi", seed=seed)  # type: ignore[arg-type]  # wrong on purpose
