@@ -382,6 +382,7 @@ async def _answer_in_process(
         raise EngineError(
             f"the second process failed ({done.returncode}); its last line: {said[-1]}"
         )
+    # From a process that this one has started, on a pipe of its own.
     answers: list[Answer] = pickle.loads(done.stdout)
     return answers
 

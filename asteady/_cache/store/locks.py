@@ -76,7 +76,7 @@ class Locks:
         self._run = run
         self._failed = failed
         self._held: dict[int, _Shard] = {}
-        self._releasing: dict[int, asyncio.Task[None]] = {}
+        self._releasing: dict[int, asyncio.Future[None]] = {}
 
     @asynccontextmanager
     async def computing(self, key: Key) -> AsyncIterator[bool]:
@@ -144,12 +144,16 @@ class Locks:
         del self._held[number]
         # After an attempt to acquire it that may still run.
         before = self._releasing.get(number)
-        releasing = asyncio.create_task(self._release(number, shard.lock, before))
-        self._releasing[number] = unattended(releasing)
+        releasing = unattended(asyncio.ensure_future(self._release(shard.lock, before)))
+        self._releasing[number] = releasing
 
-    async def _release(
-        self, number: int, lock: BaseFileLock, before: asyncio.Task[None] | None
-    ) -> None:
+        def released(_: object) -> None:
+            if self._releasing.get(number) is releasing:
+                del self._releasing[number]
+
+        releasing.add_done_callback(released)
+
+    async def _release(self, lock: BaseFileLock, before: asyncio.Future[None] | None) -> None:
         if before is not None:
             await asyncio.wait([before])
         try:
@@ -157,9 +161,6 @@ class Locks:
         except Exception as exc:
             self._failed("lock", exc)
             lock.release(force=True)
-        finally:
-            if self._releasing.get(number) is asyncio.current_task():
-                del self._releasing[number]
 
 
 def _acquire(lock: BaseFileLock) -> bool:
