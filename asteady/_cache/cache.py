@@ -477,6 +477,13 @@ class Cache(Generic[A]):
                 asyncio.create_task(self._tag(store, key, namespace, held), name="asteady tag")
             )
             self._tagging[tagging] = task
+
+            def tagged(task: asyncio.Task[None]) -> None:
+                if self._tagging.get(tagging) is task:
+                    del self._tagging[tagging]
+
+            # Not at the end of the task itself: it may be closed when the loop is closed already.
+            task.add_done_callback(tagged)
         await asyncio.shield(task)
 
     @property
@@ -515,9 +522,6 @@ class Cache(Generic[A]):
             await store.submit(Tag(key, namespace))
         except StoreError as exc:
             self._failed(operation, exc)
-        finally:
-            if self._tagging.get((key, namespace)) is asyncio.current_task():
-                del self._tagging[key, namespace]
 
     def _know_tags(self, held: Held[A], *namespaces: str) -> None:
         self._tags_known = True
