@@ -3,6 +3,7 @@
 nox -s tests            the test suite with coverage
 nox -s lint types       style and types
 nox -s aiosqlite        the tests of the store with the oldest and newest aiosqlite allowed
+nox -s campaign         the fault campaign in its long form, by hand
 nox -s bench -- NAME    a benchmark of tests/benchmarks/, by hand
 nox -s models           train the built-in models anew
 """
@@ -47,6 +48,14 @@ def aiosqlite(session: nox.Session, which: str) -> None:
     oldest = allowed.split(",")[0].replace(">=", "==")
     session.install("--upgrade", oldest if which == "oldest" else allowed)
     session.run("pytest", "tests/cache/store", "tests/cache/test_parts.py", *session.posargs)
+
+
+@nox.session
+def campaign(session: nox.Session) -> None:
+    """Run tests/faults in its long form, and print the table of docs/reliability.md."""
+    install_group(session, "test")
+    session.install("-e", ".")
+    session.run("pytest", "tests/faults", *session.posargs, env={"CAMPAIGN": "long"})
 
 
 @nox.session
