@@ -23,7 +23,8 @@ class GenerateOptions(TypedDict, total=False):
     seed: int
     """0 to 4294967294; decides among likely tokens when the temperature is above 0."""
     max_new_tokens: int
-    """Stop after so many tokens (finish_reason "length"); the context may end sooner."""
+    """Stop after so many tokens (finish_reason "length"); the context may end sooner. A character
+    whose last bytes are missing then is left out of the text, but its tokens count."""
     temperature: float
     """0 takes the most likely token each time; above, tokens are drawn."""
     top_k: int
@@ -43,7 +44,8 @@ class GenerateOptions(TypedDict, total=False):
     logit_bias: Mapping[int, float] | None
     """Add to the logits of these token ids."""
     stop: str | Sequence[str] | None
-    """End before the first of these strings; it is not part of the text."""
+    """End before the first of these strings; it is not part of the text. At most 100 strings of at
+    most 1000 characters."""
     eos_string: str
     """One more string to end before, by SteadyText's name; "[EOS]" adds none. The model's own end
     counts always."""

@@ -39,6 +39,9 @@ EmbedMode: TypeAlias = Literal["query", "document"]
 # llama.cpp reads the largest 32-bit number as "choose a seed at random".
 MAX_SEED = 2**32 - 2
 MAX_LOGPROBS = 100
+# An answer looks for each of them at each of its characters.
+MAX_STOPS = 100
+MAX_STOP_CHARACTERS = 1000
 # SteadyText's name for the end of text that the model itself gives.
 OWN_END = "[EOS]"
 # A path is stored with each entry that its namespace holds, and printed in tables.
@@ -64,7 +67,21 @@ def _stops(value: object, eos_string: object) -> tuple[str, ...]:
     stops = sorted({validation.text("stop", item) for item in value})
     if "" in stops:
         raise refuse("stop", "", "a stop string has at least one character")
-    return tuple(stops if more == OWN_END else sorted({*stops, more}))
+    if more != OWN_END:
+        stops = sorted({*stops, more})
+    if len(stops) > MAX_STOPS:
+        raise InvalidRequestError(
+            f"{len(stops)} stop strings are not allowed: give at most {MAX_STOPS}"
+        )
+    for stop in stops:
+        if len(stop) > MAX_STOP_CHARACTERS:
+            raise refuse(
+                "stop",
+                stop,
+                f"it has {len(stop)} characters, and a stop string has at most "
+                f"{MAX_STOP_CHARACTERS}",
+            )
+    return tuple(stops)
 
 
 def _messages(value: object) -> tuple[tuple[str, str], ...]:

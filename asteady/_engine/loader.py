@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("asteady")
 
 # Raise it when asteady changes how it tokenises, samples, detokenises, stops or pools.
-_WAYS_VERSION = 1
+_WAYS_VERSION = 2
 # Raise it when the probe or the choice of the setup changes.
 _PROBE_VERSION = 2
 

@@ -53,6 +53,13 @@ def spm(models: Path) -> Iterator[LlamaEngine]:
     engine.close()
 
 
+@pytest.fixture(params=["gpt2", "spm"])
+def either(request: pytest.FixtureRequest) -> LlamaEngine:
+    """A model of each kind of vocabulary."""
+    engine: LlamaEngine = request.getfixturevalue(request.param)
+    return engine
+
+
 @pytest.fixture(scope="module")
 def plain(models: Path) -> Iterator[LlamaEngine]:
     engine = load(models, "plain.gguf")

@@ -30,7 +30,8 @@ from asteady._engine.api import (
 )
 from asteady._engine.llama.context import Context, LoadedModel
 from asteady._engine.llama.lib import Batch, check, holding_gil
-from asteady._engine.llama.vocab import TextStream, Vocab
+from asteady._engine.llama.text import TextStream
+from asteady._engine.llama.vocab import Vocab
 from asteady._engine.plan import Setup, divide
 from asteady._engine.prefix_cache import PrefixCache
 
@@ -253,7 +254,7 @@ class GenerateWorker:
             reason = "length"
         else:
             return
-        self._emit(sequence, sequence.text.end(), events)
+        self._emit(sequence, sequence.text.end(cut=reason == "length"), events)
         if sequence.text.stopped:
             reason = "stop"
         request = sequence.job.request

@@ -1,10 +1,8 @@
-"""Text to tokens and tokens to text: a model's vocabulary, and the text stream of one answer."""
+"""A model's vocabulary: text to tokens, and tokens to their bytes."""
 
 from __future__ import annotations
 
-import codecs
 import ctypes
-from collections.abc import Sequence
 from typing import Any
 
 import llama_cpp
@@ -83,54 +81,3 @@ class Vocab:
         if tokens[-1] in self._ends:
             return [*tokens[: limit - 1], tokens[-1]]
         return tokens[:limit]
-
-
-class TextStream:
-    """Turns the bytes of one answer's tokens into chunks of text.
-
-    An incomplete UTF-8 sequence waits for its last byte; bytes that can never become a character
-    turn into U+FFFD, as with ``bytes.decode(errors="replace")``. Text that may be the beginning of
-    a stop string waits too. The text ends before the stop string that is complete first (of two
-    that end at the same character, the longer one). So it does not depend on how the text was cut
-    into tokens.
-    """
-
-    def __init__(self, stops: Sequence[str]) -> None:
-        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-        self._stops = stops
-        self._beginnings = {stop[:length] for stop in stops for length in range(1, len(stop))}
-        self._longest = max((len(stop) for stop in stops), default=0)
-        self._waiting = ""
-        self.stopped = False
-
-    def add(self, data: bytes) -> str:
-        """The text that these bytes complete; may be ""."""
-        text = self._decode(data)
-        return self._scan(text) if self._stops else text
-
-    def end(self) -> str:
-        """The rest of the text, when no more bytes follow."""
-        text = self._decode(b"", True)
-        if not self._stops:
-            return text
-        shown = self._scan(text)
-        if not self.stopped:
-            shown, self._waiting = shown + self._waiting, ""
-        return shown
-
-    def _scan(self, text: str) -> str:
-        if not text or self.stopped:
-            return ""
-        text = self._waiting + text
-        self._waiting = ""
-        matches = [
-            (start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0
-        ]
-        if matches:
-            self.stopped = True
-            return text[: min(matches)[1]]
-        for length in range(min(self._longest - 1, len(text)), 0, -1):
-            if text[-length:] in self._beginnings:
-                self._waiting = text[-length:]
-                return text[:-length]
-        return text

