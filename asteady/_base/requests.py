@@ -149,7 +149,9 @@ def is_below(namespace: str, path: str) -> bool:
 class GenerateRequest:
     """A validated, canonical request to a generation model.
 
-    Build one with `of`, which takes the arguments of `Session.generate`.
+    Build one with `of`, which takes the arguments of `Session.generate`. `isolation` is the path of
+    the isolated namespace that it is made in: part of its key, so that its answer is shared with no
+    request from elsewhere.
     """
 
     prompt: str | None
@@ -168,6 +170,7 @@ class GenerateRequest:
     logit_bias: tuple[tuple[int, float], ...]
     stop: tuple[str, ...]
     logprobs: int | None
+    isolation: str | None = None
 
     @classmethod
     def of(
@@ -238,12 +241,16 @@ class GenerateRequest:
 @public
 @attrs.frozen(kw_only=True)
 class EmbedRequest:
-    """A validated, canonical request to an embedding model. Build one with `of`."""
+    """A validated, canonical request to an embedding model. Build one with `of`.
+
+    `isolation` is as in `GenerateRequest`.
+    """
 
     text: str
     truncate: bool
     dimensions: int | None
     mode: EmbedMode | None
+    isolation: str | None = None
 
     @classmethod
     def of(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import (
     AsyncIterator,
@@ -141,6 +142,9 @@ class Cache(Generic[A]):
         self.memory = memory
         self.budget = budget
         self.counters = Counters()
+        self.clears = 0
+        """How often something was cleared here: what was asked for before is not stored after it,
+        so whoever asks from then on computes anew."""
         self._opener = opener
         self._tick_s = tick_s
         self._store: Store[A] | None = None
@@ -316,8 +320,11 @@ class Cache(Generic[A]):
             self._done("read", start_s)
         except StoreError as exc:
             self._failed("read", exc)
-            self._missed()
+            self.missed()
             return None
+        except BaseException:
+            self.missed()
+            raise
         finally:
             removed = key in self._removed
             self._reads[key] -= 1
@@ -327,7 +334,7 @@ class Cache(Generic[A]):
         self._compare_removals(reading.removals)
         answer = reading.answer
         if answer is None:
-            self._missed()
+            self.missed()
             if reading.damaged:
                 self.counters.damaged += 1
                 try:
@@ -370,19 +377,21 @@ class Cache(Generic[A]):
         alias: Hashable = None,
         request: Request | None = None,
         namespaces: tuple[str, ...] = (),
+        asked_s: float = math.inf,
     ) -> bool:
         """Store an answer; True once the commit that holds it is done. Never raises.
 
         The `request` is stored with it, unless it is longer than `keep_requests_bytes`.
 
         False if the store failed, or if it is larger than the whole budget, or is worth less than
-        all that would have to be evicted for it. Cancelling stops waiting; it is stored all the
-        same.
+        all that would have to be evicted for it, or if it was asked for, at `asked_s` (seconds
+        since the epoch), before any process cleared it. Cancelling stops waiting; it is stored all
+        the same.
         """
         aliases = () if alias is None else (alias,)
         start_s = perf_counter()
         try:
-            put = Put(key, answer, answer.cost_s, aliases, namespaces, request)
+            put = Put(key, answer, answer.cost_s, aliases, namespaces, request, asked_s)
             stored = await (await self.ready()).submit(put)
             self._done("write", start_s)
             if stored is False:
@@ -398,6 +407,8 @@ class Cache(Generic[A]):
     async def delete(self, key: Key) -> bool:
         """Remove an entry, in every process's view within a second; False if it was not there.
 
+        As with `clear`, an answer that was asked for before is not stored after it.
+
         Raises:
             StoreError: the store cannot be written.
         """
@@ -405,6 +416,9 @@ class Cache(Generic[A]):
 
     async def clear(self) -> int:
         """Remove everything, in every process's view within a second; returns the number.
+
+        What was asked for before is not stored after it, whichever process computes it: those who
+        wait get their answer, and whoever asks from now on has it computed anew.
 
         Raises:
             StoreError: the store cannot be written.
@@ -589,7 +603,8 @@ class Cache(Generic[A]):
             self._note(held)
         return held.answer
 
-    def _missed(self) -> None:
+    def missed(self) -> None:
+        """Count a miss: of a lookup that ended, in whatever way, without an answer."""
         counters = self.counters
         counters.misses += 1
         self._misses_at.append(counters.hits + counters.misses)
@@ -638,6 +653,8 @@ class Cache(Generic[A]):
                 held = memory.by_key.get(op.key)
                 if held is not None and value is True:
                     self._know_tags(held, op.namespace)
+            if isinstance(op, Clear | Untag) or (isinstance(op, Delete) and not op.if_damaged):
+                self.clears += 1
         self.counters.evictions += result.evictions
         self._compare_removals(result.before, result.removals)
 

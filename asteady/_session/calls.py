@@ -165,7 +165,7 @@ class Calls(GenerationCalls):
         check_options("embed", options, _OPTIONS)
         return await context.embedding.answer(
             Call(
-                request=EmbedRequest.of(text, **options),
+                request=context.isolated(EmbedRequest.of(text, **options)),
                 model=context.model("embedding", model),
                 mode=cache,
                 alias=alias,

@@ -49,6 +49,8 @@ class Flight(Generic[A]):
         self.chunks: list[str] = []
         self.namespaces: set[str] = set()
         """The namespaces of all who joined: the stored entry is tagged with them."""
+        self.asked_s = math.inf
+        """When the first who joined asked, in seconds since the epoch."""
         self.waiters = 0
         self._flights = flights
         self._compute = compute

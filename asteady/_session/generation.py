@@ -13,7 +13,7 @@ from asteady._base.errors import SessionError
 from asteady._base.options import GenerateOptions, check_options, shows_options_of
 from asteady._base.public import public
 from asteady._base.requests import Completion, DeclaredPrefix, GenerateRequest
-from asteady._session.pipeline import CacheMode, Call, CallContext, Joined, alias_of
+from asteady._session.pipeline import CacheMode, Call, CallContext, Joined
 
 _OPTIONS = frozenset(GenerateOptions.__annotations__) | {"model", "cache"}
 
@@ -134,7 +134,7 @@ def generation_call(
     with suppress(ValueError):  # a valid option of a type that cannot be serialised
         alias = context.alias_of(prompt, model, options)
     return Call(
-        request=request,
+        request=context.isolated(request),
         model=context.model("generation", model),
         mode=cache,
         alias=alias,
@@ -275,12 +275,15 @@ class Prefix(GenerationCalls):
         # Not the text, which the memory tier would count with each alias.
         digest = hashlib.sha256(text.encode()).hexdigest()
 
+        context = context_of(calls)
+        alias_of = context.alias_of
+
         def prefixed_alias_of(
             subject: object, model: str | None, options: Mapping[str, Any]
         ) -> Hashable:
             return digest, alias_of(subject, model, options)
 
-        super().__init__(attrs.evolve(context_of(calls), prefix=prefix, alias_of=prefixed_alias_of))
+        super().__init__(attrs.evolve(context, prefix=prefix, alias_of=prefixed_alias_of))
         self.text = text
         self._calls = calls
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any, Unpack
 
 import attrs
@@ -11,12 +11,16 @@ from asteady._base.errors import InvalidRequestError
 from asteady._base.options import shows_options_of
 from asteady._base.public import public
 from asteady._base.requests import KINDS, Kind, is_below, namespace_path
-from asteady._base.validation import one_of, refuse
+from asteady._base.validation import flag, one_of, refuse
 from asteady._cache.cache import NamespaceLookups
 from asteady._cache.store.api import Entry, Holding, Order
 from asteady._session.calls import Calls
 from asteady._session.generation import context_of
+from asteady._session.pipeline import alias_of
 from asteady._session.warm import WarmOptions, WarmReport, warm
+
+# An alias with it equals none of a call from elsewhere, whatever the arguments of that call.
+_ISOLATED = object()
 
 
 @public
@@ -70,24 +74,42 @@ class Namespace(Calls):
     A call under it is the same request as without it, so there is one entry, and one computation,
     for all who ask. It costs nothing to construct, needs no closing, and can be used as long as its
     session is open. Two with one path are the same namespace.
+
+    Calls in an isolated namespace, and in those made from it, are other requests than those from
+    elsewhere: their answers are neither found nor shared outside. `isolation` is its path.
     """
 
-    def __init__(self, session: Calls, path: str) -> None:
+    def __init__(self, session: Calls, path: str, isolation: str | None = None) -> None:
         self.path = namespace_path(path)
+        self.isolation = isolation
         # Kept, so that a session that nobody else holds is not closed while this is in use.
         self._session = session
-        super().__init__(attrs.evolve(context_of(session), namespace=self.path))
+        context = attrs.evolve(context_of(session), namespace=self.path)
+        if isolation is not None:
+
+            def isolated_alias_of(
+                subject: object, model: str | None, options: Mapping[str, Any]
+            ) -> Hashable:
+                return _ISOLATED, isolation, alias_of(subject, model, options)
+
+            context = attrs.evolve(context, isolation=isolation, alias_of=isolated_alias_of)
+        super().__init__(context)
 
     def __repr__(self) -> str:
-        return f"<Namespace {self.path} of {self._session!r}>"
+        isolated = "" if self.isolation is None else f" (isolated in {self.isolation})"
+        return f"<Namespace {self.path}{isolated} of {self._session!r}>"
 
-    def namespace(self, path: str) -> Namespace:
+    def namespace(self, path: str, *, isolated: bool = False) -> Namespace:
         """The one at this path below: ``session.namespace("emails").namespace("marketing")``.
+
+        It is isolated as this one is; ``isolated=True`` isolates it by itself.
 
         Raises:
             InvalidRequestError: as `Session.namespace`.
         """
-        return Namespace(self._session, f"{self.path}/{namespace_path(path)}")
+        path = f"{self.path}/{namespace_path(path)}"
+        isolation = path if flag("isolated", isolated) else self.isolation
+        return Namespace(self._session, path, isolation)
 
     @shows_options_of(warm)
     async def preload(

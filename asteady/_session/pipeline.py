@@ -10,6 +10,7 @@ flights.join(key)    one task per key, owned by the session
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Hashable, Mapping, Sequence
 from marshal import dumps
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
@@ -36,6 +37,7 @@ from asteady._session.models import Models
 from asteady._session.observe import Observers, Outcome, Watch
 
 A = TypeVar("A", bound=Completion | Embedding)
+R = TypeVar("R", GenerateRequest, EmbedRequest)
 
 CacheMode: TypeAlias = Literal["use", "refresh", "bypass", "only"]
 
@@ -173,8 +175,8 @@ class Joined(Generic[A]):
 class Pipeline(Generic[A]):
     """Answers the calls of one kind; lives as long as its session.
 
-    Every call counts once in the statistics of its cache: as a hit, a miss or coalesced.
-    Bypassing and refreshing calls are no lookups and do not count.
+    Every call that is valid counts once in the statistics of its cache, however it ends: as a hit,
+    a miss or coalesced. Bypassing and refreshing calls are no lookups and do not count.
     """
 
     def __init__(
@@ -196,12 +198,17 @@ class Pipeline(Generic[A]):
         watch = None
         if self._observers.active:
             watch = Watch(self._observers, call.request, call.model)
+        asked_s, clears = time.time(), self._cache.clears
         try:
             one_of("cache", call.mode, _MODES)
-            key = await self.key(call)
+            try:
+                key = await self.key(call)
+            except BaseException:
+                self._missed(call)
+                raise
             if watch is not None:
                 watch.key = key
-            return self._join(call, key, watch)
+            return self._join(call, key, asked_s, clears, watch)
         except BaseException as exc:
             if watch is not None:
                 watch.ended(error=exc)
@@ -232,7 +239,16 @@ class Pipeline(Generic[A]):
             await self._cache.tag(key, call.namespace)
         return True
 
-    def _join(self, call: Call, key: Key, watch: Watch | None) -> Joined[A]:
+    def _missed(self, call: Call) -> None:
+        """Count a call that ended before its key was known."""
+        if call.looks_up:
+            self._cache.missed()
+            if call.namespace is not None:
+                self._cache.lookups_of(call.namespace).misses += 1
+
+    def _join(
+        self, call: Call, key: Key, asked_s: float, clears: int, watch: Watch | None
+    ) -> Joined[A]:
         # Nothing is awaited from here on: looking and joining are one step.
         if call.looks_up:
             answer = self._cache.recall_key(key, alias=call.alias)
@@ -242,10 +258,12 @@ class Pipeline(Generic[A]):
         async def compute(flight: Flight[A]) -> A:
             return await self._answer(flight, call, key)
 
-        # All who join one flight get the same answer. A bypassing call shares with nobody.
+        # All who join one flight get the same answer. A bypassing call shares with nobody, nor does
+        # one that was made after a clear with one that was made before, and will not be stored.
         flight, started = self._flights.join(
-            object() if call.mode == "bypass" else (self._kind, call.mode, key), compute
+            object() if call.mode == "bypass" else (self._kind, call.mode, key, clears), compute
         )
+        flight.asked_s = min(flight.asked_s, asked_s)
         if not started and call.looks_up:
             self._cache.counters.coalesced += 1
         outcome: Outcome = "computed" if started else "coalesced"
@@ -275,6 +293,7 @@ class Pipeline(Generic[A]):
                 alias=call.alias,
                 request=call.request,
                 namespaces=tuple(flight.namespaces),
+                asked_s=flight.asked_s,
             )
         return answer
 
@@ -307,8 +326,16 @@ class CallContext:
     observers: Observers
     tasks: OwnedTasks
     namespace: str | None = None
+    isolation: str | None = None
+    """The path of the namespace that the calls are isolated in, if any."""
     prefix: DeclaredPrefix | None = None
     alias_of: AliasOf = alias_of
+
+    def isolated(self, request: R) -> R:
+        """The request as it is made here: one of an isolated namespace has a key of its own."""
+        if self.isolation is None:
+            return request
+        return attrs.evolve(request, isolation=self.isolation)
 
     def model(self, kind: Kind, model: str | None) -> str:
         """The reference that a call means: its own, or the session's for this kind."""

@@ -17,7 +17,7 @@ from asteady._base.options import SettingsOptions, shows_options_of
 from asteady._base.public import public
 from asteady._base.requests import KINDS, Kind
 from asteady._base.settings import Settings
-from asteady._base.validation import one_of
+from asteady._base.validation import flag, one_of
 from asteady._cache.cache import Opener
 from asteady._cache.manager import CacheManager
 from asteady._engine.api import Engine, PrefixStatistics
@@ -202,17 +202,20 @@ class Session(Calls):
         """
         self._tasks.check_open()
 
-    def namespace(self, path: str) -> Namespace:
+    def namespace(self, path: str, *, isolated: bool = False) -> Namespace:
         """The same calls, with entries tagged by the namespace: ``namespace("emails/marketing")``.
 
         An answer is stored once, however many namespaces tag it. `Namespace` has what can be done
         with its entries together: statistics, listing, preloading, and clearing. See
         docs/operate/namespaces.md.
 
+        With ``isolated=True`` the path is part of every key: nothing is shared with calls from
+        elsewhere, so nobody can tell by the speed of an answer what was asked in the namespace.
+
         Raises:
             InvalidRequestError: `path` is not names with single slashes between them.
         """
-        return Namespace(self, path)
+        return Namespace(self, path, path if flag("isolated", isolated) else None)
 
     async def load(self, *kinds: Kind) -> None:
         """Load the models now rather than at the first request; both, or those of `kinds`.

@@ -378,7 +378,7 @@ class _Warming:
         # A job's namespace is a path below the one that the call is made under.
         namespace = "/".join(path for path in (context.namespace, job.namespace) if path) or None
         call = Call(
-            request=request,
+            request=context.isolated(request),
             model=context.model("generation", job.model),
             namespace=None if namespace is None else namespace_path(namespace),
         )

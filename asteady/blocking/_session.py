@@ -29,6 +29,7 @@ from asteady._base.requests import (
     namespace_path,
 )
 from asteady._base.settings import Settings
+from asteady._base.validation import flag
 from asteady._cache.cache import Cache as AsyncCache
 from asteady._cache.manager import CacheManager as AsyncCacheManager
 from asteady._engine.api import Engine
@@ -353,16 +354,19 @@ class Namespace(Calls[AsyncNamespace]):
     """`asteady.operate.Namespace` without await; from `Session.namespace`. Usable as long as the
     session is."""
 
-    def __init__(self, root: Root, path: str) -> None:
+    def __init__(self, root: Root, path: str, isolation: str | None = None) -> None:
         self.path = path = namespace_path(path)
-        super().__init__(root, lambda session: session.namespace(path))
+        self.isolation = isolation
+        super().__init__(root, lambda session: AsyncNamespace(session, path, isolation))
 
     def __repr__(self) -> str:
-        return f"<blocking Namespace {self.path}>"
+        isolated = "" if self.isolation is None else f" (isolated in {self.isolation})"
+        return f"<blocking Namespace {self.path}{isolated}>"
 
     @documented_as(AsyncNamespace.namespace)
-    def namespace(self, path: str) -> Namespace:
-        return Namespace(self._root, f"{self.path}/{namespace_path(path)}")
+    def namespace(self, path: str, *, isolated: bool = False) -> Namespace:
+        path = f"{self.path}/{namespace_path(path)}"
+        return Namespace(self._root, path, path if flag("isolated", isolated) else self.isolation)
 
     preload = waited(AsyncNamespace.preload)
     statistics = waited(AsyncNamespace.statistics)
@@ -427,8 +431,8 @@ class SessionCalls(Calls[AsyncSession]):
         super().__init__(root, lambda session: session)
 
     @documented_as(AsyncSession.namespace)
-    def namespace(self, path: str) -> Namespace:
-        return Namespace(self._root, path)
+    def namespace(self, path: str, *, isolated: bool = False) -> Namespace:
+        return Namespace(self._root, path, path if flag("isolated", isolated) else None)
 
     load = waited(AsyncSession.load)
     statistics = on_loop(AsyncSession.statistics)

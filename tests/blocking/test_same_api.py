@@ -52,6 +52,7 @@ PIPELINE = {
     "recall",
     "peek_alias",
     "count_hit",
+    "missed",
     "recall_key",
     "peek",
     "computing",

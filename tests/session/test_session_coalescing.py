@@ -151,3 +151,23 @@ async def test_what_cannot_be_served_is_refused_before_the_queue() -> None:
         with pytest.raises(PromptTooLongError, match=r"4 words.*room for 3"):
             await session.generate("one two three four")
     assert engine.computed == []
+
+
+async def test_calls_that_are_cancelled_at_any_moment_are_counted_once(
+    engine: FakeEngine, session: Session
+) -> None:
+    calls = 0
+    # Cut at every turn of the event loop: while the model is identified, while the disk is read,
+    # while it is computed, and while it is stored.
+    for turns in range(1, 60):
+        for prompt in ("a", f"b{turns}"):
+            task = asyncio.create_task(session.namespace("n").generate(prompt))
+            calls += 1
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+    counters = session.cache.generation.counters
+    assert counters.hits + counters.misses + counters.coalesced == calls
+    lookups = (await session.namespace("n").statistics()).generation
+    assert lookups.hits + lookups.misses + lookups.coalesced == calls

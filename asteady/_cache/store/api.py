@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, get_args
@@ -51,7 +52,11 @@ class Entry:
 
 @attrs.frozen
 class Put(Generic[A]):
-    """Store an answer. Result: whether it is in the store after this commit."""
+    """Store an answer that was asked for at `asked_s`, in seconds since the epoch.
+
+    Result: whether it is in the store after this commit; None if the key, one of the namespaces, or
+    the whole cache was cleared since it was asked for, so that it must not be stored.
+    """
 
     key: Key
     answer: A
@@ -61,6 +66,7 @@ class Put(Generic[A]):
     """Tags to add to those that the entry has."""
     request: Request | None = None
     """Stored beside the answer, if it is short enough."""
+    asked_s: float = math.inf
 
 
 @attrs.frozen

@@ -23,7 +23,7 @@ log = logging.getLogger("asteady")
 
 # "AsCa" in ASCII, for `file` and SQLite's own tools.
 APPLICATION_ID = 0x41734361
-VERSION = 4
+VERSION = 5
 OPEN_TIMEOUT_S = 10.0
 # Primary result codes.
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -54,7 +54,8 @@ CREATE TABLE cache (
     hits INTEGER NOT NULL DEFAULT 0,
     misses INTEGER NOT NULL DEFAULT 0,
     coalesced INTEGER NOT NULL DEFAULT 0,
-    saved_s REAL NOT NULL DEFAULT 0.0
+    saved_s REAL NOT NULL DEFAULT 0.0,
+    cleared_s REAL NOT NULL DEFAULT 0.0
 );
 CREATE TABLE entry (
     key TEXT PRIMARY KEY,
@@ -85,6 +86,11 @@ CREATE TABLE tag (
     namespace TEXT NOT NULL,
     PRIMARY KEY (slot, namespace)
 ) WITHOUT ROWID;
+CREATE TABLE cleared (
+    scope TEXT PRIMARY KEY,
+    cleared_s REAL NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX cleared_by_time ON cleared (cleared_s);
 """
 
 

@@ -12,10 +12,13 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from asteady._base.requests import EmbedRequest, GenerateRequest, Key
+from asteady._base.requests import EmbedRequest, GenerateRequest, Key, namespace_path
 from asteady._base.validation import shorten
 
 Request: TypeAlias = GenerateRequest | EmbedRequest
+
+# Stored with the arguments, but none of them: it comes from the namespace.
+_ISOLATION = "isolation"
 
 # Of a prompt in lists.
 PROMPT_CHARACTERS = 200
@@ -31,7 +34,7 @@ def arguments(request: Request) -> dict[str, Any]:
     changed = {
         name: value
         for name, default in _DEFAULTS[type(request)].items()
-        if (value := getattr(request, name)) != default
+        if name != _ISOLATION and (value := getattr(request, name)) != default
     }
     if "messages" in changed:
         changed["messages"] = [
@@ -48,7 +51,10 @@ def to_json(request: Request, limit_bytes: int) -> str | None:
     # A long prompt is refused before it is serialised.
     if prompt is not None and len(prompt) > limit_bytes:
         return None
-    text = json.dumps(arguments(request), ensure_ascii=False, separators=(",", ":"))
+    fields = arguments(request)
+    if request.isolation is not None:
+        fields[_ISOLATION] = request.isolation
+    text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
     return text if len(text.encode()) <= limit_bytes else None
 
 
@@ -60,13 +66,16 @@ def from_json(text: str) -> Request:
     """
     try:
         fields = json.loads(text)
+        isolation = fields.pop(_ISOLATION, None)
+        if isolation is not None:
+            isolation = namespace_path(isolation)
         if "text" in fields:
-            return EmbedRequest.of(**fields)
+            return attrs.evolve(EmbedRequest.of(**fields), isolation=isolation)
         if "logit_bias" in fields:
             # JSON's keys are strings.
             biases = fields["logit_bias"].items()
             fields["logit_bias"] = {int(token): bias for token, bias in biases}
-        return GenerateRequest.of(**fields)
+        return attrs.evolve(GenerateRequest.of(**fields), isolation=isolation)
     except Exception as exc:
         # A hostile file may hold anything: JSON nested too deep, other types, ...
         raise ValueError("the text is not a request") from exc

@@ -11,6 +11,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import accumulate
 from sqlite3 import Connection
 from typing import Any, Generic, TypeVar
 
@@ -80,6 +81,10 @@ VACUUM_PAGES = 64
 # A merge writes answers whenever it has this many bytes of them, so that an import of any size
 # needs little memory.
 MERGE_BUFFER_BYTES = 8 * 1024 * 1024
+
+# When a key, a namespace or the whole cache was cleared is remembered for longer than any answer is
+# computed: what was asked for before is not stored after it.
+CLEARED_KEPT_S = 24 * 3600.0
 
 # `is_below`, in SQL.
 _BELOW = "(namespace = :path OR substr(namespace, 1, length(:path) + 1) = :path || '/')"
@@ -335,8 +340,8 @@ class _Transaction(Generic[A]):
         self.fetch = min(FETCH, max(FEW, writes))
         self.index = SqliteEvictionIndex(connection, self.fetch)
         self.tags = _Tags(connection)
-        row = connection.execute(f"SELECT {_STATE} FROM cache").fetchone()
-        *state, self.slots, removals, self.evictions = row
+        row = connection.execute(f"SELECT {_STATE}, cleared_s FROM cache").fetchone()
+        *state, self.slots, removals, self.evictions, self.cleared_s = row
         self.state = State(*state)
         self.result = CommitResult(before=removals, removals=removals)
         self.vacuum_pages = 0
@@ -364,7 +369,9 @@ class _Transaction(Generic[A]):
                 return self.merge(op)
         return self.put(*op)
 
-    def put(self, put: Put[A], values: Values, size_bytes: int) -> bool | Exception:
+    def put(self, put: Put[A], values: Values, size_bytes: int) -> bool | Exception | None:
+        if put.asked_s <= self.cleared_s and self.was_cleared(put):
+            return None
         tables = self.tables
         size_bytes += self.tags.bytes_with(self.index.find(put.key), put.namespaces)
         if size_bytes > tables.budget.max_bytes:
@@ -422,7 +429,27 @@ class _Transaction(Generic[A]):
         row = forget(self.index, self.state, op.key)
         if row is not None:
             self.vacate(row)
+        if not op.if_damaged:
+            self.cleared(op.key)
         return row is not None
+
+    def cleared(self, scope: str) -> None:
+        """Remember that a scope was cleared now: a key, "/" and a namespace, or "" for all."""
+        self.cleared_s = now_s = self.now_s
+        execute = self.connection.execute
+        execute("INSERT OR REPLACE INTO cleared VALUES (?, ?)", (scope, now_s))
+        execute("DELETE FROM cleared WHERE cleared_s < ?", (now_s - CLEARED_KEPT_S,))
+        execute("UPDATE cache SET cleared_s = ?", (now_s,))
+
+    def was_cleared(self, put: Put[A]) -> bool:
+        """Whether something that the answer belongs to was cleared since it was asked for."""
+        scopes = ["", put.key]
+        for path in put.namespaces:
+            scopes += [f"/{above}" for above in accumulate(path.split("/"), "{}/{}".format)]
+        marks = ", ".join("?" * len(scopes))
+        # The clock may have been set back since: a time in the future says nothing.
+        sql = f"SELECT 1 FROM cleared WHERE scope IN ({marks}) AND cleared_s BETWEEN ? AND ?"
+        return bool(self.connection.execute(sql, (*scopes, put.asked_s, self.now_s)).fetchone())
 
     def damaged(self, key: Key) -> bool:
         row = live_row(self.index, key)
@@ -438,8 +465,9 @@ class _Transaction(Generic[A]):
         self.result.stored.clear()
         self.answers.clear()
         self.free.clear()
-        for table in ("entry", "ghost", "answer", "tag"):
+        for table in ("entry", "ghost", "answer", "tag", "cleared"):
             self.connection.execute(f"DELETE FROM {table}")
+        self.cleared("")
         self.index = SqliteEvictionIndex(self.connection, self.fetch)
         self.tags = _Tags(self.connection)
         self.state = State(phi=self.state.phi)
@@ -490,6 +518,7 @@ class _Transaction(Generic[A]):
             else:
                 tags -= going
                 self.resize(row, -tag_bytes(going))
+        self.cleared(f"/{op.namespace}")
         # Counted even when no entry went: the tags that other processes know may be wrong now.
         self.result.removals += 1
         return removed
