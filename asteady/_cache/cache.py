@@ -1,7 +1,8 @@
 """One cache: a memory tier in front of a store, and the counters of both.
 
-The memory tier is synchronised with the store: touches are written together, and entries that
-another process removed are dropped. A background task does both while the cache is in use. When it
+The memory tier is synchronised with the store: touches are written with each commit, at least once
+a second, and entries that another process removed are dropped. A background task sees to both while
+the cache is in use. When it
 has not been used for a second the memory tier is inactive, and the next lookup goes to the store,
 which tells whether memory is still valid.
 
@@ -25,6 +26,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager, nullcontext
+from operator import attrgetter
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
@@ -86,6 +88,7 @@ RECENT = 1000
 # every other time, so that both happen within a second.
 TICK_S = 0.5
 _TICKS_PER_FLUSH = 2
+_BY_USE = attrgetter("used")
 # Tags known in memory for one entry; the others are read from the store.
 TAGS_PER_ENTRY = 8
 # Namespaces with counters that no `Namespace` object keeps alive; the least recent ones go first.
@@ -163,6 +166,8 @@ class Cache(Generic[A]):
         # Synchronisation: entries with unwritten touches, the last count of removals seen, and the
         # counters that have been written.
         self._dirty: list[Held[A]] = []
+        self.hit_counters: set[Callable[[], None]] = set()
+        """Called before touches are written: they count hits that other threads peeked."""
         self._in_use = asyncio.Event()
         self._removals = -1
         self._task: asyncio.Task[None] | None = None
@@ -239,8 +244,7 @@ class Cache(Generic[A]):
                 held = self._aliases.get(alias_of(subject, model, options))
                 if held is None:
                     return None
-                counters.hits += 1
-                held.used = True
+                counters.hits = held.used = counters.hits + 1
                 if held.touches:
                     held.touches += 1
                 else:
@@ -259,8 +263,7 @@ class Cache(Generic[A]):
             if held is None or namespace not in held.tags:
                 return None
             lookups.hits += 1
-            counters.hits += 1
-            held.used = True
+            counters.hits = held.used = counters.hits + 1
             if held.touches:
                 held.touches += 1
             else:
@@ -595,8 +598,8 @@ class Cache(Generic[A]):
         }
 
     def _hit(self, held: Held[A]) -> A:
-        self.counters.hits += 1
-        held.used = True
+        counters = self.counters
+        counters.hits = held.used = counters.hits + 1
         if held.touches:
             held.touches += 1
         else:
@@ -659,17 +662,30 @@ class Cache(Generic[A]):
         self._compare_removals(result.before, result.removals)
 
     def flush(self) -> None:
-        """Submit touches and counts to the store, with the next commit."""
+        """Have touches and counts written, if nothing else is: every commit takes them along."""
+        if self._store is not None:
+            self._store.flush()
+
+    def take_touches(self) -> Touch | None:
+        """Called by the store for each commit: the touches and counts since the last one.
+
+        So an entry is evicted only after every hit that came before.
+        """
+        for count_hits in self.hit_counters:
+            count_hits()
         dirty, self._dirty = self._dirty, []
         now, flushed = self.counters, self._flushed
         now.saved_s += sum(held.touches * held.cost_s for held in dirty)
+        counts = {name: getattr(now, name) - getattr(flushed, name) for name in SUMMED}
+        if not any(counts.values()):
+            return None
+        self._flushed = attrs.evolve(now)
+        # The one used longest ago first: policies that go by recency get them in that order.
+        dirty.sort(key=_BY_USE)
         touches = [(held.key, held.touches) for held in dirty]
         for held in dirty:
             held.touches = 0
-        counts = {name: getattr(now, name) - getattr(flushed, name) for name in SUMMED}
-        if self._store is not None and (touches or any(counts.values())):
-            self._flushed = attrs.evolve(now)
-            self._store.submit(Touch(touches, counts))
+        return Touch(touches, counts)
 
     def _note(self, held: Held[A]) -> None:
         """Count the first touch since the last flush."""

@@ -109,6 +109,7 @@ class CacheManager:
         return SqliteStore(
             self._database(cache.kind),
             tables,
+            cache.take_touches,
             cache.committed,
             busy_timeout_s=self._busy_timeout_s,
             busy_retry_s=self._busy_retry_s,

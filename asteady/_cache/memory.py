@@ -28,7 +28,8 @@ ENTRY_BYTES = 400
 class Held(Generic[A]):
     """One answer in memory. `touches` counts the uses not yet flushed to the store.
 
-    `tags` are the namespaces known to contain it; there may be others.
+    `used` is the number of the latest use among all hits of its cache, and `swept` what it was when
+    SIEVE's hand last came by. `tags` are the namespaces known to contain it; there may be others.
     """
 
     key: Key
@@ -36,7 +37,8 @@ class Held(Generic[A]):
     cost_s: float
     size_bytes: int
     touches: int = 0
-    used: bool = False
+    used: int = 0
+    swept: int = 0
     aliases: list[Hashable] = attrs.field(factory=list)
     tags: tuple[str, ...] = ()
     newer: Held[A] | None = None
@@ -138,8 +140,8 @@ class Memory(Generic[A]):
         ):
             held = self._hand or self._oldest
             assert held is not None
-            while held.used:
-                held.used = False
+            while held.used > held.swept:
+                held.swept = held.used
                 held = held.newer or self._oldest
                 assert held is not None
             self._hand = held

@@ -20,7 +20,7 @@ A = TypeVar("A")
 Recall: TypeAlias = Callable[[object, str | None, Mapping[str, Any]], A | None]
 """From the prompt or text, the model and the options to the answer, if the memory tier has it."""
 
-# A hit is counted after at most this long, or sooner with the next call on the loop.
+# A hit is counted after at most this long, or sooner with the next call on the loop or commit.
 _COUNT_WITHIN_S = 0.05
 
 
@@ -59,6 +59,8 @@ class FastPath:
     def renew(self, calls: GenerationCalls, counter: HitCounter) -> None:
         """Answer from the memory tier of these calls from now on."""
         cache = context_of(calls).cache
+        for one in (cache.generation, cache.embedding):
+            one.hit_counters.add(counter.count)
         self.completion = _recaller(calls, cache.generation, counter)
         self.embedding = _recaller(calls, cache.embedding, counter)
 

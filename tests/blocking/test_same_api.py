@@ -62,6 +62,7 @@ PIPELINE = {
     "namespace_lookups",
     "forget_tags",
     "committed",
+    "take_touches",
     "flush",
 }
 # They speak of threads where the async ones speak of tasks and loops.

@@ -60,7 +60,7 @@ def test_bounds_and_links_hold_after_every_operation(
             added = memory.add(key, completion("x" * size, chunks=()), 1.0)
             assert (added is None) == (key not in memory.by_key)
         elif what == "use" and held is not None:
-            held.used = True
+            held.used += 1
         elif what == "alias" and held is not None:
             memory.alias(("alias", "x" * size), held)
         elif what == "discard":
@@ -74,7 +74,7 @@ def test_what_was_used_outlives_what_was_not() -> None:
     memory: Memory[Completion] = Memory(3, 10**6)
     for key in "abc":
         memory.add(key, ANSWER, 1.0)
-    memory.by_key["a"].used = True
+    memory.by_key["a"].used = 1
     memory.add("d", ANSWER, 1.0)
     assert set(memory.by_key) == {"a", "c", "d"}
     memory.add("e", ANSWER, 1.0)  # the hand goes on from where it was
@@ -85,10 +85,10 @@ def test_the_hand_goes_round_when_everything_was_used() -> None:
     memory: Memory[Completion] = Memory(2, 10**6)
     for key in "ab":
         memory.add(key, ANSWER, 1.0)
-        memory.by_key[key].used = True
+        memory.by_key[key].used = 1
     memory.add("c", ANSWER, 1.0)
     assert set(memory.by_key) == {"b", "c"}
-    assert not memory.by_key["b"].used
+    assert memory.by_key["b"].swept == 1
 
 
 def test_an_answer_larger_than_the_tier_replaces_what_its_key_held() -> None:

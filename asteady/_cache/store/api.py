@@ -85,7 +85,11 @@ class Clear:
 
 @attrs.frozen
 class Touch:
-    """Uses of entries, and counts of lookups, since the last `Touch`. Result: None."""
+    """Uses of entries, and counts of lookups, since the last `Touch`. Result: None.
+
+    The store takes it from the cache for each commit, and does it before all other writes. The
+    entry used longest ago comes first.
+    """
 
     touches: Sequence[tuple[Key, int]]
     counts: dict[str, float]
@@ -225,6 +229,8 @@ class OversizedError(ValueError):
     """An entry is larger than the whole budget. Never leaves the cache."""
 
 
+TakeTouches: TypeAlias = Callable[[], Touch | None]
+"""Called on the loop before each commit."""
 Committed: TypeAlias = Callable[[Sequence[Any], CommitResult], None]
 """Called on the loop after each commit, before any caller is answered: (writes, result)."""
 
@@ -250,6 +256,9 @@ class Store(Generic[A]):
         future = asyncio.get_running_loop().create_future()
         future.set_result(0 if isinstance(write, Clear | Untag) else None)
         return future
+
+    def flush(self) -> None:
+        """Commit the touches that there are, even if nothing else is submitted."""
 
     async def read(self, key: Key) -> Reading[A]:
         return Reading(None, False, 0)

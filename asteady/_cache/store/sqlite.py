@@ -6,6 +6,8 @@ Guarantees:
   one.
 - Only the writer task uses the write connection, and a transaction is one call on its thread, so
   transactions neither interleave nor are cut by a cancellation.
+- `take_touches` is called on the loop before each commit, so that what is evicted is decided by all
+  hits of this process until then. Hits of other processes count once those have written them.
 - `committed` is called on the loop before any caller of that commit is answered.
 """
 
@@ -29,6 +31,7 @@ from asteady._cache.store.api import (
     CommitResult,
     Committed,
     Store,
+    TakeTouches,
     Write,
 )
 from asteady._cache.store.schema import connect, identity, is_busy, is_damage, open_database
@@ -69,6 +72,7 @@ class SqliteStore(Store[A]):
         self,
         path: Path,
         tables: Tables[A],
+        take_touches: TakeTouches,
         committed: Committed,
         *,
         busy_timeout_s: float = BUSY_TIMEOUT_S,
@@ -78,8 +82,10 @@ class SqliteStore(Store[A]):
         self._busy_retry_s = busy_retry_s
         self._path = path
         self._tables = tables
+        self._take_touches = take_touches
         self._committed = committed
         self._pending: list[tuple[Write[A], asyncio.Future[Any]]] = []
+        self._flushing = False
         self._work = asyncio.Event()
         self._closing = False
         self._write: SqliteThread | None = None
@@ -118,6 +124,10 @@ class SqliteStore(Store[A]):
             self._pending.append((write, future))
             self._work.set()
         return future
+
+    def flush(self) -> None:
+        self._flushing = True
+        self._work.set()
 
     read = _reads(Tables.read)
     keys = _reads(Tables.keys)
@@ -197,7 +207,7 @@ class SqliteStore(Store[A]):
 
     async def _run_writer(self) -> None:
         try:
-            while not (self._closing and not self._pending):
+            while self._pending or self._flushing or not self._closing:
                 try:
                     await self._next_group()
                 except asyncio.CancelledError:
@@ -224,6 +234,10 @@ class SqliteStore(Store[A]):
             except StoreError as exc:
                 log.error("%s", exc)
         group, self._pending = self._pending, []
+        self._flushing = False
+        touch = self._take_touches()
+        if touch is not None:
+            group.insert(0, (touch, asyncio.get_running_loop().create_future()))
         if group:
             await self._commit(group)
 
