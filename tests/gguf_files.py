@@ -8,7 +8,7 @@ takes seconds.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import gguf
 import numpy as np
@@ -238,6 +238,19 @@ def _write(writer: gguf.GGUFWriter, path: Path) -> Path:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    return path
+
+
+def with_values(source: Path, path: Path, *values: tuple[str, Any, float]) -> Path:
+    """A copy of an F32 model with other weights: (tensor, index of numpy, value) each."""
+    data = bytearray(source.read_bytes())
+    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(source).tensors}
+    for name, index, value in values:
+        tensor = tensors[name]
+        assert tensor.tensor_type == gguf.GGMLQuantizationType.F32
+        weights = np.frombuffer(data, np.float32, tensor.n_elements, tensor.data_offset)
+        weights.reshape(tensor.data.shape)[index] = value
+    path.write_bytes(data)
     return path
 
 

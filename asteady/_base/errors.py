@@ -92,7 +92,7 @@ class ModelCapabilityError(ModelError):
 
 @public
 class EngineError(AsteadyError):
-    """llama.cpp failed while it computed an answer."""
+    """llama.cpp failed while it computed an answer, or computed NaN or infinity."""
 
 
 @public

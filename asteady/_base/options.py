@@ -26,7 +26,8 @@ class GenerateOptions(TypedDict, total=False):
     """Stop after so many tokens (finish_reason "length"); the context may end sooner. A character
     whose last bytes are missing then is left out of the text, but its tokens count."""
     temperature: float
-    """0 takes the most likely token each time; above, tokens are drawn."""
+    """0 takes the most likely token each time; above, tokens are drawn. Below 0.000001 counts as
+    0."""
     top_k: int
     """Draw from the k most likely tokens; 0 from all."""
     top_p: float

@@ -107,6 +107,15 @@ class Context:
         if self._memory:  # encoders have none
             llama_cpp.llama_memory_seq_rm(self._memory, sequence, position, -1)
 
+    def clear(self) -> None:
+        """Remove all sequences, and set the memory that they were in to zero.
+
+        `forget` leaves keys and values in place and masks them. That is not enough for a number
+        that is none, which stays one under the mask and so reaches the sequence's next user.
+        """
+        if self._memory:
+            llama_cpp.llama_memory_clear(self._memory, True)
+
     def compute_for(self, slot: SlotId, function: Any, batch: Batch) -> bool:
         """Run ``llama_decode`` or ``llama_encode`` for one slot; False when it was interrupted.
 

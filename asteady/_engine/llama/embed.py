@@ -106,6 +106,7 @@ class EmbedWorker:
             vector = self._vector(job.request.dimensions)
         except EngineError as exc:
             self.release(slot)
+            self._context.clear()
             return [ErrorEvent(slot, exc)]
         self.release(slot)
         answer = Embedding(
@@ -125,10 +126,10 @@ class EmbedWorker:
         raw = np.ctypeslib.as_array(
             ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float)), shape=(self._dimensions,)
         )
-        return normalised(raw[:dimensions])
+        return normalised(raw[:dimensions], self._model.name)
 
 
-def normalised(raw: Vector) -> Vector:
+def normalised(raw: Vector, model: str) -> Vector:
     """A read-only float32 copy with L2 norm 1, computed in float64.
 
     Raises:
@@ -137,7 +138,11 @@ def normalised(raw: Vector) -> Vector:
     values = raw.astype(np.float64)
     norm = float(np.sqrt((values * values).sum()))
     if not (np.isfinite(norm) and norm > 0):
-        raise EngineError(f"the model's vector for this text has length {norm}")
+        raise EngineError(
+            f"the model {model!r} computed a vector of length {norm}, which has no direction: its "
+            "file is damaged, or its numbers overflow. Convert or download it again, or use "
+            "another model"
+        )
     vector = (values / norm).astype(np.float32)
     vector.flags.writeable = False
     return vector

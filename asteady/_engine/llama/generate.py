@@ -44,6 +44,18 @@ _SMALL_VOCABULARY = 8192
 # The penalties count this many of the answer's last tokens: llama.cpp's default.
 _PENALTY_TOKENS = 64
 
+# Below this a temperature counts as 0: it differs only where two logits are nearer to each other
+# than float32 tells apart, and far below it logits divided by it overflow.
+_LEAST_TEMPERATURE = 1e-6
+
+# Logits are float32. One of this size can still be divided by the least temperature and the least
+# repeat penalty without overflow.
+_LARGEST_LOGIT = 1e30
+
+# Probabilities so far below the largest one change no sum, but may underflow to 0, of which the
+# typical sampler takes the logarithm: it would draw at random.
+_LEAST_TYPICAL = 1e-30
+
 # Up to this many largest values, repeated argmax is faster than a partition.
 _FEW = 16
 
@@ -108,6 +120,8 @@ class GenerateWorker:
         self._free = list(range(width))
         self._slots: dict[SlotId, _Sequence] = {}
         self._next_slot = itertools.count()
+        # Numbers that are none may be in the context's memory.
+        self._tainted = False
         # Prompt tokens computed since the last decode step: at most one piece's worth, which
         # bounds how long a new prompt delays the running answers.
         self._since_step = 0
@@ -147,6 +161,12 @@ class GenerateWorker:
                 decoding.append(sequence)
             elif newcomer is None:
                 newcomer = sequence
+        if self._tainted and not any(sequence.computed for sequence in self._slots.values()):
+            self._context.clear()
+            self._tainted = False
+        if self._tainted and newcomer is not None and newcomer.computed == 0:
+            # The running answers are finished first, as clearing removes them.
+            newcomer = None
         events: list[Event] = []
         if newcomer is not None:
             piece = min(PIECE_TOKENS, len(newcomer.job.tokens) - newcomer.computed)
@@ -227,6 +247,20 @@ class GenerateWorker:
     def _sample_token(self, sequence: _Sequence, place: int, events: list[Event]) -> None:
         """Sample the token after the one at this place of the last batch, and emit its text."""
         context = self._context.native
+        logits = logits_at(context, place, self._vocab.size)
+        # The maximum is NaN if any logit is, and costs 14 us for 262,144 of them, 1 us for 3,072.
+        peak = float(logits.max())
+        if not -_LARGEST_LOGIT < peak < _LARGEST_LOGIT:
+            self._tainted = True
+            sequence.token = -1
+            self.release(sequence.slot)
+            error = EngineError(
+                f"the model {self._model.name!r} computed the logit {peak}, of which no token can "
+                "be chosen: its file is damaged, or its numbers overflow. Convert or download it "
+                "again, or use another model"
+            )
+            events.append(ErrorEvent(sequence.slot, error))
+            return
         token = self._sample(sequence.sampler, context, place)
         sequence.token = token
         if self._vocab.is_end(token):
@@ -234,7 +268,7 @@ class GenerateWorker:
         sequence.generated += 1
         if sequence.logprobs is not None:
             count = sequence.job.request.logprobs or 0
-            sequence.logprobs.append(logprob_of(context, place, token, count, self._vocab))
+            sequence.logprobs.append(logprob_of(logits, token, count, self._vocab))
         data = self._vocab.piece(token)
         if data:
             self._emit(sequence, sequence.text.add(data), events)
@@ -294,12 +328,13 @@ def make_sampler(request: GenerateRequest, vocabulary_size: int) -> Any:
     penalties = (request.repeat_penalty, request.frequency_penalty, request.presence_penalty)
     if penalties != (1.0, 0.0, 0.0):
         add(llama_cpp.llama_sampler_init_penalties(vocabulary_size, _PENALTY_TOKENS, *penalties))
-    if request.temperature == 0.0:
+    if request.temperature < _LEAST_TEMPERATURE:
         add(llama_cpp.llama_sampler_init_greedy())
         return chain
     if request.top_k:
         add(llama_cpp.llama_sampler_init_top_k(request.top_k))
     if request.typical_p < 1.0:
+        add(llama_cpp.llama_sampler_init_min_p(_LEAST_TYPICAL, 1))
         add(llama_cpp.llama_sampler_init_typical(request.typical_p, 1))
     if request.top_p < 1.0:
         add(llama_cpp.llama_sampler_init_top_p(request.top_p, 1))
@@ -310,17 +345,19 @@ def make_sampler(request: GenerateRequest, vocabulary_size: int) -> Any:
     return chain
 
 
-def logprob_of(context: Any, place: int, token: int, count: int, vocab: Vocab) -> TokenLogprob:
-    """The log-probabilities, at one place of the last batch, of `token` and the `count` most
-    likely tokens.
-
-    Computed from the raw logits in float64; equal ones are ordered by token id. Call it before
-    the context decodes again.
-    """
+def logits_at(context: Any, place: int, vocabulary_size: int) -> Vector:
+    """The raw logits at one place of the last batch, valid until the context decodes again."""
     pointer = check(llama_cpp.llama_get_logits_ith(context, place), "give the logits")
-    raw = np.ctypeslib.as_array(
-        ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float)), shape=(vocab.size,)
+    return np.ctypeslib.as_array(
+        ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float)), shape=(vocabulary_size,)
     )
+
+
+def logprob_of(raw: Vector, token: int, count: int, vocab: Vocab) -> TokenLogprob:
+    """The log-probabilities, by the raw logits, of `token` and the `count` most likely tokens.
+
+    Computed in float64; equal logits are ordered by token id.
+    """
     logits = raw.astype(np.float64)
     peak = logits.max()
     total = float(peak + np.log(np.exp(logits - peak).sum()))

@@ -176,8 +176,8 @@ def test_a_text_that_llama_cpp_fails_on_is_an_error(
 
 @pytest.mark.parametrize("values", [[0, 0], [np.nan, 1], [np.inf, 1]])
 def test_a_vector_without_a_direction_is_an_error(values: list[float]) -> None:
-    with pytest.raises(EngineError, match="length"):
-        normalised(np.array(values, np.float32))
+    with pytest.raises(EngineError, match=r"the model 'm' .*length (0|nan|inf).*another model"):
+        normalised(np.array(values, np.float32), "m")
 
 
 def test_contexts_are_made_with_the_parameters_that_answers_depend_on(
