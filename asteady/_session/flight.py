@@ -16,6 +16,7 @@ Guarantees:
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
@@ -33,7 +34,7 @@ class Spawn(Protocol):
 
     def __call__(
         self, fn: Callable[[], Coroutine[Any, Any, None]], ended: Callable[[], None], /
-    ) -> None: ...
+    ) -> asyncio.Task[None]: ...
 
 
 class Flight(Generic[A]):
@@ -54,9 +55,10 @@ class Flight(Generic[A]):
         self.waiters = 0
         self._flights = flights
         self._compute = compute
-        self._scope = anyio.CancelScope()
-        self._done = anyio.Event()
-        self._more: anyio.Event | None = None
+        # Not anyio's cancel scopes: a timer starts flights too, and they need a current task.
+        self._task: asyncio.Task[None] | None = None
+        self._done = asyncio.Event()
+        self._more: asyncio.Event | None = None
         self._answer: A | None = None
         self._error: Exception | None = None
 
@@ -101,7 +103,7 @@ class Flight(Generic[A]):
         """Wait until chunk `index` is there (True) or there will be none (False)."""
         while index >= len(self.chunks) and not self.done:
             if self._more is None:
-                self._more = anyio.Event()
+                self._more = asyncio.Event()
             await self._more.wait()
         return index < len(self.chunks)
 
@@ -122,16 +124,20 @@ class Flight(Generic[A]):
     def cancel(self) -> None:
         """End the computation; whoever still waits gets `SessionClosedError`."""
         self._flights.forget(self)
-        self._scope.cancel()
+        if self._task is not None:
+            self._task.cancel()
 
-    async def run(self) -> None:
+    def start(self, spawn: Spawn) -> None:
+        """Begin the computation, in a task that the session owns."""
+        self._task = spawn(self._run, self._ended)
+
+    async def _run(self) -> None:
         try:
-            with self._scope:
-                self._answer = await self._compute(self)
+            self._answer = await self._compute(self)
         except Exception as exc:
             self._error = exc
 
-    def ended(self) -> None:
+    def _ended(self) -> None:
         """Called when its task has ended, even if it never began."""
         self._flights.ended(self)
         self._done.set()
@@ -174,7 +180,7 @@ class Flights:
         started = flight is None
         if flight is None:
             flight = Flight(self, key, compute)
-            self._spawn(flight.run, flight.ended)
+            flight.start(self._spawn)
             self._by_key[key] = flight  # type: ignore[assignment]  # one type of answer per key
             self._unfinished.add(flight)  # type: ignore[arg-type]  # likewise
         flight.waiters += 1

@@ -106,7 +106,7 @@ class OwnedTasks:
         fn: Callable[[], Coroutine[Any, Any, None]],
         ended: Callable[[], None] | None = None,
         /,
-    ) -> None:
+    ) -> asyncio.Task[None]:
         """Run ``fn()`` in a task of the owner, in the owner's context, not the caller's.
 
         ``ended()`` is called when the task has ended, even if it never began.
@@ -116,6 +116,7 @@ class OwnedTasks:
         task = unattended(self.loop.create_task(fn(), context=self._context.copy()))
         self._tasks.add(task)
         task.add_done_callback(partial(self._ended, ended))
+        return task
 
     async def stop(self) -> None:
         """Run the teardown and end all tasks; returns when they have ended.

@@ -198,12 +198,14 @@ class Models:
         raise SessionClosedError("the session was closed while a model was loaded")
 
     def statistics(self) -> dict[str, PoolStatistics]:
-        return {f"{kind}:{name}": pool.statistics() for (kind, name), pool in self._pools.items()}
+        # Copied, as loading threads add to it.
+        pools = list(self._pools.items())
+        return {f"{kind}:{name}": pool.statistics() for (kind, name), pool in pools}
 
     def prefixes(self) -> dict[str, PrefixStatistics]:
         """What declared prefixes have saved, by model."""
         found = {}
-        for (kind, name), pool in self._pools.items():
+        for (kind, name), pool in list(self._pools.items()):
             statistics = pool.prefix_statistics() if kind == "generation" else None
             if statistics is not None:
                 found[f"{kind}:{name}"] = statistics

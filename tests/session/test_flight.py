@@ -148,8 +148,7 @@ async def test_a_later_caller_starts_afresh_and_the_dying_flight_cannot_remove_i
         try:
             await anyio.sleep_forever()
         finally:
-            with anyio.CancelScope(shield=True):
-                await may_die.wait()
+            await may_die.wait()
             died.set()
         raise AssertionError("not reached")
 
@@ -269,7 +268,9 @@ async def test_closing_tells_whether_all_have_ended(flights: Flights) -> None:
     may_die = anyio.Event()
 
     async def slow_to_die(flight: Flight[str]) -> str:
-        with anyio.CancelScope(shield=True):
+        try:
+            await anyio.sleep_forever()
+        finally:
             await may_die.wait()
         return "answer"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable
 from typing import Any
 
@@ -46,6 +47,17 @@ async def test_a_model_that_was_loaded_for_nobody_is_unloaded_too(engine: FakeEn
         await until(lambda: not loaded(session))
         # Closed on a thread, a moment later.
         await until(lambda: engine.closed)
+
+
+def test_a_timer_unloads_where_sniffio_is_installed(engine: FakeEngine) -> None:
+    async def main() -> None:
+        async with Session(engine=engine, idle_unload_s=IDLE_S) as session:
+            await session.generate("hi")
+            await until(lambda: not loaded(session))
+
+    # Not in a task of the pytest plugin, whose context tells sniffio and anyio what runs; in
+    # programs they ask for the current task, and a timer has none.
+    contextvars.Context().run(asyncio.run, main())
 
 
 class TwoEngines:
