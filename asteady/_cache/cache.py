@@ -659,6 +659,7 @@ class Cache(Generic[A]):
             if isinstance(op, Clear | Untag) or (isinstance(op, Delete) and not op.if_damaged):
                 self.clears += 1
         self.counters.evictions += result.evictions
+        self.counters.damaged += result.damaged
         self._compare_removals(result.before, result.removals)
 
     def flush(self) -> None:

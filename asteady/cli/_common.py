@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from asteady._base.errors import InvalidRequestError
+from asteady._base.errors import InvalidRequestError, SettingsError
 from asteady._base.requests import DEFAULT_MAX_NEW_TOKENS, DEFAULT_SEED, KINDS
 from asteady._base.settings import MEBIBYTE, Settings
 from asteady._cache.manager import CacheManager
@@ -93,17 +93,22 @@ def settings_as_found() -> Settings:
     settings = Settings.from_environment()
     found: dict[str, Any] = {}
     for kind in KINDS:
-        uri = f"{(settings.cache_dir / f'{kind}_cache.db').absolute().as_uri()}?mode=ro"
+        path = (settings.cache_dir / f"{kind}_cache.db").absolute()
+        if not path.is_file():  # a FIFO, for example, would have to be waited for
+            continue
         try:
-            with closing(sqlite3.connect(uri, uri=True)) as connection:
+            with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
                 row = connection.execute("SELECT policy, max_entries, max_bytes FROM cache")
                 policy, max_entries, max_bytes = row.fetchone()
-        except (sqlite3.Error, TypeError):
+            sizes = {
+                f"{kind}_cache_capacity": max_entries,
+                f"{kind}_cache_max_size_mb": max_bytes / MEBIBYTE,
+            }
+            attrs.evolve(settings, **sizes)  # raises if they cannot be sizes
+            if policy in POLICIES:
+                found |= {"cache_policy": policy, **sizes}
+        except (sqlite3.Error, UnicodeDecodeError, TypeError, SettingsError):
             continue  # There is no cache, or it is damaged; opening it reports that.
-        if policy in POLICIES:
-            found["cache_policy"] = policy
-            found[f"{kind}_cache_capacity"] = max_entries
-            found[f"{kind}_cache_max_size_mb"] = max_bytes / MEBIBYTE
     return attrs.evolve(settings, **found)
 
 

@@ -37,7 +37,11 @@ _COUNTERS = (
     ("evictions", "evictions", "Entries evicted."),
     ("declined", "declined", "Answers worth less than the entries they would have evicted."),
     ("oversized", "oversized", "Answers larger than the whole budget."),
-    ("damaged", "damaged", "Stored values that could not be read back."),
+    (
+        "damaged",
+        "damaged",
+        "Stored values that could not be read back, and databases that were set aside.",
+    ),
     ("errors", "errors", "Reads and writes of the store that failed."),
 )
 _GAUGES = (

@@ -214,6 +214,8 @@ class CommitResult:
     evictions: int = 0
     before: int = 0
     removals: int = 0
+    damaged: int = 0
+    """Databases that were set aside."""
 
 
 @attrs.frozen

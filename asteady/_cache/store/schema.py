@@ -6,18 +6,24 @@ Everything here blocks and runs on a connection's own thread.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sqlite3
+import stat
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from sqlite3 import Connection
+from typing import TypeAlias
 
 from asteady._base.errors import StoreError, StoreVersionError
 from asteady._cache.store.api import BUSY_TIMEOUT_S
 from asteady._cache.store.codec import Columns
 from asteady._cache.store.locks import network_filesystem
+
+Identity: TypeAlias = tuple[int, int]
 
 log = logging.getLogger("asteady")
 
@@ -25,9 +31,24 @@ log = logging.getLogger("asteady")
 APPLICATION_ID = 0x41734361
 VERSION = 5
 OPEN_TIMEOUT_S = 10.0
+# A larger number in the header is no version, but damage.
+MAX_VERSION = 1000
 # Primary result codes.
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+# The disk, memory, permissions and other processes: they say nothing of the file's content.
+_ENVIRONMENT = _BUSY | {
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_INTERRUPT,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_NOLFS,
+    sqlite3.SQLITE_AUTH,
+}
 PAGE_BYTES = 4096
 MIN_LOG_BYTES = 128 * 1024
 MAX_LOG_BYTES = 16 * 1024 * 1024
@@ -98,14 +119,34 @@ class _OutdatedError(Exception):
     """The database was written by an older version."""
 
 
+class ForeignError(sqlite3.DatabaseError):
+    """The tables or rows of the database are not what asteady writes."""
+
+
 def is_damage(error: BaseException) -> bool:
-    """Whether SQLite reports that the file is damaged or not a database."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED
+    """Whether the file is damaged, is not a database, or has not our tables and rows."""
+    return isinstance(error, ForeignError) or _code(error) in _DAMAGED
+
+
+def is_environment(error: BaseException) -> bool:
+    """Whether the error says nothing of the content: a full disk, a lock, a closed connection."""
+    return _code(error) in _ENVIRONMENT or isinstance(error, sqlite3.ProgrammingError)
+
+
+def is_undecodable(error: BaseException) -> bool:
+    """Whether a text is not UTF-8: Python's error, which has no code of SQLite."""
+    return isinstance(error, UnicodeDecodeError) or (
+        isinstance(error, sqlite3.OperationalError) and not hasattr(error, "sqlite_errorcode")
+    )
+
+
+def _code(error: BaseException) -> int:
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
 def is_busy(error: BaseException) -> bool:
     """Whether another connection had the database locked."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _BUSY
+    return _code(error) in _BUSY
 
 
 def connect(path: Path, max_bytes: int, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Connection:
@@ -131,26 +172,35 @@ def connect(path: Path, max_bytes: int, busy_timeout_s: float = BUSY_TIMEOUT_S) 
     return connection
 
 
-def identity(path: Path) -> tuple[int, int] | None:
-    """Device and inode of the file at this path; None if there is none."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
+def identities(path: Path) -> list[Identity | None]:
+    """Device and inode of the database and of its log's files; None where there is none.
+
+    SQLite's locks are in these files: a process that has other ones open than the next process
+    would open is no longer kept from writing at the same time.
+    """
+    found: list[Identity | None] = []
+    for suffix in ("", "-wal", "-shm"):
+        try:
+            status = os.stat(f"{path}{suffix}")
+            found.append((status.st_dev, status.st_ino))
+        except OSError:
+            found.append(None)
+    return found
 
 
 def open_database(
     path: Path,
     columns: Columns,
     max_bytes: int,
-    damaged: tuple[int, int] | None = None,
+    damaged: Identity | None = None,
     busy_timeout_s: float = BUSY_TIMEOUT_S,
+    aside: list[Path] | None = None,
 ) -> Connection:
     """Open the database at `path` for writing, or create it.
 
     A damaged one, and one of an older version, is set aside first, as is the file with the identity
-    `damaged`, which was found to be damaged while it was in use.
+    `damaged`, which was found to be damaged while it was in use. The new names of damaged ones are
+    added to `aside`.
 
     Raises:
         StoreVersionError: a newer version wrote it.
@@ -160,20 +210,24 @@ def open_database(
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Two processes that find the same damage must not set each other's new database aside.
         with _exclusive(path):
-            if damaged is not None and identity(path) == damaged:
-                set_aside(path, "damaged", "found while reading or writing")
+            aside = [] if aside is None else aside
+            if damaged is not None and identities(path)[0] == damaged:
+                aside.append(set_aside(path, "damaged", "found while reading or writing"))
             deadline_s = time.monotonic() + OPEN_TIMEOUT_S
             while True:
                 try:
                     return _open(path, columns, max_bytes, busy_timeout_s)
                 except _OutdatedError as exc:
                     set_aside(path, "outdated", exc)
-                except sqlite3.DatabaseError as exc:
-                    if time.monotonic() > deadline_s or not (is_damage(exc) or is_busy(exc)):
+                except (sqlite3.Error, UnicodeDecodeError) as exc:
+                    if is_busy(exc) and time.monotonic() <= deadline_s:
+                        continue
+                    # Our own statements fail here only where the content is not ours. If a new
+                    # database fails too, the reason is another one.
+                    if is_environment(exc) or len(aside) > 1:
                         raise
-                    if is_damage(exc):
-                        set_aside(path, "damaged", exc)
-    except (sqlite3.Error, OSError) as exc:
+                    aside.append(set_aside(path, "damaged", exc))
+    except (sqlite3.Error, UnicodeDecodeError, OSError) as exc:
         raise StoreError(
             f"the cache database {path} cannot be opened: {exc}; set ASTEADY_CACHE_DIR to another"
             " directory, or ASTEADY_DISABLE_CACHE=1 to do without"
@@ -214,11 +268,10 @@ def set_aside(path: Path, state: str, reason: object) -> Path:
 
 
 def _open(path: Path, columns: Columns, max_bytes: int, busy_timeout_s: float) -> Connection:
-    # SQLite gives its -wal and -shm files the permissions of the database.
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    _check_files(path)
     connection = connect(path, max_bytes, busy_timeout_s)
     try:
-        made = _is_made(connection, path)
+        made = _is_made(connection, path, columns)
         if not made:
             # Both can be set only while the file is empty. Answers are overwritten here and there,
             # and a page with one of them is written whole: small pages write less
@@ -237,10 +290,8 @@ def _open(path: Path, columns: Columns, max_bytes: int, busy_timeout_s: float) -
 def _make(connection: Connection, path: Path, columns: Columns) -> None:
     connection.execute("BEGIN IMMEDIATE")
     # Checked again inside the transaction: another process may have been faster.
-    if not _is_made(connection, path):
-        described = ",\n    ".join(f"{name} {kind}" for name, kind in columns)
-        for statement in TABLES.format(columns=described).split(";\n"):
-            connection.execute(statement)
+    if not _is_made(connection, path, columns):
+        _make_tables(connection, columns)
         # A database that replaces another starts with a higher count of removals than that one
         # can have reached, so that its readers notice.
         connection.execute(
@@ -249,6 +300,12 @@ def _make(connection: Connection, path: Path, columns: Columns) -> None:
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {VERSION}")
     connection.execute("COMMIT")
+
+
+def _make_tables(connection: Connection, columns: Columns) -> None:
+    described = ",\n    ".join(f"{name} {kind}" for name, kind in columns)
+    for statement in TABLES.format(columns=described).split(";\n"):
+        connection.execute(statement)
 
 
 def _choose_journal(connection: Connection, path: Path) -> None:
@@ -268,11 +325,44 @@ def _choose_journal(connection: Connection, path: Path) -> None:
         )
 
 
-def _is_made(connection: Connection, path: Path) -> bool:
+def _check_files(path: Path) -> None:
+    """Make the file, if there is none.
+
+    Raises:
+        ForeignError: what is there is no file, or has a header that SQLite never writes.
+    """
+    for suffix in ("", *SIDE_FILES):
+        beside = f"{path}{suffix}"
+        # Not by opening it: that would wait for the other end of a FIFO.
+        if os.path.lexists(beside) and not os.path.isfile(beside) and _is_other(beside):
+            raise ForeignError(f"{os.path.basename(beside)} is not a regular file")
+    # SQLite gives its -wal and -shm files the permissions of the database.
+    file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        head = os.read(file, 20)
+    finally:
+        os.close(file)
+    # SQLite opens later formats for reading only, which would look like a lack of permission.
+    if len(head) == 20 and not set(head[18:]) <= {1, 2}:
+        raise ForeignError("its header is damaged")
+
+
+def _is_other(path: str) -> bool:
+    """Whether there is something that is no file; False for a link to a file yet to be made."""
+    try:
+        return not stat.S_ISREG(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return False
+    except OSError as exc:
+        return exc.errno == errno.ELOOP
+
+
+def _is_made(connection: Connection, path: Path, columns: Columns) -> bool:
     """Whether the database has its tables; False for an empty one.
 
     Raises:
         _OutdatedError: it is of an older version.
+        ForeignError: it is ours, but its tables or rows are not.
     """
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -280,7 +370,11 @@ def _is_made(connection: Connection, path: Path) -> bool:
     if tables == 0:
         return False
     if application != APPLICATION_ID:
+        if not _lacking(connection, columns):
+            raise ForeignError("its header is damaged")
         raise StoreError(f"{path} is the database of another application; choose another cache_dir")
+    if not 0 < version <= MAX_VERSION:
+        raise ForeignError("its header is damaged")
     if version > VERSION:
         raise StoreVersionError(
             f"the cache database {path} has version {version}, and this asteady reads version "
@@ -288,6 +382,59 @@ def _is_made(connection: Connection, path: Path) -> bool:
         )
     if version < VERSION:
         raise _OutdatedError(f"version {version}, and this asteady reads version {VERSION}")
-    # Every commit reads this row, so that damage there is found now.
-    connection.execute("SELECT * FROM cache").fetchone()
+    check(connection, columns)
     return True
+
+
+def check(connection: Connection, columns: Columns, *, thorough: bool = False) -> None:
+    """Check the tables, and the rows that decide what is evicted; if `thorough`, the whole file.
+
+    Raises:
+        ForeignError: something is missing, or of a wrong type.
+    """
+    try:
+        lacking = _lacking(connection, columns)
+        if lacking:
+            raise ForeignError(f"it has not our {', '.join(lacking)}")
+        (rows,) = connection.execute("SELECT count(*) FROM cache").fetchone()
+        if rows != 1:
+            raise ForeignError(f"its table cache has {rows} rows instead of one")
+        for table in ("cache", "entry", *(("ghost", "tag") if thorough else ())):
+            wrong = f"SELECT EXISTS (SELECT 1 FROM {table} WHERE {_is_wrong(connection, table)})"
+            if connection.execute(wrong).fetchone()[0]:
+                raise ForeignError(f"its table {table} has a value of a wrong type")
+        if thorough:
+            (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            if found != "ok":
+                raise ForeignError(found)
+            for table in ("cache", "entry", "tag", "answer"):
+                # Text that is not UTF-8 fails here.
+                for _ in connection.execute(f"SELECT * FROM {table}"):
+                    pass
+    except ForeignError:
+        raise
+    except Exception as exc:
+        if is_environment(exc):
+            raise
+        raise ForeignError(str(exc)) from exc
+
+
+def _lacking(connection: Connection, columns: Columns) -> list[str]:
+    """The tables and indexes that it has not, or otherwise than we make them."""
+    statement = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"
+    found = set(connection.execute(statement))
+    with contextlib.closing(sqlite3.connect(":memory:")) as model:
+        _make_tables(model, columns)
+        return [name for name, sql in model.execute(statement) if (name, sql) not in found]
+
+
+def _is_wrong(connection: Connection, table: str) -> str:
+    """In SQL: a value of this row has another type than its column, or is infinite."""
+    tests = []
+    for _, name, kind, *_ in connection.execute(f"PRAGMA table_info({table})"):
+        tests.append(f"typeof({name}) <> '{kind.lower()}'")
+        if kind == "REAL":
+            tests.append(f"abs({name}) > {sys.float_info.max!r}")
+        elif name in ("entries", "size_bytes", "slots", "slot"):
+            tests.append(f"{name} < 0")
+    return " OR ".join(tests)

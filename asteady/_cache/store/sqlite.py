@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import sqlite3
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
@@ -34,7 +35,16 @@ from asteady._cache.store.api import (
     TakeTouches,
     Write,
 )
-from asteady._cache.store.schema import connect, identity, is_busy, is_damage, open_database
+from asteady._cache.store.schema import (
+    Identity,
+    check,
+    connect,
+    identities,
+    is_busy,
+    is_damage,
+    is_environment,
+    open_database,
+)
 from asteady._cache.store.sqlite_thread import SqliteThread
 from asteady._cache.store.transaction import Tables
 
@@ -44,6 +54,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _BUSY_PAUSE_S = 0.01
+# Errors that do not tell have the whole database checked at most so often.
+_EXAMINE_S = 60.0
 # When its event loop ends, the writer waits this long for `aclose`.
 _LOOP_END_S = 2.0
 
@@ -91,9 +103,10 @@ class SqliteStore(Store[A]):
         self._write: SqliteThread | None = None
         self._read: SqliteThread | None = None
         self._writer: asyncio.Task[None] | None = None
-        self._file: tuple[int, int] | None = None
-        self._lost: sqlite3.Error | None = None
-        # Cleared while the database is being replaced; readers wait for the new one.
+        self._files: Sequence[Identity | None] = ()
+        self._lost: Exception | None = None
+        self._examined_at = -math.inf
+        # Cleared while the database is checked or replaced; readers wait, and try again then.
         self._ready = asyncio.Event()
 
     async def open(self) -> None:
@@ -143,50 +156,97 @@ class SqliteStore(Store[A]):
         return await self._reading(self._removals)
 
     async def run(self, fn: Callable[[], T], /) -> T:
-        return await self._reading(lambda _: fn())
+        # What it raises says nothing of the database.
+        outcome = await self._reading(lambda _: _outcome(fn))
+        return outcome()
 
     def _removals(self, connection: Connection) -> int:
-        if identity(self._path) != self._file:
+        if identities(self._path) != self._files:
             raise _GoneError("its file was removed or replaced")
         return self._tables.removals(connection)
 
     async def _reading(
         self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        if not self._closing:
-            await self._ready.wait()
-        thread = self._read
-        if thread is None:
-            raise StoreError(f"the cache database {self._path} is closed")
-        try:
-            return await thread.run(fn, *args, **kwargs)
-        except sqlite3.Error as exc:
-            if _is_lost(exc) and thread is self._read:
-                # The writer has the other connection, and replaces both.
-                self._lost = exc
+        for again in (True, False):
+            if not self._closing:
+                await self._ready.wait()
+            thread = self._read
+            if thread is None:
+                raise StoreError(f"the cache database {self._path} is closed")
+            try:
+                return await thread.run(fn, *args, **kwargs)
+            except Exception as exc:
+                error = exc
+            if not is_environment(error) and thread is self._read and not self._closing:
+                # The writer has the other connection, and replaces both if need be. A row of a
+                # wrong type fails in our own code, by any exception.
+                self._lost = error
+                self._ready.clear()
                 self._work.set()
-            raise StoreError(f"the cache database {self._path} cannot be read: {exc}") from exc
+                await self._ready.wait()
+            if not again or thread is self._read or self._read is None:
+                break
+        raise StoreError(f"the cache database {self._path} cannot be read: {error}") from error
 
     async def _open_threads(self, damaged: tuple[int, int] | None = None) -> None:
         tables, timeout_s = self._tables, self._busy_timeout_s
         max_bytes = tables.budget.max_bytes
+        aside: list[Path] = []
         self._write = await SqliteThread.open(
-            partial(open_database, self._path, tables.codec.columns, max_bytes, damaged, timeout_s)
+            partial(
+                open_database,
+                self._path,
+                tables.codec.columns,
+                max_bytes,
+                damaged,
+                timeout_s,
+                aside,
+            )
         )
+        file: Identity | None = None
         try:
-            self._file = await self._write.run(lambda _: identity(self._path))
+            file = await self._write.run(lambda _: identities(self._path)[0])
             await self._retry_busy(tables.settle)
             self._read = await SqliteThread.open(partial(connect, self._path, max_bytes, timeout_s))
+            self._files = await self._read.run(lambda _: identities(self._path))
         except BaseException as exc:
+            # Damage that opening does not look at.
+            lost = False
+            if isinstance(exc, Exception) and damaged is None and file is not None:
+                lost = await self._is_lost(exc)
             self._abandon()
-            if isinstance(exc, sqlite3.Error):
+            if lost:
+                await self._open_threads(file)
+                return
+            if isinstance(exc, Exception):
                 raise StoreError(f"the cache database {self._path} cannot be used: {exc}") from exc
             raise
+        if aside:
+            self._committed([], CommitResult(damaged=len(aside)))
+
+    async def _is_lost(self, error: Exception) -> bool:
+        """Whether the database must be replaced, after this error.
+
+        An error that does not tell by itself (no such table, a value of a wrong type) has the whole
+        database checked.
+        """
+        if is_damage(error) or isinstance(error, _GoneError):
+            return True
+        now_s = asyncio.get_running_loop().time()
+        if is_environment(error) or self._write is None or now_s < self._examined_at + _EXAMINE_S:
+            return False
+        self._examined_at = now_s
+        try:
+            await self._write.run(partial(check, columns=self._tables.codec.columns, thorough=True))
+        except sqlite3.Error as exc:
+            return is_damage(exc)
+        return False
 
     async def _recover(self) -> None:
         """Open a new database: this one is damaged, or no longer at its path."""
         lost, self._lost = self._lost, None
-        damaged = self._file if lost is not None and is_damage(lost) else None
+        damaged = None if lost is None or isinstance(lost, _GoneError) else self._files[0]
         threads = (self._read, self._write)
         self._read = self._write = None
         self._ready.clear()
@@ -220,6 +280,7 @@ class SqliteStore(Store[A]):
         finally:
             # Even if the loop is being closed: no thread is left.
             self._abandon()
+            self._ready.set()
             for _, future in self._pending:
                 _fail(future, StoreError(f"the cache database {self._path} was closed"))
 
@@ -228,6 +289,9 @@ class SqliteStore(Store[A]):
         self._work.clear()
         # Callers that the last commit answered may submit writes for this one.
         await asyncio.sleep(0)
+        if self._lost is not None and not await self._is_lost(self._lost):
+            self._lost = None
+            self._ready.set()
         if self._lost is not None or self._write is None:
             try:
                 await self._recover()
@@ -276,8 +340,8 @@ class SqliteStore(Store[A]):
     async def _transact(self, writes: Sequence[Write[A]]) -> CommitResult:
         try:
             return await self._retry_busy(self._tables.commit, writes)
-        except sqlite3.Error as exc:
-            if not _is_lost(exc):
+        except Exception as exc:
+            if not await self._is_lost(exc):
                 raise
             self._lost = exc
         await self._recover()
@@ -304,8 +368,18 @@ class _GoneError(sqlite3.OperationalError):
     """The database is no longer the file at its path."""
 
 
-def _is_lost(error: sqlite3.Error) -> bool:
-    return is_damage(error) or isinstance(error, _GoneError)
+def _outcome(fn: Callable[[], T]) -> Callable[[], T]:
+    """Call it; the result returns what it returned, or raises what it raised."""
+    try:
+        value = fn()
+    except Exception as exc:
+        error = exc
+
+        def fail() -> T:
+            raise error
+
+        return fail
+    return lambda: value
 
 
 def _fail(future: asyncio.Future[Any], error: Exception) -> None:

@@ -60,6 +60,7 @@ from asteady._cache.store.codec import (
     read_back,
 )
 from asteady._cache.store.eviction_index import FETCH, FEW, SqliteEvictionIndex
+from asteady._cache.store.schema import ForeignError, is_undecodable
 from asteady._cache.store.stored_request import Request, preview, to_json, verified
 
 log = logging.getLogger("asteady")
@@ -93,6 +94,8 @@ _STATE = (
     "entries, size_bytes, level, phi, turn, ghosts_once, ghosts_more, newcomers, mean_share,"
     " slots, removals, evictions"
 )
+# What the totals must be; rows that were damaged or removed by hand make them wrong.
+_SUMS = "SELECT count(*), coalesce(sum(size_bytes), 0) FROM entry"
 _SAVE_STATE = f"UPDATE cache SET ({_STATE}) = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _COUNTS = ("hits", "misses", "coalesced", "saved_s")
 _ADD_COUNTS = "UPDATE cache SET " + ", ".join(f"{name} = {name} + ?" for name in _COUNTS)
@@ -104,6 +107,17 @@ _ORDER_BY = dict(
 def entry_bytes(key: Key, values: Sequence[Any]) -> int:
     """The size of an entry in the byte budget, without tags; `values` end with its request."""
     return ROW_BYTES + len(key.encode()) + int(FILL * payload_bytes(values))
+
+
+def _counted(removals: object) -> int:
+    """The count of removals, which every read has.
+
+    Raises:
+        ForeignError: its row is missing, or it is no number.
+    """
+    if not isinstance(removals, int):
+        raise ForeignError("its table cache has no count of removals")
+    return removals
 
 
 def tag_bytes(namespaces: Iterable[str]) -> int:
@@ -137,21 +151,26 @@ class Tables(Generic[A]):
         """The answer, if it is there and undamaged."""
         names = ", ".join(f"answer.{name}" for name, _ in self.codec.columns)
         # One row, always: the counter of removals, and the answer if there is one.
-        found = connection.execute(
+        sql = (
             f"SELECT removals, entry.cost_s, answer.crc, {names} FROM cache"
             " LEFT JOIN entry ON entry.key = ?"
-            " LEFT JOIN answer ON answer.slot = entry.slot",
-            (key,),
-        ).fetchone()
-        removals, cost_s, crc, *values = found
-        if cost_s is None:
-            return Reading(None, False, removals)
+            " LEFT JOIN answer ON answer.slot = entry.slot"
+        )
         try:
-            return Reading(read_back(self.codec, key, cost_s, crc, values), False, removals)
-        except DamagedError as exc:
+            found = connection.execute(sql, (key,)).fetchone()
+            removals, cost_s, crc, *values = found or (None, None, 0)
+            if cost_s is None:
+                return Reading(None, False, _counted(removals))
+            answer = read_back(self.codec, key, cost_s, crc, values)
+            return Reading(answer, False, _counted(removals))
+        except (DamagedError, UnicodeDecodeError, sqlite3.OperationalError) as exc:
+            if not isinstance(exc, DamagedError):
+                if not is_undecodable(exc):
+                    raise
+                exc = DamagedError(f"a text of {key} is not UTF-8")
             if log_damage:
                 log.error("a value in the %s cache is damaged: %s", self.codec.kind, exc)
-            return Reading(None, True, removals)
+            return Reading(None, True, self.removals(connection))
 
     def keys(self, connection: Connection) -> list[Key]:
         sql = "SELECT key FROM entry ORDER BY key"
@@ -187,7 +206,8 @@ class Tables(Generic[A]):
         return removals, gone
 
     def removals(self, connection: Connection) -> int:
-        return int(connection.execute("SELECT removals FROM cache").fetchone()[0])
+        found = connection.execute("SELECT removals FROM cache").fetchone()
+        return _counted(found and found[0])
 
     def totals(self, connection: Connection) -> dict[str, Any]:
         cursor = connection.execute("SELECT * FROM cache")
@@ -215,7 +235,8 @@ class Tables(Generic[A]):
         budget = self.budget
         (settled,) = connection.execute(
             "SELECT policy = ? AND max_entries = ? AND max_bytes = ?"
-            " AND entries <= max_entries AND size_bytes <= max_bytes FROM cache",
+            " AND entries <= max_entries AND size_bytes <= max_bytes"
+            f" AND (entries, size_bytes) = ({_SUMS}) FROM cache",
             (self.policy.name, budget.max_entries, budget.max_bytes),
         ).fetchone()
         # Another process may be writing; there is no need to wait for it when nothing changes.
@@ -596,7 +617,7 @@ class _Transaction(Generic[A]):
         return added
 
     def settle(self) -> None:
-        """Adapt the rows of another policy or budget, and shrink to this budget."""
+        """Adapt the rows of another policy or budget, count anew, and shrink to this budget."""
         policy, budget = self.tables.policy, self.tables.budget
         ours = (policy.name, budget.max_entries, budget.max_bytes)
         theirs = self.connection.execute("SELECT policy, max_entries, max_bytes FROM cache")
@@ -606,6 +627,9 @@ class _Transaction(Generic[A]):
             )
             self.connection.execute("DELETE FROM ghost")
             self.state = adopt(policy, self.index, budget, self.index.by_use())
+        else:
+            sums = self.connection.execute(_SUMS).fetchone()
+            self.state.entries, self.state.size_bytes = sums
         self.dropped(shrink(policy, self.index, self.state, budget))
 
     def finish(self) -> None:
