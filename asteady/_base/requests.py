@@ -282,6 +282,15 @@ class EmbedRequest:
         return _digest("embed", fingerprint, attrs.astuple(self, recurse=False))
 
 
+def characters_of(request: GenerateRequest | EmbedRequest) -> int:
+    """The size of its texts: one step per message, and a role counts as text too."""
+    if isinstance(request, EmbedRequest):
+        return len(request.text)
+    if request.prompt is not None:
+        return len(request.prompt)
+    return sum(len(role) + len(content) for role, content in request.messages)
+
+
 def _digest(kind: str, fingerprint: str, fields: tuple[Any, ...]) -> Key:
     # repr of nested tuples of str, int, float, bool and None reads back as an equal value of equal
     # types, so no two different requests have the same one, whatever their text contains.

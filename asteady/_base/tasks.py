@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
 import anyio
 import anyio.lowlevel
+
+from asteady._base.threads import start_daemon
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -29,11 +30,14 @@ def unattended(task: asyncio.Task[T]) -> asyncio.Task[T]:
     return task
 
 
-async def run_in_daemon(name: str, fn: Callable[..., T], *arguments: Any) -> T:
+def run_in_daemon(name: str, fn: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
     """The result of ``fn(*arguments)`` in a daemon thread of its own.
 
     Cancelling returns at once and leaves the thread behind; its result is dropped. The interpreter
     does not wait for it at exit.
+
+    Raises:
+        RuntimeError: the system has no room for another thread.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
@@ -52,8 +56,8 @@ async def run_in_daemon(name: str, fn: Callable[..., T], *arguments: Any) -> T:
         with suppress(RuntimeError):  # the loop has been closed meanwhile
             loop.call_soon_threadsafe(deliver, put, outcome)
 
-    threading.Thread(target=run, name=name, daemon=True).start()
-    return await future
+    start_daemon(name, run)
+    return future
 
 
 async def map_concurrently(

@@ -15,18 +15,18 @@ import functools
 import logging
 import os
 import threading
-import time
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import attrs
 
 from asteady._base.errors import AsteadyError, EngineError, QueueFullError, SessionClosedError
 from asteady._base.public import public
-from asteady._base.requests import DeclaredPrefix
+from asteady._base.requests import DeclaredPrefix, characters_of
+from asteady._base.tasks import run_in_daemon
+from asteady._base.threads import join_all, start_daemon
 from asteady._engine.api import (
     Answer,
     AnswerEvent,
@@ -42,16 +42,16 @@ from asteady._engine.api import (
     Worker,
     prepare,
 )
-
-T = TypeVar("T")
+from asteady._engine.preparer import Preparer
 
 Emit: TypeAlias = Callable[[str], None]
 """Takes the chunks of an answer, in order, on the event loop's thread."""
 
 _log = logging.getLogger("asteady")
 
-# Long enough for a decode step of a large model; after that the interpreter exits regardless.
-_EXIT_JOIN_S = 5.0
+# Long enough for the rest of a decode step, which an interruption ends; after that the interpreter
+# exits regardless of what is still in native code (`_base/threads.py`).
+_EXIT_JOIN_S = 1.0
 
 
 @public
@@ -174,10 +174,11 @@ class Pool:
         self._states = [_WorkerState(index, self._lock) for index in range(workers)]
         self._queue: OrderedDict[_Run, None] = OrderedDict()
         self._preparing = 0
-        self._helper = ThreadPoolExecutor(1, thread_name_prefix="asteady-prepare")
+        self._preparer = Preparer()
         self._outbox: _Outbox | None = None
         self._closing = False
         self._closed: asyncio.Future[None] | None = None
+        self._ending: list[threading.Thread] = []
         self._pid = os.getpid()
         self._started = self._finished = self._cancelled = 0
         self._failed = self._refused = self._restarted = 0
@@ -235,7 +236,9 @@ class Pool:
         self._enter()
         loop = asyncio.get_running_loop()
         try:
-            job = await self._off_loop(functools.partial(prepare, self._engine, request, prefix))
+            job = await self._preparer.submit(
+                functools.partial(prepare, self._engine, request, prefix), characters_of(request)
+            )
         except Exception as exc:
             with self._lock:
                 self._preparing -= 1
@@ -262,22 +265,6 @@ class Pool:
         except BaseException:
             self._abandon(run)
             raise
-
-    def _off_loop(self, fn: Callable[[], T]) -> asyncio.Future[T]:
-        """`fn` on the helper's thread; on this one after the main thread has ended, when executors
-        take nothing any more while other threads may still call."""
-        loop = asyncio.get_running_loop()
-        try:
-            return loop.run_in_executor(self._helper, fn)
-        except RuntimeError:
-            if threading.main_thread().is_alive():
-                raise
-        future: asyncio.Future[T] = loop.create_future()
-        try:
-            future.set_result(fn())
-        except Exception as exc:
-            future.set_exception(exc)
-        return future
 
     def _enter(self) -> None:
         if os.getpid() != self._pid:
@@ -328,8 +315,7 @@ class Pool:
                 return
             if state.thread is None:
                 name = f"asteady-worker-{state.index}"
-                state.thread = threading.Thread(None, self._work, name, (state,), daemon=True)
-                state.thread.start()
+                state.thread = start_daemon(name, self._work, state)
             run, _ = self._queue.popitem(last=False)
             run.state = state
             state.load += 1
@@ -459,20 +445,26 @@ class Pool:
 
     # Closing.
 
-    async def aclose(self, timeout_s: float = 10.0) -> None:
+    async def aclose(self, timeout_s: float = 2.0) -> None:
         """Refuse new requests, interrupt the running ones, join the threads, close the engine.
 
-        All callers of `run` get a `SessionClosedError`. If the threads do not end within
-        `timeout_s` seconds (a very long step), a warning is logged and the engine stays loaded,
-        as they still use it. Cancelling stops waiting; closing continues in a thread. Idempotent.
+        All callers of `run` get a `SessionClosedError`. If threads do not end within `timeout_s`
+        seconds (native code that cannot be interrupted), a warning names them, and the engine is
+        closed when they have ended. Cancelling stops waiting; closing continues in a thread.
+        Idempotent.
         """
         if os.getpid() != self._pid:
             return
         if self._closed is None:
-            threads = self._begin_close()
-            self._closed = self._off_loop(functools.partial(self._finish_close, threads, timeout_s))
-            self._helper.shutdown(wait=False)
-        await asyncio.shield(self._closed)
+            self._ending = self._begin_close()
+            self._closed = run_in_daemon("asteady-close", self._end_engine, self._ending)
+        await asyncio.wait([self._closed], timeout=timeout_s)
+        if self._closed.done():
+            self._closed.result()
+            return
+        names = ", ".join(thread.name for thread in self._ending if thread.is_alive())
+        message = "%s did not stop within %.1f s; the model of %s is freed when they do"
+        _log.warning(message, names, timeout_s, self._engine.model)
 
     def _begin_close(self) -> list[threading.Thread]:
         with self._lock:
@@ -488,26 +480,20 @@ class Pool:
                     for slot in state.runs:
                         state.worker.interrupt(slot)
                 state.wake.notify()
-            return [state.thread for state in self._states if state.thread is not None]
+            threads = [state.thread for state in self._states if state.thread is not None]
+        return threads + self._preparer.close()
 
-    def _finish_close(self, threads: list[threading.Thread], timeout_s: float) -> None:
-        if _join(threads, timeout_s):
-            self._engine.close()
-        else:
-            _log.warning("a worker did not stop within %.1f s; its model stays loaded", timeout_s)
+    def _end_engine(self, threads: list[threading.Thread]) -> None:
+        for thread in threads:
+            thread.join()
+        self._engine.close()
         _pools.discard(self)
 
-    def close_at_exit(self) -> None:
-        """Stop the workers at the end of the interpreter; blocks for a few seconds at most."""
+    def stop_at_exit(self) -> list[threading.Thread]:
+        """At the end of the interpreter: the threads that were told to stop."""
         if self._pid == os.getpid() and not self._closing:
-            _join(self._begin_close(), _EXIT_JOIN_S)
-
-
-def _join(threads: list[threading.Thread], timeout_s: float) -> bool:
-    end = time.monotonic() + timeout_s
-    for thread in threads:
-        thread.join(max(0.0, end - time.monotonic()))
-    return not any(thread.is_alive() for thread in threads)
+            return self._begin_close()
+        return []
 
 
 def _closed_error() -> SessionClosedError:
@@ -528,10 +514,9 @@ _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 
 
 def _at_exit() -> None:
-    """Stop native code before the interpreter goes: a thread that returns from llama.cpp into a
-    dead interpreter can crash the process."""
-    for pool in list(_pools):
-        pool.close_at_exit()
+    """Stop native code before the interpreter goes."""
+    threads = [thread for pool in list(_pools) for thread in pool.stop_at_exit()]
+    join_all(threads, _EXIT_JOIN_S)
 
 
 atexit.register(_at_exit)
