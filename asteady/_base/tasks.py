@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import anyio
 import anyio.lowlevel
 
+from asteady._base.errors import SessionError
 from asteady._base.threads import start_daemon
 
 T = TypeVar("T")
@@ -28,6 +29,19 @@ def unattended(task: asyncio.Task[T]) -> asyncio.Task[T]:
     """
     task._log_destroy_pending = False  # type: ignore[attr-defined]
     return task
+
+
+def check_loop(loop: asyncio.AbstractEventLoop | None) -> None:
+    """Raise unless this is the running event loop.
+
+    Raises:
+        SessionError: another one is running.
+    """
+    if loop is not asyncio.get_running_loop():
+        raise SessionError(
+            "the session belongs to another event loop, the one that opened it; open one in each"
+            " loop, or use asteady.blocking from threads"
+        )
 
 
 def run_in_daemon(name: str, fn: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:

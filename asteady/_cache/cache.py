@@ -37,7 +37,7 @@ import attrs
 from asteady._base.errors import SessionNotOpenError, StoreError
 from asteady._base.public import public
 from asteady._base.requests import Key, is_below, namespace_path
-from asteady._base.tasks import unattended
+from asteady._base.tasks import check_loop, unattended
 from asteady._cache.memory import Held, Memory, as_cached
 from asteady._cache.policy import Budget
 from asteady._cache.store.api import (
@@ -151,6 +151,7 @@ class Cache(Generic[A]):
         self._opener = opener
         self._tick_s = tick_s
         self._store: Store[A] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._locks: Locks | None = None
         # The number and total duration of reads and writes, waiting included.
         self._operations = {"read": 0, "write": 0}
@@ -190,6 +191,7 @@ class Cache(Generic[A]):
         """Open the store; see `CacheManager.open`. `locks` is a directory for them."""
         await store.open()
         self._store = store
+        self._loop = asyncio.get_running_loop()
         if locks is not None:
             self._locks = Locks(locks, store.run, self._failed)
         name = f"asteady {self.kind} cache synchronizer"
@@ -205,11 +207,18 @@ class Cache(Generic[A]):
         if self._store is not None:
             await self._store.aclose()
 
+    def abandon(self) -> None:
+        """See `CacheManager.abandon`."""
+        self._aliases = self._keys = INACTIVE
+        if self._store is not None:
+            self._store.abandon()
+
     async def ready(self) -> Store[A]:
         """The store; opened first, if the cache belongs to a default session.
 
         Raises:
             SessionNotOpenError: the cache is not open, and has no opener.
+            SessionError: it is open on another event loop.
         """
         if self._store is None:
             if self._opener is None:
@@ -220,6 +229,7 @@ class Cache(Generic[A]):
             await self._opener()
             if self._store is None:
                 raise SessionNotOpenError("the cache is still opening")
+        check_loop(self._loop)
         return self._store
 
     # -- lookups ----------------------------------------------------------------------------------
@@ -244,11 +254,11 @@ class Cache(Generic[A]):
                 held = self._aliases.get(alias_of(subject, model, options))
                 if held is None:
                     return None
-                counters.hits = held.used = counters.hits + 1
                 if held.touches:
                     held.touches += 1
                 else:
                     note(held)
+                counters.hits = held.used = counters.hits + 1
                 return held.answer
 
             return recall
@@ -262,12 +272,12 @@ class Cache(Generic[A]):
             held = self._aliases.get(alias_of(subject, model, options))
             if held is None or namespace not in held.tags:
                 return None
-            lookups.hits += 1
-            counters.hits = held.used = counters.hits + 1
             if held.touches:
                 held.touches += 1
             else:
                 note(held)
+            lookups.hits += 1
+            counters.hits = held.used = counters.hits + 1
             return held.answer
 
         return recall_tagged
@@ -599,11 +609,11 @@ class Cache(Generic[A]):
 
     def _hit(self, held: Held[A]) -> A:
         counters = self.counters
-        counters.hits = held.used = counters.hits + 1
         if held.touches:
             held.touches += 1
         else:
             self._note(held)
+        counters.hits = held.used = counters.hits + 1
         return held.answer
 
     def missed(self) -> None:
@@ -689,7 +699,14 @@ class Cache(Generic[A]):
         return Touch(touches, counts)
 
     def _note(self, held: Held[A]) -> None:
-        """Count the first touch since the last flush."""
+        """Count the first touch since the last flush.
+
+        Raises:
+            SessionError: the cache is open on another event loop. Looking at every hit would make
+                it slower by a third; a foreign caller meets it at its first hit of an entry, unless
+                the own loop has used that entry within the last second.
+        """
+        check_loop(self._loop)
         held.touches = 1
         self._dirty.append(held)
         if len(self._dirty) == 1:

@@ -125,6 +125,12 @@ class CacheManager:
         finally:
             await self.embedding.aclose()
 
+    def abandon(self) -> None:
+        """End the threads without the event loop, which no longer runs; touches that are not
+        written are lost."""
+        self.generation.abandon()
+        self.embedding.abandon()
+
     async def get_cache_stats(self) -> dict[str, dict[str, Any]]:
         """The contents and counters of the caches, under "generation" and "embedding".
 

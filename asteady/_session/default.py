@@ -37,8 +37,11 @@ def default_session_of(loop: asyncio.AbstractEventLoop) -> Session:
     session = _sessions.get(loop)
     if session is None or session.is_closed:
         # A session knows its loop, so an entry keeps its own key alive: closed loops go here.
-        for other in [other for other in _sessions if other.is_closed()]:
-            _sessions.pop(other).abandon()
+        # Other threads change the dictionary meanwhile, each for a loop of its own: a copy is made
+        # in one step, and what is not there any more was taken by somebody else.
+        for other in list(_sessions):
+            if other.is_closed() and (left := _sessions.pop(other, None)) is not None:
+                left.abandon()
         session = Session.opened_by(default_session)
         _sessions[loop] = session
     return session
@@ -68,8 +71,9 @@ def sessions_here() -> list[Session]:
 
 def forget_all() -> None:
     """Close every loop's default session soon; the next call in a loop opens another."""
-    while _sessions:
-        _sessions.popitem()[1].abandon()
+    for loop in list(_sessions):
+        if (session := _sessions.pop(loop, None)) is not None:
+            session.abandon()
 
 
 @public

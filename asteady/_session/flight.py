@@ -25,6 +25,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import anyio
 
 from asteady._base.errors import EngineError, SessionClosedError
+from asteady._base.tasks import check_loop
 
 A = TypeVar("A")
 
@@ -102,6 +103,8 @@ class Flight(Generic[A]):
     async def wait_chunk(self, index: int) -> bool:
         """Wait until chunk `index` is there (True) or there will be none (False)."""
         while index >= len(self.chunks) and not self.done:
+            if self._task is not None:
+                check_loop(self._task.get_loop())
             if self._more is None:
                 self._more = asyncio.Event()
             await self._more.wait()

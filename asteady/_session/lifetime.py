@@ -13,19 +13,24 @@ import contextvars
 import enum
 import logging
 import os
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
 import anyio
 
-from asteady._base.errors import SessionClosedError, SessionError, SessionNotOpenError
-from asteady._base.tasks import unattended
+from asteady._base.errors import SessionClosedError, SessionNotOpenError
+from asteady._base.tasks import check_loop, run_in_daemon, unattended
 
 logger = logging.getLogger("asteady")
 
 # Time limit for the tasks that the owner cancels last.
 _TASKS_END_S = 5.0
+# From another loop the owner is looked at so often; its loop is taken for dead when it has not run
+# for so many looks. ``asyncio.run`` stands still for a moment before it cancels its tasks.
+_LOOK_S = 0.05
+_DEAD_LOOKS = 5
 
 
 class State(enum.Enum):
@@ -41,9 +46,9 @@ class State(enum.Enum):
 class OwnedTasks:
     """Starts tasks that outlive their callers; lives from `start` to `stop`.
 
-    `teardown` runs once, in the owner's task, shielded from cancellation, before the remaining
-    tasks are cancelled: at `stop`, or when the event loop shuts down, as ``asyncio.run`` cancels
-    every task at its end.
+    `teardown` runs once, in the owner's task, before the remaining tasks are cancelled: at `stop`,
+    or when the event loop shuts down, as ``asyncio.run`` cancels every task at its end. If the loop
+    no longer runs, `abandon` is called in its place, on a thread.
     """
 
     def __init__(self) -> None:
@@ -55,6 +60,7 @@ class OwnedTasks:
         self._owner: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._context: contextvars.Context | None = None
+        self._abandon: Callable[[], None] = lambda: None
 
     def check_open(self) -> None:
         """Raise unless it is open, on the running event loop.
@@ -65,11 +71,7 @@ class OwnedTasks:
             SessionError: open on another event loop.
         """
         if self.state is State.OPEN:
-            if self.loop is not asyncio.get_running_loop():
-                raise SessionError(
-                    "the session belongs to another event loop, the one that opened it; open one"
-                    " in each loop, or use asteady.blocking from threads"
-                )
+            check_loop(self.loop)
             return
         if self.state in (State.UNOPENED, State.OPENING):
             raise SessionNotOpenError(
@@ -80,13 +82,18 @@ class OwnedTasks:
 
     @property
     def left_open(self) -> bool:
-        """Whether it was started, in this process, and nobody has called `stop`."""
+        """Whether it was started, in this process, and neither `stop` nor its loop ended it."""
         # `_stopped` first: at the end of the interpreter the names of modules may be None.
         return not self._stopped and self.state is not State.UNOPENED and self._pid == os.getpid()
 
-    def start(self, teardown: Callable[[], Awaitable[None]]) -> None:
+    def start(
+        self,
+        teardown: Callable[[], Awaitable[None]],
+        abandon: Callable[[], None] = lambda: None,
+    ) -> None:
         """Start the owner's task, in a copy of the caller's context. Opening, until `opened`."""
         self.state = State.OPENING
+        self._abandon = abandon
         self.loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()
         self._owner = unattended(
@@ -123,12 +130,18 @@ class OwnedTasks:
 
         Cancelling does not cut it short: it is raised again at the end. The teardown has time
         limits of its own. In a forked child there is nothing to stop.
+
+        From another event loop it waits for the owner's loop, or closes without it if it no longer
+        runs. There cancelling stops waiting, and closing goes on.
         """
         if self.state is State.UNOPENED:
             self.state = State.CLOSED
         self._stopped = True
         owner, cancelled = self._owner, None
         if owner is None or self._pid != os.getpid():
+            return
+        if self.loop is not asyncio.get_running_loop():
+            await self._stop_elsewhere(owner)
             return
         self._stop.set()
         with anyio.CancelScope(shield=True):
@@ -142,16 +155,39 @@ class OwnedTasks:
         if not owner.cancelled():
             owner.result()
 
+    async def _stop_elsewhere(self, owner: asyncio.Task[None]) -> None:
+        assert self.loop is not None
+        self._set_stop()
+        still = 0
+        while not owner.done():
+            still = 0 if self.loop.is_running() else still + 1
+            if still > _DEAD_LOOKS or self.loop.is_closed():
+                self.state = State.CLOSED
+                await run_in_daemon("asteady-close", self._abandon)
+                return
+            await asyncio.sleep(_LOOK_S)  # a loop that stops tells nobody
+
     async def wait_stopping(self) -> None:
         """Wait until somebody calls `stop`."""
         await self._stop.wait()
 
     def stop_soon(self) -> None:
-        """`stop` from any thread, without waiting; does nothing if the loop is closed."""
-        if self.loop is None or self._owner is None:
+        """`stop` from any thread, without waiting."""
+        if self.loop is None or self._owner is None or self._owner.done():
             return
-        with contextlib.suppress(RuntimeError):  # the loop is closed
+        if not self._set_stop() and self.state is not State.CLOSED:
+            self.state = State.CLOSED
+            with contextlib.suppress(RuntimeError):  # the interpreter exits
+                threading.Thread(None, self._abandon, "asteady-close", daemon=True).start()
+
+    def _set_stop(self) -> bool:
+        """Tell the owner to stop, from any thread; False if its loop is closed."""
+        assert self.loop is not None
+        try:
             self.loop.call_soon_threadsafe(self._stop.set)
+        except RuntimeError:
+            return False
+        return True
 
     async def _own(self, teardown: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -161,9 +197,9 @@ class OwnedTasks:
             current = asyncio.current_task()
             assert current is not None
             current.uncancel()
+        self._stopped = True
         self.state = State.CLOSING
-        with anyio.CancelScope(shield=True):
-            await teardown()
+        await teardown()
         for task in self._tasks:
             task.cancel()
         if self._tasks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import warnings
@@ -58,8 +59,11 @@ class Session(Calls):
     """Generates and embeds; owns the models, the workers, the flights and the cache.
 
     Open it with ``async with``, or with `open` and `aclose`, also from two different tasks (an
-    ASGI lifespan, a fixture). It belongs to the event loop that opened it, and opens only once.
-    Models are loaded when they are first needed, or by `load`.
+    ASGI lifespan, a fixture). It opens only once. Models are loaded when they are first needed, or
+    by `load`.
+
+    It belongs to the event loop that opened it: on another one, whatever is awaited raises
+    `SessionError`, but for `aclose`. `statistics` and the properties may be read on any thread.
 
     Args:
         settings: all settings; without it they come from the arguments, then from the
@@ -130,7 +134,10 @@ class Session(Calls):
             )
         try:
             # Not a method: the tasks must not keep a session alive that was dropped.
-            self._tasks.start(partial(_tear_down, self._flights, self._models, self.cache))
+            parts = (self._models, self.cache)
+            self._tasks.start(
+                partial(_tear_down, self._flights, *parts), partial(_tear_down_elsewhere, *parts)
+            )
             await self.cache.open()
         except BaseException:
             await self.aclose()
@@ -145,14 +152,17 @@ class Session(Calls):
 
         Callers that still wait get `SessionClosedError`. Each step has a time limit. Closing
         twice is allowed. Cancelling does not cut it short.
+
+        It may be called on any event loop. On another one than the session's it waits for that one
+        to close the session; if that no longer runs, it ends the threads and frees the models
+        itself. There cancelling stops waiting, and closing goes on.
         """
         await self._tasks.stop()
 
     def abandon(self) -> None:
         """Close soon, without waiting and without a warning; from any thread.
 
-        For a session whose event loop is closed, where nothing can be awaited: its threads are
-        daemons, and end with the process.
+        For a session whose event loop is closed, where nothing can be awaited.
         """
         self._warns = False
         self._tasks.stop_soon()
@@ -248,6 +258,12 @@ class Session(Calls):
         some microseconds more.
         """
         return self._context.observers.observe(observer, everywhere=everywhere)
+
+
+def _tear_down_elsewhere(models: Models, cache: CacheManager) -> None:
+    """Free what can be freed without the session's event loop, which no longer runs."""
+    cache.abandon()
+    asyncio.run(models.aclose())
 
 
 async def _tear_down(flights: Flights, models: Models, cache: CacheManager) -> None:

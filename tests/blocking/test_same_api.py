@@ -37,6 +37,8 @@ NOT_HERE = {
     "Session.check_open": "a plain call raises by itself",
     "Cache.open": "its session opens it",
     "Cache.aclose": "its session closes it",
+    "Cache.abandon": "for a session whose loop has gone",
+    "CacheManager.abandon": "for a session whose loop has gone",
     "CacheManager.open": "its session opens it",
     "CacheManager.aclose": "its session closes it",
     "Stream.leave": "leaving the block does it",

@@ -298,7 +298,7 @@ def test_owned_tasks_close_when_asyncio_run_ends() -> None:
 
     owned = asyncio.run(main())
     assert events == ["torn down"]
-    assert owned.left_open
+    assert not owned.left_open
 
 
 @pytest.mark.anyio

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -109,7 +110,23 @@ async def test_repr_shows_what_is_going_on(session: Session, engine: FakeEngine)
     await task
 
 
-def test_a_session_left_open_is_closed_with_the_loop_and_warns(engine: FakeEngine) -> None:
+def test_a_session_that_its_loop_closed_does_not_warn(engine: FakeEngine) -> None:
+    sessions: list[Session] = []
+
+    async def main() -> None:
+        sessions.append(await Session(engine=engine).open())
+        await sessions[0].generate("hi")
+
+    asyncio.run(main())
+    assert sessions[0].is_closed
+    assert engine.closed
+    sessions.clear()
+    gc.collect()  # a warning would be an error
+
+
+def test_a_session_dropped_before_its_loop_ends_is_closed_with_it_and_warns(
+    engine: FakeEngine,
+) -> None:
     async def main() -> None:
         session = await Session(engine=engine).open()
         await session.generate("hi")
@@ -169,14 +186,117 @@ async def test_closing_does_not_wait_for_a_load_and_the_model_is_freed_afterward
     assert session.statistics().pools == {}
 
 
-async def test_a_session_is_used_on_its_own_loop_only(engine: FakeEngine) -> None:
+async def elsewhere(call: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    """The result of a call on another event loop, in a thread of its own."""
+    return await asyncio.to_thread(lambda: asyncio.run(call()))
+
+
+AWAITED: dict[str, Callable[[Session], Coroutine[Any, Any, Any]]] = {
+    "warm": lambda session: session.generate("warm"),
+    "warm complete": lambda session: session.complete("warm"),
+    "warm in a namespace": lambda session: session.namespace("n").generate("warm"),
+    "warm embed": lambda session: session.embed("warm"),
+    "cold": lambda session: session.generate("cold"),
+    "messages": lambda session: session.generate(messages=[{"role": "user", "content": "hi"}]),
+    "cold embed": lambda session: session.embed(["warm", "cold"]),
+    "stream": lambda session: session.stream("warm").__aenter__(),
+    "is_cached": lambda session: session.is_cached("warm"),
+    "warming": lambda session: session.warm(["warm"]),
+    "load": lambda session: session.load(),
+    "statistics of the caches": lambda session: session.cache.get_cache_stats(),
+    "keys": lambda session: session.cache.generation.keys(),
+    "clear": lambda session: session.cache.clear_all_caches(),
+    "namespace": lambda session: session.namespace("n").statistics(),
+    "namespaces": lambda session: session.cache.namespaces(),
+}
+
+
+@pytest.mark.parametrize("call", AWAITED.values(), ids=AWAITED.keys())
+async def test_what_is_awaited_raises_on_another_loop(
+    call: Callable[[Session], Coroutine[Any, Any, Any]], engine: FakeEngine
+) -> None:
     async with Session(engine=engine) as session:
-
-        def elsewhere() -> str:
-            return asyncio.run(session.generate("hi"))
-
+        await session.generate("warm")
+        await session.namespace("n").generate("warm")
+        await session.embed("warm")
+        # Written touches, as they are a second after the last use.
+        session.cache.generation.flush()
+        session.cache.embedding.flush()
+        before = await session.cache.get_cache_stats()
         with pytest.raises(SessionError, match="another event loop"):
-            await asyncio.to_thread(elsewhere)
+            await elsewhere(lambda: call(session))
+        after = await session.cache.get_cache_stats()
+        assert [after[kind]["hits"] for kind in after] == [before[kind]["hits"] for kind in before]
+        assert await session.generate("warm") == "You said: warm"
+
+
+async def test_what_is_not_awaited_may_be_read_on_any_thread(session: Session) -> None:
+    await session.generate("hi")
+    assert await asyncio.to_thread(session.statistics) == session.statistics()
+    assert await asyncio.to_thread(repr, session) == repr(session)
+    assert await asyncio.to_thread(lambda: session.is_open)
+
+
+async def test_a_stream_cannot_be_read_on_another_loop(
+    session: Session, engine: FakeEngine
+) -> None:
+    engine.hold()
+    async with session.stream("hi") as stream:
+        with pytest.raises(SessionError, match="another event loop"):
+            await elsewhere(stream.read)
+
+
+async def test_it_can_be_closed_on_another_loop(engine: FakeEngine, workers: Workers) -> None:
+    session = await Session(engine=engine).open()
+    engine.hold()
+    asked = asyncio.create_task(session.generate("hi"))
+    await engine.wait_computed(1)
+    await elsewhere(session.aclose)
+    with pytest.raises(SessionClosedError):
+        await asked
+    assert session.is_closed
+    assert engine.closed
+    assert not workers()
+
+
+async def test_closing_on_another_loop_can_be_cancelled(engine: FakeEngine) -> None:
+    session = await Session(engine=engine).open()
+    cancelled = threading.Event()
+
+    async def close_and_cancel() -> None:
+        closing = asyncio.create_task(session.aclose())
+        await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait([closing])
+        assert closing.cancelled()
+        cancelled.set()
+
+    thread = threading.Thread(target=asyncio.run, args=(close_and_cancel(),))
+    thread.start()
+    assert cancelled.wait(30)  # blocks the session's loop, so that the session cannot close
+    thread.join()
+    assert session.is_open
+    await session.aclose()
+
+
+@pytest.mark.parametrize("close_loop", [False, True])
+def test_a_session_whose_loop_stands_still_is_closed_without_it(
+    close_loop: bool, engine: FakeEngine, workers: Workers
+) -> None:
+    sqlite = {t for t in threading.enumerate() if "connection" in t.name}
+    loop = asyncio.new_event_loop()
+    session = loop.run_until_complete(Session(engine=engine).open())
+    loop.run_until_complete(session.generate("hi"))
+    if close_loop:
+        loop.close()
+    asyncio.run(session.aclose())
+    loop.close()
+    assert session.is_closed
+    assert engine.closed
+    assert not workers()
+    for thread in {t for t in threading.enumerate() if "connection" in t.name} - sqlite:
+        thread.join(30)
+        assert not thread.is_alive()
 
 
 async def test_a_session_that_is_still_opening_takes_no_requests(engine: FakeEngine) -> None:
@@ -216,5 +336,3 @@ def test_a_flight_that_never_began_does_not_hold_up_the_loops_end(
     asyncio.run(main())
     assert caplog.text == ""
     assert sessions[0].is_closed
-    # It was left open on purpose, and said so is not what is tested here.
-    context_of(sessions[0]).tasks._stopped = True

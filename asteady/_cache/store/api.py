@@ -250,6 +250,10 @@ class Store(Generic[A]):
     async def aclose(self) -> None:
         """Commit what was submitted, then close. Idempotent."""
 
+    def abandon(self) -> None:
+        """End the threads without the event loop, which no longer runs. What was not committed is
+        lost."""
+
     def submit(self, write: Write[A]) -> asyncio.Future[Any]:
         """Queue a write for the next commit; the future resolves when it is committed.
 

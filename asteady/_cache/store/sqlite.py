@@ -129,6 +129,10 @@ class SqliteStore(Store[A]):
         if writer is not None:
             await asyncio.shield(writer)
 
+    def abandon(self) -> None:
+        self._closing = True
+        self._abandon()
+
     def submit(self, write: Write[A]) -> asyncio.Future[Any]:
         future = asyncio.get_running_loop().create_future()
         if self._closing or self._writer is None or self._writer.done():
