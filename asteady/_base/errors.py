@@ -29,6 +29,11 @@ from asteady._base.public import public
 class AsteadyError(Exception):
     """Root of everything that asteady raises on purpose."""
 
+    def __str__(self) -> str:
+        # A path that is not valid UTF-8 is in the message as lone surrogates, which cannot be
+        # printed.
+        return super().__str__().encode("utf-8", "backslashreplace").decode()
+
 
 @public
 class InvalidRequestError(AsteadyError, ValueError):

@@ -22,6 +22,33 @@ _MAX_ENTRIES = 256
 _remembering = threading.Lock()
 
 
+def absolute_path(path: AnyPath, *, base: Path | None = None) -> Path:
+    """The absolute path, with a leading ~ replaced by the home directory.
+
+    A relative one begins at `base`, or at the current directory.
+
+    Raises:
+        ValueError: no file can have this path; the message says why.
+    """
+    text = os.fspath(path)
+    if "\0" in text:
+        raise ValueError("a path has no NUL character")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise ValueError("a path has no lone surrogates") from None
+    expanded = os.path.expanduser(text)
+    if expanded == text and text.startswith("~"):
+        user = Path(text).parts[0]
+        raise ValueError(f"there is no home directory {user}: set HOME, or give an absolute path")
+    if not os.path.isabs(expanded):
+        try:
+            return (base or Path.cwd()) / expanded
+        except OSError:
+            raise ValueError("it is relative, and the current directory is gone") from None
+    return Path(expanded)
+
+
 @contextmanager
 def atomic_write(path: AnyPath, *, private: bool = True) -> Iterator[IO[bytes]]:
     """A temporary file beside `path`, which replaces it when the block ends without an error.

@@ -1,14 +1,24 @@
-"""``asteady models list|pull|path|probe|remove``"""
+"""``asteady models list|pull|path|check|probe|remove``"""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import attrs
 
-from asteady._base.errors import ModelError, ModelNotFoundError
+from asteady._base.errors import (
+    AsteadyError,
+    ModelError,
+    ModelFormatError,
+    ModelNotFoundError,
+)
 from asteady._base.requests import KINDS, Kind
 from asteady._base.settings import Settings
 from asteady._engine.loader import LlamaSource
@@ -23,6 +33,7 @@ from asteady._engine.models.hub import (
 )
 from asteady._engine.models.minilm import find_minilm
 from asteady._engine.models.resolve import ModelFile, inspect_model
+from asteady._session.session import Session
 from asteady.cli._common import Commands, add_json
 
 
@@ -64,6 +75,15 @@ def add_parser(commands: Commands) -> None:
     )
     path_.add_argument("model", help="any model reference")
     path_.set_defaults(run=path)
+    check_ = actions.add_parser(
+        "check",
+        help="load a model in a process of its own, and print what it is or why it cannot be used",
+        description="Load a model in a process of its own and compute a token or a vector. Prints"
+        " what the model is and exits with 0, or prints why it cannot be used and exits with 1.",
+    )
+    check_.add_argument("model", metavar="FILE", help="the path of a .gguf file, or hf:...")
+    add_json(check_)
+    check_.set_defaults(run=check)
     probe_ = actions.add_parser(
         "probe",
         help="measure how many requests a worker decodes in one batch without changing a bit",
@@ -124,6 +144,89 @@ def path(options: argparse.Namespace) -> int:
     for kind in kinds:
         print(inspect_model(reference, kind=kind, cache_dir=cache_dir).path)
     return 0
+
+
+@attrs.frozen(kw_only=True)
+class _Checked:
+    """What a model is that was loaded and has computed."""
+
+    path: str
+    kind: str
+    architecture: str
+    name: str
+    parameters: int
+    quantisation: tuple[str, ...]
+    context_tokens: int
+    chat_template: bool
+    size_bytes: int
+    licence: str
+    sha256: str
+
+
+def check(options: argparse.Namespace) -> int:
+    program = "from asteady.cli._models import check_here; check_here()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, options.model],
+        capture_output=True,
+        check=False,
+        env={**os.environ, "GGML_NO_BACKTRACE": "1"},
+    )
+    said = done.stderr.decode(errors="replace").strip()
+    if done.returncode < 0:
+        killer = signal.Signals(-done.returncode).name
+        last = said.splitlines()[-1] if said else "it said nothing"
+        raise ModelFormatError(f"{options.model} ends llama.cpp's process ({killer}): {last}")
+    if done.returncode:
+        raise ModelError(said)
+    # On the last line: llama.cpp may have printed before.
+    facts = json.loads(done.stdout.splitlines()[-1])
+    if options.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        for name, value in facts.items():
+            shown = ", ".join(value) if isinstance(value, list) else _shown(value)
+            print(f"{name.replace('_', ' '):<16} {shown}")
+    return 0
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value) or "-"
+
+
+def check_here() -> None:
+    """In the process of its own: the model's reference as an argument, its facts as JSON."""
+    reference = sys.argv[1]
+    try:
+        settings = Settings.from_environment(disable_cache=True, probe=False, workers=1)
+        file = inspect_model(reference, kind="generation", cache_dir=settings.cache_dir)
+        asyncio.run(_compute(settings, reference, file.header.kind))
+    except AsteadyError as exc:
+        sys.exit(str(exc))
+    header = file.header
+    facts = _Checked(
+        path=os.fsencode(file.path).decode("utf-8", "backslashreplace"),
+        kind=header.kind,
+        architecture=header.architecture,
+        name=header.name,
+        parameters=header.parameters,
+        quantisation=header.matrix_types,
+        context_tokens=header.context_length,
+        chat_template=header.has_chat_template,
+        size_bytes=file.size_bytes,
+        licence=header.licence,
+        sha256=file.sha256,
+    )
+    print("\n" + json.dumps(attrs.asdict(facts)))
+
+
+async def _compute(settings: Settings, reference: str, kind: Kind) -> None:
+    async with Session(settings) as session:
+        if kind == "generation":
+            await session.generate("Hello", model=reference, max_new_tokens=1)
+        else:
+            await session.embed("Hello", model=reference)
 
 
 def probe(options: argparse.Namespace) -> int:

@@ -147,3 +147,37 @@ def test_what_is_not_there_is_one_line(
     assert shown.out == ""
     assert message in shown.err
     assert shown.err.count("\n") == 1
+
+
+def test_a_sound_model_is_checked_and_described(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generates = write_llama(tmp_path / "model.gguf")
+    assert main(["models", "check", str(generates), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["path"] == str(generates)
+    assert (facts["kind"], facts["architecture"]) == ("generation", "llama")
+    assert (facts["quantisation"], facts["chat_template"]) == (["Q8_0"], True)
+    assert facts["context_tokens"] == 1024
+    assert facts["parameters"] > 100_000
+    assert main(["models", "check", str(write_bert(tmp_path / "bert.gguf"))]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "kind             embedding" in lines
+    assert "chat template    no" in lines
+
+
+def test_a_model_that_cannot_be_used_is_checked_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_llama(tmp_path / "model.gguf")
+    path.write_bytes(path.read_bytes()[:-1])
+    assert main(["models", "check", str(path)]) == 1
+    assert "truncated" in capsys.readouterr().err
+    # A process that llama.cpp ends: any that aborts will do.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\nprint('GGML_ASSERT(x) failed', file=sys.stderr, flush=True)\nos.abort()"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert main(["models", "check", str(path)]) == 1
+    error = capsys.readouterr().err
+    assert f"{path} ends llama.cpp's process (SIGABRT): GGML_ASSERT(x) failed" in error

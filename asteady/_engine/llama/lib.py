@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import logging
+import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,7 +85,7 @@ def load_model(path: Path, *, repack: bool, gpu_layers: int = 0) -> Any:
     with _load_lock:
         error_lines = _error_lines = []
         try:
-            model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
+            model = llama_cpp.llama_model_load_from_file(os.fsencode(path), parameters)
         finally:
             _error_lines = None
     if not model:

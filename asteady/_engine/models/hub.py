@@ -24,7 +24,7 @@ from typing import Any
 import attrs
 
 from asteady._base.errors import ModelError, ModelNotFoundError
-from asteady._base.files import recall, remember
+from asteady._base.files import absolute_path, recall, remember
 
 _log = logging.getLogger("asteady")
 
@@ -100,13 +100,21 @@ def hub_cache() -> Path:
     """huggingface_hub's cache directory, by its rules, but without importing it.
 
     In it are ``models--owner--repo/{refs,blobs,snapshots/commit}``.
+
+    Raises:
+        ModelNotFoundError: there is no home directory.
     """
     environ = os.environ
     named = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE")
     if named is None:
         base = environ.get("XDG_CACHE_HOME") or "~/.cache"
         named = os.path.join(environ.get("HF_HOME") or os.path.join(base, "huggingface"), "hub")
-    return Path(os.path.expandvars(named)).expanduser().absolute()
+    try:
+        return absolute_path(os.path.expandvars(named))
+    except ValueError as exc:
+        raise ModelNotFoundError(
+            f"the hub's cache {named!r} cannot be used: {exc}; set HF_HOME to a directory"
+        ) from None
 
 
 def resolve_hub(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import attrs
 
 from asteady._base.errors import ModelCapabilityError, ModelFormatError, ModelNotFoundError
-from asteady._base.files import recall, remember
+from asteady._base.files import absolute_path, recall, remember
 from asteady._base.requests import Kind
 from asteady._engine.models.gguf import GgufHeader, read_header
 from asteady._engine.models.hub import discard, part_names, resolve_hub
@@ -23,13 +24,14 @@ _KNOWN = (
 )
 _FACTS_FILE = "models.json"
 # Raise it when the facts remembered of a file, or the check of its header, change.
-_FACTS_VERSION = 3
+_FACTS_VERSION = 4
 
 
 @attrs.frozen(kw_only=True)
 class ModelFile:
     """A complete model on this machine, and the reference that named it.
 
+    Bytes of a path that are not valid UTF-8 are escaped in `reference`, which answers carry.
     For a model in several files, `path` is the first one, `size_bytes` their sum, and `sha256` the
     digest of their digests.
     """
@@ -112,11 +114,14 @@ def _locate(reference: str, kind: Kind, cache_dir: Path, builtin_folder: Path) -
             remedy=f"it was removed; download it again: asteady models pull {reference}",
             discard=discard,
         )
-    path = Path(reference).expanduser().absolute()
+    try:
+        path = absolute_path(reference)
+    except ValueError as exc:
+        raise ModelNotFoundError(f"there is no model file {reference!r}: {exc}; {_KNOWN}") from None
     names = part_names(path.name)
     if path.name != names[0]:
         raise ModelFormatError(f"{path} is one part of a model: name the first one, {names[0]}")
-    parts = tuple(path.with_name(name) for name in names)
+    parts = (path, *(path.with_name(name) for name in names[1:]))
     return _Located(parts=parts, sha256=(None,) * len(parts))
 
 
@@ -142,10 +147,14 @@ def _checked(found: _Located, reference: str, cache_dir: Path) -> ModelFile:
     joined = hashlib.sha256("\n".join(digests).encode()).hexdigest()
     return ModelFile(
         path=found.parts[0],
-        reference=reference,
+        reference=os.fsencode(reference).decode("utf-8", "backslashreplace"),
         sha256=digests[0] if len(digests) == 1 else joined,
         size_bytes=sum(part.stat().st_size for part in found.parts),
-        header=attrs.evolve(headers[0], matrix_types=tuple(sorted(types))),
+        header=attrs.evolve(
+            headers[0],
+            matrix_types=tuple(sorted(types)),
+            parameters=sum(header.parameters for header in headers),
+        ),
     )
 
 
