@@ -204,7 +204,7 @@ class GenerateRequest:
                 "give either a prompt or messages=[...]: "
                 + ("neither was given" if prompt is None else "both were given")
             )
-        if isinstance(prompt, list | tuple) and all(isinstance(item, Mapping) for item in prompt):
+        if isinstance(prompt, list | tuple | Mapping):
             raise refuse("prompt", prompt, "a str; messages are given as messages=[...]")
         if prompt is not None:
             prompt = validation.text("prompt", prompt)

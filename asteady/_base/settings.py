@@ -16,8 +16,10 @@ import attrs
 
 from asteady._base import validation
 from asteady._base.errors import AsteadyError, SettingsError
+from asteady._base.files import absolute_path
 from asteady._base.options import SettingsOptions, shows_options_of, unknown_setting
 from asteady._base.public import public
+from asteady._base.validation import refuse
 
 CachePolicy: TypeAlias = Literal["tide", "lru", "lfu"]
 
@@ -42,7 +44,7 @@ PROFILES: dict[str, dict[str, float]] = {
 
 
 def _refuse(name: str, value: object, allowed: str) -> AsteadyError:
-    return validation.refuse(name, value, allowed, SettingsError)
+    return refuse(name, value, allowed, SettingsError)
 
 
 def _whole(low: int, high: int) -> Callable[[str, object], int]:
@@ -51,9 +53,7 @@ def _whole(low: int, high: int) -> Callable[[str, object], int]:
         if isinstance(value, str):
             with suppress(ValueError):
                 value = int(value.strip())
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise _refuse(name, value, allowed)
-        return value
+        return validation.whole_number(name, value, low, high, allowed=allowed, error=SettingsError)
 
     return read
 
@@ -96,21 +96,50 @@ def _policy(name: str, value: object) -> CachePolicy:
 def _directory(name: str, value: object) -> Path:
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         raise _refuse(name, value, "the path of a directory")
-    return Path(os.fspath(value)).expanduser().absolute()
+    try:
+        return absolute_path(value)
+    except ValueError as exc:
+        raise _refuse(name, value, str(exc)) from None
 
 
-def _model(name: str, value: object) -> str:
-    if isinstance(value, os.PathLike):
-        value = os.fspath(value)
-    if not isinstance(value, str) or not value.strip():
-        raise _refuse(name, value, '"builtin", or the path of a .gguf file')
-    return value
+def model_reference(
+    name: str,
+    value: object,
+    *,
+    base: Path | None = None,
+    error: type[AsteadyError] = SettingsError,
+) -> str:
+    """A reference as it was given, but a path absolute, beginning at `base`: the current directory
+    may change between naming a model and loading it.
+
+    Raises:
+        AsteadyError: it is no str and no path, or no file can have it as its path.
+    """
+    path = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(path, str) or not path.strip():
+        raise refuse(name, value, '"builtin", the path of a .gguf file, or hf:...', error)
+    if path is value and (path in ("builtin", "minilm") or path.startswith("hf:")):
+        return path
+    try:
+        return str(absolute_path(path, base=base))
+    except ValueError as exc:
+        raise refuse(name, value, str(exc), error) from None
 
 
 def _default_cache_dir() -> Path:
     import platformdirs
 
-    return Path(platformdirs.user_cache_dir("asteady", appauthor=False)) / "caches"
+    try:
+        found = platformdirs.user_cache_dir("asteady", appauthor=False)
+    except RuntimeError:
+        found = "~"
+    if found.startswith("~"):  # older versions leave it as it is
+        raise SettingsError(
+            "cache_dir has no default, as this user has no home directory (HOME is not set): set "
+            "ASTEADY_CACHE_DIR to a directory; what is known of models is there even if the cache "
+            "is disabled"
+        )
+    return Path(found) / "caches"
 
 
 def default_workers() -> int:
@@ -150,8 +179,8 @@ class Settings:
     disable_cache: bool = _field(_switch, False)
     keep_requests_bytes: int = _field(_whole(0, 2**20), KEEP_REQUESTS_BYTES)
     cache_dir: Path = _field(_directory, attrs.Factory(_default_cache_dir))
-    generation_model: str = _field(_model, "builtin")
-    embedding_model: str = _field(_model, "builtin")
+    generation_model: str = _field(model_reference, "builtin")
+    embedding_model: str = _field(model_reference, "builtin")
     workers: int = _field(_whole(1, 256), attrs.Factory(default_workers))
     threads: int = _field(_whole(1, 256), 1)
     gpu_layers: int = _field(_whole(-1, 10_000), 0)

@@ -31,13 +31,28 @@ def unattended(task: asyncio.Task[T]) -> asyncio.Task[T]:
     return task
 
 
+def running_loop() -> asyncio.AbstractEventLoop:
+    """The event loop that runs here.
+
+    Raises:
+        SessionError: none of asyncio does.
+    """
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise SessionError(
+            "asteady needs asyncio, and no event loop of asyncio runs here: use asyncio.run, or "
+            "asteady.blocking in a thread of its own (with Trio: trio.to_thread.run_sync)"
+        ) from None
+
+
 def check_loop(loop: asyncio.AbstractEventLoop | None) -> None:
     """Raise unless this is the running event loop.
 
     Raises:
-        SessionError: another one is running.
+        SessionError: another one is running, or none.
     """
-    if loop is not asyncio.get_running_loop():
+    if loop is not running_loop():
         raise SessionError(
             "the session belongs to another event loop, the one that opened it; open one in each"
             " loop, or use asteady.blocking from threads"

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import importlib
 import math
+import operator
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from typing import Any
 
 from asteady._base.errors import AsteadyError, InvalidRequestError, SettingsError
@@ -45,15 +47,25 @@ def whole_number(
     low: int,
     high: int | None = None,
     *,
+    allowed: str = "",
     error: type[AsteadyError] = InvalidRequestError,
 ) -> int:
-    """An `int` that is no `bool`, from `low` to `high`."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise refuse(name, value, f"an int is needed, not {type(value).__name__}", error)
-    if value < low or (high is not None and value > high):
+    """An integer, of numpy too, but no `bool`, from `low` to `high`; as a plain `int`.
+
+    `allowed` replaces the description of the type and range in the message.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        whole = int(operator.index(value))  # type: ignore[arg-type]  # refused if not
+    except TypeError:
+        raise refuse(
+            name, value, allowed or f"an int is needed, not {type(value).__name__}", error
+        ) from None
+    if whole < low or (high is not None and whole > high):
         limits = f"at least {low}" if high is None else f"a whole number from {low} to {high}"
-        raise refuse(name, value, limits, error)
-    return int(value)
+        raise refuse(name, value, allowed or limits, error)
+    return whole
 
 
 def number(
@@ -66,17 +78,22 @@ def number(
     above: bool = False,
     error: type[AsteadyError] = InvalidRequestError,
 ) -> float:
-    """A finite `int` or `float` from `low` (with `above`: more than `low`) to `high`, as `float`.
+    """A finite number, of numpy too, but no `bool`; from `low` (with `above`: more than `low`) to
+    `high`, as a plain `float`.
 
     `allowed` replaces the description of the range in the message.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise refuse(
             name, value, allowed or f"a number is needed, not {type(value).__name__}", error
         )
-    if not (math.isfinite(value) and low <= value <= high) or (above and value == low):
+    try:
+        real = float(value)
+    except OverflowError:
+        real = math.inf
+    if not (math.isfinite(real) and low <= real <= high) or (above and real == low):
         raise refuse(name, value, allowed or f"a number from {low:g} to {high:g}", error)
-    return float(value) + 0.0  # turns -0.0 into 0.0
+    return real + 0.0  # turns -0.0 into 0.0
 
 
 def seconds(name: str, value: object, *, above: bool = False) -> float:

@@ -35,6 +35,7 @@ from weakref import WeakValueDictionary
 import attrs
 
 from asteady._base.errors import SessionNotOpenError, StoreError
+from asteady._base.files import AnyPath
 from asteady._base.public import public
 from asteady._base.requests import Key, is_below, namespace_path
 from asteady._base.tasks import check_loop, unattended
@@ -63,7 +64,7 @@ log = logging.getLogger("asteady")
 Opener: TypeAlias = Callable[[], Awaitable[object]]
 """Opens the cache, by opening the session that it belongs to."""
 
-AliasOf: TypeAlias = Callable[[object, str | None, Mapping[str, Any]], Hashable]
+AliasOf: TypeAlias = Callable[[object, AnyPath | None, Mapping[str, Any]], Hashable]
 """Makes an alias of a call's raw arguments: prompt or text, model, options."""
 
 
@@ -236,7 +237,7 @@ class Cache(Generic[A]):
 
     def recaller(
         self, alias_of: AliasOf, observers: HasActive, namespace: str | None = None
-    ) -> Callable[[object, str | None, Mapping[str, Any]], A | None]:
+    ) -> Callable[[object, AnyPath | None, Mapping[str, Any]], A | None]:
         """The warm path: a function that answers a call's raw arguments from memory.
 
         It counts a hit, or nothing, and always returns None while anybody observes. Under a
@@ -248,7 +249,9 @@ class Cache(Generic[A]):
         counters, note = self.counters, self._note
         if namespace is None:
 
-            def recall(subject: object, model: str | None, options: Mapping[str, Any]) -> A | None:
+            def recall(
+                subject: object, model: AnyPath | None, options: Mapping[str, Any]
+            ) -> A | None:
                 if observers.active:
                     return None
                 held = self._aliases.get(alias_of(subject, model, options))
@@ -265,7 +268,7 @@ class Cache(Generic[A]):
         lookups = self.lookups_of(namespace)
 
         def recall_tagged(
-            subject: object, model: str | None, options: Mapping[str, Any]
+            subject: object, model: AnyPath | None, options: Mapping[str, Any]
         ) -> A | None:
             if observers.active:
                 return None

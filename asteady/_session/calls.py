@@ -19,6 +19,7 @@ from typing import TypeAlias, Unpack
 import anyio.lowlevel
 
 from asteady._base.errors import InvalidRequestError
+from asteady._base.files import AnyPath
 from asteady._base.options import EmbedOptions, check_options, shows_options_of
 from asteady._base.requests import Embedding, EmbedRequest, Vector
 from asteady._base.tasks import map_concurrently
@@ -79,7 +80,7 @@ class Calls(GenerationCalls):
         self,
         text: str | Sequence[str],
         *,
-        model: str | None = None,
+        model: AnyPath | None = None,
         cache: CacheMode = "use",
         progress: Progress | None = None,
         **options: Unpack[EmbedOptions],
@@ -123,7 +124,7 @@ class Calls(GenerationCalls):
         *,
         batch_size: int = 1024,
         progress: Progress | None = None,
-        model: str | None = None,
+        model: AnyPath | None = None,
         cache: CacheMode = "use",
         **options: Unpack[EmbedOptions],
     ) -> AsyncIterator[Vector]:
@@ -146,7 +147,7 @@ class Calls(GenerationCalls):
         self,
         text: str,
         *,
-        model: str | None = None,
+        model: AnyPath | None = None,
         cache: CacheMode = "use",
         **options: Unpack[EmbedOptions],
     ) -> Embedding:
@@ -157,7 +158,7 @@ class Calls(GenerationCalls):
                 answer = self._recall_embedding(text, model, options)
                 if answer is not None:
                     return answer
-                alias = self._context.alias_of(text, model, options)
+                alias = self._context.alias(text, model, options)
             except (TypeError, ValueError):  # no alias: the arguments are refused below
                 pass
         context = self._context
@@ -174,7 +175,7 @@ class Calls(GenerationCalls):
         )
 
     def _recall_vector(
-        self, text: str, model: str | None, cache: CacheMode, options: EmbedOptions
+        self, text: str, model: AnyPath | None, cache: CacheMode, options: EmbedOptions
     ) -> Vector | None:
         """The vector of one text, if the memory tier has it."""
         if cache != "use":
@@ -192,7 +193,7 @@ class _BulkEmbedder:
     def __init__(
         self,
         calls: Calls,
-        model: str | None,
+        model: AnyPath | None,
         cache: CacheMode,
         options: EmbedOptions,
         progress: Progress | None,

@@ -15,9 +15,11 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack
 
 from asteady._base.errors import SessionError
+from asteady._base.files import AnyPath
 from asteady._base.options import GenerateOptions, shows_options_of
 from asteady._base.public import public
 from asteady._base.requests import Completion, GenerateRequest
+from asteady._base.tasks import running_loop
 from asteady._cache.manager import CacheManager
 from asteady._session.generation import Stream, context_of, generation_call
 from asteady._session.pipeline import CacheMode, Joined
@@ -52,7 +54,7 @@ async def default_session() -> Session:
 
     Concurrent first calls open one session. A session that was closed is replaced.
     """
-    loop = asyncio.get_running_loop()
+    loop = running_loop()
     session = _sessions.get(loop)
     if session is not None and session.is_open:
         return session
@@ -87,7 +89,8 @@ def get_cache_manager() -> CacheManager:
         loop = asyncio.get_running_loop()
     except RuntimeError:
         raise SessionError(
-            "get_cache_manager() needs a running event loop: call it in an async function"
+            "get_cache_manager() needs a running event loop of asyncio: call it in an async"
+            " function"
         ) from None
     return default_session_of(loop).cache
 
@@ -120,7 +123,7 @@ warm = _of_default(Session.warm)
 def stream(
     prompt: str | None = None,
     *,
-    model: str | None = None,
+    model: AnyPath | None = None,
     cache: CacheMode = "use",
     **options: Unpack[GenerateOptions],
 ) -> Stream:
@@ -137,6 +140,6 @@ def stream(
 @public
 async def aclose() -> None:
     """Close the running loop's default session, if it has one; the next call opens another."""
-    session = _sessions.pop(asyncio.get_running_loop(), None)
+    session = _sessions.pop(running_loop(), None)
     if session is not None:
         await session.aclose()

@@ -10,6 +10,7 @@ from typing import Any, Unpack
 import attrs
 
 from asteady._base.errors import SessionError
+from asteady._base.files import AnyPath
 from asteady._base.options import GenerateOptions, check_options, shows_options_of
 from asteady._base.public import public
 from asteady._base.requests import Completion, DeclaredPrefix, GenerateRequest
@@ -115,7 +116,7 @@ def generation_call(
     context: CallContext,
     name: str,
     prompt: str | None,
-    model: str | None,
+    model: AnyPath | None,
     cache: CacheMode,
     options: GenerateOptions,
 ) -> Call:
@@ -132,7 +133,7 @@ def generation_call(
         request = context.prefix.before(request)
     alias: Hashable = None
     with suppress(ValueError):  # a valid option of a type that cannot be serialised
-        alias = context.alias_of(prompt, model, options)
+        alias = context.alias(prompt, model, options)
     return Call(
         request=context.isolated(request),
         model=context.model("generation", model),
@@ -157,7 +158,7 @@ class GenerationCalls:
         self,
         prompt: str | None = None,
         *,
-        model: str | None = None,
+        model: AnyPath | None = None,
         cache: CacheMode = "use",
         **options: Unpack[GenerateOptions],
     ) -> str:
@@ -199,7 +200,7 @@ class GenerationCalls:
         self,
         prompt: str | None = None,
         *,
-        model: str | None = None,
+        model: AnyPath | None = None,
         cache: CacheMode = "use",
         **options: Unpack[GenerateOptions],
     ) -> Completion:
@@ -219,7 +220,7 @@ class GenerationCalls:
         self,
         prompt: str | None = None,
         *,
-        model: str | None = None,
+        model: AnyPath | None = None,
         cache: CacheMode = "use",
         **options: Unpack[GenerateOptions],
     ) -> Stream:
@@ -241,7 +242,7 @@ class GenerationCalls:
         self,
         prompt: str | None = None,
         *,
-        model: str | None = None,
+        model: AnyPath | None = None,
         **options: Unpack[GenerateOptions],
     ) -> bool:
         """Whether `generate` with these arguments would be answered from the cache.
@@ -279,7 +280,7 @@ class Prefix(GenerationCalls):
         alias_of = context.alias_of
 
         def prefixed_alias_of(
-            subject: object, model: str | None, options: Mapping[str, Any]
+            subject: object, model: AnyPath | None, options: Mapping[str, Any]
         ) -> Hashable:
             return digest, alias_of(subject, model, options)
 

@@ -21,7 +21,7 @@ from typing import Any
 import anyio
 
 from asteady._base.errors import SessionClosedError, SessionNotOpenError
-from asteady._base.tasks import check_loop, run_in_daemon, unattended
+from asteady._base.tasks import check_loop, run_in_daemon, running_loop, unattended
 
 logger = logging.getLogger("asteady")
 
@@ -91,10 +91,14 @@ class OwnedTasks:
         teardown: Callable[[], Awaitable[None]],
         abandon: Callable[[], None] = lambda: None,
     ) -> None:
-        """Start the owner's task, in a copy of the caller's context. Opening, until `opened`."""
+        """Start the owner's task, in a copy of the caller's context. Opening, until `opened`.
+
+        Raises:
+            SessionError: no event loop of asyncio is running.
+        """
+        self.loop = running_loop()
         self.state = State.OPENING
         self._abandon = abandon
-        self.loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()
         self._owner = unattended(
             self.loop.create_task(

@@ -8,6 +8,7 @@ from typing import Any, Unpack
 import attrs
 
 from asteady._base.errors import InvalidRequestError
+from asteady._base.files import AnyPath
 from asteady._base.options import shows_options_of
 from asteady._base.public import public
 from asteady._base.requests import KINDS, Kind, is_below, namespace_path
@@ -88,7 +89,7 @@ class Namespace(Calls):
         if isolation is not None:
 
             def isolated_alias_of(
-                subject: object, model: str | None, options: Mapping[str, Any]
+                subject: object, model: AnyPath | None, options: Mapping[str, Any]
             ) -> Hashable:
                 return _ISOLATED, isolation, alias_of(subject, model, options)
 

@@ -13,11 +13,14 @@ import sys
 import time
 from collections.abc import Hashable, Mapping, Sequence
 from marshal import dumps
+from pathlib import Path
+from types import NoneType
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import attrs
 
 from asteady._base.errors import CacheMissError, InvalidRequestError
+from asteady._base.files import AnyPath
 from asteady._base.requests import (
     Completion,
     DeclaredPrefix,
@@ -27,7 +30,7 @@ from asteady._base.requests import (
     Key,
     Kind,
 )
-from asteady._base.settings import Settings
+from asteady._base.settings import Settings, model_reference
 from asteady._base.validation import one_of
 from asteady._cache.cache import AliasOf, Cache
 from asteady._cache.manager import CacheManager
@@ -44,7 +47,7 @@ CacheMode: TypeAlias = Literal["use", "refresh", "bypass", "only"]
 _MODES = ("use", "refresh", "bypass", "only")
 
 
-def alias_of(subject: object, model: str | None, options: Mapping[str, Any]) -> Hashable:
+def alias_of(subject: object, model: AnyPath | None, options: Mapping[str, Any]) -> Hashable:
     """The memory tier's name for the raw arguments of a call: what a warm hit is found by.
 
     `subject` is the prompt or the text. The options are serialised, since 1, 1.0 and True are equal
@@ -55,6 +58,17 @@ def alias_of(subject: object, model: str | None, options: Mapping[str, Any]) -> 
         ValueError: an option cannot be serialised; it has no alias.
     """
     return (subject, model, dumps(options, 2)) if options else (subject, model)  # type: ignore[arg-type]  # refused if not
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether `marshal` tells a value's type: what else it takes, such as a number of numpy, it
+    writes as mere bytes, which may be those of another number of another type."""
+    kind = type(value)
+    if kind in (list, tuple):
+        return all(map(_is_plain, value))
+    if kind is dict:
+        return all(_is_plain(key) and _is_plain(item) for key, item in value.items())
+    return kind in (str, int, float, bool, NoneType)
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -330,6 +344,7 @@ class CallContext:
     """The path of the namespace that the calls are isolated in, if any."""
     prefix: DeclaredPrefix | None = None
     alias_of: AliasOf = alias_of
+    directory: Path | None = None
 
     def isolated(self, request: R) -> R:
         """The request as it is made here: one of an isolated namespace has a key of its own."""
@@ -337,13 +352,22 @@ class CallContext:
             return request
         return attrs.evolve(request, isolation=self.isolation)
 
-    def model(self, kind: Kind, model: str | None) -> str:
-        """The reference that a call means: its own, or the session's for this kind."""
+    def alias(self, subject: object, model: AnyPath | None, options: Mapping[str, Any]) -> Hashable:
+        """The alias that an answer to these valid arguments may be found by; None for none."""
+        if not all(map(_is_plain, options.values())):
+            return None
+        return self.alias_of(subject, model, options)
+
+    def model(self, kind: Kind, model: AnyPath | None) -> str:
+        """The reference that a call means: its own, or the session's for this kind.
+
+        A relative path begins where the session was constructed: a warm answer is found by the
+        path as it was given, so the path must mean one file as long as the session lives.
+
+        Raises:
+            InvalidRequestError: it is no str and no path, or no file can have it as its path.
+        """
         if model is None:
             settings = self.settings
             return settings.generation_model if kind == "generation" else settings.embedding_model
-        if not isinstance(model, str) or not model:
-            raise InvalidRequestError(
-                f'model={model!r} is not allowed: "builtin", the path of a .gguf file, or hf:...'
-            )
-        return model
+        return model_reference("model", model, base=self.directory, error=InvalidRequestError)

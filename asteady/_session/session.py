@@ -8,6 +8,7 @@ import logging
 import warnings
 from contextlib import AbstractContextManager
 from functools import partial
+from pathlib import Path
 from typing import Self, Unpack
 
 import anyio
@@ -111,6 +112,7 @@ class Session(Calls):
                 embedding=Pipeline("embedding", cache.embedding, models, flights, observers),
                 observers=observers,
                 tasks=tasks,
+                directory=_current_directory(),
             )
         )
 
@@ -264,6 +266,13 @@ def _tear_down_elsewhere(models: Models, cache: CacheManager) -> None:
     """Free what can be freed without the session's event loop, which no longer runs."""
     cache.abandon()
     asyncio.run(models.aclose())
+
+
+def _current_directory() -> Path | None:
+    try:
+        return Path.cwd()
+    except OSError:  # it was removed
+        return None
 
 
 async def _tear_down(flights: Flights, models: Models, cache: CacheManager) -> None:

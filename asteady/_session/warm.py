@@ -24,6 +24,7 @@ import anyio
 import attrs
 
 from asteady._base.errors import InvalidRequestError, SessionError, StoreError
+from asteady._base.files import AnyPath
 from asteady._base.options import GenerateOptions, check_options, shows_options_of
 from asteady._base.public import public
 from asteady._base.requests import DEFAULT_SEED, GenerateRequest, Key, namespace_path
@@ -65,7 +66,7 @@ class WarmProgress:
 class WarmerOptions(GenerateOptions, total=False):
     """Options of all that warm: those of `generate`, for prompts without their own, and these."""
 
-    model: str | None
+    model: AnyPath | None
     """The model; default: the session's."""
     budget_s: float | None
     """Stop after so many seconds; computations in progress are cancelled. Default: no limit."""
@@ -140,7 +141,7 @@ class WarmJob:
     prompt: str
     seed: int | None = None
     priority: Priority = "medium"
-    model: str | None = None
+    model: AnyPath | None = None
     namespace: str | None = None
     arguments: Mapping[str, Any] = {}
     error: Exception | None = None
@@ -151,7 +152,7 @@ async def warm(
     context: CallContext,
     prompts: WarmSource | JsonLines,
     *,
-    model: str | None = None,
+    model: AnyPath | None = None,
     seeds: Sequence[int] | None = None,
     concurrency: int = 4,
     budget_s: float | None = None,
@@ -188,7 +189,7 @@ class _Reader:
     def __init__(
         self,
         context: CallContext,
-        model: str | None,
+        model: AnyPath | None,
         seeds: Sequence[int] | None,
         options: dict[str, Any],
     ) -> None:

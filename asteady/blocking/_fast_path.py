@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias, TypeVar
 
+from asteady._base.files import AnyPath
 from asteady._base.requests import Completion, Embedding
 from asteady._cache.cache import Cache
 from asteady._cache.memory import Held
@@ -17,7 +18,7 @@ from asteady.blocking._portal import Portal
 
 A = TypeVar("A")
 
-Recall: TypeAlias = Callable[[object, str | None, Mapping[str, Any]], A | None]
+Recall: TypeAlias = Callable[[object, AnyPath | None, Mapping[str, Any]], A | None]
 """From the prompt or text, the model and the options to the answer, if the memory tier has it."""
 
 # A hit is counted after at most this long, or sooner with the next call on the loop or commit.
@@ -71,7 +72,7 @@ def _recaller(calls: GenerationCalls, cache: Cache[Any], counter: HitCounter) ->
     alias_of, namespace, observers = context.alias_of, context.namespace, context.observers
     peek, portal, hits = cache.peek_alias, counter.portal, counter.hits
 
-    def recall(subject: object, model: str | None, options: Mapping[str, Any]) -> Any:
+    def recall(subject: object, model: AnyPath | None, options: Mapping[str, Any]) -> Any:
         try:
             held = peek(alias_of(subject, model, options), namespace)
         except (TypeError, ValueError):  # these arguments have no alias

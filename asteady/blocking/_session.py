@@ -19,6 +19,7 @@ from asteady._base.errors import (
     SessionError,
     SessionNotOpenError,
 )
+from asteady._base.files import AnyPath
 from asteady._base.options import EmbedOptions, GenerateOptions, SettingsOptions
 from asteady._base.public import public
 from asteady._base.requests import (
@@ -255,7 +256,7 @@ class GenerationCalls(Part[C]):
         self,
         prompt: str | None = None,
         *,
-        model: str | None = None,
+        model: AnyPath | None = None,
         cache: CacheMode = "use",
         **options: Unpack[GenerateOptions],
     ) -> str:
@@ -275,7 +276,7 @@ class GenerationCalls(Part[C]):
         self,
         prompt: str | None = None,
         *,
-        model: str | None = None,
+        model: AnyPath | None = None,
         cache: CacheMode = "use",
         **options: Unpack[GenerateOptions],
     ) -> Stream:
@@ -290,7 +291,7 @@ class GenerationCalls(Part[C]):
         self,
         prompt: str | None = None,
         *,
-        model: str | None = None,
+        model: AnyPath | None = None,
         cache: CacheMode = "use",
         **options: Unpack[GenerateOptions],
     ) -> Iterator[str]:
@@ -325,7 +326,7 @@ class Calls(GenerationCalls[D]):
         self,
         text: str | Sequence[str],
         *,
-        model: str | None = None,
+        model: AnyPath | None = None,
         cache: CacheMode = "use",
         progress: Progress | None = None,
         **options: Unpack[EmbedOptions],

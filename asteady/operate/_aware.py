@@ -11,6 +11,7 @@ import anyio
 import attrs
 
 from asteady._base.errors import AsteadyError, CacheMissError
+from asteady._base.files import AnyPath
 from asteady._base.options import GenerateOptions, check_options, shows_options_of
 from asteady._base.public import public
 from asteady._base.requests import DEFAULT_SEED, GenerateRequest
@@ -93,7 +94,7 @@ class CacheAwareGenerator:
         self,
         prompt: str | None = None,
         *,
-        model: str | None = None,
+        model: AnyPath | None = None,
         **options: Unpack[GenerateOptions],
     ) -> bool:
         """`Session.is_cached`: exact, for just these options."""
@@ -105,7 +106,7 @@ class CacheAwareGenerator:
         prompt: str | None = None,
         seed: int = DEFAULT_SEED,
         *,
-        model: str | None = None,
+        model: AnyPath | None = None,
         **options: Any,
     ) -> bool:
         """As `is_cached`, with the seed second as in the caching guide; exact all the same."""
@@ -119,7 +120,7 @@ class CacheAwareGenerator:
         *,
         background: bool = False,
         timeout_s: float | None = None,
-        model: str | None = None,
+        model: AnyPath | None = None,
         **options: Unpack[GenerateOptions],
     ) -> WithFallback:
         """The primary prompt's text if it is cached; else the fallback's if that is; else the
@@ -169,7 +170,7 @@ class CacheAwareGenerator:
         prompts: Sequence[str],
         *,
         concurrency: int = 4,
-        model: str | None = None,
+        model: AnyPath | None = None,
         **options: Unpack[GenerateOptions],
     ) -> BatchResult:
         """The texts in the order of the prompts; those that are cached are fetched first.
@@ -203,7 +204,7 @@ class CacheAwareGenerator:
         return BatchResult([texts[prompt] for prompt in prompts], _statistics(prompts, calls))
 
     def _compute_in_background(
-        self, session: Session, prompt: str, model: str | None, options: GenerateOptions
+        self, session: Session, prompt: str, model: AnyPath | None, options: GenerateOptions
     ) -> None:
         computation = (prompt, model, repr(sorted(options.items())))
         if computation in self._background:

@@ -120,7 +120,7 @@ class CacheBenchmark:
         prompt: str,
         *,
         iterations: int = 10,
-        model: str | None = None,
+        model: AnyPath | None = None,
         **options: Unpack[GenerateOptions],
     ) -> PromptTiming:
         """Time a prompt once cold and ``iterations - 1`` times warm.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Unpack
 
+from asteady._base.files import AnyPath
 from asteady._base.options import check_options, shows_options_of
 from asteady._base.public import public
 from asteady._base.requests import DEFAULT_SEED, GenerateRequest
@@ -153,7 +154,7 @@ class HierarchicalCache:
         prompt: str | None = None,
         seed: int = DEFAULT_SEED,
         *,
-        model: str | None = None,
+        model: AnyPath | None = None,
         cache: CacheMode = "use",
         **options: Any,
     ) -> str:

@@ -143,7 +143,7 @@ class CacheInspector:
         prompt: str | None = None,
         seed: int = DEFAULT_SEED,
         *,
-        model: str | None = None,
+        model: AnyPath | None = None,
         cache: CacheMode = "use",
         **options: Any,
     ) -> CallTrace:

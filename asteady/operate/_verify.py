@@ -30,6 +30,7 @@ from asteady._base.errors import (
     PromptTooLongError,
     StoreError,
 )
+from asteady._base.files import AnyPath
 from asteady._base.public import public
 from asteady._base.requests import KINDS, Completion, DeclaredPrefix, Embedding, Key, Kind
 from asteady._base.settings import Settings
@@ -125,7 +126,7 @@ class _Differs(Exception):
 async def verify(
     session: Session,
     *,
-    model: str | None = None,
+    model: AnyPath | None = None,
     kind: Kind = "generation",
     requests: int | Sequence[VerifyRequest] = 24,
     max_new_tokens: int = 24,
@@ -470,7 +471,7 @@ class VerifyCacheReport:
 async def verify_cache(
     session: Session,
     *,
-    model: str | None = None,
+    model: AnyPath | None = None,
     kind: Kind = "generation",
     requests: int = 24,
     seed: int = 0,

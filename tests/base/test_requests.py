@@ -6,6 +6,7 @@ import unicodedata
 from typing import Any
 
 import attrs
+import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
@@ -30,6 +31,51 @@ options = st.fixed_dictionaries(
     },
 )
 prompts = st.one_of(texts, st.sampled_from(["a", "b", "1"]))
+
+
+def test_numbers_of_numpy_are_the_plain_numbers() -> None:
+    plain = GenerateRequest.of(
+        "a", seed=7, max_new_tokens=9, temperature=0.5, top_k=3, logprobs=2, logit_bias={5: 1.5}
+    )
+    numpys: dict[str, Any] = {
+        "seed": np.int64(7),
+        "max_new_tokens": np.uint8(9),
+        "temperature": np.float32(0.5),
+        "top_k": np.array(3),
+        "logprobs": np.int32(2),
+        "logit_bias": {np.int16(5): np.float16(1.5)},
+    }
+    request = GenerateRequest.of("a", **numpys)
+    assert request.key("f") == plain.key("f")
+    assert repr(request) == repr(plain), "the types are plain too"
+    dimensions: Any = np.int64(4)
+    assert EmbedRequest.of("a", dimensions=dimensions) == EmbedRequest.of("a", dimensions=4)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"seed": np.bool_(True)},
+        {"seed": np.float64(7)},
+        {"seed": np.array([7, 8])},
+        {"seed": np.int64(-1)},
+        {"temperature": np.bool_(True)},
+        {"temperature": np.float64("nan")},
+        {"temperature": np.array([0.5])},
+        {"temperature": 10**400},
+        {"temperature": 1j},
+        {"temperature": "0.5"},
+    ],
+)
+def test_what_is_no_number_is_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequestError, match=next(iter(bad))):
+        GenerateRequest.of("a", **bad)
+
+
+@pytest.mark.parametrize("prompt", [[{"role": "user", "content": "hi"}], {"role": "user"}, [], ()])
+def test_messages_in_place_of_a_prompt_are_told_their_name(prompt: Any) -> None:
+    with pytest.raises(InvalidRequestError, match=r"messages=\[\.\.\.\]"):
+        GenerateRequest.of(prompt)
 
 
 @given(prompts, options, prompts, options)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import pwd
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import numpy as np
+import platformdirs
 import pytest
 
 from asteady import Session
-from asteady._base.errors import SettingsError
+from asteady._base.errors import ModelNotFoundError, SettingsError
 from asteady._base.settings import PROFILES, Settings, default_workers
+from asteady._engine.models.hub import hub_cache
 
 
 def test_the_defaults_are_those_of_the_caching_guide() -> None:
@@ -107,7 +111,59 @@ def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     settings = Settings(cache_dir=Path("here"), generation_model=Path("m.gguf"))  # type: ignore[arg-type]  # a path is taken too
     assert settings.cache_dir == tmp_path / "here"
-    assert settings.generation_model == "m.gguf"
+    assert settings.generation_model == str(tmp_path / "m.gguf")
+    monkeypatch.setenv("HOME", "/home/me")
+    settings = Settings.from_environment(
+        environ={"ASTEADY_GENERATION_MODEL": "sub/m.gguf", "ASTEADY_EMBEDDING_MODEL": "~/e.gguf"}
+    )
+    assert settings.generation_model == str(tmp_path / "sub" / "m.gguf")
+    assert settings.embedding_model == "/home/me/e.gguf"
+
+
+@pytest.mark.parametrize("model", ["builtin", "minilm", "hf:owner/repo:Q4_K_M", "hf:anything"])
+def test_names_of_models_stay_as_they_are(model: str) -> None:
+    assert Settings(embedding_model=model).embedding_model == model
+
+
+@pytest.mark.parametrize("value", ["\0", "\ud800", "~nosuchuser/x"])
+def test_what_is_no_path_is_refused(value: str) -> None:
+    for setting in ("cache_dir", "generation_model"):
+        with pytest.raises(SettingsError, match=setting) as caught:
+            Settings(**{setting: value})  # type: ignore[arg-type]
+        str(caught.value).encode()
+
+
+@pytest.mark.parametrize("arguments", [{}, {"disable_cache": True}])
+def test_a_user_without_a_home_is_told_to_name_the_directory(
+    arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def no_user(uid: int) -> NoReturn:
+        raise KeyError(uid)
+
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", no_user)
+    with pytest.raises(SettingsError, match=r"no home directory.*ASTEADY_CACHE_DIR"):
+        Settings.from_environment(environ={}, **arguments)
+    with pytest.raises(SettingsError, match=r"ASTEADY_CACHE_DIR='~/x'.*set HOME"):
+        Settings.from_environment(environ={"ASTEADY_CACHE_DIR": "~/x"}, **arguments)
+    given = {"ASTEADY_CACHE_DIR": str(tmp_path)}
+    assert Settings.from_environment(environ=given, **arguments).cache_dir == tmp_path
+    monkeypatch.setattr(platformdirs, "user_cache_dir", lambda *_, **__: "~/.cache/asteady")
+    with pytest.raises(SettingsError, match="no home directory"):
+        Settings.from_environment(environ={}, **arguments)
+    monkeypatch.delenv("HF_HOME", raising=False)
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    with pytest.raises(ModelNotFoundError, match="set HF_HOME"):
+        hub_cache()
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    settings = Settings(workers=np.int64(3), memory_max_size_mb=np.float32(2.5))  # type: ignore[arg-type]
+    assert (settings.workers, settings.memory_max_size_mb) == (3, 2.5)
+    assert [type(settings.workers), type(settings.memory_max_size_mb)] == [int, float]
+    with pytest.raises(SettingsError, match="workers"):
+        Settings(workers=np.bool_(True))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
