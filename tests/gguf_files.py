@@ -7,6 +7,7 @@ takes seconds.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,14 +72,21 @@ class _Weights:
         )
 
 
-def _vocabulary(writer: gguf.GGUFWriter, kind: Vocabulary, size: int, *, add_bos: bool) -> None:
+def _vocabulary(
+    writer: gguf.GGUFWriter,
+    kind: Vocabulary,
+    size: int,
+    *,
+    add_bos: bool,
+    more_tokens: Mapping[str, gguf.TokenType],
+) -> None:
     alphabet = "etaoinshrdlucmfwypvbgkjqxz"
     pairs = [first + second for first in alphabet for second in alphabet]
     control = ["<|begin|>", "<|end|>", *_ROLES]
     if kind == "gpt2":
         tokens = _byte_characters()
         types = [_NORMAL] * 256
-        room = max(0, min(len(pairs), size - len(tokens) - len(control)))
+        room = max(0, min(len(pairs), size - len(tokens) - len(control) - len(more_tokens)))
         merges = [f"{pair[0]} {pair[1]}" for pair in pairs[:room]]
         tokens += pairs[:room]
         writer.add_tokenizer_model("gpt2")
@@ -88,7 +96,7 @@ def _vocabulary(writer: gguf.GGUFWriter, kind: Vocabulary, size: int, *, add_bos
         tokens = ["<unk>"] + [f"<0x{byte:02X}>" for byte in range(256)]
         types = [gguf.TokenType.UNKNOWN] + [gguf.TokenType.BYTE] * 256
         tokens += ["\u2581", *alphabet, *(letter.upper() for letter in alphabet)]
-        room = max(0, min(len(pairs), size - len(tokens) - len(control)))
+        room = max(0, min(len(pairs), size - len(tokens) - len(control) - len(more_tokens)))
         tokens += pairs[:room]
         writer.add_tokenizer_model("llama")
         writer.add_add_space_prefix(True)
@@ -96,6 +104,8 @@ def _vocabulary(writer: gguf.GGUFWriter, kind: Vocabulary, size: int, *, add_bos
     first_control = len(tokens)
     tokens += control
     types += [_CONTROL] * len(control)
+    tokens += more_tokens
+    types += more_tokens.values()
     while len(tokens) < size:
         tokens.append(f"unused{len(tokens)}")
         types.append(_NORMAL)
@@ -125,6 +135,7 @@ def write_llama(
     seed: int = 0,
     sharpness: float = 3.0,
     split_tensors: int = 0,
+    more_tokens: Mapping[str, gguf.TokenType] | None = None,
 ) -> Path:
     """A generation model; `sharpness` is the standard deviation of its logits.
 
@@ -144,7 +155,7 @@ def write_llama(
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(width // heads)
     writer.add_vocab_size(vocabulary_size)
-    _vocabulary(writer, vocabulary, vocabulary_size, add_bos=add_bos)
+    _vocabulary(writer, vocabulary, vocabulary_size, add_bos=add_bos, more_tokens=more_tokens or {})
     if template is not None:
         writer.add_chat_template(template)
     draw = _Weights(writer, weights, seed)

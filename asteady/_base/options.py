@@ -19,7 +19,8 @@ class GenerateOptions(TypedDict, total=False):
     messages: Sequence[Mapping[str, str]] | None
     """Instead of a prompt: ``[{"role": "user", "content": "Hello"}]``."""
     raw: bool
-    """Give the prompt to the model as it is, without its chat template."""
+    """Give the prompt to the model as it is, without its chat template. Special tokens in it count,
+    so keep your users' text out of it."""
     seed: int
     """0 to 4294967294; decides among likely tokens when the temperature is above 0."""
     max_new_tokens: int

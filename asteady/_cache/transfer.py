@@ -27,13 +27,13 @@ from functools import partial
 from pathlib import Path
 from sqlite3 import Connection
 from threading import Event
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import anyio.to_thread
 
 from asteady._base.errors import AsteadyError, StoreError, StoreVersionError
 from asteady._base.files import AnyPath, atomic_write
-from asteady._base.requests import Embedding, FinishReason, Key, Kind, namespace_path
+from asteady._base.requests import EmbedRequest, Key, Kind, namespace_path
 from asteady._cache.policy import POLICIES, Budget
 from asteady._cache.store.api import BUSY_TIMEOUT_S, Exported, Incoming, Merge, Merged, Store
 from asteady._cache.store.codec import (
@@ -41,11 +41,11 @@ from asteady._cache.store.codec import (
     CompletionCodec,
     DamagedError,
     EmbeddingCodec,
-    read_back,
+    check_values,
 )
 from asteady._cache.store.eviction_index import COLUMNS, row_of
 from asteady._cache.store.schema import APPLICATION_ID
-from asteady._cache.store.stored_request import to_json, verified
+from asteady._cache.store.stored_request import DIMENSIONS_FIELD, to_json, verified
 from asteady._cache.store.transaction import entry_bytes, relative_priority, tag_bytes
 
 log = logging.getLogger("asteady")
@@ -67,7 +67,9 @@ MAX_TAGS = 4_000_000
 STOP_STEPS = 100_000
 _MAGIC = b"SQLite format 3\0"
 _KEY = re.compile(r"[0-9a-f]{64}")
-_TYPES: dict[str, type] = {"TEXT": str, "INTEGER": int, "BLOB": bytes}
+# Columns of an answer; the second is of both kinds.
+VECTOR = [name for name, _ in EmbeddingCodec.columns].index("vector")
+FINGERPRINT = [name for name, _ in EmbeddingCodec.columns].index("fingerprint")
 # The first columns of an entry; its checksum, its answer's values and its request follow.
 _NUMBERS = ("key", "cost_s", "touches", "relative_priority", "created_s", "used_s")
 
@@ -121,25 +123,21 @@ def checked(kind: str, row: Sequence[Any], keep_requests_bytes: int) -> tuple[An
         and all(map(math.isfinite, others))
     ):
         raise DamagedError(f"the numbers of {key} are not possible")
-    answer = read_back(codec, key, cost_s, crc, values)
-    try:
-        # SQLite stores values of any type in any column.
-        for (name, type_), value in zip(codec.columns, values, strict=True):
-            if type(value) is not _TYPES[type_] and not (value is None and name == "logprobs"):
-                raise ValueError(f"{name} is of another type")
-        size_bytes = sum(len(value) for value in values if isinstance(value, str | bytes))
-        if codec.encode(answer) != tuple(values) or size_bytes > MAX_ROW_BYTES:
-            raise ValueError("it is encoded differently")
-        if isinstance(answer, Embedding):
-            import numpy as np
-
-            if not (answer.vector.size and np.isfinite(answer.vector).all()):
-                raise ValueError("it is not a vector")
-        elif answer.finish_reason not in get_args(FinishReason):
-            raise ValueError(f"finish_reason={answer.finish_reason!r}")
-    except Exception as exc:
-        raise DamagedError(f"the value of {key} is not an answer") from exc
-    request = verified(row[-1], key, answer.fingerprint)
+    size_bytes = sum(len(value) for value in values if isinstance(value, str | bytes))
+    if size_bytes > MAX_ROW_BYTES:
+        raise DamagedError(f"the value of {key} has {size_bytes:,} bytes")
+    check_values(codec, key, cost_s, crc, values)
+    text, request = row[-1], None
+    # A long one is refused unread: lists of lists take many times their size as JSON.
+    if isinstance(text, str) and len(text) <= keep_requests_bytes:
+        request = verified(text, key, values[FINGERPRINT])
+    if isinstance(request, EmbedRequest) and request.dimensions is not None:
+        dimensions = len(values[VECTOR]) // 4
+        if dimensions != request.dimensions:
+            raise DamagedError(
+                f"the vector of {key} has {dimensions} dimensions, and {request.dimensions} were"
+                " requested"
+            )
     return crc, *values, request and to_json(request, keep_requests_bytes)
 
 
@@ -278,8 +276,11 @@ def _check_stop(stop: Event) -> None:
 class ExportFile:
     """An export that is open for reading, until `close`; one thread at a time uses it."""
 
-    def __init__(self, path: Path, keep_requests_bytes: int) -> None:
+    def __init__(self, path: Path, keep_requests_bytes: int, dimensions: dict[str, int]) -> None:
         self._path = path
+        # Of whole vectors, by fingerprint; of those in the cache, to begin with.
+        self._dimensions = dict(dimensions)
+        self._longest: dict[str, int] = {}
         self._keep_requests_bytes = keep_requests_bytes
         # Immutable: SQLite ignores locks and journals beside it, and writes nothing there.
         self._connection = sqlite3.connect(
@@ -348,6 +349,8 @@ class ExportFile:
             if len(found) >= MAX_ENTRIES:
                 raise RefusedError(f"it has more than {MAX_ENTRIES:,} entries")
             _, *values = checked(kind, row, self._keep_requests_bytes)
+            if kind == "embedding":
+                self._check_dimensions(row[0], values)
             namespaces = tuple(tags.pop(row[0], ()))
             found.append(
                 Incoming(
@@ -359,6 +362,21 @@ class ExportFile:
         for key in tags:
             raise RefusedError(f"it has no entry {str(key)[:80]!r}, which has a namespace")
         return found
+
+    def _check_dimensions(self, key: Key, values: Sequence[Any]) -> None:
+        """All whole vectors of a model are as long as each other, and no other is longer."""
+        fingerprint, request = values[FINGERPRINT], values[-1]
+        found = len(values[VECTOR]) // 4
+        longest = self._longest[fingerprint] = max(found, self._longest.get(fingerprint, 0))
+        whole = request is not None and DIMENSIONS_FIELD not in request
+        if whole:
+            self._dimensions.setdefault(fingerprint, found)
+        dimensions = self._dimensions.get(fingerprint, longest)
+        if longest > dimensions or (whole and found != dimensions):
+            raise RefusedError(
+                f"the vector of {key} has {found} dimensions, and others of its model have"
+                f" {longest if longest > dimensions else dimensions}"
+            )
 
     def _tags(self, kind: str) -> dict[Key, list[str]]:
         found: dict[Key, list[str]] = {}
@@ -387,7 +405,10 @@ async def import_entries(
     path: AnyPath, stores: dict[Kind, Store[Any]], *, keep_bytes: int, max_file_bytes: int
 ) -> dict[str, Merged]:
     """See `CacheManager.import_entries`."""
-    file, entries = await in_thread(partial(_checked_file, Path(path), keep_bytes, max_file_bytes))
+    dimensions = await stores["embedding"].dimensions()
+    file, entries = await in_thread(
+        partial(_checked_file, Path(path), keep_bytes, max_file_bytes, dimensions)
+    )
     # The writer reads from the file, so it stays open even when nobody waits any more.
     task = asyncio.create_task(_merge(stores, file, entries), name="asteady cache import")
     _merging.add(task)
@@ -396,7 +417,7 @@ async def import_entries(
 
 
 def _checked_file(
-    path: Path, keep_bytes: int, max_file_bytes: int, stop: Event
+    path: Path, keep_bytes: int, max_file_bytes: int, dimensions: dict[str, int], stop: Event
 ) -> tuple[ExportFile, dict[str, list[Incoming]]]:
     """The open file and its entries, all of them checked before anything is changed."""
     try:
@@ -410,7 +431,7 @@ def _checked_file(
             raise RefusedError(
                 f"its {status.st_size:,} bytes are more than the {max_file_bytes:,} allowed"
             )
-        file = ExportFile(path, keep_bytes)
+        file = ExportFile(path, keep_bytes, dimensions)
         try:
             return file, file.entries(stop)
         except BaseException:

@@ -86,11 +86,11 @@ async def test_an_answer_outlives_its_process(directory: Path) -> None:
 
 
 async def test_embeddings_are_kept_apart_from_completions(manager: CacheManager) -> None:
-    await manager.embedding.put(KEY, embedding(3.0, 4.0))
+    await manager.embedding.put(KEY, embedding(0.0, -1.0))
     assert await manager.generation.get(KEY) is None
     found = await manager.embedding.get(KEY)
     assert found is not None
-    assert found.vector.tolist() == [3.0, 4.0]
+    assert found.vector.tolist() == [0.0, -1.0]
 
 
 async def test_every_lookup_is_counted_once(manager: CacheManager) -> None:

@@ -181,7 +181,7 @@ async def test_what_was_put_before_a_kill_is_there_after_it(directory: Path) -> 
     body = """
 async with opened(directory, embedding_cache_capacity=100000) as manager:
     async def put(number):
-        assert await manager.embedding.put(key_of(number), embedding(*range(64)))
+        assert await manager.embedding.put(key_of(number), embedding(*[0.125] * 64))
         say(number)
     number = 0
     while True:

@@ -90,7 +90,7 @@ async def test_a_vector_that_is_not_what_is_computed_is_found(
     session: Session, engine: FakeEngine
 ) -> None:
     request = EmbedRequest.of("text", mode="query")
-    vector = embedding(*[0.5] * 8, fingerprint=engine.fingerprint)
+    vector = embedding(*[0.5] * 4, *[0.0] * 4, fingerprint=engine.fingerprint)
     await session.cache.embedding.put(request.key(engine.fingerprint), vector, request=request)
     report = await verify_cache(session, kind="embedding")
     (found,) = report.differences

@@ -278,6 +278,10 @@ class Store(Generic[A]):
     ) -> list[Entry]:
         return []
 
+    async def dimensions(self) -> dict[str, int]:
+        """How long the whole vectors of each model are, by fingerprint; of embeddings only."""
+        return {}
+
     async def tagged(self, key: Key, namespace: str) -> bool:
         """Whether the entry has this tag itself; tags below it do not count."""
         return False

@@ -2,24 +2,43 @@
 
 A codec names the columns of its table and turns an answer into their values. A checksum over the
 key and all values is stored beside them, so that a row that is damaged, or belongs to another key,
-is detected when it is read. Nothing is pickled.
+is detected when it is read. The checksum is against damage and not against an attacker, who can
+compute it: so what is read must also be an answer, by every rule that an engine's answers keep.
+Nothing is pickled.
 """
 
 from __future__ import annotations
 
+import math
 import struct
+import sys
 import zlib
+from array import array
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from operator import attrgetter
-from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar, get_args
 
 from asteady._base.errors import AsteadyError
-from asteady._base.requests import Completion, Embedding, Key, TokenLogprob
+from asteady._base.requests import (
+    MAX_LOGPROBS,
+    Completion,
+    Embedding,
+    FinishReason,
+    Key,
+    TokenLogprob,
+)
 
 A = TypeVar("A")
 Values: TypeAlias = tuple[Any, ...]
 Columns: TypeAlias = tuple[tuple[str, str], ...]
+
+# Of one answer. Each is an object when it is decoded, so this bounds what a row can cost.
+MAX_COMPLETION_TOKENS = 2**20
+MAX_DIMENSIONS = 2**20
+# A norm that was computed in float32 differs from 1 by some millionths.
+NORM_TOLERANCE = 1e-4
+_TYPES: dict[str, type] = {"TEXT": str, "INTEGER": int, "BLOB": bytes}
 
 
 class DamagedError(AsteadyError):
@@ -36,8 +55,15 @@ class Codec(Protocol[A]):
         """Raises ValueError for an answer that could not be read back equal."""
         ...
 
+    def check(self, values: Sequence[Any]) -> None:
+        """Raises ValueError for values that `encode` would not make of an engine's answer.
+
+        Takes time in proportion to their bytes, and little memory: nothing is decoded.
+        """
+        ...
+
     def decode(self, values: Sequence[Any], cost_s: float) -> A:
-        """The answer, `cached`. May raise anything for values that `encode` did not make."""
+        """The answer, `cached`; the values have been checked."""
         ...
 
 
@@ -68,14 +94,35 @@ def read_back(codec: Codec[A], key: Key, cost_s: float, crc: int, values: Sequen
     """Decode the values that were stored under this key.
 
     Raises:
-        DamagedError: the checksum does not match, or the values cannot be decoded.
+        DamagedError: the checksum does not match, or the values are not an answer.
+    """
+    check_values(codec, key, cost_s, crc, values)
+    return codec.decode(values, cost_s)
+
+
+def check_values(
+    codec: Codec[Any], key: Key, cost_s: float, crc: int, values: Sequence[Any]
+) -> None:
+    """Check, as `read_back` does, values that are not decoded.
+
+    Raises:
+        DamagedError: the checksum does not match, or the values are not an answer.
     """
     if checksum(key, cost_s, values) != crc:
         raise DamagedError(f"the checksum of {key} does not match")
     try:
-        return codec.decode(values, cost_s)
-    except Exception as exc:
-        raise DamagedError(f"the value of {key} cannot be decoded") from exc
+        if not (type(cost_s) is float and 0 <= cost_s < math.inf):
+            raise ValueError(f"cost_s={cost_s!r}")
+        codec.check(values)
+    except ValueError as exc:
+        raise DamagedError(f"the value of {key} is not an answer: {exc}") from exc
+
+
+def _check_types(columns: Columns, values: Sequence[Any]) -> None:
+    # SQLite stores values of any type in any column.
+    for (name, type_), value in zip(columns, values, strict=True):
+        if type(value) is not _TYPES[type_] and not (value is None and name == "logprobs"):
+            raise ValueError(f"{name} is of the type {type(value).__name__}")
 
 
 # Columns and fields of a completion that have the same value.
@@ -102,12 +149,25 @@ class CompletionCodec:
     def encode(self, answer: Completion) -> Values:
         if "".join(answer.chunks) != answer.text:
             raise ValueError("the chunks of a completion must join to its text")
-        return (
+        values = (
             *_PLAIN_VALUES(answer),
             answer.text.encode(),
             _pack_lengths([len(chunk) for chunk in answer.chunks]),
             None if answer.logprobs is None else _pack_logprobs(answer.logprobs),
         )
+        self.check(values)
+        return values
+
+    def check(self, values: Sequence[Any]) -> None:
+        _check_types(self.columns, values)
+        finish_reason, prompt_tokens, tokens, text, chunks, logprobs = values[3:]
+        if finish_reason not in get_args(FinishReason):
+            raise ValueError(f"finish_reason={finish_reason[:80]!r}")
+        if not (prompt_tokens >= 0 and 0 <= tokens <= MAX_COMPLETION_TOKENS):
+            raise ValueError(f"{prompt_tokens} tokens of prompt and {tokens} of completion")
+        _check_lengths(chunks, len(text.decode()), tokens)
+        if logprobs is not None:
+            _check_logprobs(logprobs, tokens)
 
     def decode(self, values: Sequence[Any], cost_s: float) -> Completion:
         *plain, encoded, lengths, logprobs = values
@@ -139,13 +199,31 @@ class EmbeddingCodec:
         vector = answer.vector
         if vector.ndim != 1 or vector.dtype.kind != "f" or vector.dtype.itemsize != 4:
             raise ValueError(f"a vector must be one-dimensional float32, not {vector.dtype}")
-        return (
+        values = (
             answer.model,
             answer.fingerprint,
             answer.tokens,
             int(answer.truncated),
             vector.astype("<f4", copy=False).tobytes(),
         )
+        self.check(values)
+        return values
+
+    def check(self, values: Sequence[Any]) -> None:
+        import numpy as np
+
+        _check_types(self.columns, values)
+        tokens, truncated, blob = values[2:]
+        if tokens < 0 or truncated not in (0, 1):
+            raise ValueError(f"tokens={tokens}, truncated={truncated}")
+        dimensions, rest = divmod(len(blob), 4)
+        if rest or not 1 <= dimensions <= MAX_DIMENSIONS:
+            raise ValueError(f"{len(blob)} bytes are not a vector of float32")
+        vector = np.frombuffer(blob, dtype="<f4").astype(np.float64)
+        norm = math.sqrt(float(np.dot(vector, vector)))
+        # False for a norm that is not a number.
+        if not abs(norm - 1.0) <= NORM_TOLERANCE:
+            raise ValueError(f"its vector has the L2 norm {norm:.6g} instead of 1")
 
     def decode(self, values: Sequence[Any], cost_s: float) -> Embedding:
         import numpy as np
@@ -173,7 +251,34 @@ def _pack_lengths(lengths: Sequence[int]) -> bytes:
 def _unpack_lengths(packed: bytes) -> Sequence[int]:
     if packed[0] == 1:
         return packed[1:]
-    return struct.unpack(f"<{len(packed) // 4}I", packed[1:])
+    return _array("I", packed[1:])
+
+
+def _check_lengths(packed: bytes, characters: int, tokens: int) -> None:
+    """Lengths of chunks for a text of so many characters, which has so many tokens.
+
+    An engine emits no empty chunk, and at most one for each token, and the rest at the end.
+    """
+    short, rest = packed[:1] == b"\x01", len(packed) - 1
+    if not short and (packed[:1] != b"\x04" or rest % 4):
+        raise ValueError("the lengths of its chunks cannot be read")
+    count = rest if short else rest // 4
+    if count > tokens + 1:
+        raise ValueError(f"{count} chunks of {tokens} tokens")
+    lengths = _unpack_lengths(packed)
+    if 0 in lengths or sum(lengths) != characters:
+        raise ValueError(f"its chunks do not divide its text of {characters} characters")
+    if not short and max(lengths, default=0) < 256:
+        raise ValueError("the lengths of its chunks are encoded differently")
+
+
+def _array(code: str, packed: bytes) -> array[Any]:
+    """Little-endian numbers, as compact in memory as they are in the file."""
+    numbers = array(code)
+    numbers.frombytes(packed)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers
 
 
 # Logprobs column by column: counts, then token ids, doubles (nothing is rounded), lengths, bytes.
@@ -200,6 +305,28 @@ def _pack_logprobs(logprobs: Sequence[TokenLogprob]) -> bytes:
             *(top[1] for top in tops),
         )
     )
+
+
+def _check_logprobs(packed: bytes, tokens: int) -> None:
+    if len(packed) < _COUNTS.size:
+        raise ValueError("its logprobs cannot be read")
+    n, m = _COUNTS.unpack_from(packed)
+    counts_at = _COUNTS.size
+    ids_at = counts_at + 4 * n
+    values_at = ids_at + 4 * (n + m)
+    lengths_at = values_at + 8 * (n + m)
+    texts_at = lengths_at + 4 * (n + m)
+    if n > tokens or texts_at > len(packed):
+        raise ValueError(f"logprobs of {n} tokens and {m} others, for {tokens} tokens")
+    counts = _array("I", packed[counts_at:ids_at])
+    if sum(counts) != m or max(counts, default=0) > MAX_LOGPROBS:
+        raise ValueError(f"more than {MAX_LOGPROBS} likely tokens at a position")
+    if min(_array("i", packed[ids_at:values_at]), default=0) < 0:
+        raise ValueError("the logprob of a token that cannot be")
+    if not all(map(math.isfinite, _array("d", packed[values_at:lengths_at]))):
+        raise ValueError("a logprob is not a finite number")
+    if sum(_array("I", packed[lengths_at:texts_at])) != len(packed) - texts_at:
+        raise ValueError("its logprobs are of another size")
 
 
 def _unpack_logprobs(packed: bytes) -> tuple[TokenLogprob, ...]:

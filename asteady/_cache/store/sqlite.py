@@ -149,6 +149,7 @@ class SqliteStore(Store[A]):
     read = _reads(Tables.read)
     keys = _reads(Tables.keys)
     entries = _reads(Tables.entries)
+    dimensions = _reads(Tables.dimensions)
     tagged = _reads(Tables.tagged)
     holding = _reads(Tables.holding)
     holdings = _reads(Tables.holdings)

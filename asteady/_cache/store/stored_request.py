@@ -20,6 +20,8 @@ Request: TypeAlias = GenerateRequest | EmbedRequest
 # Stored with the arguments, but none of them: it comes from the namespace.
 _ISOLATION = "isolation"
 
+# How a request begins the number of dimensions it asks for: JSON escapes it in any text.
+DIMENSIONS_FIELD = '"dimensions":'
 # Of a prompt in lists.
 PROMPT_CHARACTERS = 200
 

@@ -61,7 +61,13 @@ from asteady._cache.store.codec import (
 )
 from asteady._cache.store.eviction_index import FETCH, FEW, SqliteEvictionIndex
 from asteady._cache.store.schema import ForeignError, is_undecodable
-from asteady._cache.store.stored_request import Request, preview, to_json, verified
+from asteady._cache.store.stored_request import (
+    DIMENSIONS_FIELD,
+    Request,
+    preview,
+    to_json,
+    verified,
+)
 
 log = logging.getLogger("asteady")
 A = TypeVar("A")
@@ -213,6 +219,14 @@ class Tables(Generic[A]):
         cursor = connection.execute("SELECT * FROM cache")
         names = [column[0] for column in cursor.description]
         return dict(zip(names, cursor.fetchone(), strict=True))
+
+    def dimensions(self, connection: Connection) -> dict[str, int]:
+        rows = connection.execute(
+            "SELECT fingerprint, max(length(vector)) / 4 FROM answer"
+            " WHERE request NOT LIKE ? GROUP BY fingerprint",
+            (f"%{DIMENSIONS_FIELD}%",),
+        )
+        return dict(rows.fetchall())
 
     def tagged(self, connection: Connection, key: Key, namespace: str) -> bool:
         sql = "SELECT 1 FROM entry CROSS JOIN tag USING (slot) WHERE key = ? AND namespace = ?"

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import llama_cpp
 
 from asteady._base.errors import EngineError
+from asteady._engine.llama.special import Span, SpecialTexts
+
+_PARSED = (
+    llama_cpp.LLAMA_TOKEN_ATTR_CONTROL
+    | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
+    | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
+)
 
 
 class Vocab:
@@ -44,6 +53,44 @@ class Vocab:
                 raise EngineError(f"llama.cpp could not tokenise a text of {len(data)} bytes")
             room = -count
 
+    @functools.cached_property
+    def special(self) -> SpecialTexts:
+        """The texts that llama.cpp turns into tokens before it tokenises what is between them.
+
+        White space and single characters are left out: such tokens mark nothing, and are how the
+        models that have them write ordinary text.
+        """
+        texts: set[str] = set()
+        for token in range(self.size):
+            if llama_cpp.llama_vocab_get_attr(self._vocab, token) & _PARSED:
+                raw = llama_cpp.llama_vocab_get_text(self._vocab, token).decode("utf-8", "replace")
+                # A space of the text becomes this character in SentencePiece vocabularies.
+                spaced = raw.replace("\u2581", " ")
+                if len(raw) > 1 and spaced.strip():
+                    texts |= {raw, spaced}
+        return SpecialTexts(texts)
+
+    def tokenize_message(self, text: str, trusted: Sequence[Span] = ()) -> list[int]:
+        """The tokens of a text whose special tokens count at the `trusted` spans only.
+
+        Others are cut behind their first character, and the pieces are tokenised apart: there is
+        no way to tell llama.cpp that the text of a USER_DEFINED token is none.
+        """
+        first, *rest = self.special.split(text, trusted)
+        tokens = self.tokenize(first, special=True)
+        for piece in rest:
+            # SentencePiece vocabularies put a space before a text: here before the line feed.
+            inside = self.tokenize("\n" + piece, special=True)
+            if inside[: len(self._line_feed)] == self._line_feed:
+                tokens += inside[len(self._line_feed) :]
+            else:
+                tokens += self.tokenize(piece, special=True)
+        return tokens
+
+    @functools.cached_property
+    def _line_feed(self) -> list[int]:
+        return self.tokenize("\n", special=False)
+
     def piece(self, token: int) -> bytes:
         """The bytes that a token stands for; b"" for a control token."""
         known = self._pieces[token]
@@ -63,10 +110,6 @@ class Vocab:
     def text(self, token: int) -> str:
         """A token as a template writes it, control tokens too; "" for a negative number (none)."""
         return "" if token < 0 else self._to_piece(token, special=True).decode("utf-8", "replace")
-
-    def is_control(self, token: int) -> bool:
-        """Whether this is a control token, such as the end of a turn."""
-        return bool(llama_cpp.llama_vocab_is_control(self._vocab, token))
 
     def is_end(self, token: int) -> bool:
         """Whether the model ends its answer with this token."""

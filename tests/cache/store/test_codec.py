@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from typing import Any
 
 import attrs
@@ -21,25 +22,39 @@ from asteady._cache.store.codec import (
 )
 from tests.cache.helpers import completion, embedding
 
-text = st.text(st.characters(codec="utf-8"))
-tops = st.tuples(st.integers(0, 2**31 - 1), st.binary(max_size=8), st.floats(allow_nan=False))
+text = st.text(st.characters(codec="utf-8"), min_size=1)
+finite = st.floats(allow_nan=False, allow_infinity=False)
+tops = st.tuples(st.integers(0, 2**31 - 1), st.binary(max_size=8), finite)
 logprobs = st.builds(
     TokenLogprob,
     token_id=st.integers(0, 2**31 - 1),
     token=st.binary(max_size=8),
-    logprob=st.floats(allow_nan=False),
+    logprob=finite,
     top=st.lists(tops, max_size=3).map(tuple),
 )
 
 
+def logprob(*, token_id: int = 1, value: float = -1.0, top: int = 0) -> bytes:
+    """The logprobs of one token, as they are stored."""
+    return struct.pack(
+        f"<II I {1 + top}i {1 + top}d {1 + top}I",
+        1,
+        top,
+        top,
+        *[token_id] * (1 + top),
+        *[value] * (1 + top),
+        *[0] * (1 + top),
+    )
+
+
 @given(
-    chunks=st.lists(text).map(tuple),
+    chunks=st.lists(text, max_size=10).map(tuple),
     logprobs=st.none() | st.lists(logprobs, max_size=5).map(tuple),
     cost_s=st.floats(0, 1e6),
     finish_reason=st.sampled_from(["stop", "length"]),
 )
 def test_a_completion_is_read_back_equal(chunks: tuple[str, ...], **fields: Any) -> None:
-    answer = completion("".join(chunks), chunks=chunks, **fields)
+    answer = completion("".join(chunks), chunks=chunks, completion_tokens=9, **fields)
     values = CompletionCodec().encode(answer)
     back = CompletionCodec().decode(values, answer.cost_s)
     assert back == attrs.evolve(answer, cached=True)
@@ -64,9 +79,9 @@ def test_chunks_that_do_not_join_to_the_text_are_refused() -> None:
         CompletionCodec().encode(completion("abc", chunks=("a", "c")))
 
 
-@given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=20))
+@given(st.lists(st.floats(0.1, 1.0) | st.just(-0.0), max_size=20).filter(any))
 def test_a_vector_is_read_back_bit_by_bit_and_read_only(numbers: list[float]) -> None:
-    answer = embedding(*numbers, truncated=True)
+    answer = embedding(*np.array(numbers) / np.linalg.norm(numbers), truncated=True)
     values = EmbeddingCodec().encode(answer)
     back = EmbeddingCodec().decode(values, answer.cost_s)
     assert back.vector.tobytes() == answer.vector.tobytes()
@@ -116,9 +131,70 @@ def test_a_value_under_another_key_or_cost_is_found_out() -> None:
 
 def test_a_value_with_a_valid_checksum_that_cannot_be_decoded_is_damaged() -> None:
     values = ("model", "print", 1, 0, b"abc")
-    with pytest.raises(DamagedError, match="decoded"):
+    with pytest.raises(DamagedError, match="not a vector"):
         read_back(EmbeddingCodec(), "key", 1.0, checksum("key", 1.0, values), values)
 
 
 def test_sizes_count_bytes() -> None:
     assert payload_bytes(["é", b"abc", 7, 1.5, None]) == 2 + 3 + 8 + 8
+
+
+@pytest.mark.parametrize(
+    ("numbers", "reason"),
+    [
+        ([1.0, 1.0, 1.0], "norm 1.73205 instead of 1"),
+        ([9.0], "norm 9 instead of 1"),
+        ([0.0, 0.0], "norm 0 instead of 1"),
+        ([math.nan, 1.0], "norm nan instead of 1"),
+        ([math.inf], "norm inf instead of 1"),
+    ],
+)
+def test_a_vector_that_no_engine_makes_is_neither_stored_nor_read(
+    numbers: list[float], reason: str
+) -> None:
+    codec = EmbeddingCodec()
+    with pytest.raises(ValueError, match=reason):
+        codec.encode(embedding(*numbers))
+    values = ("model", "print", 1, 0, np.array(numbers, "<f4").tobytes())
+    with pytest.raises(DamagedError, match=reason):
+        read_back(codec, "key", 1.0, checksum("key", 1.0, values), values)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"chunks": b"\x01" + bytes(8)}, "8 chunks of 3 tokens"),
+        ({"chunks": b"\x01\x03\x00"}, "do not divide its text of 3"),
+        ({"chunks": b"\x01\x04"}, "do not divide its text of 3"),
+        ({"chunks": b"\x04\x03\x00\x00\x00"}, "encoded differently"),
+        ({"chunks": b"\x04\x03\x00\x00"}, "cannot be read"),
+        ({"chunks": b"\x02\x03"}, "cannot be read"),
+        ({"completion_tokens": -1}, "-1 of completion"),
+        ({"completion_tokens": 2**21}, "2097152 of completion"),
+        ({"prompt_tokens": -1}, "-1 tokens of prompt"),
+        ({"prompt_tokens": 1.0}, "prompt_tokens is of the type float"),
+        ({"logprobs": b""}, "cannot be read"),
+        ({"logprobs": struct.pack("<II", 4, 0) + bytes(80)}, "logprobs of 4 tokens"),
+        ({"logprobs": struct.pack("<II", 1, 2**31)}, "logprobs of 1 tokens and 2147483648 others"),
+        ({"logprobs": logprob(top=101)}, "more than 100 likely tokens"),
+        ({"logprobs": logprob(value=math.nan)}, "not a finite number"),
+        ({"logprobs": logprob(value=-math.inf)}, "not a finite number"),
+        ({"logprobs": logprob(token_id=-1)}, "a token that cannot be"),
+        ({"logprobs": logprob() + b"x"}, "of another size"),
+    ],
+)
+def test_a_completion_that_no_engine_makes_is_damaged(changes: dict[str, Any], reason: str) -> None:
+    codec = CompletionCodec()
+    names = [name for name, _ in codec.columns]
+    plain = dict(zip(names, codec.encode(completion("abc")), strict=True))
+    values = [*(plain | changes).values()]
+    with pytest.raises(DamagedError, match=reason):
+        read_back(codec, "key", 1.0, checksum("key", 1.0, values), values)
+
+
+@pytest.mark.parametrize("cost_s", [math.nan, math.inf, -1.0, "1.0", 1])
+def test_a_cost_that_cannot_be_is_damaged(cost_s: Any) -> None:
+    codec = EmbeddingCodec()
+    values = codec.encode(embedding())
+    with pytest.raises(DamagedError, match="cost_s"):
+        read_back(codec, "key", cost_s, checksum("key", cost_s, values), values)

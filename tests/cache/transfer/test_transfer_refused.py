@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import tracemalloc
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 
 from asteady._base.errors import StoreError, StoreVersionError
+from asteady._base.requests import EmbedRequest
 from asteady._cache import transfer as _transfer
 from asteady._cache.manager import CacheManager
 from asteady._cache.store.codec import CompletionCodec, EmbeddingCodec, checksum
 from asteady._cache.transfer import EXPORT_VERSION, MAX_TOUCHES
-from tests.cache.helpers import change, completion, key_of
+from tests.cache.helpers import change, completion, embedding, key_of, opened
 
 pytestmark = pytest.mark.anyio
 
@@ -50,13 +53,17 @@ async def test_a_damaged_vector_loses_the_completions_nothing(
     await refused(manager, export, "checksum")
 
 
-def resealed(path: Path, column: str, value: object) -> None:
-    """Change a row and give it a valid checksum."""
+def resealed(path: Path, column: str, value: object, key: str | None = None) -> None:
+    """Change the row of this key, or all, and give them valid checksums."""
     codec, kind = (
         (EmbeddingCodec, "embedding") if column == "vector" else (CompletionCodec, "generation")
     )
     names = ", ".join(name for name, _ in codec.columns)
-    change(path, f"UPDATE {kind} SET {column} = ?", parameters=(value,))
+    change(
+        path,
+        f"UPDATE {kind} SET {column} = ? WHERE key = coalesce(?, key)",
+        parameters=(value, key),
+    )
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         for key, cost_s, *values in connection.execute(
             f"SELECT key, cost_s, {names} FROM {kind}"
@@ -85,7 +92,7 @@ async def test_an_answer_that_no_codec_wrote_is_refused(
     column: str, value: object, manager: CacheManager, export: Path
 ) -> None:
     resealed(export, column, value)
-    await refused(manager, export, "cannot be decoded|is not an answer")
+    await refused(manager, export, "is not an answer")
 
 
 @pytest.mark.parametrize(
@@ -261,3 +268,108 @@ async def test_a_cache_that_cannot_be_written_says_so(
     with pytest.raises(StoreError, match="disk is full"):
         await manager.import_entries(export)
     assert await manager.generation.keys() == []
+
+
+MEBIBYTE = 2**20
+AMPLIFIED = {
+    "chunks without text": ("chunks", b"\x01" + bytes(2 * MEBIBYTE)),
+    "chunks without text, counted in four bytes": ("chunks", b"\x04" + bytes(2 * MEBIBYTE)),
+    "tokens without text": ("logprobs", (2**16).to_bytes(4, "little") + bytes(2 * MEBIBYTE)),
+    "likely tokens": (
+        "logprobs",
+        b"\x01\x00\x00\x00\x00\x00\x01\x00" + b"\x00\x00\x01\x00" + bytes(2 * MEBIBYTE),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", AMPLIFIED)
+async def test_a_value_that_would_grow_when_it_is_decoded_is_refused_undecoded(
+    name: str, manager: CacheManager, export: Path
+) -> None:
+    column, value = AMPLIFIED[name]
+    resealed(export, column, value)
+    size_bytes = export.stat().st_size
+    tracemalloc.start()
+    try:
+        await refused(manager, export, "is not an answer")
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 2 * size_bytes
+
+
+async def test_a_request_of_many_lists_is_left_out_unread(
+    manager: CacheManager, export: Path
+) -> None:
+    change(export, "UPDATE generation SET request = ?", parameters=("[" + "[]," * 700_000 + "[]]",))
+    size_bytes = export.stat().st_size
+    tracemalloc.start()
+    try:
+        assert (await manager.import_entries(export))["generation"].added == 3
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 2 * size_bytes
+    assert await manager.generation.request(key_of(0)) is None
+
+
+@pytest.mark.parametrize("numbers", [[1.0, 1.0, 1.0], [5.4, 7.2], [0.0, 0.0]])
+async def test_a_vector_of_another_norm_is_refused(
+    numbers: list[float], manager: CacheManager, export: Path
+) -> None:
+    resealed(export, "vector", np.array(numbers, "<f4").tobytes())
+    await refused(manager, export, "L2 norm .* instead of 1")
+
+
+async def embedded(directory: Path, path: Path, dimensions: dict[str, int | None]) -> None:
+    """An export of vectors by text, with the dimensions requested, which may be None for 3."""
+    async with opened(directory) as other:
+        for text, wanted in dimensions.items():
+            request = EmbedRequest.of(text, dimensions=wanted)
+            vector = embedding(*[0.0] * ((wanted or 3) - 1), 1.0)
+            assert await other.embedding.put(
+                request.key(vector.fingerprint), vector, request=request
+            )
+        await other.export_entries(path)
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "text", "length"),
+    [
+        ({"asked": 2}, "asked", 3),
+        ({"asked": 2, "whole": None}, "whole", 4),
+        ({"asked": 2, "whole": None}, "whole", 2),
+        ({"whole": None, "other": None}, "other", 2),
+        ({"unknown": 2, "whole": None}, "unknown", 4),
+    ],
+)
+async def test_a_vector_of_other_dimensions_is_refused(
+    dimensions: dict[str, int | None],
+    text: str,
+    length: int,
+    manager: CacheManager,
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "vectors.db"
+    await embedded(tmp_path / "a", path, dimensions)
+    key = EmbedRequest.of(text, dimensions=dimensions[text]).key("e" * 64)
+    if text == "unknown":
+        change(path, "UPDATE embedding SET request = NULL WHERE key = ?", parameters=(key,))
+    # The file's other whole vectors, or else those of the cache, say how long they are.
+    await embedded(tmp_path / "b", tmp_path / "ours.db", {"ours": None})
+    if len(dimensions) == 2 and "asked" in dimensions:
+        await manager.import_entries(tmp_path / "ours.db")
+        await manager.generation.clear()
+    resealed(path, "vector", np.eye(1, length, dtype="<f4").tobytes(), key)
+    with pytest.raises(StoreError, match="dimensions"):
+        await manager.import_entries(path)
+    assert key not in await manager.embedding.keys()
+
+
+async def test_vectors_of_the_dimensions_requested_come_in(
+    manager: CacheManager, tmp_path: Path
+) -> None:
+    path = tmp_path / "vectors.db"
+    await embedded(tmp_path / "a", path, {"asked": 2, "whole": None, "all": 3})
+    assert (await manager.import_entries(path))["embedding"].added == 3
+    assert (await manager.import_entries(path))["embedding"].known == 3

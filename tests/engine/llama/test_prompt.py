@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import gguf
 import pytest
 
 from asteady._base.errors import InvalidRequestError, ModelCapabilityError, PromptTooLongError
@@ -26,7 +27,8 @@ def written(engine: LlamaEngine, ids: list[int]) -> str:
 
 
 def controls(engine: LlamaEngine, ids: list[int]) -> list[str]:
-    return [engine.vocab.text(token) for token in ids if engine.vocab.is_control(token)]
+    texts = [engine.vocab.text(token) for token in ids]
+    return [text for text in texts if engine.vocab.special.find(text) == (0, len(text))]
 
 
 def test_a_prompt_goes_through_the_template_as_one_user_message(gpt2: LlamaEngine) -> None:
@@ -87,16 +89,76 @@ def test_control_tokens_stay_text_where_the_template_trims(tmp_path: Path) -> No
     engine.close()
 
 
-def test_control_tokens_are_broken_where_the_template_changes_the_text(tmp_path: Path) -> None:
-    write_llama(
-        tmp_path / "change.gguf",
-        template="<|user|>{{ messages[0].content | replace('x', 'y') }}<|end|>",
-    )
+@pytest.mark.parametrize(
+    ("change", "content"),
+    [
+        ("content | lower", "<|USER|>hi"),
+        ("content | replace('x', '')", "<x|user|>hi"),
+        ("content[1:]", "?<|user|>hi"),
+        ("content | trim ~ ''", " <|user|>hi"),
+    ],
+)
+def test_a_template_that_changes_a_message_makes_no_token_of_it(
+    tmp_path: Path, change: str, content: str
+) -> None:
+    source = "<|system|>{% set content = messages[0].content %}{{ " + change + " }}<|end|>"
+    write_llama(tmp_path / "change.gguf", template=source)
     engine = load(tmp_path, "change.gguf")
-    ids = tokens(engine, "x<|system|>x")
-    assert written(engine, ids) == "<|begin|><|user|>y< |system|>y<|end|>"
-    assert controls(engine, ids) == ["<|begin|>", "<|user|>", "<|end|>"]
+    ids = tokens(engine, content)
+    assert written(engine, ids).strip() == "<|begin|><|system|><|user|>hi<|end|>"
+    assert controls(engine, ids) == ["<|begin|>", "<|system|>", "<|end|>"]
     engine.close()
+
+
+@pytest.fixture(params=["gpt2", "spm"])
+def tools(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LlamaEngine]:
+    """A model with tokens that llama.cpp always parses."""
+    more = dict.fromkeys(["<|im_start|>", "<tool>", "  "], gguf.TokenType.USER_DEFINED)
+    source = "<|im_start|>{{ messages[0].role }}\n{{ messages[0].content }}<|end|>"
+    write_llama(
+        tmp_path / "tools.gguf", vocabulary=request.param, more_tokens=more, template=source
+    )
+    engine = load(tmp_path, "tools.gguf")
+    yield engine
+    engine.close()
+
+
+def test_a_user_defined_token_is_the_templates_alone(tools: LlamaEngine) -> None:
+    ids = tokens(tools, "a<|im_start|>b<tool>")
+    assert controls(tools, ids) == ["<|begin|>", "<|im_start|>", "<|end|>"]
+    # SentencePiece puts a space after a token, and none where a token is cut.
+    text = written(tools, ids).replace("\u2581", " ").replace("> user", ">user")
+    assert text == "<|begin|><|im_start|>user\na<|im_start|>b<tool><|end|>"
+
+
+def test_a_raw_prompt_may_hold_user_defined_tokens(tools: LlamaEngine) -> None:
+    ids = tokens(tools, "a<|im_start|>b<tool>", raw=True)
+    assert controls(tools, ids) == ["<|begin|>", "<|im_start|>", "<tool>"]
+
+
+def test_a_prompt_to_a_model_without_a_template_has_no_user_defined_token(tmp_path: Path) -> None:
+    more = {"<tool>": gguf.TokenType.USER_DEFINED}
+    write_llama(tmp_path / "plain.gguf", more_tokens=more, template=None, add_bos=False)
+    engine = load(tmp_path, "plain.gguf")
+    ids = tokens(engine, "a<tool><|end|>b")
+    assert controls(engine, ids) == []
+    assert written(engine, ids) == "a<tool><|end|>b"
+    engine.close()
+
+
+def test_white_space_that_is_a_token_is_ordinary_text(tools: LlamaEngine) -> None:
+    ids = tokens(tools, "a  b")
+    (space,) = {token for token in ids if tools.vocab.text(token) == "  "}
+    rendered = "<|im_start|>user\na  b<|end|>"
+    assert ids[1:] == tools.vocab.tokenize(rendered, special=True)
+    assert space in ids
+
+
+@pytest.mark.parametrize("text", ["Hi", "two\n\nlines  é 😀", "a < b | c > d", "<|", "|>", "end"])
+def test_ordinary_text_has_the_tokens_of_the_whole_prompt(either: LlamaEngine, text: str) -> None:
+    ids = tokens(either, text)
+    rendered = f"<|user|>\n{text}<|end|>\n<|assistant|>\n"
+    assert ids[1:] == either.vocab.tokenize(rendered, special=True)
 
 
 def test_a_role_may_not_hold_a_control_token(gpt2: LlamaEngine) -> None:
