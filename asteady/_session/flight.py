@@ -20,9 +20,8 @@ import asyncio
 import copy
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
-
-import anyio
 
 from asteady._base.errors import EngineError, SessionClosedError
 from asteady._base.tasks import check_loop
@@ -161,7 +160,7 @@ class Flights:
         # Also those that were cancelled and forgotten but whose task has not ended yet.
         self._unfinished: set[Flight[object]] = set()
         self._closed = False
-        self._empty: anyio.Event | None = None
+        self._empty: asyncio.Event | None = None
 
     def __len__(self) -> int:
         return len(self._by_key)
@@ -199,15 +198,16 @@ class Flights:
         if self._empty is not None and not self._unfinished:
             self._empty.set()
 
-    async def close(self, timeout_s: float = math.inf) -> bool:
+    async def close(self, timeout_s: float | None = None) -> bool:
         """Start no more, cancel all, and wait until all tasks ended; returns whether they did."""
         self._closed = True
         for flight in list(self._unfinished):
             flight.cancel()
         if self._unfinished:
-            self._empty = anyio.Event()
-            with anyio.move_on_after(timeout_s, shield=True):
-                await self._empty.wait()
+            self._empty = asyncio.Event()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._empty.wait()
         return not self._unfinished
 
 

@@ -141,19 +141,24 @@ class OwnedTasks:
         if self.state is State.UNOPENED:
             self.state = State.CLOSED
         self._stopped = True
-        owner, cancelled = self._owner, None
+        owner = self._owner
+        cancelled: asyncio.CancelledError | None = None
         if owner is None or self._pid != os.getpid():
             return
         if self.loop is not asyncio.get_running_loop():
             await self._stop_elsewhere(owner)
             return
         self._stop.set()
-        with anyio.CancelScope(shield=True):
-            while not owner.done():
-                try:
-                    await asyncio.wait([owner])
-                except asyncio.CancelledError as exc:
-                    cancelled = exc
+        try:
+            await asyncio.wait([owner])
+        except asyncio.CancelledError as exc:
+            cancelled = exc
+            # Only here, since anyio imports its backend at the first use: at the end of the
+            # interpreter an import makes Python forget that it ends by Ctrl-C.
+            with anyio.CancelScope(shield=True):
+                while not owner.done():
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await asyncio.wait([owner])
         if cancelled is not None:
             raise cancelled
         if not owner.cancelled():

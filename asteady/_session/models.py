@@ -10,8 +10,6 @@ from collections.abc import Awaitable, Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
-import anyio
-
 from asteady._base.errors import SessionClosedError
 from asteady._base.requests import DeclaredPrefix, Kind
 from asteady._base.settings import Settings
@@ -217,9 +215,9 @@ class Models:
         with self._lock:
             self._closed = True
             pools, self._pools = self._pools, {}
-        async with anyio.create_task_group() as group:
+        async with asyncio.TaskGroup() as group:
             for pool in pools.values():
-                group.start_soon(pool.aclose)
+                group.create_task(pool.aclose())
 
     def forget(self) -> None:
         """Leave the pools to their own exit hook: at the end of the interpreter no thread can be

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Self, Unpack
 
-import anyio
 import attrs
 
 from asteady._base.errors import SessionClosedError, SessionError, SettingsError
@@ -282,10 +281,11 @@ async def _tear_down(flights: Flights, models: Models, cache: CacheManager) -> N
         ("workers", _POOLS_END_S, models.aclose),
         ("cache", _CACHE_ENDS_S, cache.aclose),
     ):
-        with anyio.move_on_after(limit_s) as scope:
-            try:
+        try:
+            async with asyncio.timeout(limit_s) as limit:
                 await step()
-            except Exception:
+        except Exception:
+            if limit.expired():
+                logger.error("closing the %s took more than %g s; left behind", name, limit_s)
+            else:
                 logger.exception("closing the %s failed", name)
-        if scope.cancelled_caught:
-            logger.error("closing the %s took more than %g s; left behind", name, limit_s)
