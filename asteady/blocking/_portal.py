@@ -2,7 +2,7 @@
 
 - `Portal.call` may be used from any number of threads at once, also from one in which another
   event loop runs (a notebook's). On the portal's own thread it would deadlock: an error.
-- Ctrl-C, or any exception in the waiting thread, cancels the call.
+- Ctrl-C, a time limit, or any exception that is raised into the waiting thread cancels the call.
 - The thread is a daemon, and so are threads started from it: none of them keeps the interpreter
   from exiting. `Portal.stop` has a time limit.
 - A forked child has no such thread. `portal` starts a new one there; calls through the parent's
@@ -15,26 +15,60 @@ import asyncio
 import functools
 import inspect
 import os
-import sys
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from asteady._base.errors import SessionClosedError, SessionError
+from asteady._base.validation import seconds
 
 F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 S = TypeVar("S")
+S_contra = TypeVar("S_contra", contravariant=True)
 S_co = TypeVar("S_co", covariant=True)
 T = TypeVar("T")
 
 # Where users import everything from.
 _PUBLIC = "asteady.blocking"
 
-# Signals interrupt a wait for a lock, except on Windows: there it ends now and then.
-_WAIT_S = 0.2 if sys.platform == "win32" else -1
+# A wait for a lock ends so often, as only running code notices an exception that another thread
+# raises into this one (``PyThreadState_SetAsyncExc``), and on Windows a signal.
+_NOTICE_S = 0.2
+
+_TIMEOUT = inspect.Parameter(
+    "timeout", inspect.Parameter.KEYWORD_ONLY, default=None, annotation="float | None"
+)
+_TIMEOUT_DOC = (
+    "`timeout`: so many seconds after its beginning it is cancelled, and raises `TimeoutError`."
+)
+
+
+class TimeLimit:
+    """The time that one call or iteration may take; it begins at once.
+
+    Raises:
+        InvalidRequestError: `timeout` is neither None nor a number of seconds.
+    """
+
+    def __init__(self, timeout: float | None = None) -> None:
+        self._timeout = timeout if timeout is None else seconds("timeout", timeout)
+        self._end = None if self._timeout is None else time.monotonic() + self._timeout
+
+    def left_s(self) -> float:
+        """How long to wait now: what is left, or `_NOTICE_S` if that is less."""
+        if self._end is None:
+            return _NOTICE_S
+        return max(0.0, min(_NOTICE_S, self._end - time.monotonic()))
+
+    def check(self) -> None:
+        """Raise `TimeoutError` if the time is up."""
+        if self._end is not None and time.monotonic() >= self._end:
+            raise TimeoutError(f"the call took more than {self._timeout:g} s (timeout)")
 
 
 class _Call(Generic[T]):
@@ -57,9 +91,9 @@ class _Call(Generic[T]):
         if self._task is not None:
             self._task.cancel()
 
-    def wait(self) -> T:
-        while not self._done.acquire(timeout=_WAIT_S):
-            pass
+    def wait(self, limit: TimeLimit) -> T:
+        while not self._done.acquire(timeout=limit.left_s()):
+            limit.check()
         try:
             if self._error is not None:
                 raise self._error
@@ -98,12 +132,13 @@ class Portal:
         self._thread = threading.Thread(target=self._serve, name="asteady-blocking", daemon=True)
         self._thread.start()
 
-    def call(self, fn: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Wait for ``await fn(*args, **kwargs)`` on the loop, in a copy of the caller's context.
+    def call(self, fn: Callable[[], Awaitable[T]], limit: TimeLimit | None = None) -> T:
+        """Wait for ``await fn()`` on the loop, in a copy of the caller's context.
 
         Raises:
             SessionError: on the loop's own thread, or in a forked child.
             SessionClosedError: the interpreter is exiting, or the call was cancelled.
+            TimeoutError: the time is up.
             BaseException: whatever `fn` raises, or interrupts the waiting.
         """
         self.check()
@@ -112,12 +147,12 @@ class Portal:
                 "a blocking call on asteady's own event loop would deadlock: use the asyncio "
                 "functions there"
             )
-        call = _Call(self, lambda: fn(*args, **kwargs))
+        call = _Call(self, fn)
         try:
             self.post(call.start)
-            return call.wait()
+            return call.wait(TimeLimit() if limit is None else limit)
         except BaseException:
-            # Ctrl-C, most likely. Cancelling a call that has ended does nothing.
+            # Ctrl-C, most likely, or a time limit. Cancelling a call that has ended does nothing.
             if not self.loop.is_closed():
                 self.post(call.cancel)
             raise
@@ -212,66 +247,93 @@ class Plain(ABC, Generic[S_co]):
     async def _target(self) -> S_co:
         """The object on the loop; called there."""
 
-    def _call(self, fn: Callable[[S_co], Awaitable[R]]) -> R:
+    def _call(self, fn: Callable[[S_co], Awaitable[R]], limit: TimeLimit | None = None) -> R:
         """Wait for ``await fn(target)`` on the loop."""
 
         async def call() -> R:
             return await fn(await self._target())
 
-        return self._portal().call(call)
+        return self._portal().call(call, limit)
 
-    def _read(self, fn: Callable[[S_co], R]) -> R:
+    def _read(self, fn: Callable[[S_co], R], limit: TimeLimit | None = None) -> R:
         """Wait for ``fn(target)`` on the loop's thread."""
 
         async def call() -> R:
             return fn(await self._target())
 
-        return self._portal().call(call)
+        return self._portal().call(call, limit)
 
 
-def waited(
-    method: Callable[Concatenate[S, P], Awaitable[R]],
-) -> Callable[Concatenate[Plain[S], P], R]:
+class Bound(Protocol[P, R_co]):
+    """A plain method of an instance: the async one's parameters, and `timeout`.
+
+    Types cannot express a keyword added to a `ParamSpec`: with it, the others are not checked.
+    """
+
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+    @overload
+    def __call__(self, *args: Any, timeout: float | None, **kwargs: Any) -> R_co: ...
+
+
+class Method(Protocol[S_contra, P, R_co]):
+    """A plain method of a class."""
+
+    @overload
+    def __get__(self, instance: None, owner: Any = None) -> Callable[Concatenate[Any, P], R_co]: ...
+    @overload
+    def __get__(self, instance: Plain[S_contra], owner: Any = None) -> Bound[P, R_co]: ...
+
+
+def waited(method: Callable[Concatenate[S, P], Awaitable[R]]) -> Method[S, P, R]:
     """An async method as a plain one, with the same parameters, defaults and documentation."""
 
     @functools.wraps(method)
-    def plain(self: Plain[S], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return self._call(lambda target: method(target, *args, **kwargs))
+    def plain(self: Plain[S], /, *args: Any, timeout: float | None = None, **kwargs: Any) -> R:
+        return self._call(lambda target: method(target, *args, **kwargs), TimeLimit(timeout))
 
-    plain.__module__ = _PUBLIC
-    return plain
+    return with_timeout(plain)  # type: ignore[no-any-return]  # see Bound
 
 
-def on_loop(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[Plain[S], P], R]:
+def on_loop(method: Callable[Concatenate[S, P], R]) -> Method[S, P, R]:
     """The same for a method that is not async but reads what the loop's thread changes."""
 
     @functools.wraps(method)
-    def plain(self: Plain[S], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return self._read(lambda target: method(target, *args, **kwargs))
+    def plain(self: Plain[S], /, *args: Any, timeout: float | None = None, **kwargs: Any) -> R:
+        return self._read(lambda target: method(target, *args, **kwargs), TimeLimit(timeout))
 
-    plain.__module__ = _PUBLIC
-    return plain
+    return with_timeout(plain)  # type: ignore[no-any-return]  # see Bound
 
 
 def iterated(
     method: Callable[Concatenate[S, P], AsyncIterator[R]],
-) -> Callable[Concatenate[Plain[S], P], Iterator[R]]:
-    """The same for a method that returns an async iterator, whose items may not be None."""
+) -> Method[S, P, Iterator[R]]:
+    """The same for a method that returns an async iterator, whose items may not be None.
+
+    The time limit is for the whole iteration.
+    """
 
     @functools.wraps(method)
-    def plain(self: Plain[S], /, *args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
-        portal = self._portal()
-        items = self._read(lambda target: method(target, *args, **kwargs))
-        while (item := portal.call(lambda: anext(items, None))) is not None:
+    def plain(
+        self: Plain[S], /, *args: Any, timeout: float | None = None, **kwargs: Any
+    ) -> Iterator[R]:
+        portal, limit = self._portal(), TimeLimit(timeout)
+        items = self._read(lambda target: method(target, *args, **kwargs), limit)
+        while (item := portal.call(lambda: anext(items, None), limit)) is not None:
             yield item
 
-    plain.__module__ = _PUBLIC
-    return plain
+    return with_timeout(plain)  # type: ignore[no-any-return]  # see Bound
 
 
-def documented_as(method: Callable[..., Any]) -> Callable[[F], F]:
+def documented_as(
+    method: Callable[..., Any], *, timeout_in_options: bool = False
+) -> Callable[[F], F]:
     """Decorate a plain function that is written by hand: `inspect.signature` and `help` show the
-    options of the async one, and its documentation unless there is another."""
+    options of the async one, and its documentation unless there is another.
+
+    With `timeout_in_options` it takes `timeout` in ``**options``: a parameter of its own would make
+    warm hits slower, by a fiftieth.
+    """
 
     def decorate(fn: F) -> F:
         theirs, own = inspect.signature(method), inspect.signature(fn)
@@ -279,6 +341,22 @@ def documented_as(method: Callable[..., Any]) -> Callable[[F], F]:
         fn.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
         fn.__doc__ = fn.__doc__ or method.__doc__
         fn.__module__ = _PUBLIC
-        return fn
+        if timeout_in_options:
+            fn.__annotations__["options"] = method.__annotations__["options"]
+        return with_timeout(fn) if timeout_in_options or "timeout" in own.parameters else fn
 
     return decorate
+
+
+def with_timeout(fn: Callable[..., Any]) -> Any:
+    """Have `inspect.signature` and `help` show the parameter `timeout` that a function takes."""
+    signature = inspect.signature(fn)
+    parameters = [p for p in signature.parameters.values() if p.name != _TIMEOUT.name]
+    # Before `**options`, if there are any.
+    last = len(parameters) - any(p.kind is p.VAR_KEYWORD for p in parameters)
+    parameters.insert(last, _TIMEOUT)
+    fn.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    fn.__annotations__ = {**fn.__annotations__, _TIMEOUT.name: _TIMEOUT.annotation}
+    fn.__doc__ = f"{inspect.getdoc(fn)}\n\n{_TIMEOUT_DOC}"
+    fn.__module__ = _PUBLIC
+    return fn

@@ -7,10 +7,10 @@ import logging
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal, ParamSpec, TypeVar, Unpack
+from typing import Any, Literal, ParamSpec, TypeVar, Unpack
 
 import asteady._session.default as _default
 from asteady._base.errors import (
@@ -49,6 +49,7 @@ from asteady.blocking._fast_path import FastPath, HitCounter
 from asteady.blocking._portal import (
     Plain,
     Portal,
+    TimeLimit,
     documented_as,
     iterated,
     on_loop,
@@ -150,14 +151,19 @@ class Stream:
         print(stream.answer.finish_reason)
 
     Leaving the block, or Ctrl-C, stops the reading; the computation stops too when nobody else
-    waits for it. One thread reads a stream.
+    waits for it. One thread reads a stream. A time limit begins when it is opened.
     """
 
     def __init__(
-        self, portal: Callable[[], Portal], start: Callable[[], Awaitable[AsyncStream]]
+        self,
+        portal: Callable[[], Portal],
+        start: Callable[[], Awaitable[AsyncStream]],
+        timeout: float | None,
     ) -> None:
         self._get_portal = portal
         self._start = start
+        self._timeout = timeout
+        self._limit = TimeLimit(timeout)
         self._portal: Portal | None = None
         self._stream: AsyncStream | None = None
         self._chunks: deque[str] = deque()
@@ -166,8 +172,9 @@ class Stream:
         if self._portal is not None:
             raise SessionError("a stream opens only once; ask the session for another one")
         self._portal = self._get_portal()
+        self._limit = TimeLimit(self._timeout)
         try:
-            self._portal.call(self._open)
+            self._portal.call(self._open, self._limit)
         except BaseException:
             self._leave()
             raise
@@ -182,7 +189,7 @@ class Stream:
     def __next__(self) -> str:
         """The next chunk, never empty; waits for it. Raises as `complete`, after the chunks."""
         if not self._chunks:
-            self._chunks.extend(self._opened().call(self._more))
+            self._chunks.extend(self._opened().call(self._more, self._limit))
         if not self._chunks:
             raise StopIteration
         return self._chunks.popleft()
@@ -235,6 +242,19 @@ class Stream:
             self._stream.leave()
 
 
+class _GenerateOptions(GenerateOptions, total=False):
+    timeout: float | None
+
+
+class _EmbedOptions(EmbedOptions, total=False):
+    timeout: float | None
+
+
+def _without_timeout(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that an answer is remembered by."""
+    return {name: value for name, value in options.items() if name != "timeout"}
+
+
 class GenerationCalls(Part[C]):
     """The calls that generate text. Any thread may use them; Ctrl-C in one cancels its request."""
 
@@ -251,20 +271,24 @@ class GenerationCalls(Part[C]):
             self._fast_path.renew(self._calls, self._root.counter)
         return self._calls
 
-    @documented_as(AsyncGenerationCalls.generate)
+    @documented_as(AsyncGenerationCalls.generate, timeout_in_options=True)
     def generate(
         self,
         prompt: str | None = None,
         *,
         model: AnyPath | None = None,
         cache: CacheMode = "use",
-        **options: Unpack[GenerateOptions],
+        **options: Unpack[_GenerateOptions],
     ) -> str:
         recall = self._fast_path.completion
         if recall is not None and cache == "use":
             answer = recall(prompt, model, options)
             if answer is not None:
                 return answer.text
+            if "timeout" in options:
+                answer = recall(prompt, model, _without_timeout(options))
+                if answer is not None:
+                    return answer.text
         return self._generate(prompt, model=model, cache=cache, **options)
 
     _generate = waited(AsyncGenerationCalls.generate)
@@ -278,13 +302,14 @@ class GenerationCalls(Part[C]):
         *,
         model: AnyPath | None = None,
         cache: CacheMode = "use",
+        timeout: float | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Stream:
         async def start() -> AsyncStream:
             calls = await self._target()
             return calls.stream(prompt, model=model, cache=cache, **options)
 
-        return Stream(self._portal, start)
+        return Stream(self._portal, start, timeout)
 
     @documented_as(AsyncGenerationCalls.generate)
     def generate_iter(
@@ -293,13 +318,14 @@ class GenerationCalls(Part[C]):
         *,
         model: AnyPath | None = None,
         cache: CacheMode = "use",
+        timeout: float | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Iterator[str]:
         """The chunks of `generate`, as they are computed.
 
         Closing the generator, or dropping it, stops the computation unless somebody else waits.
         """
-        with self.stream(prompt, model=model, cache=cache, **options) as chunks:
+        with self.stream(prompt, model=model, cache=cache, timeout=timeout, **options) as chunks:
             yield from chunks
 
 
@@ -321,7 +347,7 @@ class Calls(GenerationCalls[D]):
     Callbacks and iterables given to them are called and read on the background loop's thread.
     """
 
-    @documented_as(AsyncCalls.embed)
+    @documented_as(AsyncCalls.embed, timeout_in_options=True)
     def embed(
         self,
         text: str | Sequence[str],
@@ -329,17 +355,20 @@ class Calls(GenerationCalls[D]):
         model: AnyPath | None = None,
         cache: CacheMode = "use",
         progress: Progress | None = None,
-        **options: Unpack[EmbedOptions],
+        **options: Unpack[_EmbedOptions],
     ) -> Vector:
         recall = self._fast_path.embedding
         if recall is not None and cache == "use" and isinstance(text, str):
             answer = recall(text, model, options)
             if answer is not None:
                 return answer.vector
-        return self._call(
-            lambda calls: calls.embed(text, model=model, cache=cache, progress=progress, **options)
-        )
+            if "timeout" in options:
+                answer = recall(text, model, _without_timeout(options))
+                if answer is not None:
+                    return answer.vector
+        return self._embed(text, model=model, cache=cache, progress=progress, **options)
 
+    _embed = waited(AsyncCalls.embed)
     embedding = waited(AsyncCalls.embedding)
     embed_batches = iterated(AsyncCalls.embed_batches)
     warm = waited(AsyncCalls.warm)
@@ -485,21 +514,21 @@ class Session(SessionCalls):
         return self._own.behind.is_closed
 
     @documented_as(AsyncSession.open)
-    def open(self) -> Session:
+    def open(self, *, timeout: float | None = None) -> Session:
         background = portal()
-        background.call(self._own.behind.open)
+        background.call(self._own.behind.open, TimeLimit(timeout))
         self._own.opened_by = background
         _sessions.add(self._own.behind)
         return self
 
     @documented_as(AsyncSession.aclose)
-    def close(self) -> None:
+    def close(self, *, timeout: float | None = None) -> None:
         async def close() -> None:
             self._own.count()
             await self._own.behind.aclose()
 
         if self._own.opened_by is not None:
-            self._own.opened_by.call(close)
+            self._own.opened_by.call(close, TimeLimit(timeout))
 
     @contextmanager
     def observe(self, observer: Observer, *, everywhere: bool = False) -> Iterator[None]:
@@ -587,14 +616,18 @@ def get_cache_manager() -> CacheManager:
 def run(fn: Callable[P, Awaitable[R]], *args: P.args, **kwargs: P.kwargs) -> R:
     """Await ``fn(*args, **kwargs)`` on the background loop; for whatever has no plain call here.
 
-    Within it, ``asteady.generate`` and the others use the same session as this module's functions.
+    All arguments are those of `fn`; ``asyncio.timeout`` in it is a time limit. Within it,
+    ``asteady.generate`` and the others use the same session as this module's functions.
     """
-    return portal().call(fn, *args, **kwargs)
+    return portal().call(lambda: fn(*args, **kwargs))
 
 
 @public
-def close() -> None:
-    """Close the default session, if there is one; the next call opens another."""
+def close(*, timeout: float | None = None) -> None:
+    """Close the default session, if there is one; the next call opens another.
+
+    After `timeout` seconds it raises `TimeoutError`, and closing goes on.
+    """
 
     async def close() -> None:
         _default_root.count()
@@ -602,7 +635,7 @@ def close() -> None:
 
     background = started()
     if background is not None:
-        background.call(close)
+        background.call(close, TimeLimit(timeout))
 
 
 def close_at_exit(limit_s: float = _EXIT_S) -> None:

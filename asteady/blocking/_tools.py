@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Concatenate, ParamSpec, Protocol, Self, TypeVar, Unpack
+from typing import Any, ClassVar, Concatenate, ParamSpec, Protocol, Self, TypeVar, Unpack, overload
 
 import anyio
 
@@ -24,7 +24,16 @@ from asteady._base.public import public
 from asteady._base.requests import Kind
 from asteady._base.settings import Settings
 from asteady._session.session import Session as AsyncSession
-from asteady.blocking._portal import Plain, Portal, documented_as, iterated, on_loop, waited
+from asteady.blocking._portal import (
+    Plain,
+    Portal,
+    TimeLimit,
+    documented_as,
+    iterated,
+    on_loop,
+    waited,
+    with_timeout,
+)
 from asteady.blocking._session import Namespace, Session, root_of
 
 P = ParamSpec("P")
@@ -94,8 +103,8 @@ class CacheMonitor(Tool[operate.CacheMonitor]):
     summary = waited(operate.CacheMonitor.summary)
 
     @documented_as(operate.CacheMonitor.print_summary)
-    def print_summary(self) -> None:
-        print(self.summary())
+    def print_summary(self, *, timeout: float | None = None) -> None:
+        print(self.summary(timeout=timeout))
 
     def operation(self) -> operate.Operation:
         """Record the outcomes of the calls that this thread makes in a block, and of no others::
@@ -352,11 +361,13 @@ def warm_cache_sequential(
     seeds: Sequence[int] | None = None,
     *,
     session: Session | None = None,
+    timeout: float | None = None,
     **options: Unpack[operate.WarmerOptions],
 ) -> operate.WarmReport:
     return _waited_with(
         session,
         lambda behind: operate.warm_cache_sequential(prompts, seeds, session=behind, **options),
+        timeout,
     )
 
 
@@ -368,6 +379,7 @@ def warm_cache_parallel(
     max_workers: int = 4,
     *,
     session: Session | None = None,
+    timeout: float | None = None,
     **options: Unpack[operate.WarmerOptions],
 ) -> operate.WarmReport:
     return _waited_with(
@@ -375,39 +387,57 @@ def warm_cache_parallel(
         lambda behind: operate.warm_cache_parallel(
             prompts, seeds, max_workers, session=behind, **options
         ),
+        timeout,
     )
 
 
 class _Function(Protocol[P, R_co]):
     """A plain function; without a session, it works on the default one."""
 
+    @overload
     def __call__(
         self, session: Session | None = None, *args: P.args, **kwargs: P.kwargs
+    ) -> R_co: ...
+    @overload
+    def __call__(
+        self,
+        session: Session | None = None,
+        *args: Any,
+        timeout: float | None,
+        **kwargs: Any,
     ) -> R_co: ...
 
 
 def _plain(fn: Callable[Concatenate[AsyncSession, P], Awaitable[R]]) -> _Function[P, R]:
     @functools.wraps(fn)
-    def plain(session: Session | None = None, *args: P.args, **kwargs: P.kwargs) -> R:
-        return _waited_with(session, lambda behind: fn(behind, *args, **kwargs))
+    def plain(
+        session: Session | None = None,
+        *args: Any,
+        timeout: float | None = None,
+        **kwargs: Any,
+    ) -> R:
+        return _waited_with(session, lambda behind: fn(behind, *args, **kwargs), timeout)
 
-    plain.__module__ = "asteady.blocking"
     signature = inspect.signature(fn)
     first, *options = signature.parameters.values()
     annotation = plain.__annotations__[first.name] = Session | None
     first = first.replace(default=None, annotation=annotation)
     vars(plain)["__signature__"] = signature.replace(parameters=[first, *options])
-    return plain
+    return with_timeout(plain)  # type: ignore[no-any-return]  # see Bound
 
 
 verify = _plain(operate.verify)
 verify_cache = _plain(operate.verify_cache)
 
 
-def _waited_with(session: Session | None, fn: Callable[[AsyncSession], Awaitable[R]]) -> R:
-    root = root_of(session)
+def _waited_with(
+    session: Session | None,
+    fn: Callable[[AsyncSession], Awaitable[R]],
+    timeout: float | None,
+) -> R:
+    root, limit = root_of(session), TimeLimit(timeout)
 
     async def call() -> R:
         return await fn(await root.session())
 
-    return root.portal().call(call)
+    return root.portal().call(call, limit)

@@ -79,7 +79,7 @@ def checked_blocking(session: blocking.Session) -> None:
         assert_type(op.cache_hit, bool)
     aware = blocking.CacheAwareGenerator(session)
     assert_type(aware.generate_with_fallback("a", "b", seed=1), operate.WithFallback)
-    aware.generate_with_fallback("a", "b", sede=1)  # type: ignore[call-arg]  # no such option
+    aware.generate_with_fallback("a", "b", sede=1)  # type: ignore[call-overload]  # no such option
     with blocking.CacheOptimizer() as optimizer:
         assert_type(optimizer.recommend(by="hits"), operate.SizeRecommendation)
     assert_type(blocking.StrategicCacheWarmer().warm_cache(10.0), operate.WarmReport)

@@ -52,6 +52,11 @@ def checked_blocking(session: blocking.Session) -> None:
     assert_type(blocking.embed("hi"), Vector)
     assert_type(blocking.complete("hi", seed=1), asteady.Completion)
     assert_type(blocking.run(asteady.is_cached, "hi"), bool)
+    assert_type(session.generate("hi", timeout=1.5), str)
+    assert_type(session.complete("hi", seed=1, timeout=None), asteady.Completion)
+    assert_type(next(session.embed_batches(["a"], timeout=10)), Vector)
+    assert_type(session.cache.generation.get("key", timeout=1), asteady.Completion | None)
+    session.complete("hi", timeout="1")  # type: ignore[call-overload]  # a number is needed
     assert_type(session.statistics(), asteady.SessionStatistics)
     assert_type(next(session.embed_batches(["a"], batch_size=1)), Vector)
     assert_type(session.cache.generation, blocking.Cache[asteady.Completion])
@@ -63,7 +68,7 @@ def checked_blocking(session: blocking.Session) -> None:
         assert_type(next(stream), str)
         assert_type(stream.read(), asteady.Completion)
     session.generate("hi", sede=1)  # type: ignore[call-arg]  # no such option
-    session.complete("hi", sede=1)  # type: ignore[call-arg]  # no such option
+    session.complete("hi", sede=1)  # type: ignore[call-overload]  # no such option
     session.prefix("a").embed("hi")  # type: ignore[attr-defined]  # a prefix is for generating
     blocking.Session(wrokers=1)  # type: ignore[call-arg]  # no such setting
     blocking.run(asteady.is_cached, 5)  # type: ignore[arg-type]  # a prompt is needed
