@@ -66,7 +66,7 @@ def run_in_daemon(name: str, fn: Callable[..., T], *arguments: Any) -> asyncio.F
     does not wait for it at exit.
 
     Raises:
-        RuntimeError: the system has no room for another thread.
+        EngineError: the system has no room for another thread.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()

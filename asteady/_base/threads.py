@@ -13,6 +13,8 @@ import time
 import weakref
 from collections.abc import Callable, Iterable
 
+from asteady._base.errors import EngineError
+
 _threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 _starting = threading.Lock()
 
@@ -23,7 +25,7 @@ def start_daemon(
     """Start a daemon thread; `stack_bytes` is its stack's size, 0 for the system's default.
 
     Raises:
-        RuntimeError: the system has no room for another thread, or for its stack.
+        EngineError: the system has no room for another thread, or for its stack.
     """
     thread = threading.Thread(target=target, name=name, args=arguments, daemon=True)
     # The size is the process's: a thread that another library starts meanwhile has it too.
@@ -31,6 +33,11 @@ def start_daemon(
         before = threading.stack_size(stack_bytes)
         try:
             thread.start()
+        except RuntimeError as exc:
+            raise EngineError(
+                "the system has no room for another thread: raise the process's limits (ulimit -u "
+                "and -v), or use fewer workers"
+            ) from exc
         finally:
             threading.stack_size(before)
     _threads.add(thread)

@@ -203,7 +203,7 @@ def _start(target: Callable[..., None], characters: int, *arguments: object) -> 
     stack = _STACK_BYTES + _STACK_BYTES_PER_CHARACTER * min(characters, LONGEST_STRETCH)
     try:
         return start_daemon("asteady-prepare", target, *arguments, stack_bytes=stack)
-    except RuntimeError as exc:
+    except EngineError as exc:
         raise EngineError(
             f"the system has no room for a thread with a stack of {stack:,} bytes, which a text of "
             f"{characters:,} characters may need: shorten it, or raise the process's limits"

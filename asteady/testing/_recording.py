@@ -57,7 +57,7 @@ class Recording:
             assert "Paris" in blocking.generate("What is the capital of France?")
 
     In the mode "replay" no model is loaded: a recorded request gets its answer, any other raises
-    `MissingAnswerError`. Requests match by the model's reference (of an absolute path, the file
+    `MissingAnswerError`. Requests match by the model's reference (of a path, the file
     name) and by all parameters, but not by the model file, the build or the CPU.
 
     In the mode "record" the real models answer, also where the file has an answer already. At the
@@ -188,7 +188,7 @@ class _Source:
 
 
 def _portable(reference: str) -> str:
-    """The reference to record; of an absolute path, which differs between machines, the name."""
+    """The reference to record; of a path, which differs between machines, the name."""
     path = PurePath(reference)
     return path.name if path.is_absolute() else reference
 

@@ -302,9 +302,9 @@ def test_models_are_told_apart_by_name_and_of_a_path_by_the_file_s(
 ) -> None:
     with Recording(path, "record"), blocking.Session() as session:
         session.generate("hi", model="/one/checkout/m.gguf")
-        session.generate("hi", model="models/m.gguf")
+        session.generate("hi", model="models/other.gguf")
     models = sorted(asked.model for asked in Recording(path).recorded)
-    assert models == ["m.gguf", "models/m.gguf"]
+    assert models == ["m.gguf", "other.gguf"]
     with Recording(path), blocking.Session() as session:
         session.generate("hi", model=str(tmp_path / "m.gguf"))
         with pytest.raises(MissingAnswerError):
