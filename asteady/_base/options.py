@@ -80,6 +80,7 @@ class SettingsOptions(TypedDict, total=False):
     cache_policy: str | None
     disable_cache: bool | None
     keep_requests_bytes: int | None
+    store_timeout_s: float | None
     cache_dir: str | os.PathLike[str] | None
     generation_model: str | os.PathLike[str] | None
     embedding_model: str | os.PathLike[str] | None

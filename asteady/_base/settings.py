@@ -72,6 +72,7 @@ def _number(allowed: str, high: float, *, above: bool) -> Callable[[str, object]
 
 _megabytes = _number("a number of megabytes above 0, such as 50.0", 2**24, above=True)
 _seconds = _number("a number of seconds, such as 300; 0 for never", 10**9, above=False)
+_timeout = _number("a number of seconds above 0, such as 2.0", 3600, above=True)
 
 
 def _switch(name: str, value: object) -> bool:
@@ -178,6 +179,7 @@ class Settings:
     cache_policy: CachePolicy = _field(_policy, "tide")
     disable_cache: bool = _field(_switch, False)
     keep_requests_bytes: int = _field(_whole(0, 2**20), KEEP_REQUESTS_BYTES)
+    store_timeout_s: float = _field(_timeout, 2.0)
     cache_dir: Path = _field(_directory, attrs.Factory(_default_cache_dir))
     generation_model: str = _field(model_reference, "builtin")
     embedding_model: str = _field(model_reference, "builtin")

@@ -39,10 +39,12 @@ from asteady._base.files import AnyPath
 from asteady._base.public import public
 from asteady._base.requests import Key, is_below, namespace_path
 from asteady._base.tasks import check_loop, unattended
+from asteady._cache.late import LatePuts
 from asteady._cache.memory import Held, Memory, as_cached
 from asteady._cache.policy import Budget
 from asteady._cache.store.api import (
     ORDERS,
+    STORE_TIMEOUT_S,
     Clear,
     CommitResult,
     Delete,
@@ -83,6 +85,7 @@ class Answer(Protocol):
 
 
 A = TypeVar("A", bound=Answer)
+T = TypeVar("T")
 
 RECENT = 1000
 # How often a cache in use looks whether another process removed something; touches are written
@@ -100,6 +103,10 @@ INACTIVE: dict[Any, Any] = {}
 SUMMED = ("hits", "misses", "coalesced", "saved_s")
 
 
+class _LateError(StoreError):
+    """A write takes longer than its caller waits."""
+
+
 @attrs.define
 class Counters:
     """Since this process opened the cache; each call is counted once: hit, miss or coalesced."""
@@ -112,6 +119,7 @@ class Counters:
     declined: int = 0
     oversized: int = 0
     damaged: int = 0
+    delayed: int = 0
     errors: int = 0
     saved_s: float = 0.0
 
@@ -141,6 +149,7 @@ class Cache(Generic[A]):
         opener: Opener | None = None,
         *,
         tick_s: float = TICK_S,
+        timeout_s: float = STORE_TIMEOUT_S,
     ) -> None:
         self.kind = kind
         self.memory = memory
@@ -151,13 +160,16 @@ class Cache(Generic[A]):
         so whoever asks from then on computes anew."""
         self._opener = opener
         self._tick_s = tick_s
+        self._timeout_s = timeout_s
         self._store: Store[A] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._locks: Locks | None = None
         # The number and total duration of reads and writes, waiting included.
         self._operations = {"read": 0, "write": 0}
         self._durations_s = {"read": 0.0, "write": 0.0}
-        self._complaint = ""
+        # Failures that were logged, and the operation that failed.
+        self._complaints: dict[str, str] = {}
+        self._late: LatePuts[A] = LatePuts()
         # The hot path reads these: the memory tier's dictionaries, or empty ones.
         self._aliases: dict[Hashable, Held[A]] = INACTIVE
         self._keys: dict[Key, Held[A]] = INACTIVE
@@ -192,6 +204,8 @@ class Cache(Generic[A]):
         """Open the store; see `CacheManager.open`. `locks` is a directory for them."""
         await store.open()
         self._store = store
+        if store.failure is not None:
+            self._failed("opening", store.failure)
         self._loop = asyncio.get_running_loop()
         if locks is not None:
             self._locks = Locks(locks, store.run, self._failed)
@@ -322,12 +336,15 @@ class Cache(Generic[A]):
     async def get(self, key: Key, *, alias: Hashable = None) -> A | None:
         """The answer from memory or the store; counts a hit or a miss.
 
-        A damaged value is removed and is a miss; so is a store that fails. Cancelling stops
-        waiting.
+        A damaged value is removed and is a miss; so is a store that fails, or takes longer than
+        `store_timeout_s`, if the answer is not in memory. Cancelling stops waiting.
         """
         found = self.recall_key(key, alias=alias)
         if found is not None:
             return found
+        late = self._late.find(key)
+        if late is not None:
+            return self._hit(Held(key, as_cached(late), late.cost_s, 0))
         store = await self.ready()
         self._reads[key] = self._reads.get(key, 0) + 1
         start_s = perf_counter()
@@ -336,6 +353,9 @@ class Cache(Generic[A]):
             self._done("read", start_s)
         except StoreError as exc:
             self._failed("read", exc)
+            held = self.memory.by_key.get(key)
+            if held is not None and self._task is not None:
+                return self._hit(held)
             self.missed()
             return None
         except BaseException:
@@ -354,7 +374,7 @@ class Cache(Generic[A]):
             if reading.damaged:
                 self.counters.damaged += 1
                 try:
-                    await store.submit(Delete(key, if_damaged=True))
+                    await self._wait_for(store.submit(Delete(key, if_damaged=True)))
                 except StoreError as exc:
                     self._failed("write", exc)
             return None
@@ -380,6 +400,8 @@ class Cache(Generic[A]):
         Raises:
             StoreError: the store cannot be read.
         """
+        if self._late.find(key) is not None:
+            return True
         _, missing = await (await self.ready()).missing([key])
         return not missing
 
@@ -401,14 +423,23 @@ class Cache(Generic[A]):
 
         False if the store failed, or if it is larger than the whole budget, or is worth less than
         all that would have to be evicted for it, or if it was asked for, at `asked_s` (seconds
-        since the epoch), before any process cleared it. Cancelling stops waiting; it is stored all
-        the same.
+        since the epoch), before any process cleared it. False too if that takes longer than
+        `store_timeout_s`: then it is stored later, and found in memory. Cancelling stops waiting;
+        it is stored all the same.
         """
         aliases = () if alias is None else (alias,)
         start_s = perf_counter()
+        put = Put(key, answer, answer.cost_s, aliases, namespaces, request, asked_s)
         try:
-            put = Put(key, answer, answer.cost_s, aliases, namespaces, request, asked_s)
-            stored = await (await self.ready()).submit(put)
+            store = await self.ready()
+            if not self._late.has_room(key, answer):
+                raise StoreError(f"{len(self._late)} answers wait to be stored already")
+            future = store.submit(put)
+            try:
+                stored = await self._wait_for(future)
+            except _LateError:
+                self._put_late(put, future)
+                raise
             self._done("write", start_s)
             if stored is False:
                 self.counters.declined += 1
@@ -416,9 +447,54 @@ class Cache(Generic[A]):
         except OversizedError as exc:
             self.counters.oversized += 1
             log.info("an answer is not stored in the %s cache: %s", self.kind, exc)
+        except StoreError as exc:
+            self._failed("write", exc)
+            # Memory serves it at least.
+            if self._task is not None:
+                self._hold(put)
+                self._activate()
         except Exception as exc:
             self._failed("write", exc)
         return False
+
+    async def _wait_for(self, write: asyncio.Future[T]) -> T:
+        """The result of a write.
+
+        Raises:
+            _LateError: it takes longer than `store_timeout_s`, or others do; it goes on.
+            StoreError: the store cannot be written.
+        """
+        if not write.done():
+            waits = not self._late and self._store is not None and self._store.failure is None
+            await asyncio.wait([write], timeout=self._timeout_s if waits else 0)
+        if not write.done():
+            failure = None if self._store is None else self._store.failure
+            raise _LateError(
+                str(failure)
+                if failure
+                else f"the database takes longer than {self._timeout_s:g} s (store_timeout_s);"
+                " another process may have it locked"
+            )
+        return write.result()
+
+    def _put_late(self, put: Put[A], write: asyncio.Future[Any]) -> None:
+        """The answer is delivered before it is stored."""
+        self.counters.delayed += 1
+        self._late.add(put)
+
+        def done(write: asyncio.Future[Any]) -> None:
+            self._late.discard(put)
+            if write.cancelled():
+                return
+            error = write.exception()
+            if isinstance(error, StoreError):
+                self._failed("write", error)
+            elif error is None:
+                self._works("write")
+                if write.result() is None:  # it was cleared meanwhile
+                    self.memory.discard(put.key)
+
+        write.add_done_callback(done)
 
     async def delete(self, key: Key) -> bool:
         """Remove an entry, in every process's view within a second; False if it was not there.
@@ -549,7 +625,7 @@ class Cache(Generic[A]):
                     self._know_tags(held, namespace)
                 return
             operation = "write"
-            await store.submit(Tag(key, namespace))
+            await self._wait_for(store.submit(Tag(key, namespace)))
         except StoreError as exc:
             self._failed(operation, exc)
 
@@ -602,6 +678,7 @@ class Cache(Generic[A]):
             **{f"all_{name}": value for name, value in sums.items()},
             "all_evictions": totals.get("evictions", 0),
             "all_seconds_saved": all_seconds_saved,
+            "pending_writes": len(self._late),
             "memory_size": len(self.memory),
             "memory_size_bytes": self.memory.size_bytes,
             **{
@@ -629,17 +706,22 @@ class Cache(Generic[A]):
     def _failed(self, operation: str, error: Exception) -> None:
         self.counters.errors += 1
         # Once until it works again: a full disk fails every write.
-        complaint = f"{operation}: {error}"
-        if complaint != self._complaint:
-            self._complaint = complaint
-            log.warning("a %s of the %s cache failed: %s", operation, self.kind, error)
+        if str(error) not in self._complaints:
+            self._complaints[str(error)] = operation
+            what = "the opening" if operation == "opening" else f"a {operation}"
+            log.warning("%s of the %s cache failed: %s", what, self.kind, error)
 
     def _done(self, operation: str, start_s: float) -> None:
         self._operations[operation] += 1
         self._durations_s[operation] += perf_counter() - start_s
-        if self._complaint.startswith(operation):
-            self._complaint = ""
-            log.info("%ss of the %s cache work again", operation, self.kind)
+        if self._complaints:
+            self._works(operation)
+
+    def _works(self, operation: str) -> None:
+        for complaint, failed in list(self._complaints.items()):
+            if failed in (operation, "opening"):
+                del self._complaints[complaint]
+                log.info("%ss of the %s cache work again", operation, self.kind)
 
     # -- synchronisation --------------------------------------------------------------------------
 
@@ -656,13 +738,7 @@ class Cache(Generic[A]):
                 self._removed.add(key)
         for op, value in zip(writes, result.results, strict=True):
             if isinstance(op, Put) and value is True and op.key in result.stored:
-                answer = op.answer if op.answer.cached else as_cached(op.answer)
-                held = memory.add(op.key, answer, op.cost_s)
-                if held is not None:
-                    if op.namespaces:
-                        self._know_tags(held, *op.namespaces)
-                    for alias in op.aliases:
-                        memory.alias(alias, held)
+                self._hold(op)
             elif isinstance(op, Untag):
                 self.forget_tags()
             elif isinstance(op, Tag):
@@ -674,6 +750,16 @@ class Cache(Generic[A]):
         self.counters.evictions += result.evictions
         self.counters.damaged += result.damaged
         self._compare_removals(result.before, result.removals)
+
+    def _hold(self, put: Put[A]) -> None:
+        """Hold an answer in memory, by its aliases and with its tags too."""
+        answer = put.answer if put.answer.cached else as_cached(put.answer)
+        held = self.memory.add(put.key, answer, put.cost_s)
+        if held is not None:
+            if put.namespaces:
+                self._know_tags(held, *put.namespaces)
+            for alias in put.aliases:
+                self.memory.alias(alias, held)
 
     def flush(self) -> None:
         """Have touches and counts written, if nothing else is: every commit takes them along."""
@@ -765,3 +851,5 @@ class Cache(Generic[A]):
             self._activate()
         except StoreError as exc:
             self._failed("read", exc)
+            # Answers are never stale: without the store, memory is served all the same.
+            self._activate()

@@ -62,7 +62,9 @@ class CacheManager:
         def make(kind: Kind) -> Cache[Any]:
             budget = budgets[kind]
             memory: Memory[Any] = Memory(budget.max_entries, int(budget.max_bytes * share))
-            return Cache(kind, memory, budget, opener, tick_s=tick_s)
+            return Cache(
+                kind, memory, budget, opener, tick_s=tick_s, timeout_s=settings.store_timeout_s
+            )
 
         self.generation: Cache[Completion] = make("generation")
         self.embedding: Cache[Embedding] = make("embedding")
@@ -78,11 +80,12 @@ class CacheManager:
     async def open(self) -> None:
         """Open or make the databases, in a directory only its owner can read.
 
-        A damaged one is set aside under another name and begun anew. Cancelling leaves nothing
-        open.
+        A damaged one is set aside under another name and begun anew. One that cannot be opened
+        within `store_timeout_s` is opened later, in the background; until then answers are
+        remembered in memory, and `check_open` says why. Cancelling leaves nothing open.
 
         Raises:
-            StoreError: a database cannot be opened, or is another application's.
+            StoreError: a database is another application's.
             StoreVersionError: it was written by a newer version of asteady.
         """
         locks = None if self._settings.disable_cache else self.directory / "locks"
@@ -92,6 +95,17 @@ class CacheManager:
         except BaseException:
             await self.aclose()
             raise
+
+    async def check_open(self) -> None:
+        """Raise unless both databases are open.
+
+        Raises:
+            StoreError: one of them is not, for this reason.
+        """
+        for cache in (self.generation, self.embedding):
+            failure = (await cache.ready()).failure
+            if failure is not None:
+                raise StoreError(str(failure))
 
     def _make_store(self, cache: Cache[A], codec: Codec[A]) -> Store[A]:
         if self._settings.disable_cache:
@@ -113,6 +127,7 @@ class CacheManager:
             cache.committed,
             busy_timeout_s=self._busy_timeout_s,
             busy_retry_s=self._busy_retry_s,
+            timeout_s=self._settings.store_timeout_s,
         )
 
     async def aclose(self) -> None:

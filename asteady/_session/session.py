@@ -127,7 +127,8 @@ class Session(Calls):
 
         Raises:
             SessionError: the session was opened before.
-            StoreError: the cache's directory or database cannot be used.
+            StoreError: a database in the cache's directory is another application's, or a newer
+                version's. One that cannot be opened is opened later, in the background.
         """
         if self._tasks.state is not State.UNOPENED:
             raise SessionError(

@@ -11,11 +11,12 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from asteady._base.errors import InvalidRequestError, SettingsError
+from asteady._base.errors import InvalidRequestError, SettingsError, StoreError
 from asteady._base.requests import DEFAULT_MAX_NEW_TOKENS, DEFAULT_SEED, KINDS
 from asteady._base.settings import MEBIBYTE, Settings
 from asteady._cache.manager import CacheManager
 from asteady._cache.policy import POLICIES
+from asteady._cache.store.schema import is_busy
 from asteady._session.calls import Calls
 from asteady._session.session import Session
 
@@ -89,6 +90,9 @@ def settings_as_found() -> Settings:
 
     Opening a cache with smaller limits evicts entries. A program may want that, but a command
     does not know the settings of the program and must not evict.
+
+    Raises:
+        StoreError: another process has it locked.
     """
     settings = Settings.from_environment()
     found: dict[str, Any] = {}
@@ -97,7 +101,8 @@ def settings_as_found() -> Settings:
         if not path.is_file():  # a FIFO, for example, would have to be waited for
             continue
         try:
-            with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+            uri, timeout_s = f"{path.as_uri()}?mode=ro", settings.store_timeout_s
+            with closing(sqlite3.connect(uri, uri=True, timeout=timeout_s)) as connection:
                 row = connection.execute("SELECT policy, max_entries, max_bytes FROM cache")
                 policy, max_entries, max_bytes = row.fetchone()
             sizes = {
@@ -107,17 +112,28 @@ def settings_as_found() -> Settings:
             attrs.evolve(settings, **sizes)  # raises if they cannot be sizes
             if policy in POLICIES:
                 found |= {"cache_policy": policy, **sizes}
-        except (sqlite3.Error, UnicodeDecodeError, TypeError, SettingsError):
+        except (sqlite3.Error, UnicodeDecodeError, TypeError, SettingsError) as exc:
+            if is_busy(exc):
+                # With other sizes, a cache that is opened a moment later would evict entries.
+                raise StoreError(
+                    f"the cache database {path} cannot be read: {exc}; another process may have it"
+                    " locked"
+                ) from exc
             continue  # There is no cache, or it is damaged; opening it reports that.
     return attrs.evolve(settings, **found)
 
 
 @asynccontextmanager
 async def opened_manager(settings: Settings) -> AsyncIterator[CacheManager]:
-    """The caches, opened with these settings."""
+    """The caches, opened with these settings.
+
+    Raises:
+        StoreError: a database cannot be opened.
+    """
     manager = CacheManager(settings)
     await manager.open()
     try:
+        await manager.check_open()
         yield manager
     finally:
         await manager.aclose()

@@ -42,6 +42,7 @@ _COUNTERS = (
         "damaged",
         "Stored values that could not be read back, and databases that were set aside.",
     ),
+    ("delayed", "delayed", "Answers that were delivered before they were stored."),
     ("errors", "errors", "Reads and writes of the store that failed."),
 )
 _GAUGES = (
@@ -49,6 +50,7 @@ _GAUGES = (
     ("capacity", "capacity_entries", "The limit on entries in the store."),
     ("total_size_bytes", "size_bytes", "Bytes of the budget that the entries take."),
     ("max_size_bytes", "max_size_bytes", "The byte budget."),
+    ("pending_writes", "pending_writes", "Delivered answers that are not stored yet."),
     ("memory_size", "memory_entries", "Entries in this process's memory tier."),
     ("memory_size_bytes", "memory_size_bytes", "Bytes of the memory tier."),
 )

@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 import pytest
 
+from asteady._base.errors import StoreError
 from asteady._cache.cache import TICK_S
 from asteady._cache.store.transaction import Tables
 from tests.cache.helpers import Process, completion, key_of, opened
@@ -271,17 +272,33 @@ async def test_a_database_locked_for_a_while_only_takes_longer(
         assert (await manager.generation.statistics())["errors"] == 0
 
 
-async def test_a_database_locked_for_good_fails_the_write_alone(
+async def test_a_database_locked_for_long_delays_writes_and_fails_removals(
     directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with opened(directory, busy_timeout_s=0.01, busy_retry_s=0.05) as manager:
+    quick = {"busy_timeout_s": 0.01, "busy_retry_s": 0.05, "store_timeout_s": 0.1}
+    async with opened(directory, **quick) as manager:
+        cache = manager.generation
+        await cache.put(key_of(1), completion())
         with closing(
             sqlite3.connect(directory / "generation_cache.db", isolation_level=None)
         ) as connection:
             connection.execute("BEGIN IMMEDIATE")
-            assert not await manager.generation.put(KEY, completion())
+            assert not await cache.put(KEY, completion(), alias="alias")
+            assert not await cache.put(key_of(2), completion())
+            for remove in (cache.clear(), cache.delete(key_of(1))):
+                with pytest.raises(StoreError, match="locked"):
+                    await remove
+            assert cache.recall("alias") is not None
+            assert await cache.get(KEY) is not None
+            statistics = await cache.statistics()
+            assert (statistics["delayed"], statistics["pending_writes"]) == (2, 2)
             connection.execute("ROLLBACK")
-        assert await manager.generation.put(KEY, completion())
+        with anyio.fail_after(60):
+            while len(cache._late):
+                await anyio.sleep(0.01)
+        assert await cache.keys() == sorted([KEY, key_of(1), key_of(2)])
+        assert await cache.put(key_of(3), completion())
+    assert len(caplog.records) == 1
     assert "locked" in caplog.text
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sqlite3
 import threading
 from collections.abc import Callable, Coroutine
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
-from asteady import Session, SessionClosedError, SessionError, SessionNotOpenError
+from asteady import Session, SessionClosedError, SessionError, SessionNotOpenError, StoreError
 from asteady._base.requests import Kind
 from asteady._engine.api import Engine
 from asteady._session.generation import context_of
@@ -91,9 +93,10 @@ async def test_closing_is_finished_even_if_it_is_cancelled(engine: FakeEngine) -
 async def test_a_cache_that_cannot_be_opened_leaves_nothing_behind(
     tmp_path: Path, workers: Workers
 ) -> None:
-    (tmp_path / "file").write_text("in the way")
-    session = Session(engine=FakeEngine(), cache_dir=tmp_path / "file" / "below")
-    with pytest.raises(Exception, match="below"):
+    with closing(sqlite3.connect(tmp_path / "embedding_cache.db")) as connection:
+        connection.execute("CREATE TABLE mine (x)")
+    session = Session(engine=FakeEngine(), cache_dir=tmp_path)
+    with pytest.raises(StoreError, match="another application"):
         await session.open()
     assert not session.is_open
     assert not workers()

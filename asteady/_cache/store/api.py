@@ -10,6 +10,7 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar, get_args
 
 import attrs
 
+from asteady._base.errors import StoreError
 from asteady._base.public import public
 from asteady._base.requests import Key
 from asteady._cache.store.stored_request import Request
@@ -22,8 +23,10 @@ ORDERS: tuple[Order, ...] = get_args(Order)
 
 # While another process holds the database locked, SQLite waits this long, and the writer tries
 # again for that long.
-BUSY_TIMEOUT_S = 5.0
+BUSY_TIMEOUT_S = 1.0
 BUSY_RETRY_S = 30.0
+# A call waits this long for the store, by default.
+STORE_TIMEOUT_S = 2.0
 # Of an export that is imported, by default.
 MAX_FILE_BYTES = 4 * 1024**3
 
@@ -243,6 +246,9 @@ class Store(Generic[A]):
     This class itself stores nothing and finds nothing: it is the store of a disabled cache. Reading
     methods raise `StoreError` if the store cannot be read.
     """
+
+    failure: StoreError | None = None
+    """Why it is not open, while it is not: every call raises this, and it tries to open again."""
 
     async def open(self) -> None:
         """Open the store, or create it."""

@@ -119,6 +119,10 @@ class _OutdatedError(Exception):
     """The database was written by an older version."""
 
 
+class OtherApplicationError(StoreError):
+    """The database belongs to another application. Users see it as a `StoreError`."""
+
+
 class ForeignError(sqlite3.DatabaseError):
     """The tables or rows of the database are not what asteady writes."""
 
@@ -204,27 +208,30 @@ def open_database(
 
     Raises:
         StoreVersionError: a newer version wrote it.
-        StoreError: it belongs to another application, or cannot be opened.
+        OtherApplicationError: it belongs to another application.
+        StoreError: it cannot be opened.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Two processes that find the same damage must not set each other's new database aside.
-        with _exclusive(path):
+        with _exclusive(path) as alone:
             aside = [] if aside is None else aside
-            if damaged is not None and identities(path)[0] == damaged:
+            if damaged is not None and identities(path)[0] == damaged and alone:
                 aside.append(set_aside(path, "damaged", "found while reading or writing"))
             deadline_s = time.monotonic() + OPEN_TIMEOUT_S
             while True:
                 try:
                     return _open(path, columns, max_bytes, busy_timeout_s)
                 except _OutdatedError as exc:
+                    if not alone:
+                        raise StoreError(f"another process is opening {path}") from exc
                     set_aside(path, "outdated", exc)
                 except (sqlite3.Error, UnicodeDecodeError) as exc:
                     if is_busy(exc) and time.monotonic() <= deadline_s:
                         continue
                     # Our own statements fail here only where the content is not ours. If a new
                     # database fails too, the reason is another one.
-                    if is_environment(exc) or len(aside) > 1:
+                    if is_environment(exc) or len(aside) > 1 or not alone:
                         raise
                     aside.append(set_aside(path, "damaged", exc))
     except (sqlite3.Error, UnicodeDecodeError, OSError) as exc:
@@ -235,19 +242,23 @@ def open_database(
 
 
 @contextlib.contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
+def _exclusive(path: Path) -> Iterator[bool]:
+    """Yields False if another process has the lock, and does not let go of it."""
     from filelock import FileLock, Timeout
 
     directory = path.parent / "locks"
-    directory.mkdir(mode=0o700, exist_ok=True)
     lock = FileLock(directory / f"{path.stem}.lock", timeout=OPEN_TIMEOUT_S)
+    alone = True
     try:
+        directory.mkdir(mode=0o700, exist_ok=True)
         lock.acquire()
-    except (Timeout, OSError, NotImplementedError) as exc:
+    except Timeout:
         # SQLite's own locks still protect the database.
+        alone = False
+    except (OSError, NotImplementedError) as exc:
         log.warning("opening %s without its lock: %s", path, exc)
     try:
-        yield
+        yield alone
     finally:
         lock.release()
 
@@ -372,7 +383,9 @@ def _is_made(connection: Connection, path: Path, columns: Columns) -> bool:
     if application != APPLICATION_ID:
         if not _lacking(connection, columns):
             raise ForeignError("its header is damaged")
-        raise StoreError(f"{path} is the database of another application; choose another cache_dir")
+        raise OtherApplicationError(
+            f"{path} is the database of another application; choose another cache_dir"
+        )
     if not 0 < version <= MAX_VERSION:
         raise ForeignError("its header is damaged")
     if version > VERSION:

@@ -14,6 +14,7 @@ Guarantees:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import sqlite3
@@ -23,20 +24,24 @@ from pathlib import Path
 from sqlite3 import Connection
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from asteady._base.errors import StoreError
+from asteady._base.errors import StoreError, StoreVersionError
 from asteady._base.tasks import unattended
 from asteady._cache.store.api import (
     BUSY_RETRY_S,
     BUSY_TIMEOUT_S,
+    STORE_TIMEOUT_S,
     Clear,
     CommitResult,
     Committed,
+    Put,
     Store,
     TakeTouches,
+    Touch,
     Write,
 )
 from asteady._cache.store.schema import (
     Identity,
+    OtherApplicationError,
     check,
     connect,
     identities,
@@ -56,6 +61,11 @@ T = TypeVar("T")
 _BUSY_PAUSE_S = 0.01
 # Errors that do not tell have the whole database checked at most so often.
 _EXAMINE_S = 60.0
+# An attempt to open the database may take so long (a large one is checked), and the pauses between
+# attempts that fail.
+_ATTEMPT_S = 60.0
+_REOPEN_FIRST_S = 1.0
+_REOPEN_LAST_S = 30.0
 # When its event loop ends, the writer waits this long for `aclose`.
 _LOOP_END_S = 2.0
 
@@ -77,7 +87,9 @@ class SqliteStore(Store[A]):
     """A `Store` in one database file. Lives from `open` to `aclose`, on one event loop.
 
     While another process holds the database locked, SQLite waits `busy_timeout_s` and the writer
-    tries again for `busy_retry_s`; then the write fails.
+    tries again for `busy_retry_s`; then the writes fail, except those of answers, which wait on.
+    Reading takes `timeout_s` at most. While the database cannot be opened, there is a `failure`,
+    and the writer tries again, with growing pauses.
     """
 
     def __init__(
@@ -89,7 +101,9 @@ class SqliteStore(Store[A]):
         *,
         busy_timeout_s: float = BUSY_TIMEOUT_S,
         busy_retry_s: float = BUSY_RETRY_S,
+        timeout_s: float = STORE_TIMEOUT_S,
     ) -> None:
+        self._timeout_s = timeout_s
         self._busy_timeout_s = busy_timeout_s
         self._busy_retry_s = busy_retry_s
         self._path = path
@@ -99,6 +113,7 @@ class SqliteStore(Store[A]):
         self._pending: list[tuple[Write[A], asyncio.Future[Any]]] = []
         self._flushing = False
         self._work = asyncio.Event()
+        self._ended = asyncio.Event()
         self._closing = False
         self._write: SqliteThread | None = None
         self._read: SqliteThread | None = None
@@ -108,19 +123,39 @@ class SqliteStore(Store[A]):
         self._examined_at = -math.inf
         # Cleared while the database is checked or replaced; readers wait, and try again then.
         self._ready = asyncio.Event()
+        # Reading took too long; done when the database answers again.
+        self._stalled: asyncio.Task[None] | None = None
+        # While it is not open: the attempt in progress, and when the next one begins.
+        self._attempt: asyncio.Timeout | None = None
+        self._attempted = asyncio.Event()
+        self._pause_s = _REOPEN_FIRST_S
+        self._open_at = -math.inf
+        self._close_by = math.inf
 
     async def open(self) -> None:
-        """Open the database, or create it.
+        """Open the database, or create it; if that fails or takes too long, there is a `failure`.
 
         Raises:
-            StoreError: it cannot be opened, or belongs to another application.
+            StoreError: it belongs to another application.
             StoreVersionError: a newer version wrote it.
         """
-        await self._open_threads()
+        self.failure = StoreError(
+            f"the cache database {self._path} could not be opened within {self._timeout_s:g} s;"
+            " another process may have it locked"
+        )
         self._ready.set()
         self._writer = unattended(
             asyncio.create_task(self._run_writer(), name="asteady cache writer")
         )
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._timeout_s):
+                    await self._attempted.wait()
+            if isinstance(self.failure, StoreVersionError | OtherApplicationError):
+                raise self.failure
+        except BaseException:
+            self._end()
+            raise
 
     async def aclose(self) -> None:
         """Commit what was submitted, then close. Idempotent."""
@@ -137,14 +172,17 @@ class SqliteStore(Store[A]):
         future = asyncio.get_running_loop().create_future()
         if self._closing or self._writer is None or self._writer.done():
             _fail(future, StoreError(f"the cache database {self._path} is closed"))
+        elif self.failure is not None and not isinstance(write, Put):
+            _fail(future, StoreError(str(self.failure)))
         else:
             self._pending.append((write, future))
             self._work.set()
         return future
 
     def flush(self) -> None:
-        self._flushing = True
-        self._work.set()
+        if self.failure is None:
+            self._flushing = True
+            self._work.set()
 
     read = _reads(Tables.read)
     keys = _reads(Tables.keys)
@@ -173,12 +211,34 @@ class SqliteStore(Store[A]):
     async def _reading(
         self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
+        if self._stalled is None or self._stalled.done():
+            try:
+                async with asyncio.timeout(self._timeout_s) as limit:
+                    return await self._read_again(fn, *args, **kwargs)
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+            self._stalled = unattended(asyncio.create_task(self._wait_for_answer()))
+        raise StoreError(
+            f"the cache database {self._path} did not answer within {self._timeout_s:g} s"
+        )
+
+    async def _wait_for_answer(self) -> None:
+        await self._ready.wait()
+        if self._read is not None:
+            with contextlib.suppress(sqlite3.Error):
+                await self._read.run(lambda _: None)
+
+    async def _read_again(
+        self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Read, and once more if the database was replaced meanwhile."""
         for again in (True, False):
             if not self._closing:
                 await self._ready.wait()
             thread = self._read
             if thread is None:
-                raise StoreError(f"the cache database {self._path} is closed")
+                raise StoreError(str(self.failure or f"the cache database {self._path} is closed"))
             try:
                 return await thread.run(fn, *args, **kwargs)
             except Exception as exc:
@@ -230,6 +290,41 @@ class SqliteStore(Store[A]):
         if aside:
             self._committed([], CommitResult(damaged=len(aside)))
 
+    async def _try_to_open(self, damaged: Identity | None = None) -> None:
+        """Open the database; or have a `failure`, and a time for the next attempt."""
+        now_s = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout_at(min(now_s + _ATTEMPT_S, self._close_by)) as self._attempt:
+                await self._open_threads(damaged)
+        except Exception as exc:
+            if isinstance(exc, StoreError):
+                self.failure = exc
+            elif self.failure is None or not isinstance(exc, TimeoutError):
+                self.failure = StoreError(
+                    f"the cache database {self._path} cannot be opened: {exc or 'no answer'}"
+                )
+            self._open_at = asyncio.get_running_loop().time() + self._pause_s
+            self._pause_s = min(2 * self._pause_s, _REOPEN_LAST_S)
+            # Answers wait.
+            self._fail_pending(self.failure, but=Put | Touch)
+        else:
+            self.failure = None
+            self._pause_s = _REOPEN_FIRST_S
+            self._work.set()
+        finally:
+            self._attempt = None
+            self._attempted.set()
+
+    async def _reopen(self) -> None:
+        """Try to open it again, when it is time, or at the end."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(self._open_at):
+                await self._ended.wait()
+        if self._pending or not self._closing:
+            await self._try_to_open()
+        if self.failure is not None and self._closing:
+            self._fail_pending(self.failure)
+
     async def _is_lost(self, error: Exception) -> bool:
         """Whether the database must be replaced, after this error.
 
@@ -259,10 +354,13 @@ class SqliteStore(Store[A]):
             for thread in threads:
                 if thread is not None:
                     await thread.aclose()
-            await self._open_threads(damaged)
+            await self._try_to_open(damaged)
         finally:
             self._ready.set()
-        self._committed([Clear()], CommitResult(results=[0]))
+        if self.failure is None:
+            self._committed([Clear()], CommitResult(results=[0]))
+        else:
+            log.error("%s", self.failure)
 
     def _abandon(self) -> None:
         for thread in (self._write, self._read):
@@ -286,10 +384,12 @@ class SqliteStore(Store[A]):
             # Even if the loop is being closed: no thread is left.
             self._abandon()
             self._ready.set()
-            for _, future in self._pending:
-                _fail(future, StoreError(f"the cache database {self._path} was closed"))
+            self._fail_pending(StoreError(f"the cache database {self._path} was closed"))
 
     async def _next_group(self) -> None:
+        if self.failure is not None:
+            await self._reopen()
+            return
         await self._work.wait()
         self._work.clear()
         # Callers that the last commit answered may submit writes for this one.
@@ -297,11 +397,10 @@ class SqliteStore(Store[A]):
         if self._lost is not None and not await self._is_lost(self._lost):
             self._lost = None
             self._ready.set()
-        if self._lost is not None or self._write is None:
-            try:
-                await self._recover()
-            except StoreError as exc:
-                log.error("%s", exc)
+        if self._lost is not None:
+            await self._recover()
+            if self.failure is not None:
+                return
         group, self._pending = self._pending, []
         self._flushing = False
         touch = self._take_touches()
@@ -311,8 +410,22 @@ class SqliteStore(Store[A]):
             await self._commit(group)
 
     def _end(self) -> None:
+        if not self._closing:
+            self._close_by = asyncio.get_running_loop().time() + self._timeout_s
+            if self._attempt is not None:
+                self._attempt.reschedule(self._close_by)
         self._closing = True
         self._work.set()
+        self._ended.set()
+
+    def _fail_pending(self, error: StoreError, *, but: Any = ()) -> None:
+        pending, self._pending = self._pending, []
+        self._flushing = False
+        for write, future in pending:
+            if isinstance(write, but):
+                self._pending.append((write, future))
+            else:
+                _fail(future, StoreError(str(error)))
 
     async def _commit(self, group: list[tuple[Write[A], asyncio.Future[Any]]]) -> None:
         writes = [write for write, _ in group]
@@ -326,8 +439,15 @@ class SqliteStore(Store[A]):
                 return
             error = StoreError(f"the cache database {self._path} cannot be written: {exc}")
             error.__cause__ = exc
-            for _, future in group:
-                _fail(future, error)
+            # Answers wait for a database that is locked or not open.
+            waits = (is_busy(exc) or self.failure is not None) and not self._closing
+            again = [item for item in group if waits and isinstance(item[0], Put | Touch)]
+            self._pending[:0] = again
+            if again:
+                self._work.set()
+            for item in group:
+                if item not in again:
+                    _fail(item[1], error)
             return
         except BaseException:
             for _, future in group:
@@ -360,11 +480,11 @@ class SqliteStore(Store[A]):
         deadline = loop.time() + self._busy_retry_s
         while True:
             if self._write is None:
-                raise StoreError("it could not be opened again")
+                raise StoreError(str(self.failure or "it is closed"))
             try:
                 return await self._write.run(fn, *args, **kwargs)
             except sqlite3.Error as exc:
-                if not is_busy(exc) or loop.time() > deadline:
+                if not is_busy(exc) or loop.time() > min(deadline, self._close_by):
                     raise
             await asyncio.sleep(_BUSY_PAUSE_S)
 

@@ -8,6 +8,7 @@ import stat
 import sys
 from pathlib import Path
 
+import anyio
 import pytest
 
 from asteady._base.errors import StoreError
@@ -82,11 +83,31 @@ async def test_a_closed_cache_misses_and_says_so(
     assert statistics["size"] == 0
 
 
-async def test_a_file_in_the_way_of_the_directory_is_an_error(tmp_path: Path) -> None:
-    manager = CacheManager(settings(tmp_path / "caches"))
+async def test_with_a_file_in_the_way_of_the_directory_answers_are_in_memory_until_it_is_gone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "caches").write_text("")
-    with pytest.raises(StoreError, match=r"cannot be opened.*ASTEADY_CACHE_DIR"):
-        await manager.open()
+    async with opened(tmp_path / "caches") as manager:
+        cache = manager.generation
+        with pytest.raises(StoreError, match=r"cannot be opened.*ASTEADY_CACHE_DIR"):
+            await manager.check_open()
+        assert not await cache.put(KEY, completion(), alias=ALIAS)
+        assert cache.recall(ALIAS) is not None
+        assert await cache.contains(KEY)
+        for refused in (cache.delete(key_of("other")), cache.clear(), cache.keys()):
+            with pytest.raises(StoreError, match=r"cannot be opened.*ASTEADY_CACHE_DIR"):
+                await refused
+        statistics = await cache.statistics()
+        assert (statistics["delayed"], statistics["pending_writes"]) == (1, 1)
+        assert len(caplog.records) == 2  # one for each cache
+        (tmp_path / "caches").unlink()
+        with anyio.fail_after(60):
+            while (await cache.statistics())["pending_writes"]:  # noqa: ASYNC110  # a file
+                await anyio.sleep(0.01)
+        assert await cache.keys() == [KEY]
+        assert await cache.put(key_of("other"), completion())
+        await manager.check_open()
+    assert len(caplog.records) == 2
 
 
 async def test_the_module_is_cheap_to_import() -> None:
