@@ -112,7 +112,7 @@ def test_no_special_token_comes_from_a_message(
     )
     counted: Counter[str] = Counter()
 
-    @settings(max_examples=rounds(40, 5000), derandomize=not LONG, deadline=None, database=None)
+    @settings(max_examples=rounds(40, 1500), derandomize=not LONG, deadline=None, database=None)
     @given(st.lists(contents, min_size=1, max_size=3))
     def attack(texts: list[str]) -> None:
         messages = list(zip(["system", "user", "assistant"], texts, strict=False))
