@@ -177,7 +177,13 @@ class Portal:
             )
 
     def stop(self, tear_down: Callable[[], Awaitable[Any]], timeout_s: float) -> None:
-        """Await ``tear_down()``, end all tasks and the thread, in at most `timeout_s` seconds."""
+        """Await ``tear_down()``, end all tasks and the thread, in at most `timeout_s` seconds.
+
+        Does nothing if it was stopped before: a module that is reloaded registers its exit hook
+        twice.
+        """
+        if self.loop.is_closed():
+            return
 
         async def stop() -> None:
             # Not wait_for, which would wait for the end of a session that ignores cancellation.
@@ -202,7 +208,8 @@ class Portal:
             self.loop.close()
 
 
-_portal: Portal | None = None
+# The one there was before, if the module is reloaded: it would never be stopped.
+_portal: Portal | None = globals().get("_portal")
 _starting = threading.Lock()
 # Collecting the parent's loop would remove the parent's file descriptors from its selector.
 _parents: list[Portal] = []

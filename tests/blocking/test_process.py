@@ -93,6 +93,17 @@ blocking.embed("hi")
 for session in sessions:
     session.generate("hi")
 """,
+    "after its modules were reloaded": """
+import importlib, asteady.operate, asteady.steadytext
+blocking.embed("hi")
+fronts = (asteady, asteady.operate, blocking, asteady.steadytext, asteady.testing)
+parts = (sys.modules["asteady.blocking._portal"], sys.modules["asteady.blocking._session"])
+for module in (*fronts, *parts, *fronts):
+    assert importlib.reload(module) is module
+    blocking.embed("hi")
+    blocking.embed(module.__name__)
+assert [t.name for t in threading.enumerate()].count("asteady-blocking") == 1
+""",
     "with a hook that was registered before and still calls": """
 import atexit
 blocking.generate("hi", max_new_tokens=2)
