@@ -1,9 +1,8 @@
 """Local language models as pure functions for asyncio: deterministic, cached, coalesced."""
 
-from typing import TYPE_CHECKING
-
 from asteady._base.public import lazy_exports
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from asteady import blocking as blocking, operate as operate, testing as testing
     from asteady._base.errors import (

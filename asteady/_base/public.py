@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
 
-T = TypeVar("T")
+# Nothing that takes time is imported here: the command line must handle Ctrl-C soon.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any, TypeVar
+
+    T = TypeVar("T")
 
 
 def public(obj: T) -> T:
@@ -51,6 +54,8 @@ def lazy_exports(
     def __getattr__(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        import importlib
+
         module = importlib.import_module(homes[name])
         value = module if not modules[homes[name]] else getattr(module, name)
         namespace[name] = value

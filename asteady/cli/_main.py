@@ -37,9 +37,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reason = f"{exc.filename}: {exc.strerror}" if exc.filename and exc.strerror else exc
         print(f"asteady: {reason}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(file=sys.stderr)
-        return 130
     return result
 
 

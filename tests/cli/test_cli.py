@@ -213,6 +213,40 @@ def test_an_interrupt_stops_at_once_with_exit_code_130() -> None:
     assert b"Traceback" not in stderr
 
 
+INTERRUPTED_WHILE_IT_IMPORTS = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == MODULE:
+            os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Finder())
+sys.argv = ["asteady", "--version"]
+from asteady.cli import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+@pytest.mark.parametrize(
+    "module",
+    ["asteady.cli._main", "argparse", "attrs", "asteady._base.errors", "asteady.cli._verify"],
+)
+def test_an_interrupt_while_it_imports_says_so_in_one_line(module: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_WHILE_IT_IMPORTS.replace("MODULE", repr(module))],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 130, done.stderr
+    assert done.stderr == "asteady: interrupted\n"
+    assert done.stdout == ""
+
+
 def test_entries_are_listed_shown_and_removed_by_key() -> None:
     text = run("generate", "hi", "--max-new-tokens", "4").stdout
     run("embed", "hi")
