@@ -181,12 +181,17 @@ def identities(path: Path) -> list[Identity | None]:
 
     SQLite's locks are in these files: a process that has other ones open than the next process
     would open is no longer kept from writing at the same time.
+
+    Raises:
+        PermissionError: it may not look there.
     """
     found: list[Identity | None] = []
     for suffix in ("", "-wal", "-shm"):
         try:
             status = os.stat(f"{path}{suffix}")
             found.append((status.st_dev, status.st_ino))
+        except PermissionError:
+            raise
         except OSError:
             found.append(None)
     return found

@@ -204,8 +204,10 @@ class SqliteStore(Store[A]):
         return outcome()
 
     def _removals(self, connection: Connection) -> int:
-        if identities(self._path) != self._files:
-            raise _GoneError("its file was removed or replaced")
+        # Without permission to look, the files that are open are still good.
+        with contextlib.suppress(PermissionError):
+            if identities(self._path) != self._files:
+                raise _GoneError("its file was removed or replaced")
         return self._tables.removals(connection)
 
     async def _reading(
