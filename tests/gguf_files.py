@@ -79,6 +79,7 @@ def _vocabulary(
     *,
     add_bos: bool,
     more_tokens: Mapping[str, gguf.TokenType],
+    pre: str,
 ) -> None:
     alphabet = "etaoinshrdlucmfwypvbgkjqxz"
     pairs = [first + second for first in alphabet for second in alphabet]
@@ -90,7 +91,7 @@ def _vocabulary(
         merges = [f"{pair[0]} {pair[1]}" for pair in pairs[:room]]
         tokens += pairs[:room]
         writer.add_tokenizer_model("gpt2")
-        writer.add_tokenizer_pre("gpt-2")
+        writer.add_tokenizer_pre(pre)
         writer.add_token_merges(merges)
     else:
         tokens = ["<unk>"] + [f"<0x{byte:02X}>" for byte in range(256)]
@@ -130,6 +131,7 @@ def write_llama(
     context: int = 1024,
     vocabulary: Vocabulary = "gpt2",
     vocabulary_size: int = 512,
+    pre: str = "gpt-2",
     template: str | None = CHAT_TEMPLATE,
     add_bos: bool = True,
     seed: int = 0,
@@ -155,7 +157,9 @@ def write_llama(
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(width // heads)
     writer.add_vocab_size(vocabulary_size)
-    _vocabulary(writer, vocabulary, vocabulary_size, add_bos=add_bos, more_tokens=more_tokens or {})
+    _vocabulary(
+        writer, vocabulary, vocabulary_size, add_bos=add_bos, more_tokens=more_tokens or {}, pre=pre
+    )
     if template is not None:
         writer.add_chat_template(template)
     draw = _Weights(writer, weights, seed)

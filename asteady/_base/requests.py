@@ -8,7 +8,7 @@ records, with the same fingerprint, have equal keys.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import attrs
@@ -16,7 +16,7 @@ import attrs
 from asteady._base import validation
 from asteady._base.errors import InvalidRequestError
 from asteady._base.public import public
-from asteady._base.validation import refuse, whole_number
+from asteady._base.validation import SLICE, refuse, whole_number
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,6 +48,8 @@ OWN_END = "[EOS]"
 MAX_NAMESPACE = 200
 DEFAULT_SEED = 42
 DEFAULT_MAX_NEW_TOKENS = 512
+# To validate or digest so much takes a few milliseconds; more is not done on the event loop.
+LARGE_CHARACTERS = 2**18
 
 # Written into every key. Raise it when the meaning of a field changes.
 _KEY_VERSION = 1
@@ -235,7 +237,9 @@ class GenerateRequest:
 
     def key(self, fingerprint: str) -> Key:
         """The key of this request's answer by the engine with this fingerprint."""
-        return _digest("generate", fingerprint, attrs.astuple(self, recurse=False))
+        return _digest(
+            "generate", fingerprint, attrs.astuple(self, recurse=False), large=is_large(self)
+        )
 
 
 @public
@@ -279,23 +283,75 @@ class EmbedRequest:
 
     def key(self, fingerprint: str) -> Key:
         """The key of this request's answer by the engine with this fingerprint."""
-        return _digest("embed", fingerprint, attrs.astuple(self, recurse=False))
+        return _digest(
+            "embed", fingerprint, attrs.astuple(self, recurse=False), large=is_large(self)
+        )
 
 
 def characters_of(request: GenerateRequest | EmbedRequest) -> int:
-    """The size of its texts: one step per message, and a role counts as text too."""
+    """How much text it has, up to four million characters; for choosing where it is handled."""
     if isinstance(request, EmbedRequest):
         return len(request.text)
     if request.prompt is not None:
         return len(request.prompt)
-    return sum(len(role) + len(content) for role, content in request.messages)
+    characters = 0
+    for role, content in request.messages:
+        # What a template puts around it counts too.
+        characters += 64 + len(role) + len(content)
+        if characters >= 2**22:
+            break
+    return characters
 
 
-def _digest(kind: str, fingerprint: str, fields: tuple[Any, ...]) -> Key:
+def may_be_large(text: object, messages: object = None) -> bool:
+    """As `is_large`, of arguments that are not validated yet."""
+    if isinstance(text, str):
+        return len(text) > LARGE_CHARACTERS
+    if not isinstance(messages, list | tuple):
+        return False
+    if len(messages) > LARGE_CHARACTERS // 64:
+        return True
+    contents = [message.get("content") for message in messages if isinstance(message, dict)]
+    return sum(len(text) for text in contents if isinstance(text, str)) > LARGE_CHARACTERS
+
+
+def is_large(request: GenerateRequest | EmbedRequest) -> bool:
+    """Whether validating or digesting it on the event loop would hold up other tasks."""
+    return characters_of(request) > LARGE_CHARACTERS
+
+
+def _digest(kind: str, fingerprint: str, fields: tuple[Any, ...], *, large: bool) -> Key:
     # repr of nested tuples of str, int, float, bool and None reads back as an equal value of equal
     # types, so no two different requests have the same one, whatever their text contains.
-    described = repr((_KEY_VERSION, kind, fingerprint, fields))
-    return hashlib.sha256(described.encode()).hexdigest()
+    described = (_KEY_VERSION, kind, fingerprint, fields)
+    if not large:
+        return hashlib.sha256(repr(described).encode()).hexdigest()
+    digest = hashlib.sha256()
+    for part in repr_parts(described):
+        digest.update(part.encode())
+    return digest.hexdigest()
+
+
+def repr_parts(value: object, size: int = SLICE) -> Iterator[str]:
+    """`repr` of nested tuples of plain values, in parts of bounded size: during one call no other
+    thread runs."""
+    if type(value) is tuple:
+        yield "("
+        for index, item in enumerate(value):
+            if index:
+                yield ", "
+            yield from repr_parts(item, size)
+        yield ",)" if len(value) == 1 else ")"
+    elif type(value) is str and len(value) > size:
+        quote = '"' if "'" in value and '"' not in value else "'"
+        # The other quotation mark in front of a slice makes repr choose the same one.
+        other = "'" if quote == '"' else '"'
+        yield quote
+        for start in range(0, len(value), size):
+            yield repr(other + value[start : start + size])[2:-1]
+        yield quote
+    else:
+        yield repr(value)
 
 
 @attrs.frozen

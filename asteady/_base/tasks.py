@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -19,6 +20,8 @@ R = TypeVar("R")
 # Where no call suspends, each of up to 64 workers yields after so many calls: then the loop is
 # blocked for 256 calls at most.
 _TURN = 4
+
+_aside = threading.Lock()
 
 
 def unattended(task: asyncio.Task[T]) -> asyncio.Task[T]:
@@ -87,6 +90,20 @@ def run_in_daemon(name: str, fn: Callable[..., T], *arguments: Any) -> asyncio.F
 
     start_daemon(name, run)
     return future
+
+
+def run_aside(fn: Callable[[], T]) -> asyncio.Future[T]:
+    """The result of a function that computes in Python for long, one of them at a time.
+
+    Each takes the interpreter's lock for 5 ms in turn with the event loop; several would for 5 ms
+    each. Cancelling is as for `run_in_daemon`.
+    """
+
+    def run() -> T:
+        with _aside:
+            return fn()
+
+    return run_in_daemon("asteady-aside", run)
 
 
 async def map_concurrently(

@@ -9,10 +9,14 @@ import importlib
 import math
 import operator
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from numbers import Real
 from typing import Any
 
 from asteady._base.errors import AsteadyError, InvalidRequestError, SettingsError
+
+SLICE = 2**16
+"""How many characters of a text are looked at in one step, which lets no other thread run."""
 
 
 def shorten(text: str, limit: int) -> str:
@@ -24,21 +28,41 @@ def refuse(
     name: str, value: object, allowed: str, error: type[AsteadyError] = InvalidRequestError
 ) -> AsteadyError:
     """The error to raise for an argument that is not allowed."""
-    return error(f"{name}={shorten(repr(value), 80)} is not allowed: {allowed}")
+    return error(f"{name}={shorten(_shown(value), 80)} is not allowed: {allowed}")
+
+
+def _shown(value: object, depth: int = 3) -> str:
+    """The beginning of ``repr(value)``, of at least 80 characters, without making all of it."""
+    if isinstance(value, str | bytes | bytearray):
+        return repr(value[:80])
+    if depth and type(value) in (list, tuple):
+        items = [_shown(item, depth - 1) for item in value[:40]]  # type: ignore[index]
+        if type(value) is list:
+            return "[" + ", ".join(items) + "]"
+        return "(" + ", ".join(items) + (",)" if len(items) == 1 else ")")
+    if depth and type(value) is dict:
+        pairs = islice(value.items(), 40)
+        return "{" + ", ".join(f"{_shown(k)}: {_shown(v, depth - 1)}" for k, v in pairs) + "}"
+    return repr(value)
 
 
 def text(name: str, value: object) -> str:
     """Valid Unicode, as a plain `str`."""
     if not isinstance(value, str):
         raise refuse(name, value, f"a str is needed, not {type(value).__name__}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as exc:
-        raise refuse(
-            name, value[exc.start : exc.end], "text must be valid Unicode, without lone surrogates"
-        ) from None
-    # A subclass of str may compare or print as it likes.
-    return value if type(value) is str else str.__str__(value)
+    # A subclass of str may compare, print or encode as it likes.
+    plain = value if type(value) is str else str.__str__(value)
+    for start in range(0, len(plain), SLICE):
+        part = plain[start : start + SLICE]
+        try:
+            part.encode()
+        except UnicodeEncodeError as exc:
+            raise refuse(
+                name,
+                part[exc.start : exc.end],
+                "text must be valid Unicode, without lone surrogates",
+            ) from None
+    return plain
 
 
 def whole_number(

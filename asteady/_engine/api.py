@@ -166,6 +166,18 @@ class SharesPrefixes(Protocol):
     def prefix_statistics(self) -> PrefixStatistics: ...
 
 
+@runtime_checkable
+class ChecksSize(Protocol):
+    """An engine that knows, before it reads a text, whether its tokens can fit into the context."""
+
+    def check_size(self, request: Request) -> None:
+        """Quick, whatever the size; from any thread.
+
+        Raises:
+            PromptTooLongError: it has more characters than the longest tokens of a context hold.
+        """
+
+
 def prepare(engine: Engine, request: Request, prefix: DeclaredPrefix | None) -> Job:
     """`Engine.prepare`, with the declared prefix if there is one and the engine can share it."""
     if prefix is not None and isinstance(engine, SharesPrefixes):

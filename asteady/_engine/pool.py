@@ -22,14 +22,21 @@ from typing import TypeAlias
 
 import attrs
 
-from asteady._base.errors import AsteadyError, EngineError, QueueFullError, SessionClosedError
+from asteady._base.errors import (
+    AsteadyError,
+    EngineError,
+    PromptTooLongError,
+    QueueFullError,
+    SessionClosedError,
+)
 from asteady._base.public import public
-from asteady._base.requests import DeclaredPrefix, characters_of
+from asteady._base.requests import LARGE_CHARACTERS, DeclaredPrefix, characters_of
 from asteady._base.tasks import run_in_daemon
 from asteady._base.threads import join_all, start_daemon
 from asteady._engine.api import (
     Answer,
     AnswerEvent,
+    ChecksSize,
     ChunkEvent,
     Engine,
     ErrorEvent,
@@ -233,11 +240,15 @@ class Pool:
             SessionClosedError: the pool was closed, before the call or meanwhile.
             AsteadyError: what `Engine.prepare` raises.
         """
+        characters = characters_of(request)
+        if characters > LARGE_CHARACTERS and isinstance(self._engine, ChecksSize):
+            # Refused at once, instead of after the long texts before it.
+            await self._check_size(self._engine, request)
         self._enter()
         loop = asyncio.get_running_loop()
         try:
             job = await self._preparer.submit(
-                functools.partial(prepare, self._engine, request, prefix), characters_of(request)
+                functools.partial(prepare, self._engine, request, prefix), characters
             )
         except Exception as exc:
             with self._lock:
@@ -266,15 +277,27 @@ class Pool:
             self._abandon(run)
             raise
 
-    def _enter(self) -> None:
+    async def _check_size(self, engine: ChecksSize, request: Request) -> None:
+        self._check_usable()
+        try:
+            await self._preparer.submit(functools.partial(engine.check_size, request), 0)
+        except PromptTooLongError:
+            with self._lock:
+                self._refused += 1
+            raise
+
+    def _check_usable(self) -> None:
         if os.getpid() != self._pid:
             raise EngineError(
                 "this process was forked after the pool was made, and threads do not survive a "
                 "fork: open a session in the child process instead"
             )
+        if self._closing:
+            raise _closed_error()
+
+    def _enter(self) -> None:
+        self._check_usable()
         with self._lock:
-            if self._closing:
-                raise _closed_error()
             running = sum(state.load for state in self._states)
             present = self._preparing + len(self._queue) + running
             slots = len(self._states) * self._width

@@ -13,6 +13,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import aclosing
+from functools import partial
 from itertools import islice
 from typing import TypeAlias, Unpack
 
@@ -21,8 +22,8 @@ import anyio.lowlevel
 from asteady._base.errors import InvalidRequestError
 from asteady._base.files import AnyPath
 from asteady._base.options import EmbedOptions, check_options, shows_options_of
-from asteady._base.requests import Embedding, EmbedRequest, Vector
-from asteady._base.tasks import map_concurrently
+from asteady._base.requests import Embedding, EmbedRequest, Vector, may_be_large
+from asteady._base.tasks import map_concurrently, run_aside
 from asteady._base.validation import refuse, whole_number
 from asteady._session.generation import GenerationCalls, Prefix
 from asteady._session.pipeline import CacheMode, Call, CallContext
@@ -158,15 +159,18 @@ class Calls(GenerationCalls):
                 answer = self._recall_embedding(text, model, options)
                 if answer is not None:
                     return answer
-                alias = self._context.alias(text, model, options)
+                if not may_be_large(text):
+                    alias = self._context.alias(text, model, options)
             except (TypeError, ValueError):  # no alias: the arguments are refused below
                 pass
         context = self._context
         context.tasks.check_open()
         check_options("embed", options, _OPTIONS)
+        validate = partial(EmbedRequest.of, text, **options)
+        request = await run_aside(validate) if may_be_large(text) else validate()
         return await context.embedding.answer(
             Call(
-                request=context.isolated(EmbedRequest.of(text, **options)),
+                request=context.isolated(request),
                 model=context.model("embedding", model),
                 mode=cache,
                 alias=alias,

@@ -131,7 +131,7 @@ def stream(
 
     async def start() -> Joined[Completion]:
         context = context_of(await default_session())
-        call = generation_call(context, "stream", prompt, model, cache, options)
+        call = await generation_call(context, "stream", prompt, model, cache, options)
         return await context.generation.join(call)
 
     return Stream(start)

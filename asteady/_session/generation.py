@@ -13,7 +13,8 @@ from asteady._base.errors import SessionError
 from asteady._base.files import AnyPath
 from asteady._base.options import GenerateOptions, check_options, shows_options_of
 from asteady._base.public import public
-from asteady._base.requests import Completion, DeclaredPrefix, GenerateRequest
+from asteady._base.requests import Completion, DeclaredPrefix, GenerateRequest, may_be_large
+from asteady._base.tasks import run_aside
 from asteady._session.pipeline import CacheMode, Call, CallContext, Joined
 
 _OPTIONS = frozenset(GenerateOptions.__annotations__) | {"model", "cache"}
@@ -112,7 +113,7 @@ class Stream:
         return self._joined
 
 
-def generation_call(
+async def generation_call(
     context: CallContext,
     name: str,
     prompt: str | None,
@@ -128,12 +129,19 @@ def generation_call(
     """
     context.tasks.check_open()
     check_options(name, options, _OPTIONS)
-    request = GenerateRequest.of(prompt, **options)
-    if context.prefix is not None:
-        request = context.prefix.before(request)
+
+    def validate() -> GenerateRequest:
+        request = GenerateRequest.of(prompt, **options)
+        return request if context.prefix is None else context.prefix.before(request)
+
     alias: Hashable = None
-    with suppress(ValueError):  # a valid option of a type that cannot be serialised
-        alias = context.alias(prompt, model, options)
+    if may_be_large(prompt, options.get("messages")):
+        # Digesting it takes longer than an alias saves, and memory would hold all of it.
+        request = await run_aside(validate)
+    else:
+        request = validate()
+        with suppress(ValueError):  # a valid option of a type that cannot be serialised
+            alias = context.alias(prompt, model, options)
     return Call(
         request=context.isolated(request),
         model=context.model("generation", model),
@@ -192,7 +200,7 @@ class GenerationCalls:
                     return answer.text
             except (TypeError, ValueError):  # no alias; the arguments are validated below
                 pass
-        call = generation_call(self._context, "generate", prompt, model, cache, options)
+        call = await generation_call(self._context, "generate", prompt, model, cache, options)
         return (await self._context.generation.answer(call)).text
 
     @shows_options_of(GenerateRequest.of)
@@ -212,7 +220,7 @@ class GenerationCalls:
                     return answer
             except (TypeError, ValueError):
                 pass
-        call = generation_call(self._context, "complete", prompt, model, cache, options)
+        call = await generation_call(self._context, "complete", prompt, model, cache, options)
         return await self._context.generation.answer(call)
 
     @shows_options_of(GenerateRequest.of)
@@ -232,7 +240,7 @@ class GenerationCalls:
         context = self._context
 
         async def start() -> Joined[Completion]:
-            call = generation_call(context, "stream", prompt, model, cache, options)
+            call = await generation_call(context, "stream", prompt, model, cache, options)
             return await context.generation.join(call)
 
         return Stream(start)
@@ -249,7 +257,7 @@ class GenerationCalls:
 
         Exact; computes nothing, and leaves frecency and statistics alone.
         """
-        call = generation_call(self._context, "is_cached", prompt, model, "use", options)
+        call = await generation_call(self._context, "is_cached", prompt, model, "use", options)
         return await self._context.generation.contains(call)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Hashable, Mapping, Sequence
+from functools import partial
 from marshal import dumps
 from pathlib import Path
 from types import NoneType
@@ -29,8 +30,10 @@ from asteady._base.requests import (
     GenerateRequest,
     Key,
     Kind,
+    is_large,
 )
 from asteady._base.settings import Settings, model_reference
+from asteady._base.tasks import run_aside
 from asteady._base.validation import one_of
 from asteady._cache.cache import AliasOf, Cache
 from asteady._cache.manager import CacheManager
@@ -238,7 +241,10 @@ class Pipeline(Generic[A]):
         Raises:
             ModelError: the model is unavailable.
         """
-        return call.request.key(await self._models.fingerprint(self._kind, call.model))
+        fingerprint = await self._models.fingerprint(self._kind, call.model)
+        if is_large(call.request):
+            return await run_aside(partial(call.request.key, fingerprint))
+        return call.request.key(fingerprint)
 
     async def contains(self, call: Call) -> bool:
         """Whether the answer is in the cache; computes, counts and touches nothing."""

@@ -12,7 +12,15 @@ from hypothesis import given, strategies as st
 
 from asteady._base.errors import InvalidRequestError
 from asteady._base.options import check_options
-from asteady._base.requests import EmbedRequest, GenerateRequest
+from asteady._base.requests import (
+    LARGE_CHARACTERS,
+    EmbedRequest,
+    GenerateRequest,
+    is_large,
+    may_be_large,
+    repr_parts,
+)
+from asteady._base.validation import SLICE, refuse, shorten
 
 texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
 # Few values for each option, so that equal requests come up as well as different ones.
@@ -258,3 +266,67 @@ def test_an_unknown_option_gets_the_name_that_was_meant() -> None:
         check_options("generate", {"max_tokens": 5}, ["max_new_tokens", "seed"])
     with pytest.raises(InvalidRequestError, match="it has: max_new_tokens, seed"):
         check_options("generate", {"qqq": 5}, ["max_new_tokens", "seed"])
+
+
+values = st.recursive(
+    st.one_of(
+        st.text(alphabet="a'\"\\\n\x00é漢\U0001f600\x85", max_size=20), st.integers(), st.none()
+    ),
+    lambda inner: st.lists(inner, max_size=3).map(tuple),
+    max_leaves=8,
+)
+
+
+@given(values)
+def test_the_parts_of_a_repr_are_the_repr(value: object) -> None:
+    assert "".join(repr_parts(value, 3)) == repr(value)
+
+
+@pytest.mark.parametrize(
+    "text", ['it\'s "so" ', "it's ", '"so" ', "é\n"], ids=["both", "single", "double", "none"]
+)
+def test_a_large_request_has_the_key_that_it_would_have_if_it_were_small(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = text * (LARGE_CHARACTERS // len(text) + 1)
+    requests = (
+        GenerateRequest.of(large),
+        GenerateRequest.of(messages=[{"role": "user", "content": large}]),
+        EmbedRequest.of(large),
+    )
+    assert [is_large(request) for request in requests] == [True] * 3
+    keys = [request.key("f") for request in requests]
+    monkeypatch.setattr("asteady._base.requests.LARGE_CHARACTERS", 10**9)
+    assert [is_large(request) for request in requests] == [False] * 3
+    assert keys == [request.key("f") for request in requests]
+
+
+def test_arguments_are_known_to_be_large_before_they_are_validated() -> None:
+    large = "x" * (LARGE_CHARACTERS + 1)
+    assert may_be_large(large)
+    assert not may_be_large(large[:-1])
+    assert may_be_large(None, [{"role": "user", "content": large}])
+    assert may_be_large(None, [{}] * LARGE_CHARACTERS)
+    for messages in (None, 5, [], [large, 5, {"content": 5}], iter([{"content": large}])):
+        assert not may_be_large(None, messages)
+
+
+def test_a_lone_surrogate_anywhere_is_refused() -> None:
+    for place in (0, SLICE - 1, SLICE, 3 * SLICE):
+        text = "x" * place + "\ud800" + "x" * SLICE
+        with pytest.raises(InvalidRequestError, match=r"'\\ud800'"):
+            GenerateRequest.of(text)
+
+
+@given(
+    st.recursive(
+        st.one_of(st.text(), st.binary(), st.integers(), st.none()),
+        lambda inner: (
+            st.lists(inner) | st.lists(inner).map(tuple) | st.dictionaries(st.text(), inner)
+        ),
+        max_leaves=60,
+    )
+)
+def test_what_is_refused_is_shown_as_it_is(value: object) -> None:
+    expected = f"x={shorten(repr(value), 80)} is not allowed: y"
+    assert str(refuse("x", value, "y")) == expected

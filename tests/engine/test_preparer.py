@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from asteady._base.errors import EngineError, SessionClosedError
+from asteady._base.errors import EngineError, PromptTooLongError, SessionClosedError
+from asteady._base.requests import GenerateRequest
 from asteady._engine.pool import Pool
 from asteady._engine.preparer import Preparer, check_wanted
 from tests.engine.gated import GatedEngine, ask
-from tests.engine.pooled import MakePool
+from tests.engine.pooled import MakePool, start
 
 pytestmark = pytest.mark.anyio
 
@@ -199,3 +200,24 @@ async def test_a_pool_needs_no_executor(
     await pool.aclose()
     monkeypatch.undo()
     assert engine.log[-1] == "engine closed"
+
+
+async def test_what_cannot_fit_is_refused_before_any_queue(
+    engine: GatedEngine, make_pool: MakePool
+) -> None:
+    def check_size(request: object) -> None:
+        raise PromptTooLongError("too long")
+
+    engine.check_size = check_size  # type: ignore[attr-defined]
+    pool = make_pool(max_pending=0)
+    running = start(pool, "a")
+    await engine.happens("admit a")
+    with pytest.raises(PromptTooLongError):  # no QueueFullError
+        await pool.run(GenerateRequest.of("x" * LONG))
+    now = pool.statistics()
+    assert (now.refused, now.pending, now.running) == (1, 0, 1)
+    engine.open()
+    await running
+    await pool.aclose()
+    with pytest.raises(SessionClosedError):
+        await pool.run(GenerateRequest.of("x" * LONG))

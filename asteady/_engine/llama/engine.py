@@ -5,6 +5,9 @@ Import this module only when an engine starts: it loads llama.cpp.
 
 from __future__ import annotations
 
+import functools
+import re
+
 import attrs
 import llama_cpp
 
@@ -14,7 +17,13 @@ from asteady._base.errors import (
     ModelCapabilityError,
     PromptTooLongError,
 )
-from asteady._base.requests import DeclaredPrefix, EmbedRequest, GenerateRequest, Kind
+from asteady._base.requests import (
+    DeclaredPrefix,
+    EmbedRequest,
+    GenerateRequest,
+    Kind,
+    characters_of,
+)
 from asteady._engine.api import PIECE_TOKENS, Job, PrefixStatistics, Request, Worker
 from asteady._engine.llama.context import LoadedModel
 from asteady._engine.llama.embed import EmbedJob, EmbedWorker, with_instruction
@@ -25,6 +34,15 @@ from asteady._engine.llama.vocab import Vocab
 from asteady._engine.models.resolve import ModelFile, wrong_kind
 from asteady._engine.plan import EngineOptions, Setup
 from asteady._engine.prefix_cache import PrefixCache
+
+# So much is tokenised in any case, as it takes a few milliseconds: what is a little too long is
+# refused with its number of tokens.
+_ANY_CHARACTERS = 2**16
+# Where a token stands for any number of bytes the time is linear in them, about a second for these.
+_LOSSY_CHARACTERS = 2**20
+_WORD_END = re.compile(r"(?<=\S)\s")
+# A cut inside a word changes the tokens near it.
+_MARGIN_TOKENS = 64
 
 
 class LlamaEngine:
@@ -78,7 +96,32 @@ class LlamaEngine:
         state = "closed" if self._loaded is None else f"width={self.width}"
         return f"<LlamaEngine {self.model} {self.kind} {state}>"
 
+    def check_size(self, request: Request) -> None:
+        if isinstance(request, EmbedRequest):
+            if request.truncate:
+                return
+            what, characters = "text", len(request.text)
+        elif request.prompt is not None:
+            what, characters = "prompt", len(request.prompt)
+        else:
+            what = "conversation"
+            characters = sum(len(role) + len(text) for role, text in request.messages)
+        if characters > self._max_characters:
+            raise PromptTooLongError(
+                f"the {what} has {characters:,} characters, and a context of "
+                f"{self.context_tokens:,} tokens is given at most {self._max_characters:,} to "
+                "tokenise: shorten it, or use a model with a longer context"
+            )
+
+    @functools.cached_property
+    def _max_characters(self) -> int:
+        # A character is a byte or more.
+        floor = _LOSSY_CHARACTERS if self.vocab.is_lossy else _ANY_CHARACTERS
+        return max(floor, self.context_tokens * self.vocab.longest_piece_bytes)
+
     def prepare(self, request: Request) -> Job:
+        if characters_of(request) > _ANY_CHARACTERS:
+            self.check_size(request)
         kind: Kind = "generation" if isinstance(request, GenerateRequest) else "embedding"
         if kind != self.kind:
             raise wrong_kind(f"the model {self.model!r}", kind)
@@ -123,7 +166,7 @@ class LlamaEngine:
                 f"{self.dimensions}"
             )
         text = with_instruction(self._header.name, request.mode, request.text)
-        tokens = self.vocab.tokenize(text, special=False, add_special=True)
+        tokens = self._tokenize_text(text, request.truncate)
         if not tokens:
             raise InvalidRequestError("text='' is not allowed: the model makes no token of it")
         truncated = len(tokens) > self.context_tokens
@@ -135,6 +178,26 @@ class LlamaEngine:
                 )
             tokens = self.vocab.truncate(tokens, self.context_tokens)
         return EmbedJob(request=request, tokens=tuple(tokens), truncated=truncated)
+
+    def _tokenize_text(self, text: str, truncate: bool) -> list[int]:
+        """All its tokens; with `truncate` at least as many as the context holds, if it has so many.
+
+        A text that is far too long is cut before white space, which no token crosses, or, where a
+        word is as long as all that the context may hold, within that word.
+        """
+        vocab, size = self.vocab, self._max_characters if truncate else len(text)
+        while size < len(text):
+            space = _WORD_END.search(text, size, 2 * size)
+            if space is None and vocab.is_lossy:
+                space = _WORD_END.search(text, size)  # what a word becomes depends on all of it
+                size = len(text) if space is None else space.start()
+            else:
+                size = 2 * size if space is None else space.start()
+            tokens = vocab.tokenize(text[:size], special=False, add_special=True)
+            if len(tokens) > self.context_tokens + _MARGIN_TOKENS:
+                return tokens
+            size *= 2
+        return vocab.tokenize(text, special=False, add_special=True)
 
     def open_worker(self) -> Worker:
         if self._loaded is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,10 +14,14 @@ Span: TypeAlias = tuple[int, int]
 
 
 class SpecialTexts:
-    """The texts of special tokens, found in linear time; usable from any thread."""
+    """The texts of special tokens, found in linear time; usable from any thread.
 
-    def __init__(self, texts: Iterable[str]) -> None:
+    `exact` are those that llama.cpp takes as they are, without the white space around them.
+    """
+
+    def __init__(self, texts: Iterable[str], exact: Iterable[str] = ()) -> None:
         self._texts = sorted(set(texts))
+        self._exact = set(exact)
         self._reversed = sorted(text[::-1] for text in self._texts)
         self._joined = "\0".join(self._texts)
         self._longest = max(map(len, self._texts), default=0)
@@ -51,6 +56,38 @@ class SpecialTexts:
         which are in order and do not overlap."""
         bounds = [0, *dict.fromkeys(self._cuts(text, trusted)), len(text)]
         return [text[start:end] for start, end in pairwise(bounds)]
+
+    def parts(self, text: str, size: int) -> Iterator[str]:
+        """The text in parts of about `size` characters or more, which llama.cpp makes the same
+        tokens of: each but the first begins with a special text that nothing else can overlap.
+
+        llama.cpp itself looks for each special token in all the rest of a text after each one that
+        it found, which takes minutes for a text of many.
+        """
+        begin = at = 0
+        while (found := self.find(text, at)) is not None:
+            start, end = found
+            if text[start:end] in self._apart:
+                if start - begin >= size:
+                    yield text[begin:start]
+                    begin = start
+                at = end
+            else:
+                at = start + 1
+        yield text[begin:]
+
+    @functools.cached_property
+    def _apart(self) -> frozenset[str]:
+        """The exact ones that are in no other one, and share no beginning or end with one."""
+        ends = {text[n:] for text in self._texts for n in range(1, len(text))}
+        beginnings = {text[:n] for text in self._texts for n in range(1, len(text))}
+        return frozenset(
+            text
+            for text in self._exact
+            if not (text[0].isspace() or text[-1].isspace())
+            and self._joined.count(text) == 1
+            and not any(text[:n] in ends or text[n:] in beginnings for n in range(1, len(text)))
+        )
 
     def _cuts(self, text: str, trusted: Sequence[Span]) -> Iterator[int]:
         spans = iter((*trusted, (len(text), len(text))))

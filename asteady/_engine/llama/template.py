@@ -17,10 +17,10 @@ import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-from asteady._base.errors import InvalidRequestError, ModelCapabilityError
+from asteady._base.errors import EngineError, InvalidRequestError, ModelCapabilityError
+from asteady._engine.llama.bounded import BoundedEnvironment, TemplateLimitError
 from asteady._engine.llama.special import Span, SpecialTexts
 
 Messages: TypeAlias = Sequence[tuple[str, str]]
@@ -29,6 +29,13 @@ Messages: TypeAlias = Sequence[tuple[str, str]]
 # A mark is a lone surrogate, which stands for a piece of text. No message has one.
 _FIRST_MARK, _LAST_MARK = "\ud800", "\udfff"
 _MARKED = re.compile(f"([{_FIRST_MARK}-{_LAST_MARK}]+)")
+
+# Templates of published models take some hundred steps per message, and write some thousand
+# characters besides the messages. A million steps are a second or two.
+_MAX_STEPS = 10**6
+_MAX_STEPS_PER_MESSAGE = 10**4
+_MAX_CHARACTERS = 2**20
+_MAX_GROWTH = 4
 
 
 @attrs.frozen
@@ -109,13 +116,14 @@ class _GenerationTag(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-class _Environment(ImmutableSandboxedEnvironment):
+class _Environment(BoundedEnvironment):
     def __init__(self) -> None:
         super().__init__(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
+            filters={"tojson": _to_json, "replace": _replace},
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[_GenerationTag, loopcontrols],
         )
-        self.filters["tojson"] = _to_json
-        self.filters["replace"] = _replace
         self.literals: list[_Literal] = []
 
 
@@ -171,7 +179,7 @@ class ChatTemplate:
     def __init__(self, source: str, special: SpecialTexts, *, bos: str, eos: str) -> None:
         self._special = special
         self._marks = _Marks()
-        environment = _Environment()
+        environment = self._environment = _Environment()
         try:
             parsed = environment.parse(source)
             _MarkLiterals(self, environment.literals).visit(parsed)
@@ -210,23 +218,35 @@ class ChatTemplate:
         Raises:
             InvalidRequestError: the template refuses them, for example the order of the roles.
             ModelCapabilityError: the template fails.
+            EngineError: it was stopped, as it takes too many steps or writes too much.
         """
+        given = sum(len(role) + len(content) for role, content in messages)
         marks = self._marks.copy()
         try:
-            written = self._template.render(
-                messages=[
-                    {"role": _Literal(role, marks.mark(role)), "content": content}
-                    for role, content in messages
-                ],
-                add_generation_prompt=True,
-                raise_exception=_raise_exception,
-                tools=None,
-                **self._variables,
+            written = self._environment.render_bounded(
+                self._template,
+                {
+                    "messages": [
+                        {"role": _Literal(role, marks.mark(role)), "content": content}
+                        for role, content in messages
+                    ],
+                    "add_generation_prompt": True,
+                    "raise_exception": _raise_exception,
+                    "tools": None,
+                    **self._variables,
+                },
+                characters=_MAX_CHARACTERS + _MAX_GROWTH * given,
+                steps=_MAX_STEPS + _MAX_STEPS_PER_MESSAGE * len(messages),
             )
             return self._resolve(written, marks)
         except _RefusedError as exc:
             raise InvalidRequestError(
                 f"the model's chat template refuses these messages: {marks.plain(str(exc))}"
+            ) from None
+        except TemplateLimitError as exc:
+            raise EngineError(
+                f"the model's chat template was stopped on these messages: {exc}; pass prompt=..., "
+                "raw=True, or use a model with another template"
             ) from None
         # A template is foreign code: it may fail in any way that Python code can.
         except Exception as exc:
@@ -244,7 +264,7 @@ class ChatTemplate:
             if index % 2:
                 pieces = marks.pieces_of(part)
                 part = "".join(pieces)
-                bounds = [0, *accumulate(map(len, pieces))]
+                bounds = dict.fromkeys([0, *accumulate(map(len, pieces))])
                 done = 0
                 for start in bounds:
                     end = self._special.end_at(part, start) if start >= done else None

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import llama_cpp
 
-from asteady._base.errors import EngineError
+from asteady._base.errors import EngineError, PromptTooLongError
+from asteady._engine.llama.lib import holding_gil
 from asteady._engine.llama.special import Span, SpecialTexts
+from asteady._engine.preparer import LONGEST_STRETCH, check_wanted
+
+# What is shorter is tokenised at once.
+_PART_CHARACTERS = 1024
+_STRETCH = re.compile(r"\s+|\S+")
 
 _PARSED = (
     llama_cpp.LLAMA_TOKEN_ATTR_CONTROL
@@ -40,6 +47,15 @@ class Vocab:
         `special`: the text of a control token becomes that token. `add_special`: add the tokens
         that the model expects around a text.
         """
+        if special and not add_special and len(text) > _PART_CHARACTERS:
+            parts = self.special.parts(text, _PART_CHARACTERS)
+            return [token for part in parts for token in self._tokenize(part, True, False)]
+        return self._tokenize(text, special, add_special)
+
+    def _tokenize(self, text: str, special: bool, add_special: bool) -> list[int]:
+        check_wanted()
+        if len(text) > LONGEST_STRETCH and not self.is_lossy:
+            self._check_stretches(text)
         data = text.encode()
         room = len(data) // 2 + 16
         while True:
@@ -53,6 +69,15 @@ class Vocab:
                 raise EngineError(f"llama.cpp could not tokenise a text of {len(data)} bytes")
             room = -count
 
+    def _check_stretches(self, text: str) -> None:
+        longest = max(match.end() - match.start() for match in _STRETCH.finditer(text))
+        if longest > LONGEST_STRETCH:
+            raise PromptTooLongError(
+                f"the text has {longest:,} characters in a row without white space, or of it, and "
+                f"llama.cpp's pre-tokenizers can overflow the stack with more than "
+                f"{LONGEST_STRETCH:,}: shorten it"
+            )
+
     @functools.cached_property
     def special(self) -> SpecialTexts:
         """The texts that llama.cpp turns into tokens before it tokenises what is between them.
@@ -61,14 +86,18 @@ class Vocab:
         models that have them write ordinary text.
         """
         texts: set[str] = set()
+        exact: set[str] = set()
         for token in range(self.size):
-            if llama_cpp.llama_vocab_get_attr(self._vocab, token) & _PARSED:
+            attributes = llama_cpp.llama_vocab_get_attr(self._vocab, token)
+            if attributes & _PARSED:
                 raw = llama_cpp.llama_vocab_get_text(self._vocab, token).decode("utf-8", "replace")
                 # A space of the text becomes this character in SentencePiece vocabularies.
                 spaced = raw.replace("\u2581", " ")
                 if len(raw) > 1 and spaced.strip():
                     texts |= {raw, spaced}
-        return SpecialTexts(texts)
+                    if not attributes & llama_cpp.LLAMA_TOKEN_ATTR_LSTRIP:
+                        exact.add(raw)
+        return SpecialTexts(texts, exact)
 
     def tokenize_message(self, text: str, trusted: Sequence[Span] = ()) -> list[int]:
         """The tokens of a text whose special tokens count at the `trusted` spans only.
@@ -90,6 +119,25 @@ class Vocab:
     @functools.cached_property
     def _line_feed(self) -> list[int]:
         return self.tokenize("\n", special=False)
+
+    @functools.cached_property
+    def longest_piece_bytes(self) -> int:
+        """The length of the longest token's text: n tokens hold at most n times as many bytes."""
+        text_of = holding_gil(llama_cpp.llama_vocab_get_text)
+        # What the file has is as long or longer: a space takes two or three bytes there.
+        lengths = [(len(text_of(self._vocab, token)), token) for token in range(self.size)]
+        longest = 1
+        for length, token in sorted(lengths, reverse=True):
+            if length <= longest:
+                break
+            longest = max(longest, len(self._to_piece(token, special=True)))
+        return longest
+
+    @property
+    def is_lossy(self) -> bool:
+        """Whether a token may stand for any number of bytes (unknown words, white space)."""
+        kind = llama_cpp.llama_vocab_type(self._vocab)
+        return kind not in (llama_cpp.LLAMA_VOCAB_TYPE_BPE, llama_cpp.LLAMA_VOCAB_TYPE_SPM)
 
     def piece(self, token: int) -> bytes:
         """The bytes that a token stands for; b"" for a control token."""

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from asteady._base.errors import InvalidRequestError, ModelCapabilityError
+from asteady._base.errors import EngineError, InvalidRequestError, ModelCapabilityError
 from asteady._engine.llama.special import SpecialTexts
 from asteady._engine.llama.template import ChatTemplate
 from tests.gguf_files import CHAT_TEMPLATE
@@ -173,3 +173,61 @@ def test_more_roles_than_marks_are_text() -> None:
 
 def test_a_template_may_write_characters_as_surrogates() -> None:
     assert render(r"{{ '\ud83d\ude00 \ud800 <s>' }}") == "😀 \ufffd <s>"
+
+
+ENDLESS = {
+    "loops in loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}"
+    "{% endfor %}",
+    "a loop over a generator": "{% for a in range(99999) | map('string') %}"
+    "{% for b in range(99999) | map('string') %}{% endfor %}{% endfor %}",
+    "calls that call twice": "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}"
+    "{% endmacro %}{{ m(60) }}",
+    "filters in a loop": "{% for a in range(99999) %}{{ range(99999) | sum }}{% endfor %}",
+    "a text that doubles": "{% set n = namespace(x='ab') %}"
+    "{% for i in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+    "a sum that doubles": "{% set n = namespace(x='ab') %}"
+    "{% for i in range(99) %}{% set n.x = n.x + n.x %}{% endfor %}",
+    "a list that doubles": "{% set n = namespace(x=[1]) %}"
+    "{% for i in range(99) %}{% set n.x = n.x + n.x %}{% endfor %}",
+    "a number that is squared": "{% set n = namespace(x=3) %}"
+    "{% for i in range(99) %}{% set n.x = n.x * n.x %}{% endfor %}",
+    "a power": "{{ 10 ** (10 ** 10) }}",
+    "a text times a number": "{{ 'x' * 10 ** 11 }}",
+    "a number times a list": "{{ 10 ** 11 * [0] }}",
+    "a wide format": "{{ '%99999999999d' % 1 }}",
+    "a width from the arguments": "{{ '%*d' % (99999999999, 1) }}",
+    "a wide format method": "{{ '{:99999999999}'.format(1) }}",
+    "a width from the arguments of a method": "{{ '{:{}}'.format(1, 99999999999) }}",
+    "a wide format filter": "{{ '%99999999999d' | format(1) }}",
+    "a wide method": "{{ 'x'.ljust(99999999999) }}",
+    "a wide filter": "{{ 'x' | center(99999999999) }}",
+    "a replacement": "{{ ('a' * 999999) | replace('a', 'b' * 999999) }}",
+    "a replacement by a method": "{{ ('a' * 999999).replace('a', 'b' * 999999) }}",
+    "a joint": "{{ range(99999) | join('b' * 999999) }}",
+    "much text": "{% for a in range(9999) %}{{ 'x' * 9999 }}{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("source", ENDLESS.values(), ids=ENDLESS.keys())
+def test_a_template_that_does_not_end_or_builds_gigabytes_is_stopped(source: str) -> None:
+    with pytest.raises(EngineError, match="chat template was stopped"):
+        template(source).render(HELLO)
+
+
+def test_a_template_has_steps_for_each_message() -> None:
+    source = (
+        "{% for m in messages %}{% if loop.index < messages | length and m.role == messages[0].role"
+        " %}{{ m.role ~ ':' ~ m.content.strip() + '%s' % '!' }}{% endif %}{% endfor %}"
+        "{{ 2 * 3 ** 2 }}"
+    )
+    many = [("user", f" {n} ") for n in range(3000)]
+    text = template(source).render(many).text
+    assert text == "".join(f"user:{n}!" for n in range(2999)) + "18"
+
+
+def test_a_thread_renders_another_template_after_one_that_was_stopped() -> None:
+    endless = template(ENDLESS["loops in loops"])
+    for _ in range(2):
+        with pytest.raises(EngineError):
+            endless.render(HELLO)
+    assert render("{{ 'x' * 3 }}") == "xxx"
