@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import attrs
 
 from asteady._base import validation
-from asteady._base.errors import InvalidRequestError
+from asteady._base.errors import InvalidRequestError, PromptTooLongError
 from asteady._base.public import public
 from asteady._base.validation import SLICE, refuse, whole_number
 
@@ -46,6 +46,10 @@ MAX_STOP_CHARACTERS = 1000
 OWN_END = "[EOS]"
 # A path is stored with each entry that its namespace holds, and printed in tables.
 MAX_NAMESPACE = 200
+# A message is four tokens or more.
+MAX_MESSAGES = 100_000
+# It is validated and digested on the event loop: 20 ms.
+MAX_PREFIX_CHARACTERS = 2**22
 DEFAULT_SEED = 42
 DEFAULT_MAX_NEW_TOKENS = 512
 # To validate or digest so much takes a few milliseconds; more is not done on the event loop.
@@ -91,6 +95,10 @@ def _messages(value: object) -> tuple[tuple[str, str], ...]:
         raise refuse("messages", value, 'a list like [{"role": "user", "content": "Hello"}]')
     messages = []
     for index, message in enumerate(value):
+        if index == MAX_MESSAGES:
+            raise PromptTooLongError(
+                f"more than {MAX_MESSAGES:,} messages are not allowed: no context holds so many"
+            )
         name = f"messages[{index}]"
         if not isinstance(message, Mapping) or set(message) != {"role", "content"}:
             raise refuse(name, message, 'a mapping with just the keys "role" and "content"')
@@ -368,10 +376,16 @@ class DeclaredPrefix:
     def of(cls, text: object) -> DeclaredPrefix:
         """Raises:
         InvalidRequestError: it is no str, or empty, or not valid Unicode.
+        PromptTooLongError: no context holds it.
         """
         if not isinstance(text, str) or not text:
             raise InvalidRequestError(
                 f"prefix({text!r}) is not allowed: a str of at least one character is needed"
+            )
+        if len(text) > MAX_PREFIX_CHARACTERS:
+            raise PromptTooLongError(
+                f"a prefix of {len(text):,} characters is not allowed: it has at most "
+                f"{MAX_PREFIX_CHARACTERS:,}"
             )
         return cls(validation.text("prefix", text))
 

@@ -60,6 +60,7 @@ class Calls(GenerationCalls):
 
         Raises:
             InvalidRequestError: `text` is no str, or empty.
+            PromptTooLongError: it has more than 4,194,304 characters, which no context holds.
         """
         return Prefix(self, text)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
 from typing import Any
 
@@ -10,10 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from asteady._base.errors import InvalidRequestError
+from asteady._base.errors import InvalidRequestError, PromptTooLongError
 from asteady._base.options import check_options
 from asteady._base.requests import (
     LARGE_CHARACTERS,
+    MAX_MESSAGES,
+    MAX_PREFIX_CHARACTERS,
+    DeclaredPrefix,
     EmbedRequest,
     GenerateRequest,
     is_large,
@@ -330,3 +334,13 @@ def test_a_lone_surrogate_anywhere_is_refused() -> None:
 def test_what_is_refused_is_shown_as_it_is(value: object) -> None:
     expected = f"x={shorten(repr(value), 80)} is not allowed: y"
     assert str(refuse("x", value, "y")) == expected
+
+
+def test_there_is_a_limit_to_the_number_of_messages_and_to_a_prefix() -> None:
+    message = {"role": "user", "content": "x"}
+    assert len(GenerateRequest.of(messages=[message] * MAX_MESSAGES).messages) == MAX_MESSAGES
+    with pytest.raises(PromptTooLongError, match="more than 100,000 messages"):
+        GenerateRequest.of(messages=itertools.repeat(message))  # type: ignore[arg-type]  # endless
+    DeclaredPrefix.of("x" * MAX_PREFIX_CHARACTERS)
+    with pytest.raises(PromptTooLongError, match="a prefix of 4,194,305 characters"):
+        DeclaredPrefix.of("x" * (MAX_PREFIX_CHARACTERS + 1))
