@@ -7,7 +7,7 @@ import logging
 import os
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeAlias
@@ -22,10 +22,10 @@ _MAX_ENTRIES = 256
 _remembering = threading.Lock()
 
 
-def absolute_path(path: AnyPath, *, base: Path | None = None) -> Path:
+def absolute_path(path: AnyPath, *, base: Callable[[], Path] = Path.cwd) -> Path:
     """The absolute path, with a leading ~ replaced by the home directory.
 
-    A relative one begins at `base`, or at the current directory.
+    A relative one begins at ``base()``.
 
     Raises:
         ValueError: no file can have this path; the message says why.
@@ -43,7 +43,7 @@ def absolute_path(path: AnyPath, *, base: Path | None = None) -> Path:
         raise ValueError(f"there is no home directory {user}: set HOME, or give an absolute path")
     if not os.path.isabs(expanded):
         try:
-            return (base or Path.cwd()) / expanded
+            return base() / expanded
         except OSError:
             raise ValueError("it is relative, and the current directory is gone") from None
     return Path(expanded)

@@ -107,11 +107,11 @@ def model_reference(
     name: str,
     value: object,
     *,
-    base: Path | None = None,
+    base: Callable[[], Path] = Path.cwd,
     error: type[AsteadyError] = SettingsError,
 ) -> str:
-    """A reference as it was given, but a path absolute, beginning at `base`: the current directory
-    may change between naming a model and loading it.
+    """A reference as it was given, but a path absolute, beginning at ``base()``: the current
+    directory may change between naming a model and loading it.
 
     Raises:
         AsteadyError: it is no str and no path, or no file can have it as its path.

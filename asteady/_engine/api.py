@@ -62,10 +62,15 @@ class AnswerEvent:
 @public
 @attrs.frozen
 class ErrorEvent:
-    """The job in this slot failed and the slot is free again."""
+    """The job in this slot failed and the slot is free again.
+
+    An error that is not one of asteady's reaches the caller as the cause of an `EngineError`, or
+    with `as_is` as itself.
+    """
 
     slot: SlotId
     error: Exception
+    as_is: bool = False
 
 
 Event: TypeAlias = ChunkEvent | AnswerEvent | ErrorEvent

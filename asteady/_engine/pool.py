@@ -419,7 +419,7 @@ class Pool:
                 run = state.runs[event.slot]
                 if not isinstance(event, ChunkEvent):
                     del state.runs[event.slot]
-                    if isinstance(event, ErrorEvent):
+                    if isinstance(event, ErrorEvent) and not event.as_is:
                         event = ErrorEvent(event.slot, _engine_error(event.error))
                     self._leave(run, state, failed=isinstance(event, ErrorEvent))
                 elif run.emit is None and not run.outbox.loop.is_closed():

@@ -23,7 +23,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
 
-from asteady._base.errors import EngineError, SessionClosedError
+from asteady._base.errors import SessionClosedError
 from asteady._base.tasks import check_loop
 
 A = TypeVar("A")
@@ -112,7 +112,8 @@ class Flight(Generic[A]):
     def result(self) -> A:
         """The answer of a flight that is done; raises as `wait` does."""
         if self._error is not None:
-            raise _own_copy(self._error) from self._error
+            own = _own_copy(self._error)
+            raise own from (self._error if own is not self._error else own.__cause__)
         if self._answer is None:
             raise SessionClosedError("the session was closed before the answer was ready")
         return self._answer
@@ -212,10 +213,13 @@ class Flights:
 
 
 def _own_copy(error: Exception) -> Exception:
-    try:
+    """A copy with the same traceback; the error itself if its class allows none."""
+    with suppress(Exception):  # an __init__ that copy cannot call
         duplicate = copy.copy(error)
-    except Exception:  # an exception class with an __init__ that copy cannot call
-        return EngineError(f"{type(error).__name__}: {error}")
-    if type(duplicate) is not type(error):
-        return EngineError(f"{type(error).__name__}: {error}")
-    return duplicate
+        if type(duplicate) is type(error):
+            return duplicate.with_traceback(error.__traceback__)
+    with suppress(Exception):
+        duplicate = type(error).__new__(type(error), *error.args)
+        vars(duplicate).update(vars(error))
+        return duplicate.with_traceback(error.__traceback__)
+    return error

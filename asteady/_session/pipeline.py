@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Hashable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import cache, partial
 from marshal import dumps
 from pathlib import Path
 from types import NoneType
@@ -350,7 +350,8 @@ class CallContext:
     """The path of the namespace that the calls are isolated in, if any."""
     prefix: DeclaredPrefix | None = None
     alias_of: AliasOf = alias_of
-    directory: Path | None = None
+    directory: Callable[[], Path] = attrs.Factory(lambda: cache(Path.cwd))
+    """The directory that was current at the first call."""
 
     def isolated(self, request: R) -> R:
         """The request as it is made here: one of an isolated namespace has a key of its own."""
@@ -367,8 +368,8 @@ class CallContext:
     def model(self, kind: Kind, model: AnyPath | None) -> str:
         """The reference that a call means: its own, or the session's for this kind.
 
-        A relative path begins where the session was constructed: a warm answer is found by the
-        path as it was given, so the path must mean one file as long as the session lives.
+        All relative paths begin in the directory that was current when the first one was given: a
+        warm answer is found by the path as it was given, so it must go on to mean the same file.
 
         Raises:
             InvalidRequestError: it is no str and no path, or no file can have it as its path.

@@ -8,7 +8,6 @@ import logging
 import warnings
 from contextlib import AbstractContextManager
 from functools import partial
-from pathlib import Path
 from typing import Self, Unpack
 
 import attrs
@@ -111,7 +110,6 @@ class Session(Calls):
                 embedding=Pipeline("embedding", cache.embedding, models, flights, observers),
                 observers=observers,
                 tasks=tasks,
-                directory=_current_directory(),
             )
         )
 
@@ -266,13 +264,6 @@ def _tear_down_elsewhere(models: Models, cache: CacheManager) -> None:
     """Free what can be freed without the session's event loop, which no longer runs."""
     cache.abandon()
     asyncio.run(models.aclose())
-
-
-def _current_directory() -> Path | None:
-    try:
-        return Path.cwd()
-    except OSError:  # it was removed
-        return None
 
 
 async def _tear_down(flights: Flights, models: Models, cache: CacheManager) -> None:

@@ -182,7 +182,7 @@ async def test_requests_of_every_form_are_taken() -> None:
 
 
 async def test_requests_that_do_not_fit_are_skipped_and_counted() -> None:
-    engine = FakeEngine(context=3)
+    engine = FakeEngine(context=4)
     prompts = [{"prompt": "one two three"}, {"prompt": "one two three four"}]
     async with Session(engine=engine, workers=1) as session:
         report = await verify(session, requests=prompts, second_process=False)

@@ -102,6 +102,8 @@ async def test_a_directory_that_is_gone_is_named(tmp_path: Path) -> None:
             assert await session.generate("hi")
             with pytest.raises(InvalidRequestError, match="the current directory is gone"):
                 await session.generate("hi", model="one.gguf")
+            os.chdir(before)
+            assert await session.generate("hi", model="one.gguf")
     finally:
         os.chdir(before)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeAlias
 
@@ -11,7 +12,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from asteady._base.errors import EngineError, PromptTooLongError, SessionClosedError
+from asteady._base.errors import PromptTooLongError, SessionClosedError
 from asteady._session.flight import Flight, Flights
 from asteady._session.lifetime import OwnedTasks
 
@@ -203,15 +204,31 @@ async def test_each_waiter_gets_an_exception_of_its_own(flights: Flights) -> Non
 class Awkward(Exception):
     def __init__(self, first: str, second: str) -> None:
         super().__init__(f"{first} {second}")
+        self.first = first
+
+
+class Unique(Exception):
+    def __new__(cls, *, key: object) -> Unique:
+        return super().__new__(cls, "unique")
+
+    def __init__(self, *, key: object) -> None:
+        pass
 
 
 @pytest.mark.anyio
-async def test_an_exception_that_cannot_be_copied_is_wrapped(flights: Flights) -> None:
-    gate = Gate(Awkward("a", "b"))
-    gate.opened.set()
-    with pytest.raises(EngineError, match="Awkward: a b") as caught:
-        await ask(flights, gate)
-    assert caught.value.__cause__ is gate.result
+async def test_an_exception_of_any_class_keeps_its_class_and_traceback(flights: Flights) -> None:
+    for error, copied in ((Awkward("a", "b"), True), (Unique(key=1), False)):
+        gate = Gate(error)
+        gate.opened.set()
+        with pytest.raises(type(error)) as caught:
+            await ask(flights, gate)
+        own = caught.value
+        assert (own is not error) == copied
+        assert str(own) == str(error)
+        assert vars(own) == vars(error)
+        assert own.__cause__ is (error if copied else None)
+        functions = [frame.name for frame in traceback.extract_tb(own.__traceback__)]
+        assert "compute" in functions, "where it was raised"
 
 
 @pytest.mark.anyio

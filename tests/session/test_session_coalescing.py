@@ -148,7 +148,7 @@ async def test_the_queue_is_bounded() -> None:
 async def test_what_cannot_be_served_is_refused_before_the_queue() -> None:
     engine = FakeEngine(context=3)
     async with Session(engine=engine) as session:
-        with pytest.raises(PromptTooLongError, match=r"4 words.*room for 3"):
+        with pytest.raises(PromptTooLongError, match=r"4 words.*at most 2"):
             await session.generate("one two three four")
     assert engine.computed == []
 

@@ -154,7 +154,7 @@ async def test_one_failure_loses_nothing_else() -> None:
 async def test_an_answer_that_is_not_kept_is_a_failure() -> None:
     engine = FakeEngine(lambda request: "too long " * 10_000)
     async with Session(engine=engine, generation_cache_max_size_mb=0.01) as session:
-        report = await session.warm(["a"])
+        report = await session.warm(["a"], max_new_tokens=100_000)
     assert report.warmed == 0
     assert "has not stored it" in report.failed[0].reason
 
