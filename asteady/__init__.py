@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         EngineError as EngineError,
         InvalidRequestError as InvalidRequestError,
         ModelCapabilityError as ModelCapabilityError,
+        ModelChangedError as ModelChangedError,
         ModelError as ModelError,
         ModelFormatError as ModelFormatError,
         ModelNotFoundError as ModelNotFoundError,
@@ -107,9 +108,9 @@ else:
             "asteady.testing": "",
             "asteady._base.errors": (
                 "AsteadyError CacheMissError EngineError InvalidRequestError ModelCapabilityError"
-                " ModelError ModelFormatError ModelNotFoundError PromptTooLongError QueueFullError"
-                " SessionClosedError SessionError SessionNotOpenError SettingsError StoreError"
-                " StoreVersionError"
+                " ModelChangedError ModelError ModelFormatError ModelNotFoundError"
+                " PromptTooLongError QueueFullError SessionClosedError SessionError"
+                " SessionNotOpenError SettingsError StoreError StoreVersionError"
             ),
             "asteady._base.files": "AnyPath",
             "asteady._base.options": "EmbedOptions GenerateOptions SettingsOptions",

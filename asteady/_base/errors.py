@@ -14,6 +14,7 @@
     │   ├── ModelFormatError                the file is no complete GGUF, or not the expected one
     │   └── ModelCapabilityError            the wrong kind: cannot embed, has no chat template, ...
     ├── EngineError                         llama.cpp failed while computing
+    │   └── ModelChangedError               the model's file was written to while it was in use
     └── StoreError                          the cache database cannot be used
         └── StoreVersionError               it was written by a newer asteady
 
@@ -98,6 +99,14 @@ class ModelCapabilityError(ModelError):
 @public
 class EngineError(AsteadyError):
     """llama.cpp failed while it computed an answer, or computed NaN or infinity."""
+
+
+@public
+class ModelChangedError(EngineError):
+    """The model's file was written to while it was identified, loaded or in use.
+
+    What was being computed from it is dropped. The next call reads the file anew, so call again.
+    """
 
 
 @public

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and small facts remembered between processes."""
+"""Files written whole or not at all, their identity, and facts remembered between processes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import logging
 import os
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import IO, Any, NamedTuple, TypeAlias
 
 AnyPath: TypeAlias = str | os.PathLike[str]
 
@@ -20,6 +21,50 @@ _log = logging.getLogger("asteady")
 _MAX_ENTRIES = 256
 
 _remembering = threading.Lock()
+
+# Two writes within a tick of the file system's clock have the same time. Linux's ticks take 10 ms
+# at most; a file system that stores whole seconds may round to even ones.
+_TICK_S = 0.02
+_COARSE_TICK_S = 2.0
+
+
+class Identity(NamedTuple):
+    """A file and its state: two are equal only if it was neither replaced nor written to between.
+
+    `changed_ns` is the time of the last change of anything, owner and number of names included; no
+    program can set it.
+    """
+
+    device: int
+    inode: int
+    size_bytes: int
+    modified_ns: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Identity:
+        return cls(
+            status.st_dev,
+            status.st_ino,
+            status.st_size,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+        )
+
+
+def settled_identity(descriptor: int) -> Identity:
+    """The identity of an open file, when any write from now on must change it.
+
+    Blocks until the last write is a tick of the file system's clock ago.
+    """
+    status = os.fstat(descriptor)
+    tick_s = _TICK_S if status.st_ctime_ns % 10**9 else _COARSE_TICK_S
+    left_s = status.st_ctime_ns / 1e9 + tick_s - time.time()
+    if left_s > 0:
+        # The clock of a file server may be ahead.
+        time.sleep(min(left_s, tick_s))
+        status = os.fstat(descriptor)
+    return Identity.of(status)
 
 
 def absolute_path(path: AnyPath, *, base: Callable[[], Path] = Path.cwd) -> Path:

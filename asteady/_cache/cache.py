@@ -78,6 +78,9 @@ class Answer(Protocol):
     """What a cache remembers: a frozen record with the cost of computing it."""
 
     @property
+    def fingerprint(self) -> str: ...
+
+    @property
     def cost_s(self) -> float: ...
 
     @property

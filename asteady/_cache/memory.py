@@ -10,13 +10,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Hashable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
 
 from asteady._base.requests import Completion, Embedding, Key
 
-A = TypeVar("A")
+
+class Computed(Protocol):
+    """What memory holds: it says which engine computed it."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+
+A = TypeVar("A", bound=Computed)
 
 # One request has few spellings; a loop that generates new ones must not fill the memory.
 ALIASES_PER_ENTRY = 8
@@ -54,6 +62,7 @@ class Memory(Generic[A]):
         self.size_bytes = 0
         self.by_key: dict[Key, Held[A]] = {}
         self.by_alias: dict[Hashable, Held[A]] = {}
+        self._retired: set[str] = set()
         self._newest: Held[A] | None = None
         self._oldest: Held[A] | None = None
         self._hand: Held[A] | None = None
@@ -85,9 +94,14 @@ class Memory(Generic[A]):
         return held
 
     def alias(self, alias: Hashable, held: Held[A]) -> None:
-        """Find this entry by this alias too; the oldest alias goes when there are too many."""
+        """Find this entry by this alias too; the oldest alias goes when there are too many.
+
+        Not if it was computed by an engine that another one has taken the place of.
+        """
         known = self.by_alias.get(alias)
         if known is held or self.by_key.get(held.key) is not held:
+            return
+        if held.answer.fingerprint in self._retired:
             return
         size_bytes = deep_bytes(alias)
         if held.size_bytes + size_bytes > self.max_bytes:
@@ -101,6 +115,18 @@ class Memory(Generic[A]):
         held.size_bytes += size_bytes
         self.size_bytes += size_bytes
         self._make_room(0, 0)
+
+    def switch(self, before: str, now: str) -> None:
+        """One engine has taken the place of another: the same arguments mean other answers.
+
+        Answers of the one with the fingerprint `before` are found by their keys only.
+        """
+        self._retired.discard(now)
+        self._retired.add(before)
+        for held in self.by_key.values():
+            if held.answer.fingerprint == before:
+                for alias in list(held.aliases):
+                    self._drop_alias(held, alias)
 
     def discard(self, key: Key) -> None:
         """Remove an entry and its aliases; an unknown key is ignored."""

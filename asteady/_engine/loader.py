@@ -8,30 +8,32 @@ answers are all cached never imports llama_cpp.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import logging
-import os
-import platform
+import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 
-from asteady._base.errors import EngineError
+from asteady._base.errors import EngineError, ModelChangedError
 from asteady._base.files import recall, remember
 from asteady._base.requests import Kind
 from asteady._base.settings import Settings
 from asteady._engine.api import PIECE_TOKENS, Engine
+from asteady._engine.build import digest_of, libraries, processor
 from asteady._engine.models.hub import resolve_hub
 from asteady._engine.models.resolve import ModelFile, resolve_model
 from asteady._engine.plan import EngineOptions, ProbeReport, Setup, choose
 
 if TYPE_CHECKING:
     from asteady._engine.llama.engine import LlamaEngine
+
+T = TypeVar("T")
 
 _log = logging.getLogger("asteady")
 
@@ -47,7 +49,11 @@ _NEVER_EQUAL = frozenset({"F32", "F16", "BF16"})
 _PROBES_FILE = "probes.json"
 _BUILDS_FILE = "builds.json"
 
+# How often a file that changes between being identified and being loaded is identified again.
+_ATTEMPTS = 3
+
 _probing = threading.Lock()
+_loaded_build: dict[str, str] | None = None
 
 
 class LlamaSource:
@@ -58,17 +64,26 @@ class LlamaSource:
         self._cache_dir = settings.cache_dir
 
     def fingerprint(self, kind: Kind, reference: str) -> str:
-        return fingerprint_of(self._file(kind, reference), self._options, self._cache_dir)
+        return self._identified(kind, reference, fingerprint_of)
 
     def load(self, kind: Kind, reference: str) -> Engine:
-        return load_engine(self._file(kind, reference), self._options, self._cache_dir)
+        return self._identified(kind, reference, load_engine)
 
     def fetch(self, reference: str, stopped: Callable[[], bool]) -> None:
         if reference.startswith("hf:"):
             resolve_hub(reference, self._cache_dir, stopped=stopped)
 
-    def _file(self, kind: Kind, reference: str) -> ModelFile:
-        return resolve_model(reference, kind=kind, cache_dir=self._cache_dir)
+    def _identified(
+        self, kind: Kind, reference: str, use: Callable[[ModelFile, EngineOptions, Path], T]
+    ) -> T:
+        def attempt() -> T:
+            file = resolve_model(reference, kind=kind, cache_dir=self._cache_dir)
+            return use(file, self._options, self._cache_dir)
+
+        for _ in range(_ATTEMPTS - 1):
+            with suppress(ModelChangedError):
+                return attempt()
+        return attempt()
 
 
 def load_engine(
@@ -77,8 +92,10 @@ def load_engine(
     """Load the weights, after a probe if this build has not met this model. Blocks for as long as
     reading the file takes. `setup` says how to compute and replaces the probe.
 
-    Raises as `fingerprint_of` does, and a ModelCapabilityError for a kind of model that asteady
-    does not serve.
+    The engine's fingerprint is that of the bytes that were loaded.
+
+    Raises as `fingerprint_of` does, a ModelChangedError if a file was replaced or written to since
+    it was identified, and a ModelCapabilityError for a kind of model that asteady does not serve.
     """
     # Importing llama.cpp takes 0.2 s.
     from asteady._engine.llama.engine import LlamaEngine
@@ -165,58 +182,31 @@ def build_of(cache_dir: Path) -> dict[str, str]:
     """The llama.cpp build on this CPU: the libraries' digest, its version and system information.
 
     Importing llama_cpp takes 0.2 s, so the result is remembered by what it depends on: the
-    libraries' paths, sizes and times, and the CPU's model and features.
+    libraries' paths and identities, and the CPU's model and features.
 
     Raises:
-        EngineError: llama-cpp-python is not installed.
+        EngineError: llama-cpp-python is not installed, or was replaced after it was loaded.
     """
-    libraries = _libraries()
-    files = [(library, library.stat()) for library in libraries]
-    parts = [f"{library} {status.st_size} {status.st_mtime_ns}" for library, status in files]
+    global _loaded_build
+    found = libraries()
+    # Of a process that has loaded llama.cpp, the build is the one that it has loaded.
+    package = sys.modules.get("asteady._engine.llama")
+    if package is not None and found != package.LIBRARIES:
+        if _loaded_build is not None:
+            return _loaded_build
+        raise EngineError(
+            "llama-cpp-python was replaced after this process had loaded it: start it again"
+        )
+    parts = [f"{library.path} {' '.join(map(str, library.identity))}" for library in found]
     key = hashlib.sha256("\n".join([*parts, processor()]).encode()).hexdigest()
-    known = recall(cache_dir / _BUILDS_FILE, key)
-    if isinstance(known, dict) and set(known) == {"libraries", "version", "system"}:
-        return {name: str(value) for name, value in known.items()}
-    from asteady._engine.llama.lib import version_and_system
+    build = recall(cache_dir / _BUILDS_FILE, key)
+    if not isinstance(build, dict) or set(build) != {"libraries", "version", "system"}:
+        from asteady._engine.llama.lib import version_and_system
 
-    digest = hashlib.sha256()
-    for library in libraries:
-        with library.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    version, system = version_and_system()
-    build = {"libraries": digest.hexdigest(), "version": version, "system": system}
-    remember(cache_dir / _BUILDS_FILE, key, build)
+        version, system = version_and_system()
+        build = {"libraries": digest_of(found), "version": version, "system": system}
+        remember(cache_dir / _BUILDS_FILE, key, build)
+    build = {name: str(value) for name, value in build.items()}
+    if package is not None:
+        _loaded_build = build
     return build
-
-
-def processor() -> str:
-    """The CPU's model and features, as text."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:  # pragma: no cover  # other systems than Linux
-        return f"{platform.machine()} {platform.processor()}"
-    first = text.split("\n\n", 1)[0]
-    wanted = {"vendor_id", "cpu family", "model", "flags"}
-    wanted |= {"Features", "CPU implementer", "CPU part"}  # of ARM
-    lines = [line for line in first.splitlines() if line.split("\t", 1)[0].strip() in wanted]
-    return "\n".join([platform.machine(), *lines])
-
-
-def _libraries() -> list[Path]:
-    """llama.cpp's libraries, sorted by path."""
-    override = os.environ.get("LLAMA_CPP_LIB_PATH")
-    if override:
-        folder = Path(override)
-    else:
-        spec = importlib.util.find_spec("llama_cpp")
-        if spec is None or spec.origin is None:
-            raise EngineError("llama-cpp-python is not installed: pip install llama-cpp-python")
-        folder = Path(spec.origin).parent / "lib"
-    # The versioned names beside them are copies or links. mtmd (images) is not used.
-    names = {"libllama", "libggml", "llama", "ggml"}
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix in (".so", ".dylib", ".dll")
-        and (path.stem in names or path.stem.startswith(("libggml-", "ggml-")))
-    )

@@ -199,6 +199,11 @@ class Pool:
             f"running={numbers.running} pending={numbers.pending}>"
         )
 
+    @property
+    def fingerprint(self) -> str:
+        """That of the engine, and so of all answers."""
+        return self._engine.fingerprint
+
     def statistics(self) -> PoolStatistics:
         # In a forked child the lock may be held for ever, by a thread that is not there.
         own = os.getpid() == self._pid

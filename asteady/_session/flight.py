@@ -24,6 +24,7 @@ from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
 
 from asteady._base.errors import SessionClosedError
+from asteady._base.requests import Key
 from asteady._base.tasks import check_loop
 
 A = TypeVar("A")
@@ -52,6 +53,8 @@ class Flight(Generic[A]):
         """The namespaces of all who joined: the stored entry is tagged with them."""
         self.asked_s = math.inf
         """When the first who joined asked, in seconds since the epoch."""
+        self.stored_as: Key | None = None
+        """The answer's key, if it is not the one that was asked for: the model is another one."""
         self.waiters = 0
         self._flights = flights
         self._compute = compute
@@ -59,6 +62,7 @@ class Flight(Generic[A]):
         self._task: asyncio.Task[None] | None = None
         self._done = asyncio.Event()
         self._more: asyncio.Event | None = None
+        self._read = False
         self._answer: A | None = None
         self._error: Exception | None = None
 
@@ -79,6 +83,12 @@ class Flight(Generic[A]):
         """Append chunks, and wake the waiting readers."""
         self.chunks.extend(chunks)
         self._wake_readers()
+
+    def restart(self) -> bool:
+        """Drop the chunks, which are to be computed again; False if somebody has read some."""
+        if not self._read:
+            self.chunks.clear()
+        return not self._read
 
     async def wait(self) -> A:
         """Wait for the answer, then leave.
@@ -107,7 +117,9 @@ class Flight(Generic[A]):
             if self._more is None:
                 self._more = asyncio.Event()
             await self._more.wait()
-        return index < len(self.chunks)
+        found = index < len(self.chunks)
+        self._read |= found
+        return found
 
     def result(self) -> A:
         """The answer of a flight that is done; raises as `wait` does."""

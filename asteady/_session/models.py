@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
+from weakref import WeakSet
 
-from asteady._base.errors import SessionClosedError
+from asteady._base.errors import ModelChangedError, SessionClosedError
 from asteady._base.requests import DeclaredPrefix, Kind
 from asteady._base.settings import Settings
 from asteady._base.tasks import run_in_daemon
@@ -73,9 +74,19 @@ def engine_source_override(make: MakeSource) -> Iterator[None]:
 
 
 class Models:
-    """The models of one session, which calls `aclose` after its flights have ended."""
+    """The models of one session, which calls `aclose` after its flights have ended.
 
-    def __init__(self, source: EngineSource, settings: Settings, flights: Flights) -> None:
+    A reference means the file that was identified first, until the model is loaded and the file is
+    another one by then; `switched` is called with the kind and both fingerprints, old and new.
+    """
+
+    def __init__(
+        self,
+        source: EngineSource,
+        settings: Settings,
+        flights: Flights,
+        switched: Callable[[Kind, str, str], None],
+    ) -> None:
         self._source = source
         self._settings = settings
         self._flights = flights
@@ -84,10 +95,12 @@ class Models:
         self._closed = False
         self._lock = threading.Lock()
         self._fingerprints: dict[tuple[Kind, str], str] = {}
+        self._switched = switched
+        self._given_up: WeakSet[Pool] = WeakSet()
         self._idle = IdleTimers(settings.idle_unload_s, self._unload)
 
     async def fingerprint(self, kind: Kind, reference: str) -> str:
-        """The fingerprint of a model; computed once, then remembered. Failures are not remembered.
+        """The fingerprint of a model; remembered until another one is loaded. Failures are not.
 
         Raises:
             ModelError: the model is unavailable.
@@ -101,8 +114,8 @@ class Models:
             found = await run_in_daemon(
                 "asteady-identify", self._source.fingerprint, kind, reference
             )
-            self._fingerprints[kind, reference] = found
-            return found
+            # It may have been loaded meanwhile, which is what counts.
+            return self._fingerprints.setdefault((kind, reference), found)
 
         return await self._once(("identify", kind, reference), identify)
 
@@ -115,6 +128,7 @@ class Models:
         async def load(flight: Flight[Pool]) -> Pool:
             await self._fetch(reference)
             loaded = await run_in_daemon("asteady-load", self._load, kind, reference)
+            self._identified((kind, reference), loaded.fingerprint)
             self._idle.rest((kind, reference))
             return loaded
 
@@ -127,8 +141,11 @@ class Models:
         request: Request,
         emit: Emit,
         prefix: DeclaredPrefix | None = None,
-    ) -> Answer:
-        """Compute an answer in the pool of a model, which is not unloaded meanwhile.
+    ) -> tuple[Answer, str]:
+        """Compute an answer in the pool of a model, which is not unloaded meanwhile; returns the
+        pool's fingerprint too.
+
+        A pool whose file was written to is given up, so that the next call loads the model anew.
 
         Raises what `pool` and `Pool.run` raise.
         """
@@ -139,12 +156,40 @@ class Models:
             if self._pools.get(key) is pool:
                 break
         with self._idle.use(key):
-            return await pool.run(request, emit, prefix)
+            try:
+                return await pool.run(request, emit, prefix), pool.fingerprint
+            except ModelChangedError as exc:
+                if self._pools.get(key) is pool:
+                    _log.warning("%s", exc)
+                    self._give_up(key, pool)
+                raise
+            except SessionClosedError as exc:
+                if pool in self._given_up:
+                    raise ModelChangedError(
+                        f"the model {reference} was written to while it was in use: call again"
+                    ) from exc
+                raise
+
+    def _identified(self, key: tuple[Kind, str], fingerprint: str) -> None:
+        """This is what was loaded, whatever the file was before."""
+        before = self._fingerprints.get(key, fingerprint)
+        self._fingerprints[key] = fingerprint
+        if before != fingerprint:
+            kind, reference = key
+            _log.warning("%s model %s: the file was replaced; now it is another", kind, reference)
+            self._switched(kind, before, fingerprint)
 
     def _unload(self, key: tuple[Kind, str]) -> None:
         pool = self._pools.get(key)
         if pool is None:
             return
+        if self._give_up(key, pool):
+            kind, reference = key
+            idle_s = self._settings.idle_unload_s
+            _log.info("unloading %s model %s: unused for %g s", kind, reference, idle_s)
+
+    def _give_up(self, key: tuple[Kind, str], pool: Pool) -> bool:
+        """Close a pool, so that the next call loads the model; False if the session is closing."""
 
         async def unload(flight: Flight[bool]) -> bool:
             await pool.aclose()
@@ -154,12 +199,11 @@ class Models:
             # Only the session waits for it, when it closes.
             self._flights.join(("unload", pool), unload)
         except SessionClosedError:
-            return  # the session is about to close all pools
+            return False  # the session is about to close all pools
+        self._given_up.add(pool)
         with self._lock:
             del self._pools[key]
-        kind, reference = key
-        idle_s = self._settings.idle_unload_s
-        _log.info("unloading %s model %s: unused for %g s", kind, reference, idle_s)
+        return True
 
     async def _fetch(self, reference: str) -> None:
         """Download the model's files if need be.

@@ -3,7 +3,8 @@
 memory tier          a hit returns without suspending
 flights.join(key)    one task per key, owned by the session
     cache.get        a hit on disk resolves the flight
-    models.run       else a worker computes
+    models.pool      the model is loaded, if need be
+    models.run       a worker computes
     cache.put        committed before any caller is answered
 """
 
@@ -20,7 +21,7 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import attrs
 
-from asteady._base.errors import CacheMissError, InvalidRequestError
+from asteady._base.errors import CacheMissError, InvalidRequestError, ModelChangedError
 from asteady._base.files import AnyPath
 from asteady._base.requests import (
     Completion,
@@ -48,6 +49,9 @@ R = TypeVar("R", GenerateRequest, EmbedRequest)
 CacheMode: TypeAlias = Literal["use", "refresh", "bypass", "only"]
 
 _MODES = ("use", "refresh", "bypass", "only")
+
+# How often a model is loaded anew for one answer, if its file is written to again and again.
+_ATTEMPTS = 3
 
 
 def alias_of(subject: object, model: AnyPath | None, options: Mapping[str, Any]) -> Hashable:
@@ -138,6 +142,7 @@ class Joined(Generic[A]):
         if self._flight is not None:
             more = await self._flight.wait_chunk(index)
         if not more and (self._flight is None or self._flight.succeeded):
+            self.result()
             await self._tag()
         return more
 
@@ -156,6 +161,10 @@ class Joined(Generic[A]):
         """The answer of a flight that is done; raises what the computation raised."""
         if self._flight is not None:
             self._answer = self._flight.result()
+            if self._flight.stored_as is not None:
+                self._key = self._flight.stored_as
+                if self._watch is not None:
+                    self._watch.key = self._key
             if self._answer.cached and self._outcome == "computed":
                 self._outcome = "disk"
         assert self._answer is not None
@@ -219,13 +228,14 @@ class Pipeline(Generic[A]):
         try:
             one_of("cache", call.mode, _MODES)
             try:
-                key = await self.key(call)
+                fingerprint = await self._models.fingerprint(self._kind, call.model)
             except BaseException:
                 self._missed(call)
                 raise
+            key = call.request.key(fingerprint)
             if watch is not None:
                 watch.key = key
-            return self._join(call, key, asked_s, clears, watch)
+            return self._join(call, key, fingerprint, asked_s, clears, watch)
         except BaseException as exc:
             if watch is not None:
                 watch.ended(error=exc)
@@ -267,7 +277,13 @@ class Pipeline(Generic[A]):
                 self._cache.lookups_of(call.namespace).misses += 1
 
     def _join(
-        self, call: Call, key: Key, asked_s: float, clears: int, watch: Watch | None
+        self,
+        call: Call,
+        key: Key,
+        fingerprint: str,
+        asked_s: float,
+        clears: int,
+        watch: Watch | None,
     ) -> Joined[A]:
         # Nothing is awaited from here on: looking and joining are one step.
         if call.looks_up:
@@ -276,7 +292,7 @@ class Pipeline(Generic[A]):
                 return Joined(call, key, self._cache, "memory", answer=answer, watch=watch)
 
         async def compute(flight: Flight[A]) -> A:
-            return await self._answer(flight, call, key)
+            return await self._answer(flight, call, key, fingerprint)
 
         # All who join one flight get the same answer. A bypassing call shares with nobody, nor does
         # one that was made after a clear with one that was made before, and will not be stored.
@@ -289,8 +305,16 @@ class Pipeline(Generic[A]):
         outcome: Outcome = "computed" if started else "coalesced"
         return Joined(call, key, self._cache, outcome, flight=flight, watch=watch)
 
-    async def _answer(self, flight: Flight[A], call: Call, key: Key) -> A:
+    async def _answer(self, flight: Flight[A], call: Call, key: Key, fingerprint: str) -> A:
         cache = self._cache
+
+        def key_by(loaded: str) -> Key:
+            if loaded == fingerprint:
+                return key
+            # The model is another one than was identified: the answer is stored as what it is.
+            flight.stored_as = call.request.key(loaded)
+            return flight.stored_as
+
         if call.looks_up:
             found = await cache.get(key, alias=call.alias)
             if found is not None:
@@ -301,14 +325,17 @@ class Pipeline(Generic[A]):
                     " compute; leave it out to compute"
                 )
         if call.mode == "bypass":
-            return await self._compute(flight, call)
-        async with cache.computing(key):
+            return (await self._compute(flight, call))[0]
+        # Before the lock, which is an open file, and may be held up by the loading of others.
+        pool = await self._models.pool(self._kind, call.model)
+        key_now = key_by(pool.fingerprint)
+        async with cache.computing(key_now):
             # Another process may have stored it since the lookup.
-            if call.mode == "use" and (found := await cache.peek(key)) is not None:
+            if call.mode == "use" and (found := await cache.peek(key_now)) is not None:
                 return _replay(flight, found)
-            answer = await self._compute(flight, call)
+            answer, loaded = await self._compute(flight, call)
             await cache.put(
-                key,
+                key_by(loaded),
                 answer,
                 alias=call.alias,
                 request=call.request,
@@ -317,9 +344,16 @@ class Pipeline(Generic[A]):
             )
         return answer
 
-    async def _compute(self, flight: Flight[A], call: Call) -> A:
+    async def _compute(self, flight: Flight[A], call: Call) -> tuple[A, str]:
+        """The answer, and the fingerprint of the engine that computed it."""
         run = self._models.run
-        # The answer to a request of this kind is an A.
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                # The answer to a request of this kind is an A.
+                return await run(self._kind, call.model, call.request, flight.emit, call.prefix)  # type: ignore[return-value]
+            except ModelChangedError:
+                if not flight.restart():
+                    raise
         return await run(self._kind, call.model, call.request, flight.emit, call.prefix)  # type: ignore[return-value]
 
 

@@ -96,7 +96,12 @@ class Session(Calls):
         self.cache = cache = CacheManager(settings, opener=opener)
         self._tasks = tasks = OwnedTasks()
         self._flights = flights = Flights(tasks.spawn)
-        self._models = models = Models(engine_source(settings, engine), settings, flights)
+
+        def switched(kind: Kind, before: str, now: str) -> None:
+            cached = cache.generation if kind == "generation" else cache.embedding
+            cached.memory.switch(before, now)
+
+        self._models = models = Models(engine_source(settings, engine), settings, flights, switched)
         # A session that is opened on demand is closed with its loop, without a warning.
         self._warns = opener is None
         observers = Observers()

@@ -127,7 +127,7 @@ class Recording:
             raise error
         if isinstance(found, RecordedError):
             raise found.as_error()
-        return attrs.evolve(found, fingerprint=self._fingerprint)
+        return found
 
     def note(self, model_request: ModelRequest, answer: Answer | RecordedError) -> None:
         """Keep an answer of the real model for `write`."""
@@ -136,14 +136,17 @@ class Recording:
 
     def _source(self, settings: Settings) -> EngineSource:
         if self.mode == "replay":
-            return _Source(self._fingerprint, lambda kind, model: ReplayEngine(self, kind, model))
+            return _Source(
+                self._fingerprint,
+                lambda kind, model, fingerprint: ReplayEngine(self, fingerprint, kind, model),
+            )
         # Probe results and converted models are taken from the user's cache directory: that of the
         # test is empty, and they take long to make.
         real = LlamaSource(attrs.evolve(settings, cache_dir=self._models_in))
         return _Source(
             self._fingerprint,
-            lambda kind, model: RecordingEngine(
-                real.load(kind, model), self._fingerprint, kind, model, self.note
+            lambda kind, model, fingerprint: RecordingEngine(
+                real.load(kind, model), fingerprint, kind, model, self.note
             ),
         )
 
@@ -178,13 +181,13 @@ class _Source:
     """An `EngineSource` whose fingerprints depend on the recording and the model's reference."""
 
     _fingerprint: str
-    _load: Callable[[Kind, str], Engine]
+    _load: Callable[[Kind, str, str], Engine]
 
     def fingerprint(self, kind: Kind, reference: str) -> str:
         return hashlib.sha256(f"{self._fingerprint} {kind} {reference}".encode()).hexdigest()
 
     def load(self, kind: Kind, reference: str) -> Engine:
-        return self._load(kind, reference)
+        return self._load(kind, reference, self.fingerprint(kind, reference))
 
 
 def _portable(reference: str) -> str:
@@ -207,15 +210,16 @@ class ReplayEngine:
 
     width = _REPLAY_WIDTH
 
-    def __init__(self, recording: Recording, kind: Kind, model: str) -> None:
+    def __init__(self, recording: Recording, fingerprint: str, kind: Kind, model: str) -> None:
         self.model = model
-        self.fingerprint = recording._fingerprint
+        self.fingerprint = fingerprint
         self._recording = recording
         self._kind = kind
 
     def prepare(self, request: Request) -> ReplayJob:
         model_request = ModelRequest(self._kind, _portable(self.model), request)
-        return ReplayJob(request, self._recording.answer(model_request))
+        answer = self._recording.answer(model_request)
+        return ReplayJob(request, attrs.evolve(answer, fingerprint=self.fingerprint))
 
     def open_worker(self) -> ReplayWorker:
         return ReplayWorker()

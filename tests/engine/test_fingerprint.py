@@ -11,8 +11,9 @@ import attrs
 import pytest
 
 from asteady._base.errors import EngineError
+from asteady._engine.build import digest_of, libraries, processor
 from asteady._engine.llama import lib as _llama_lib
-from asteady._engine.loader import build_of, fingerprint_of, processor
+from asteady._engine.loader import build_of, fingerprint_of
 from asteady._engine.models.resolve import ModelFile, resolve_model
 from asteady._engine.plan import EngineOptions, Setup
 from tests.engine.conftest import load
@@ -105,13 +106,15 @@ def test_a_changed_library_is_another_build(
     folder.mkdir()
     (folder / "libllama.so").write_bytes(b"one")
     (folder / "libggml-cpu.so").write_bytes(b"two")
+    (folder / "libggml-cpu.so.0").write_bytes(b"two")
     (folder / "libmtmd.so").write_bytes(b"images")
     monkeypatch.setenv("LLAMA_CPP_LIB_PATH", str(folder))
-    first = build_of(tmp_path)
+    first = digest_of(libraries())
     (folder / "libmtmd.so").write_bytes(b"other images")
-    assert build_of(tmp_path) == first
-    (folder / "libggml-cpu.so").write_bytes(b"three")
-    assert build_of(tmp_path)["libraries"] != first["libraries"]
+    assert digest_of(libraries()) == first
+    # The name by which the other libraries load it.
+    (folder / "libggml-cpu.so.0").write_bytes(b"three")
+    assert digest_of(libraries()) != first
 
 
 def test_a_spoiled_memory_of_the_build_is_made_anew(tmp_path: Path) -> None:

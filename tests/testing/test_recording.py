@@ -352,7 +352,7 @@ def test_jobs_that_are_left_cost_nothing(path: Path) -> None:
     from asteady.testing._recording import ReplayEngine
 
     path.write_text(dumps({asked("hi"): completion("hello")}))
-    engine = ReplayEngine(Recording(path), "generation", "builtin")
+    engine = ReplayEngine(Recording(path), "0" * 64, "generation", "builtin")
     worker = engine.open_worker()
     slot = worker.admit(engine.prepare(GenerateRequest.of("hi")))
     worker.interrupt(slot)

@@ -12,6 +12,7 @@ import llama_cpp
 from asteady._base.errors import EngineError
 from asteady._engine.api import SlotId
 from asteady._engine.llama.lib import Batch, check, libc
+from asteady._engine.models.opened import OpenModel
 
 SequenceState: TypeAlias = ctypes.Array[ctypes.c_uint8]
 """A copy of a sequence's keys and values."""
@@ -23,9 +24,13 @@ _GO, _STOP = b"\x00", b"\x01"
 
 @attrs.frozen(kw_only=True)
 class LoadedModel:
-    """What an engine's workers share. `native` is llama.cpp's model; the engine frees it."""
+    """What an engine's workers share. `native` is llama.cpp's model; the engine frees it.
+
+    An answer is certain only if `files.check` raises nothing after it was computed.
+    """
 
     native: Any
+    files: OpenModel
     name: str
     fingerprint: str
     context_tokens: int

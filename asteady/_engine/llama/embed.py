@@ -53,6 +53,8 @@ class EmbedJob:
     request: EmbedRequest
     tokens: tuple[int, ...]
     truncated: bool
+    checked: int = 0
+    """What `OpenModel.check` returned before."""
 
 
 class EmbedWorker:
@@ -104,6 +106,7 @@ class EmbedWorker:
             if not self._context.compute_for(slot, self._function, self._batch):
                 return []
             vector = self._vector(job.request.dimensions)
+            self._model.files.check(since=job.checked)
         except EngineError as exc:
             self.release(slot)
             self._context.clear()

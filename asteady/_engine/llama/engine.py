@@ -31,6 +31,7 @@ from asteady._engine.llama.generate import GenerateJob, GenerateWorker
 from asteady._engine.llama.lib import load_model
 from asteady._engine.llama.prompt import PromptTokenizer
 from asteady._engine.llama.vocab import Vocab
+from asteady._engine.models.opened import OpenModel
 from asteady._engine.models.resolve import ModelFile, wrong_kind
 from asteady._engine.plan import EngineOptions, Setup
 from asteady._engine.prefix_cache import PrefixCache
@@ -51,6 +52,7 @@ class LlamaEngine:
     Constructing one loads the weights: it blocks for as long as reading the file takes.
 
     Raises:
+        ModelChangedError: a file was replaced or written to since it was identified.
         ModelFormatError: llama.cpp cannot load the file; the message has its reason.
         ModelCapabilityError: a kind of model that asteady does not serve.
     """
@@ -59,9 +61,15 @@ class LlamaEngine:
         self, file: ModelFile, options: EngineOptions, setup: Setup, fingerprint: str
     ) -> None:
         header = file.header
-        native = load_model(file.path, repack=setup.repack, gpu_layers=options.gpu_layers)
+        self._files = OpenModel(file)
+        try:
+            native = load_model(self._files, repack=setup.repack, gpu_layers=options.gpu_layers)
+        except BaseException:
+            self._files.close()
+            raise
         if header.kind == "generation" and llama_cpp.llama_model_has_encoder(native):
             llama_cpp.llama_model_free(native)
+            self._files.close()
             raise ModelCapabilityError(
                 f"{file.path} is an encoder-decoder model ({header.architecture}); only decoder "
                 "models can generate"
@@ -86,6 +94,7 @@ class LlamaEngine:
         )
         self._loaded: LoadedModel | None = LoadedModel(
             native=native,
+            files=self._files,
             name=self.model,
             fingerprint=fingerprint,
             context_tokens=self.context_tokens,
@@ -125,9 +134,10 @@ class LlamaEngine:
         kind: Kind = "generation" if isinstance(request, GenerateRequest) else "embedding"
         if kind != self.kind:
             raise wrong_kind(f"the model {self.model!r}", kind)
+        checked = self._files.check()
         if isinstance(request, GenerateRequest):
-            return self._prepare_generate(request)
-        return self._prepare_embed(request)
+            return self._prepare_generate(request, checked)
+        return self._prepare_embed(request, checked)
 
     def prepare_declared(self, request: Request, prefix: DeclaredPrefix) -> Job:
         job = self.prepare(request)
@@ -141,7 +151,7 @@ class LlamaEngine:
     def prefix_statistics(self) -> PrefixStatistics:
         return self._prefixes.statistics()
 
-    def _prepare_generate(self, request: GenerateRequest) -> GenerateJob:
+    def _prepare_generate(self, request: GenerateRequest, checked: int) -> GenerateJob:
         for token, _ in request.logit_bias:
             if token >= self.vocab.size:
                 raise InvalidRequestError(
@@ -157,9 +167,9 @@ class LlamaEngine:
                 "with a longer context"
             )
         limit = min(request.max_new_tokens, room)
-        return GenerateJob(request=request, tokens=tuple(tokens), limit=limit)
+        return GenerateJob(request=request, tokens=tuple(tokens), limit=limit, checked=checked)
 
-    def _prepare_embed(self, request: EmbedRequest) -> EmbedJob:
+    def _prepare_embed(self, request: EmbedRequest, checked: int) -> EmbedJob:
         if request.dimensions is not None and request.dimensions > self.dimensions:
             raise InvalidRequestError(
                 f"dimensions={request.dimensions} is not allowed: the model's vectors have "
@@ -177,7 +187,7 @@ class LlamaEngine:
                     f"{self.context_tokens}: shorten it, or pass truncate=True"
                 )
             tokens = self.vocab.truncate(tokens, self.context_tokens)
-        return EmbedJob(request=request, tokens=tuple(tokens), truncated=truncated)
+        return EmbedJob(request=request, tokens=tuple(tokens), truncated=truncated, checked=checked)
 
     def _tokenize_text(self, text: str, truncate: bool) -> list[int]:
         """All its tokens; with `truncate` at least as many as the context holds, if it has so many.
@@ -212,3 +222,4 @@ class LlamaEngine:
         if self._loaded is not None:
             llama_cpp.llama_model_free(self._loaded.native)
             self._loaded = None
+            self._files.close()

@@ -17,7 +17,7 @@ import attrs
 import llama_cpp
 import numpy as np
 
-from asteady._base.errors import EngineError
+from asteady._base.errors import EngineError, ModelChangedError
 from asteady._base.requests import Completion, FinishReason, GenerateRequest, TokenLogprob, Vector
 from asteady._engine.api import (
     PIECE_TOKENS,
@@ -71,6 +71,8 @@ class GenerateJob:
     tokens: tuple[int, ...]
     limit: int
     shared_tokens: int = 0
+    checked: int = 0
+    """What `OpenModel.check` returned before."""
 
 
 class _Sequence:
@@ -227,6 +229,7 @@ class GenerateWorker:
         try:
             if self._prefixes.fits(self._context.state_bytes(sequence.number)):
                 state = self._context.save(sequence.number)
+                self._model.files.check(since=sequence.job.checked)
                 self._prefixes.put(sequence.job.tokens, sequence.computed, state)
         except (EngineError, MemoryError) as exc:
             _log.warning("the state of a prefix is not cached: %r", exc)
@@ -305,6 +308,11 @@ class GenerateWorker:
             cost_s=sequence.cost_s,
         )
         self.release(sequence.slot)
+        try:
+            self._model.files.check(since=sequence.job.checked)
+        except ModelChangedError as exc:
+            events.append(ErrorEvent(sequence.slot, exc))
+            return
         events.append(AnswerEvent(sequence.slot, answer))
 
 

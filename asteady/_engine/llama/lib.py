@@ -11,12 +11,12 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import llama_cpp
 
-from asteady._base.errors import EngineError, ModelFormatError
+from asteady._base.errors import EngineError, ModelChangedError, ModelFormatError
+from asteady._engine.models.opened import OpenModel
 
 _log = logging.getLogger("asteady")
 
@@ -61,11 +61,12 @@ def start_backend() -> None:
             _backend_started = True
 
 
-def load_model(path: Path, *, repack: bool, gpu_layers: int = 0) -> Any:
+def load_model(files: OpenModel, *, repack: bool, gpu_layers: int = 0) -> Any:
     """Load a model; free it with ``llama_model_free``.
 
     Raises:
         EngineError: `gpu_layers` is not 0, and this build cannot offload.
+        ModelChangedError: a file was replaced or written to meanwhile.
         ModelFormatError: llama.cpp cannot load the file; the message has its reason.
     """
     global _error_lines
@@ -82,15 +83,28 @@ def load_model(path: Path, *, repack: bool, gpu_layers: int = 0) -> Any:
     # Without extra buffers the weights stay as they are in the file. Repacked ones are summed in
     # another order, and a build that reports AMX crashes with them.
     parameters.use_extra_bufts = repack
+    paths = [os.fsencode(path) for path in files.paths()]
     with _load_lock:
         error_lines = _error_lines = []
         try:
-            model = llama_cpp.llama_model_load_from_file(os.fsencode(path), parameters)
+            if len(paths) == 1:
+                model = llama_cpp.llama_model_load_from_file(paths[0], parameters)
+            else:
+                array = (ctypes.c_char_p * len(paths))(*paths)
+                model = llama_cpp.llama_model_load_from_splits(array, len(paths), parameters)
         finally:
             _error_lines = None
+    try:
+        files.check_loaded()
+    except ModelChangedError:
+        if model:
+            llama_cpp.llama_model_free(model)
+        raise
     if not model:
         reason = error_lines[0] if error_lines else "it logged no reason"
-        raise ModelFormatError(f"llama.cpp cannot load {path}: {reason}")
+        for path, name in zip(files.paths(), files.names, strict=True):
+            reason = reason.replace(str(path), str(name))
+        raise ModelFormatError(f"llama.cpp cannot load {files.names[0]}: {reason}")
     return model
 
 

@@ -11,6 +11,7 @@ import ctypes
 import itertools
 import random
 from collections.abc import Sequence
+from contextlib import closing
 from time import perf_counter, thread_time
 from typing import Any
 
@@ -21,6 +22,7 @@ from asteady._engine.api import PIECE_TOKENS
 from asteady._engine.llama.context import Context, SequenceState
 from asteady._engine.llama.lib import Batch, check, load_model
 from asteady._engine.llama.vocab import Vocab
+from asteady._engine.models.opened import OpenModel
 from asteady._engine.models.resolve import ModelFile
 from asteady._engine.plan import LayoutResult, WidthResult
 
@@ -94,21 +96,24 @@ def probe(
 
     Raises:
         EngineError: llama.cpp failed.
+        ModelChangedError: a file was replaced or written to since it was identified.
         ModelFormatError: llama.cpp cannot load the file.
     """
     began = perf_counter()
     results = []
     plain = None
-    for repack in (False, True) if repackable else (False,):
-        model = load_model(file.path, repack=repack, gpu_layers=gpu_layers)
-        try:
-            first = _first_logits(model, threads)
-            if first == plain:
-                break  # Nothing of this model is repacked here.
-            plain = first
-            results.append(LayoutResult(repack=repack, widths=_widths(model, limit, threads)))
-        finally:
-            llama_cpp.llama_model_free(model)
+    with closing(OpenModel(file)) as files:
+        for repack in (False, True) if repackable else (False,):
+            model = load_model(files, repack=repack, gpu_layers=gpu_layers)
+            try:
+                first = _first_logits(model, threads)
+                if first == plain:
+                    break  # Nothing of this model is repacked here.
+                plain = first
+                results.append(LayoutResult(repack=repack, widths=_widths(model, limit, threads)))
+            finally:
+                llama_cpp.llama_model_free(model)
+        files.check(since=0)
     return tuple(results), perf_counter() - began
 
 

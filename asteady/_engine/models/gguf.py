@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -227,18 +228,23 @@ class _Metadata:
         return 0 if isinstance(self.values.get(key), _Array) else self.whole(key, high)
 
 
-def read_header(path: Path) -> GgufHeader:
+def read_header(path: Path, descriptor: int | None = None) -> GgufHeader:
     """Read and check the header of a GGUF file; touches only the header's pages.
+
+    Of the file that is open as `descriptor`, if it is given; `path` is its name in errors.
 
     Raises:
         ModelFormatError: it is no GGUF file, is truncated, or names no architecture; the message
             names the path and a remedy.
         OSError: the file cannot be opened.
     """
-    size = path.stat().st_size
+    if descriptor is None:
+        with path.open("rb") as file:
+            return read_header(path, file.fileno())
+    size = os.fstat(descriptor).st_size
     if size < 24:
         raise ModelFormatError(f"{path} is not a GGUF file: it has only {size} bytes")
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with mmap.mmap(descriptor, size, access=mmap.ACCESS_READ) as data:
         if data[:4] != _MAGIC:
             raise ModelFormatError(
                 f"{path} is not a GGUF file (it begins with {data[:4]!r}, not {_MAGIC!r}): "

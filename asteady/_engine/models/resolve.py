@@ -6,11 +6,17 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import attrs
 
-from asteady._base.errors import ModelCapabilityError, ModelFormatError, ModelNotFoundError
-from asteady._base.files import absolute_path, recall, remember
+from asteady._base.errors import (
+    ModelCapabilityError,
+    ModelChangedError,
+    ModelFormatError,
+    ModelNotFoundError,
+)
+from asteady._base.files import Identity, absolute_path, recall, remember, settled_identity
 from asteady._base.requests import Kind
 from asteady._engine.models.gguf import GgufHeader, read_header
 from asteady._engine.models.hub import discard, part_names, resolve_hub
@@ -28,15 +34,25 @@ _FACTS_VERSION = 4
 
 
 @attrs.frozen(kw_only=True)
+class ModelPart:
+    """One file of a model. `identity` is that of the file whose bytes have this digest."""
+
+    path: Path
+    sha256: str
+    identity: Identity
+
+
+@attrs.frozen(kw_only=True)
 class ModelFile:
     """A complete model on this machine, and the reference that named it.
 
     Bytes of a path that are not valid UTF-8 are escaped in `reference`, which answers carry.
     For a model in several files, `path` is the first one, `size_bytes` their sum, and `sha256` the
-    digest of their digests.
+    digest of their digests. `OpenModel` opens them again, and refuses others.
     """
 
     path: Path
+    parts: tuple[ModelPart, ...]
     reference: str
     sha256: str
     size_bytes: int
@@ -59,10 +75,11 @@ def resolve_model(
 ) -> ModelFile:
     """Find the files of a model reference, and check them. Downloads a model of the hub if needed.
 
-    Blocks. A file is read whole once, to compute its digest, which is then remembered by path, size
-    and modification time. `kind` chooses one of the two models that "builtin" names.
+    Blocks. A file is read whole once, to compute its digest, which is then remembered by path and
+    `identity`. `kind` chooses one of the two models that "builtin" names.
 
     Raises:
+        ModelChangedError: a file is being written to.
         ModelNotFoundError: there is no such file, or it cannot be read or downloaded.
         ModelFormatError: it is not a complete GGUF file, or not the expected one.
         ModelCapabilityError: the model is of the other kind.
@@ -142,14 +159,15 @@ def _checked(found: _Located, reference: str, cache_dir: Path) -> ModelFile:
         _facts(part, expected, found, cache_dir)
         for part, expected in zip(found.parts, found.sha256, strict=True)
     ]
-    digests, headers = zip(*checked, strict=True)
+    parts, headers = zip(*checked, strict=True)
     types = {name for header in headers for name in header.matrix_types}
-    joined = hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    joined = hashlib.sha256("\n".join(part.sha256 for part in parts).encode()).hexdigest()
     return ModelFile(
         path=found.parts[0],
+        parts=parts,
         reference=os.fsencode(reference).decode("utf-8", "backslashreplace"),
-        sha256=digests[0] if len(digests) == 1 else joined,
-        size_bytes=sum(part.stat().st_size for part in found.parts),
+        sha256=parts[0].sha256 if len(parts) == 1 else joined,
+        size_bytes=sum(part.identity.size_bytes for part in parts),
         header=attrs.evolve(
             headers[0],
             matrix_types=tuple(sorted(types)),
@@ -160,45 +178,54 @@ def _checked(found: _Located, reference: str, cache_dir: Path) -> ModelFile:
 
 def _facts(
     path: Path, expected: str | None, found: _Located, cache_dir: Path
-) -> tuple[str, GgufHeader]:
-    """The digest and header of a file: remembered, or computed and checked."""
+) -> tuple[ModelPart, GgufHeader]:
+    """The identity, digest and header of a file: remembered, or computed and checked."""
     facts = cache_dir / _FACTS_FILE
-    status = path.stat()
-    key = f"{path.resolve()} size={status.st_size} mtime_ns={status.st_mtime_ns} v{_FACTS_VERSION}"
-    known = recall(facts, key)
+    with path.open("rb") as stream:
+        # All that is said of the file is said of the one that is open now.
+        descriptor = stream.fileno()
+        now = Identity.of(os.fstat(descriptor))
+        known = _restored(recall(facts, _facts_key(path, now)))
+        if known is not None and expected in (None, known[0]):
+            return ModelPart(path=path, sha256=known[0], identity=now), known[1]
+        settled = settled_identity(descriptor)
+        # The header first: a file that is no model need not be read to its end. But no byte of a
+        # file that is not the expected one is parsed.
+        header = read_header(path, descriptor) if expected is None else None
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        if Identity.of(os.fstat(descriptor)) != settled:
+            raise ModelChangedError(
+                f"{path} was written to while it was read: call again when it is complete"
+            )
+        if header is None and sha256 == expected:
+            header = read_header(path, descriptor)
+    if header is None:
+        if found.discard is not None:
+            found.discard(path)
+        raise ModelFormatError(
+            f"{path} is not the expected file (sha256 {sha256}, expected {expected}): "
+            f"{found.remedy}"
+        )
+    key = _facts_key(path, settled)
+    remember(facts, key, {"sha256": sha256, "header": attrs.asdict(header)})
+    return ModelPart(path=path, sha256=sha256, identity=settled), header
+
+
+def _facts_key(path: Path, known: Identity) -> str:
+    # With the path, as a cache directory may be shared by machines that number files alike.
+    return f"{path.resolve()} {' '.join(map(str, known))} v{_FACTS_VERSION}"
+
+
+def _restored(known: Any) -> tuple[str, GgufHeader] | None:
+    """The facts that were remembered, if they are complete."""
     try:
         sha256 = known["sha256"]
         header = GgufHeader(
             **{**known["header"], "matrix_types": tuple(known["header"]["matrix_types"])}
         )
-        if not isinstance(sha256, str) or len(sha256) != 64:
-            raise ValueError(sha256)
-        if expected in (None, sha256):
-            return sha256, header
     except (TypeError, KeyError, ValueError):
-        pass
-    if expected is None:
-        # The header first: a file that is no model need not be read to its end.
-        header = read_header(path)
-        sha256 = _digest(path)
-    else:
-        # The digest first: no byte of a wrong file is parsed.
-        sha256 = _digest(path)
-        if sha256 != expected:
-            if found.discard is not None:
-                found.discard(path)
-            raise ModelFormatError(
-                f"{path} is not the expected file (sha256 {sha256}, expected {expected}): "
-                f"{found.remedy}"
-            )
-        header = read_header(path)
-    remember(facts, key, {"sha256": sha256, "header": attrs.asdict(header)})
-    return sha256, header
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        return None
+    return (sha256, header) if isinstance(sha256, str) and len(sha256) == 64 else None
 
 
 def wrong_kind(model: str, kind: Kind) -> ModelCapabilityError:

@@ -19,6 +19,7 @@ from asteady._engine.llama import probe as probing
 from asteady._engine.llama.lib import load_model
 from asteady._engine.llama.probe import Bench
 from asteady._engine.loader import fingerprint_of, load_engine, probe_report
+from asteady._engine.models.opened import OpenModel
 from asteady._engine.models.resolve import ModelFile, resolve_model
 from asteady._engine.plan import (
     EngineOptions,
@@ -243,9 +244,9 @@ def test_a_build_that_announces_amx_is_never_given_repacked_weights(
     loaded = []
     original = load_model
 
-    def noted(path: Path, *, repack: bool, gpu_layers: int) -> object:
+    def noted(files: OpenModel, *, repack: bool, gpu_layers: int) -> object:
         loaded.append(repack)
-        return original(path, repack=False)
+        return original(files, repack=False)
 
     monkeypatch.setattr(probing, "load_model", noted)
     system = "CPU : AVX512 = 1 | AMX_INT8 = 1 | "

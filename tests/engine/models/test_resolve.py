@@ -6,7 +6,6 @@ import shutil
 import stat
 from pathlib import Path
 
-import attrs
 import gguf
 import pytest
 
@@ -58,7 +57,7 @@ def test_a_file_is_read_once_until_it_changes(models: Path, tmp_path: Path) -> N
     memory = tmp_path / "models.json"
     memory.write_text(memory.read_text().replace(first.sha256, "0" * 64))
     again = resolve_model(str(path), kind="generation", cache_dir=tmp_path)
-    assert again == attrs.evolve(first, sha256="0" * 64)
+    assert again.sha256 == "0" * 64
     with path.open("r+b") as stream:
         stream.seek(-1, os.SEEK_END)
         stream.write(b"\x7f")

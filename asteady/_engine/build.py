@@ -1,0 +1,80 @@
+"""The llama.cpp libraries that are installed, and the CPU: what a build is known again by."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+
+from asteady._base.errors import EngineError
+from asteady._base.files import Identity, settled_identity
+
+_NAMES = {"libllama", "libggml", "llama", "ggml"}
+_SUFFIXES = {".so", ".dylib", ".dll"}
+
+
+@attrs.frozen
+class Library:
+    path: Path
+    identity: Identity
+
+
+def libraries() -> list[Library]:
+    """llama.cpp's libraries, sorted by path; mtmd (images) is not used.
+
+    A library loads the others by their versioned names, which may be files of their own.
+
+    Raises:
+        EngineError: llama-cpp-python is not installed.
+    """
+    override = os.environ.get("LLAMA_CPP_LIB_PATH")
+    if override:
+        folder = Path(override)
+    else:
+        spec = importlib.util.find_spec("llama_cpp")
+        if spec is None or spec.origin is None:
+            raise EngineError("llama-cpp-python is not installed: pip install llama-cpp-python")
+        folder = Path(spec.origin).parent / "lib"
+    found = []
+    for path in sorted(folder.iterdir()):
+        stem = path.name.split(".")[0]
+        if (stem in _NAMES or stem.startswith(("libggml-", "ggml-"))) and _SUFFIXES.intersection(
+            path.suffixes
+        ):
+            found.append(Library(path, Identity.of(path.stat())))
+    return found
+
+
+def digest_of(found: Sequence[Library]) -> str:
+    """The SHA-256 of the libraries' names and contents. Blocks.
+
+    Raises:
+        EngineError: one was replaced or written to since it was found.
+    """
+    digest = hashlib.sha256()
+    for library in found:
+        with library.path.open("rb") as stream:
+            known = settled_identity(stream.fileno())
+            content = hashlib.file_digest(stream, "sha256").digest()
+            if not known == Identity.of(os.fstat(stream.fileno())) == library.identity:
+                raise EngineError(f"{library.path} was replaced while it was read: call again")
+        digest.update(library.path.name.encode() + b"\0" + content)
+    return digest.hexdigest()
+
+
+def processor() -> str:
+    """The CPU's model and features, as text."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # pragma: no cover  # other systems than Linux
+        return f"{platform.machine()} {platform.processor()}"
+    first = text.split("\n\n", 1)[0]
+    wanted = {"vendor_id", "cpu family", "model", "flags"}
+    wanted |= {"Features", "CPU implementer", "CPU part"}  # of ARM
+    lines = [line for line in first.splitlines() if line.split("\t", 1)[0].strip() in wanted]
+    return "\n".join([platform.machine(), *lines])
