@@ -17,7 +17,8 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
-from typing import Any, Literal, overload
+from numbers import Real
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import asteady.blocking as blocking
 from asteady._base.errors import InvalidRequestError
@@ -45,7 +46,6 @@ from asteady.blocking import (
     StrategicCacheWarmer,
     close,
     get_cache_manager,
-    is_cached,
     warm_cache_parallel,
     warm_cache_sequential,
 )
@@ -78,7 +78,15 @@ __all__ = [
 
 __version__ = version("asteady")
 
+EMBEDDING_DIMENSION: int
+"""The number of dimensions of the embedding model's vectors; loads the model."""
+
 logger = logging.getLogger("asteady")
+
+_ANY_TEXT = "text"
+
+# Its sampling above temperature 0.
+_SAMPLING = {"top_k": 40, "top_p": 0.95, "min_p": 0.05}
 
 # How many alternatives of each token `return_logprobs` has.
 _ALTERNATIVES = 5
@@ -94,7 +102,6 @@ _NOT_HERE: dict[str, tuple[object, str]] = {
     "return_pydantic": (False, _STRUCTURED),
     "unsafe_mode": (False, "models are local"),
     "options": (None, "models are local"),
-    "include_logprobs": (False, "use generate(..., return_logprobs=True)"),
 }
 
 
@@ -135,8 +142,10 @@ def generate(
         prompt: what the user says.
         max_new_tokens: default 512.
         return_logprobs: also return log probabilities.
-        eos_string: end before this string; "[EOS]" adds none to the model's own end.
+        eos_string: end before this string; "[EOS]" and "" add none to the model's own end.
         options: seed=42, temperature=0.0, model=None, and the others of `asteady.GenerateOptions`;
+            None stands for the default. Above temperature 0 it is sampled as SteadyText does,
+            with top_k=40, top_p=0.95 and min_p=0.05, unless they are given.
             ``model_repo="owner/repo", model_filename="file.gguf"`` is a model on Hugging Face.
 
     Raises:
@@ -150,16 +159,66 @@ def generate(
     return answer.text, {"content": [_shown(token) for token in answer.logprobs or ()]}
 
 
+@overload
+def generate_iter(
+    prompt: str,
+    max_new_tokens: int | None = None,
+    eos_string: str = "[EOS]",
+    include_logprobs: Literal[False] = False,
+    **options: Any,
+) -> Iterator[str]: ...
+
+
+@overload
+def generate_iter(
+    prompt: str,
+    max_new_tokens: int | None = None,
+    eos_string: str = "[EOS]",
+    *,
+    include_logprobs: Literal[True],
+    **options: Any,
+) -> Iterator[dict[str, Any]]: ...
+
+
 @shows_options_of(blocking.generate)
 def generate_iter(
-    prompt: str, max_new_tokens: int | None = None, eos_string: str = "[EOS]", **options: Any
-) -> Iterator[str]:
+    prompt: str,
+    max_new_tokens: int | None = None,
+    eos_string: str = "[EOS]",
+    include_logprobs: bool = False,
+    **options: Any,
+) -> Iterator[str] | Iterator[dict[str, Any]]:
     """The chunks of `generate`, as they are computed; options and errors as there.
+
+    With ``include_logprobs=True`` a dictionary for each token, once all are computed: "token", and
+    "logprobs" as `generate` has them.
 
     Closing the generator, or dropping it, stops the computation unless somebody else waits.
     """
     options = _options(eos_string=eos_string, max_new_tokens=max_new_tokens, **options)
+    if include_logprobs:
+        return _tokens(prompt, options)
     return blocking.generate_iter(prompt, **options)
+
+
+def _tokens(prompt: str, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    answer = blocking.complete(prompt, logprobs=_ALTERNATIVES, **options)
+    for token in answer.logprobs or ():
+        shown = _shown(token)
+        yield {"token": shown["token"], "logprobs": shown}
+
+
+@shows_options_of(blocking.is_cached)
+def is_cached(
+    prompt: str, max_new_tokens: int | None = None, eos_string: str = "[EOS]", **options: Any
+) -> bool:
+    """Whether `generate` with these arguments would be answered from the cache; computes nothing.
+
+    Raises:
+        InvalidRequestError, ModelError: as `generate`.
+    """
+    options = _options(eos_string=eos_string, max_new_tokens=max_new_tokens, **options)
+    return blocking.is_cached(prompt, **options)
 
 
 def embed(
@@ -171,22 +230,36 @@ def embed(
 ) -> Vector:
     """Embed a text, or several as one: the mean of their vectors, with L2 norm 1.
 
-    Returns a float32 array of shape (dimensions,). `seed` changes nothing; "passage" is another
-    word for "document".
+    Returns a float32 array of shape (dimensions,). Blank texts are left out; without any other the
+    vector is zero. `seed` changes nothing; "passage" is another word for "document".
 
     Raises:
         InvalidRequestError: an argument is not allowed.
         AsteadyError: as `asteady.Session.embed`.
     """
     _options(unsafe_mode=unsafe_mode)
-    vectors = blocking.embed(
-        text_input, model=model, mode="document" if mode == "passage" else mode
-    )
-    if isinstance(text_input, str):
-        return vectors
+    texts = [text_input] if isinstance(text_input, str) else text_input
+    if isinstance(texts, list | tuple):
+        texts = [text for text in texts if not isinstance(text, str) or text.strip()]
+        if not texts:
+            zeros: Vector = blocking.embed(_ANY_TEXT, model=model) * 0
+            return zeros
+    vectors = blocking.embed(texts, model=model, mode="document" if mode == "passage" else mode)
+    if len(vectors) == 1:
+        only: Vector = vectors[0]
+        return only
     mean: Vector = vectors.mean(axis=0)
     norm = float((mean**2).sum()) ** 0.5
     return mean / norm if norm else mean
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> int:
+        # Not a constant: it is that of the model, which is loaded for it.
+        if name == "EMBEDDING_DIMENSION":
+            return len(blocking.embed(_ANY_TEXT))
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def preload_models(
@@ -231,7 +304,12 @@ def _options(**given: Any) -> dict[str, Any]:
         raise InvalidRequestError("model_repo and model_filename belong together: give both")
     if repo is not None:
         given["model"] = f"hf:{repo}/{filename}"
-    return {name: value for name, value in given.items() if value is not None}
+    if given.get("eos_string") == "":
+        del given["eos_string"]
+    options = {name: value for name, value in given.items() if value is not None}
+    temperature = options.get("temperature", 0)
+    sampled = isinstance(temperature, Real) and float(temperature) > 0
+    return {**_SAMPLING, **options} if sampled else options
 
 
 def _shown(token: TokenLogprob) -> dict[str, Any]:

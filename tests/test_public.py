@@ -60,6 +60,7 @@ INTERNAL = {
         "peek_alias",
         "ready",
         "recaller",
+        "take_touches",
     )
 } | {
     "asteady.Session.opened_by",

@@ -65,6 +65,55 @@ def test_the_chunks_of_an_answer() -> None:
     assert "".join(chunks) == steadytext.generate("hello", 5)
 
 
+def test_the_tokens_of_an_answer_with_log_probabilities() -> None:
+    tokens = list(steadytext.generate_iter("hello", 5, include_logprobs=True))
+    assert "".join(token["token"] for token in tokens) == steadytext.generate("hello", 5)
+    _, logprobs = steadytext.generate("hello", 5, return_logprobs=True)
+    assert [token["logprobs"] for token in tokens] == logprobs["content"]
+
+
+def test_none_and_an_empty_end_stand_for_the_defaults() -> None:
+    given: dict[str, Any] = {"seed": None, "temperature": None, "eos_string": ""}
+    assert steadytext.generate("hello", 5, **given) == steadytext.generate("hello", 5)
+    assert not steadytext.is_cached("hello", None, **given)
+    assert steadytext.is_cached("hello", 5, **given)
+    assert list(steadytext.generate_iter("hello", 5, **given))
+    assert steadytext.get_cache_manager().get_cache_stats()["generation"]["size"] == 1
+    assert steadytext.embed("rain", seed=None).shape  # type: ignore[arg-type]
+
+
+def test_above_temperature_0_it_samples_as_steadytext() -> None:
+    text = steadytext.generate("hello", 5, temperature=0.8)
+    sampling: dict[str, Any] = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}
+    assert blocking.is_cached("hello", max_new_tokens=5, **sampling)
+    assert not blocking.is_cached("hello", max_new_tokens=5, temperature=0.8)
+    assert steadytext.is_cached("hello", 5, temperature=0.8)
+    assert "".join(steadytext.generate_iter("hello", 5, temperature=0.8)) == text
+    steadytext.generate("hello", 5, temperature=0.8, top_k=3)
+    assert blocking.is_cached("hello", max_new_tokens=5, **{**sampling, "top_k": 3})
+    steadytext.generate("hello", 5, temperature=0)
+    assert blocking.is_cached("hello", max_new_tokens=5)
+
+
+def test_blank_texts_are_no_texts() -> None:
+    rain = steadytext.embed(text_input="rain")
+    for blank in ("", "  ", [], ["", "\n"]):
+        vector = steadytext.embed(blank)
+        assert vector.shape == rain.shape
+        assert vector.dtype == np.float32
+        assert not vector.any()
+    assert np.array_equal(steadytext.embed(["", "rain", " "]), rain)
+    for wrong in (b"rain", 7, ["rain", 7]):
+        with pytest.raises(InvalidRequestError):
+            steadytext.embed(wrong)  # type: ignore[arg-type]
+
+
+def test_the_dimension_is_that_of_the_model() -> None:
+    assert len(steadytext.embed("rain")) == steadytext.EMBEDDING_DIMENSION
+    with pytest.raises(AttributeError, match="EMBEDDING_DIMENSIONS"):
+        steadytext.EMBEDDING_DIMENSIONS  # type: ignore[attr-defined]  # noqa: B018
+
+
 def test_a_list_of_texts_is_embedded_as_one_vector() -> None:
     one, two = steadytext.embed("rain", seed=7), steadytext.embed("snow")
     both = steadytext.embed(["rain", "snow"])
