@@ -230,7 +230,7 @@ def clear(options: argparse.Namespace) -> int:
             return await manager.clear_namespace(options.namespace)
         return await manager.generation.clear() + await manager.embedding.clear()
 
-    count = _with_manager(all_caches)
+    count = _with_manager(all_caches, check=False)  # a full disk may keep them from being opened
     print(f"removed {count} {'entry' if count == 1 else 'entries'}")
     return 0
 
@@ -344,9 +344,9 @@ async def _find(manager: CacheManager, prefix: str) -> tuple[Cache[Any], str]:
     return found[0]
 
 
-def _with_manager(fn: Callable[[CacheManager], Awaitable[T]]) -> T:
+def _with_manager(fn: Callable[[CacheManager], Awaitable[T]], *, check: bool = True) -> T:
     async def run() -> T:
-        async with opened_manager(settings_as_found()) as manager:
+        async with opened_manager(settings_as_found(), check=check) as manager:
             return await fn(manager)
 
     return asyncio.run(run())

@@ -124,16 +124,17 @@ def settings_as_found() -> Settings:
 
 
 @asynccontextmanager
-async def opened_manager(settings: Settings) -> AsyncIterator[CacheManager]:
+async def opened_manager(settings: Settings, *, check: bool = True) -> AsyncIterator[CacheManager]:
     """The caches, opened with these settings.
 
     Raises:
-        StoreError: a database cannot be opened.
+        StoreError: a database cannot be opened; without `check`, its methods raise that.
     """
     manager = CacheManager(settings)
     await manager.open()
     try:
-        await manager.check_open()
+        if check:
+            await manager.check_open()
         yield manager
     finally:
         await manager.aclose()

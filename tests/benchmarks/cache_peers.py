@@ -21,7 +21,8 @@ from asteady._cache.manager import CacheManager
 from tests.benchmarks.harness import table
 
 TEXT = "The cache remembers what was computed once, and gives it back at once. " * 8
-VECTOR = np.random.default_rng(0).normal(size=384).astype(np.float32)
+_raw = np.random.default_rng(0).normal(size=384)
+VECTOR = (_raw / np.linalg.norm(_raw)).astype(np.float32)
 CAPACITY = 512
 Figures = dict[str, tuple[float, float]]
 

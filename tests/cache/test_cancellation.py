@@ -185,9 +185,9 @@ async def test_what_is_submitted_during_a_commit_goes_into_one_more(
     commits: list[int] = []
     commit = _transaction.Tables.commit
 
-    def counted(tables: Any, connection: Any, operations: Any) -> Any:
+    def counted(tables: Any, connection: Any, operations: Any, room: Any) -> Any:
         commits.append(len(operations))
-        return commit(tables, connection, operations)
+        return commit(tables, connection, operations, room)
 
     monkeypatch.setattr(_transaction.Tables, "commit", counted)
     async with asyncio.TaskGroup() as tasks:

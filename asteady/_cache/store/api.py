@@ -87,6 +87,13 @@ class Clear:
 
 
 @attrs.frozen
+class Cleared:
+    """Everything was removed at this time, with the database itself. Result: None."""
+
+    at_s: float
+
+
+@attrs.frozen
 class Touch:
     """Uses of entries, and counts of lookups, since the last `Touch`. Result: None.
 
@@ -200,7 +207,7 @@ class Exported:
     size_bytes: int
 
 
-Write: TypeAlias = Put[A] | Delete | Clear | Touch | Tag | Untag | Merge
+Write: TypeAlias = Put[A] | Delete | Clear | Cleared | Touch | Tag | Untag | Merge
 
 
 @attrs.define(kw_only=True)

@@ -18,10 +18,13 @@ from pathlib import Path
 from sqlite3 import Connection
 from typing import TypeAlias
 
+import attrs
+
 from asteady._base.errors import StoreError, StoreVersionError
 from asteady._cache.store.api import BUSY_TIMEOUT_S
 from asteady._cache.store.codec import Columns
 from asteady._cache.store.locks import network_filesystem
+from asteady._cache.store.room import limit_log, usual_log_bytes
 
 Identity: TypeAlias = tuple[int, int]
 
@@ -50,8 +53,6 @@ _ENVIRONMENT = _BUSY | {
     sqlite3.SQLITE_AUTH,
 }
 PAGE_BYTES = 4096
-MIN_LOG_BYTES = 128 * 1024
-MAX_LOG_BYTES = 16 * 1024 * 1024
 SIDE_FILES = ("-wal", "-shm", "-journal")
 
 TABLES = """
@@ -115,6 +116,15 @@ CREATE INDEX cleared_by_time ON cleared (cleared_s);
 """
 
 
+@attrs.define
+class Removal:
+    """A database to be removed, as the disk has no room to clear it; how many entries it had."""
+
+    file: Identity | None
+    entries: int | None = None
+    done: bool = False
+
+
 class _OutdatedError(Exception):
     """The database was written by an older version."""
 
@@ -163,17 +173,17 @@ def connect(path: Path, max_bytes: int, busy_timeout_s: float = BUSY_TIMEOUT_S) 
         # checkpoints, so that a power failure may lose the last commits but damages nothing.
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA temp_store = MEMORY")
-        # The log takes disk space too: an eighth of the budget, 16 MB at most. When it is full
-        # SQLite syncs twice, which takes longer than a hundred puts.
-        log_bytes = max(MIN_LOG_BYTES, min(MAX_LOG_BYTES, max_bytes // 8))
-        # A database keeps the page size that it was created with.
-        (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
-        connection.execute(f"PRAGMA wal_autocheckpoint = {log_bytes // page_bytes}")
-        connection.execute(f"PRAGMA journal_size_limit = {log_bytes}")
+        limit_log(connection, usual_log_bytes(max_bytes))
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether the disk takes no more: it is full, or there is a quota, a limit or a defect."""
+    reason = error.__cause__ if isinstance(error, StoreError) else error
+    return reason is not None and _code(reason) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 
 
 def identities(path: Path) -> list[Identity | None]:
@@ -204,12 +214,13 @@ def open_database(
     damaged: Identity | None = None,
     busy_timeout_s: float = BUSY_TIMEOUT_S,
     aside: list[Path] | None = None,
+    removal: Removal | None = None,
 ) -> Connection:
     """Open the database at `path` for writing, or create it.
 
     A damaged one, and one of an older version, is set aside first, as is the file with the identity
     `damaged`, which was found to be damaged while it was in use. The new names of damaged ones are
-    added to `aside`.
+    added to `aside`. A `removal` is done first.
 
     Raises:
         StoreVersionError: a newer version wrote it.
@@ -221,6 +232,8 @@ def open_database(
         # Two processes that find the same damage must not set each other's new database aside.
         with _exclusive(path) as alone:
             aside = [] if aside is None else aside
+            if removal is not None and identities(path)[0] == removal.file and alone:
+                _remove(path, removal)
             if damaged is not None and identities(path)[0] == damaged and alone:
                 aside.append(set_aside(path, "damaged", "found while reading or writing"))
             deadline_s = time.monotonic() + OPEN_TIMEOUT_S
@@ -240,9 +253,10 @@ def open_database(
                         raise
                     aside.append(set_aside(path, "damaged", exc))
     except (sqlite3.Error, UnicodeDecodeError, OSError) as exc:
+        full = "make room on its disk, if that is full, or clear the cache; or " * is_full(exc)
         raise StoreError(
-            f"the cache database {path} cannot be opened: {exc}; set ASTEADY_CACHE_DIR to another"
-            " directory, or ASTEADY_DISABLE_CACHE=1 to do without"
+            f"the cache database {path} cannot be opened: {exc}; {full}set ASTEADY_CACHE_DIR to"
+            " another directory, or ASTEADY_DISABLE_CACHE=1 to do without"
         ) from exc
 
 
@@ -281,6 +295,21 @@ def set_aside(path: Path, state: str, reason: object) -> Path:
             os.rename(f"{path}{suffix}", path.parent / f"{name}{suffix}")
     log.error("the cache database %s is %s (%s); it is kept as %s", path, state, reason, name)
     return path.parent / name
+
+
+def _remove(path: Path, removal: Removal) -> None:
+    if removal.entries is None:
+        # Without shared memory, for which there may be no room, what is in the log is not counted.
+        with contextlib.suppress(sqlite3.Error):
+            uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+            with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
+                removal.entries = connection.execute("SELECT entries FROM cache").fetchone()[0]
+    # The database first: SQLite ignores the log of an empty one, should this be interrupted.
+    for suffix in ("", *SIDE_FILES):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{path}{suffix}")
+    removal.done = True
+    log.warning("the cache database %s was removed, as the disk has no room to clear it", path)
 
 
 def _open(path: Path, columns: Columns, max_bytes: int, busy_timeout_s: float) -> Connection:

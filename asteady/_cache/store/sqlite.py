@@ -31,6 +31,7 @@ from asteady._cache.store.api import (
     BUSY_TIMEOUT_S,
     STORE_TIMEOUT_S,
     Clear,
+    Cleared,
     CommitResult,
     Committed,
     Put,
@@ -39,21 +40,26 @@ from asteady._cache.store.api import (
     Touch,
     Write,
 )
+from asteady._cache.store.room import Room
 from asteady._cache.store.schema import (
     Identity,
     OtherApplicationError,
+    Removal,
     check,
     connect,
     identities,
     is_busy,
     is_damage,
     is_environment,
+    is_full,
     open_database,
 )
 from asteady._cache.store.sqlite_thread import SqliteThread
 from asteady._cache.store.transaction import Tables
 
 log = logging.getLogger("asteady")
+# Writes that wait for a database that is locked or not open.
+_WAITS = (Put, Touch, Cleared)
 A = TypeVar("A")
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -120,6 +126,10 @@ class SqliteStore(Store[A]):
         self._writer: asyncio.Task[None] | None = None
         self._files: Sequence[Identity | None] = ()
         self._lost: Exception | None = None
+        # For a clear on a full disk: the next opening removes the files. How many entries went so.
+        self._removal: Removal | None = None
+        self._removed: int | None = None
+        self._room: Room | None = None
         self._examined_at = -math.inf
         # Cleared while the database is checked or replaced; readers wait, and try again then.
         self._ready = asyncio.Event()
@@ -127,6 +137,7 @@ class SqliteStore(Store[A]):
         self._stalled: asyncio.Task[None] | None = None
         # While it is not open: the attempt in progress, and when the next one begins.
         self._attempt: asyncio.Timeout | None = None
+        self._pause: asyncio.Timeout | None = None
         self._attempted = asyncio.Event()
         self._pause_s = _REOPEN_FIRST_S
         self._open_at = -math.inf
@@ -172,6 +183,11 @@ class SqliteStore(Store[A]):
         future = asyncio.get_running_loop().create_future()
         if self._closing or self._writer is None or self._writer.done():
             _fail(future, StoreError(f"the cache database {self._path} is closed"))
+        elif self.failure is not None and isinstance(write, Clear) and is_full(self.failure):
+            self._removal = Removal(identities(self._path)[0])
+            self._pending.append((write, future))
+            if self._pause is not None:
+                self._pause.reschedule(-math.inf)
         elif self.failure is not None and not isinstance(write, Put):
             _fail(future, StoreError(str(self.failure)))
         else:
@@ -260,17 +276,24 @@ class SqliteStore(Store[A]):
         tables, timeout_s = self._tables, self._busy_timeout_s
         max_bytes = tables.budget.max_bytes
         aside: list[Path] = []
-        self._write = await SqliteThread.open(
-            partial(
-                open_database,
-                self._path,
-                tables.codec.columns,
-                max_bytes,
-                damaged,
-                timeout_s,
-                aside,
+        removal, self._removal = self._removal, None
+        try:
+            self._write = await SqliteThread.open(
+                partial(
+                    open_database,
+                    self._path,
+                    tables.codec.columns,
+                    max_bytes,
+                    damaged,
+                    timeout_s,
+                    aside,
+                    removal,
+                )
             )
-        )
+        finally:
+            if removal is not None and removal.done:
+                self._removed = (self._removed or 0) + (removal.entries or 0)
+        self._room = Room(self._path, max_bytes)
         file: Identity | None = None
         try:
             file = await self._write.run(lambda _: identities(self._path)[0])
@@ -307,8 +330,13 @@ class SqliteStore(Store[A]):
                 )
             self._open_at = asyncio.get_running_loop().time() + self._pause_s
             self._pause_s = min(2 * self._pause_s, _REOPEN_LAST_S)
+            for write, future in self._pending:
+                if self._removed is not None and isinstance(write, Clear) and not future.done():
+                    future.set_result(self._take_removed())
+                    self._note_clear()
+                    break
             # Answers wait.
-            self._fail_pending(self.failure, but=Put | Touch)
+            self._fail_pending(self.failure, but=_WAITS)
         else:
             self.failure = None
             self._pause_s = _REOPEN_FIRST_S
@@ -320,8 +348,9 @@ class SqliteStore(Store[A]):
     async def _reopen(self) -> None:
         """Try to open it again, when it is time, or at the end."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(self._open_at):
+            async with asyncio.timeout_at(self._open_at) as self._pause:
                 await self._ended.wait()
+        self._pause = None
         if self._pending or not self._closing:
             await self._try_to_open()
         if self.failure is not None and self._closing:
@@ -434,8 +463,9 @@ class SqliteStore(Store[A]):
         try:
             result = await self._transact(writes)
         except Exception as exc:
-            if len(group) > 1 and not isinstance(exc, sqlite3.Error | StoreError):
-                # One of them cannot be written at all; the others must not fail with it.
+            if len(group) > 1 and (is_full(exc) or not isinstance(exc, sqlite3.Error | StoreError)):
+                # One of them cannot be written at all, or is too large; the others must not fail
+                # with it.
                 for single in group:
                     await self._commit([single])
                 return
@@ -443,7 +473,7 @@ class SqliteStore(Store[A]):
             error.__cause__ = exc
             # Answers wait for a database that is locked or not open.
             waits = (is_busy(exc) or self.failure is not None) and not self._closing
-            again = [item for item in group if waits and isinstance(item[0], Put | Touch)]
+            again = [item for item in group if waits and isinstance(item[0], _WAITS)]
             self._pending[:0] = again
             if again:
                 self._work.set()
@@ -466,13 +496,48 @@ class SqliteStore(Store[A]):
 
     async def _transact(self, writes: Sequence[Write[A]]) -> CommitResult:
         try:
-            return await self._retry_busy(self._tables.commit, writes)
+            return await self._do(writes)
         except Exception as exc:
+            if is_full(exc) and isinstance(writes[0], Clear):
+                return await self._clear_by_removing(writes)
             if not await self._is_lost(exc):
                 raise
             self._lost = exc
         await self._recover()
-        return await self._retry_busy(self._tables.commit, writes)
+        return await self._do(writes)
+
+    async def _clear_by_removing(self, writes: Sequence[Write[A]]) -> CommitResult:
+        """Clear a database on a full disk: without its files there is room for new ones."""
+        entries = None
+        with contextlib.suppress(StoreError):
+            entries = (await self._reading(self._tables.totals))["entries"]
+        self._removal = Removal(self._files[0], entries)
+        await self._recover()
+        try:
+            return await self._do(writes)
+        except (StoreError, sqlite3.Error):
+            if self._removed is None:
+                raise
+            # There is no room even for an empty database, which is made later. Another process may
+            # have the removed files open still.
+            self._note_clear()
+            return CommitResult(results=[self._take_removed()])
+
+    async def _do(self, writes: Sequence[Write[A]]) -> CommitResult:
+        result = await self._retry_busy(self._tables.commit, writes, self._room)
+        for place, write in enumerate(writes):
+            if isinstance(write, Clear):
+                result.results[place] += self._take_removed()
+        return result
+
+    def _note_clear(self) -> None:
+        """Have the time of a clear written to the new database, before the answers that wait."""
+        note = Cleared(self._tables.clock())
+        self._pending.insert(0, (note, asyncio.get_running_loop().create_future()))
+
+    def _take_removed(self) -> int:
+        removed, self._removed = self._removed, None
+        return removed or 0
 
     async def _retry_busy(
         self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs

@@ -35,6 +35,7 @@ from asteady._cache.policy import (
 from asteady._cache.store.api import (
     ORDERS,
     Clear,
+    Cleared,
     CommitResult,
     Delete,
     Entry,
@@ -60,6 +61,7 @@ from asteady._cache.store.codec import (
     read_back,
 )
 from asteady._cache.store.eviction_index import FETCH, FEW, SqliteEvictionIndex
+from asteady._cache.store.room import Room
 from asteady._cache.store.schema import ForeignError, is_undecodable
 from asteady._cache.store.stored_request import (
     DIMENSIONS_FIELD,
@@ -257,17 +259,29 @@ class Tables(Generic[A]):
         if not settled:
             self._transact(connection, [])
 
-    def commit(self, connection: Connection, writes: Sequence[Write[A]]) -> CommitResult:
+    def commit(
+        self, connection: Connection, writes: Sequence[Write[A]], room: Room | None = None
+    ) -> CommitResult:
         """Do all of these in one transaction, in their order.
 
         An answer that cannot be encoded fails alone: its exception is its result.
 
         Raises:
-            sqlite3.Error: nothing was done.
+            NoRoomError, sqlite3.Error: nothing was done.
         """
         # Encoded before the lock is taken.
         ready = [self._encode(op) if isinstance(op, Put) else op for op in writes]
+        if room is not None:
+            room.ensure(connection, sum(map(self._growth_bytes, ready)))
         return self._transact(connection, ready)
+
+    def _growth_bytes(self, op: Any) -> int:
+        match op:
+            case (Put(), _, size_bytes):
+                return int(size_bytes)
+            case Merge():
+                return min(self.budget.max_bytes, sum(entry.size_bytes for entry in op.entries))
+        return 0
 
     def _encode(self, put: Put[A]) -> tuple[Put[A], Values, int] | Exception:
         try:
@@ -396,6 +410,8 @@ class _Transaction(Generic[A]):
                 return self.delete(op)
             case Clear():
                 return self.clear()
+            case Cleared():
+                return self.cleared("", op.at_s)
             case Tag():
                 return self.tag(op)
             case Untag():
@@ -468,13 +484,14 @@ class _Transaction(Generic[A]):
             self.cleared(op.key)
         return row is not None
 
-    def cleared(self, scope: str) -> None:
-        """Remember that a scope was cleared now: a key, "/" and a namespace, or "" for all."""
-        self.cleared_s = now_s = self.now_s
+    def cleared(self, scope: str, at_s: float | None = None) -> None:
+        """Remember when a scope was cleared: a key, "/" and a namespace, or "" for all."""
+        at_s = self.now_s if at_s is None else at_s
+        self.cleared_s = max(self.cleared_s, at_s)
         execute = self.connection.execute
-        execute("INSERT OR REPLACE INTO cleared VALUES (?, ?)", (scope, now_s))
-        execute("DELETE FROM cleared WHERE cleared_s < ?", (now_s - CLEARED_KEPT_S,))
-        execute("UPDATE cache SET cleared_s = ?", (now_s,))
+        execute("INSERT OR REPLACE INTO cleared VALUES (?, ?)", (scope, at_s))
+        execute("DELETE FROM cleared WHERE cleared_s < ?", (self.now_s - CLEARED_KEPT_S,))
+        execute("UPDATE cache SET cleared_s = ?", (self.cleared_s,))
 
     def was_cleared(self, put: Put[A]) -> bool:
         """Whether something that the answer belongs to was cleared since it was asked for."""
@@ -673,9 +690,18 @@ class _Transaction(Generic[A]):
             return
         (free,) = self.connection.execute("PRAGMA freelist_count").fetchone()
         pages = free if self.vacuum_pages < 0 else min(self.vacuum_pages, free - FREE_PAGES)
-        if pages > 0:
-            # The pragma returns a row without columns for each page; execute would stop at it.
-            self.connection.executescript(f"PRAGMA incremental_vacuum({pages})")
+        if pages <= 0:
+            return
+        if self.vacuum_pages < 0:
+            # The file is cut when the log is copied into it. SQLite does that itself at the end of
+            # this commit: several processes that copy by wal_checkpoint, one right after another,
+            # can damage the database before SQLite 3.51.3.
+            (log_pages,) = self.connection.execute("PRAGMA wal_autocheckpoint").fetchone()
+            self.connection.execute("PRAGMA wal_autocheckpoint = 1")
+        # The pragma returns a row without columns for each page; execute would stop at it.
+        self.connection.executescript(f"PRAGMA incremental_vacuum({pages})")
+        if self.vacuum_pages < 0:
+            self.connection.execute(f"PRAGMA wal_autocheckpoint = {log_pages}")
 
 
 def raise_frecency(policy: Policy, state: State, budget: Budget, row: Row, entry: Incoming) -> None:
