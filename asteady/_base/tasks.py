@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -104,6 +105,15 @@ def run_aside(fn: Callable[[], T]) -> asyncio.Future[T]:
             return fn()
 
     return run_in_daemon("asteady-aside", run)
+
+
+def _renew_in_child() -> None:
+    global _aside
+    _aside = threading.Lock()  # another thread may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_in_child)
 
 
 async def map_concurrently(

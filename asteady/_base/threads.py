@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import os
 import threading
 import time
 import weakref
@@ -59,6 +60,14 @@ def _skip_destructors() -> None:
     if any(thread.is_alive() for thread in list(_threads)) and hasattr(libc, "on_exit"):
         libc.on_exit(ctypes.cast(libc._exit, ctypes.c_void_p), None)
 
+
+def _renew_in_child() -> None:
+    global _starting
+    _starting = threading.Lock()  # another thread may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_in_child)
 
 # Registered before the hooks of all that starts threads, and so called after them.
 atexit.register(_skip_destructors)

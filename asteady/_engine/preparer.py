@@ -56,11 +56,16 @@ class _Preparation(Generic[T]):
         self, fn: Callable[[], T], characters: int, loop: asyncio.AbstractEventLoop
     ) -> None:
         self.characters = characters
-        self.wanted = True
+        self.stopped = False
         self.future: asyncio.Future[T] = loop.create_future()
         self._fn = fn
         self._loop = loop
         self._since = time.monotonic()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody waits for it; the future is done when that one has left."""
+        return not (self.stopped or self.future.done())
 
     def rank(self) -> float:
         """The lowest is prepared first. Its order among others does not change with time."""
@@ -142,7 +147,7 @@ class Preparer:
             self._short.clear()
             self._long.clear()
             for preparation in self._running:
-                preparation.wanted = False
+                preparation.stopped = True
             self._ready.notify_all()
         for preparation in waiting:
             error = SessionClosedError("the session was closed, so nothing more is computed")
@@ -151,7 +156,6 @@ class Preparer:
 
     def _left(self, preparation: _Preparation[Any]) -> None:
         with self._lock:
-            preparation.wanted = False
             for queue in (self._short, self._long):
                 with suppress(ValueError):  # it is not there any more
                     queue.remove(preparation)

@@ -6,7 +6,10 @@ take: in native code, or in Python code that does not return.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
+import random
 import signal
 import subprocess
 import sys
@@ -205,4 +208,58 @@ def test_llama_cpp_does_not_crash_when_the_process_ends_while_it_tokenises(
     )
     assert child.returncode == 3, (child.returncode, child.stderr)
     assert child.stdout == "reached\n"
+    tally("processes ended", 1)
+
+
+# Loading, tokenising, prompts and answers of the real model, from the first import on.
+MIXED = """
+print("begun", flush=True)
+import asyncio, random, sys
+import asteady, asteady.blocking as blocking
+
+random.seed(int(sys.argv[1]))
+
+def prompt():
+    return "tide and moon " * random.choice([2, 400, 4000, 100000])
+
+async def work():
+    async with asteady.Session() as session:
+        while True:
+            calls = [session.generate(prompt(), max_new_tokens=50) for _ in range(3)]
+            calls += [session.embed(prompt(), truncate=True) for _ in range(2)]
+            await asyncio.gather(*calls, return_exceptions=True)
+
+if sys.argv[2] == "async":
+    asyncio.run(work())
+while True:
+    try:
+        blocking.generate(prompt(), max_new_tokens=50)
+        blocking.embed(prompt(), truncate=True)
+    except asteady.PromptTooLongError:
+        pass
+"""
+
+
+@pytest.mark.parametrize("round_", range(rounds(2, 100)))
+@pytest.mark.parametrize("api", ["async", "blocking"])
+def test_ctrl_c_at_any_moment_ends_the_process(round_: int, api: str, tally: Tally) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", MIXED, str(round_), api],
+        env={**os.environ, "ASTEADY_PROBE": "0"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as child:
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "begun\n"
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(random.Random(round_).uniform(0, 2.5))
+            child.send_signal(signal.SIGINT)
+            _, err = child.communicate(timeout=_LIMIT_S)
+        finally:
+            child.kill()
+    assert child.returncode in _INTERRUPTED, (child.returncode, err)
+    assert "KeyboardInterrupt" in err
+    assert "Fatal" not in err
     tally("processes ended", 1)
