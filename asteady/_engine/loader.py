@@ -77,8 +77,11 @@ class LlamaSource:
         self, kind: Kind, reference: str, use: Callable[[ModelFile, EngineOptions, Path], T]
     ) -> T:
         def attempt() -> T:
-            file = resolve_model(reference, kind=kind, cache_dir=self._cache_dir)
-            return use(file, self._options, self._cache_dir)
+            try:
+                file = resolve_model(reference, kind=kind, cache_dir=self._cache_dir)
+                return use(file, self._options, self._cache_dir)
+            except (ImportError, OSError) as exc:  # of llama.cpp, or for lack of descriptors
+                raise EngineError(f"the model {reference} cannot be loaded: {exc}") from exc
 
         for _ in range(_ATTEMPTS - 1):
             with suppress(ModelChangedError):

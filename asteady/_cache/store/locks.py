@@ -58,7 +58,8 @@ class Locks:
     A process that holds a lock for longer than `timeout_s` is stopped, or slower than computing
     again would be: the others no longer wait for it. `run` runs a blocking function on a thread,
     one call after another, even if cancelled. Each lock is an open file, of which a process
-    may have a thousand: computations beyond `max_locks` go without.
+    may have a thousand, or 256: computations beyond `max_locks` go without, and so do those that
+    begin when half of the process's descriptors are in use, as it needs them to load a model.
     """
 
     def __init__(
@@ -90,8 +91,12 @@ class Locks:
             yield False
             return
         if shard is None:
-            from filelock import FileLock
-
+            try:
+                from filelock import FileLock
+            except (ImportError, OSError) as exc:  # no descriptor for its modules
+                self._failed("lock", exc)
+                yield False
+                return
             lock = FileLock(self._directory / f"{number:04}.lock", thread_local=False)
             shard = self._held[number] = _Shard(lock)
         first = not shard.users
@@ -121,7 +126,7 @@ class Locks:
         pause_s = POLL_FIRST_S
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout_s
-        while not await self._run(lambda: _acquire(lock)):
+        while await self._run(lambda: _acquire(lock)) is False:
             if loop.time() > deadline:
                 log.warning(
                     "another process has been computing an answer for %g s; computing it here too"
@@ -163,9 +168,12 @@ class Locks:
             lock.release(force=True)
 
 
-def _acquire(lock: BaseFileLock) -> bool:
+def _acquire(lock: BaseFileLock) -> bool | None:
+    """Whether the lock was acquired; None if that was not tried, for lack of descriptors."""
     from filelock import Timeout
 
+    if not _spares_descriptors():
+        return None
     directory = os.path.dirname(lock.lock_file)
     if not os.path.isdir(directory):
         # filelock would make it, and its parent, readable for everybody.
@@ -176,6 +184,23 @@ def _acquire(lock: BaseFileLock) -> bool:
     except Timeout:
         return False
     return True
+
+
+def _spares_descriptors() -> bool:
+    """Whether less than half of the process's descriptors are in use.
+
+    Raises:
+        OSError: none is left.
+    """
+    try:
+        import resource
+    except ImportError:  # pragma: no cover  # Windows
+        return True
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # The system gives the lowest one that is free.
+    descriptor = os.open(os.devnull, os.O_RDONLY)
+    os.close(descriptor)
+    return limit == resource.RLIM_INFINITY or descriptor < limit // 2
 
 
 def network_filesystem(directory: Path, mounts: Path = MOUNTS) -> str | None:

@@ -147,10 +147,12 @@ def _locate_builtin(path: Path) -> _Located:
     try:
         lines = path.with_name(_SUMS).read_text(encoding="ascii").splitlines()
         expected = {line.split()[1]: line.split()[0] for line in lines if line.strip()}[path.name]
-    except (OSError, IndexError, KeyError, ValueError):
+    except (FileNotFoundError, IndexError, KeyError, ValueError):
         raise ModelFormatError(
             f"{path.with_name(_SUMS)} has no digest of {path.name}: {remedy}"
         ) from None
+    except OSError as exc:
+        raise ModelNotFoundError(f"{path.with_name(_SUMS)} cannot be read: {exc}") from exc
     return _Located(parts=(path,), sha256=(expected,), remedy=remedy)
 
 
