@@ -26,7 +26,7 @@ CODECS: dict[str, Codec[Any]] = {"generation": CompletionCodec(), "embedding": E
 TEXTS = ("one", "twö", "three words here")
 
 fuzz = settings(
-    max_examples=rounds(80, 5000),
+    max_examples=rounds(50, 2000),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )

@@ -692,15 +692,19 @@ class _Transaction(Generic[A]):
         pages = free if self.vacuum_pages < 0 else min(self.vacuum_pages, free - FREE_PAGES)
         if pages <= 0:
             return
-        if self.vacuum_pages < 0:
-            # The file is cut when the log is copied into it. SQLite does that itself at the end of
-            # this commit: several processes that copy by wal_checkpoint, one right after another,
-            # can damage the database before SQLite 3.51.3.
-            (log_pages,) = self.connection.execute("PRAGMA wal_autocheckpoint").fetchone()
-            self.connection.execute("PRAGMA wal_autocheckpoint = 1")
         # The pragma returns a row without columns for each page; execute would stop at it.
-        self.connection.executescript(f"PRAGMA incremental_vacuum({pages})")
-        if self.vacuum_pages < 0:
+        sql = f"PRAGMA incremental_vacuum({pages})"
+        if self.vacuum_pages > 0:
+            self.connection.executescript(sql)
+            return
+        # The file is cut when the log is copied into it. SQLite does that itself at the end of this
+        # commit: several processes that copy by wal_checkpoint, one right after another, can damage
+        # the database before SQLite 3.51.3.
+        (log_pages,) = self.connection.execute("PRAGMA wal_autocheckpoint").fetchone()
+        try:
+            self.connection.execute("PRAGMA wal_autocheckpoint = 1")
+            self.connection.executescript(sql)
+        finally:
             self.connection.execute(f"PRAGMA wal_autocheckpoint = {log_pages}")
 
 
