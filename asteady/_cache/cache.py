@@ -336,10 +336,13 @@ class Cache(Generic[A]):
             self.memory.alias(alias, held)
         return self._hit(held)
 
-    async def get(self, key: Key, *, alias: Hashable = None) -> A | None:
+    async def get(
+        self, key: Key, *, alias: Hashable = None, fits: Callable[[A], bool] | None = None
+    ) -> A | None:
         """The answer from memory or the store; counts a hit or a miss.
 
-        A damaged value is removed and is a miss; so is a store that fails, or takes longer than
+        A damaged value is removed and is a miss. One from the store that does not fit is damaged
+        too, and stays until it is stored again. So is a store that fails, or takes longer than
         `store_timeout_s`, if the answer is not in memory. Cancelling stops waiting.
         """
         found = self.recall_key(key, alias=alias)
@@ -372,6 +375,11 @@ class Cache(Generic[A]):
                 self._removed.discard(key)
         self._compare_removals(reading.removals)
         answer = reading.answer
+        if answer is not None and fits is not None and not fits(answer):
+            log.error("a value in the %s cache is damaged: %s is of another size", self.kind, key)
+            self.counters.damaged += 1
+            self.missed()
+            return None
         if answer is None:
             self.missed()
             if reading.damaged:
@@ -389,13 +397,14 @@ class Cache(Generic[A]):
         # An answer that memory does not take is touched in the store all the same.
         return self._hit(held or Held(key, answer, answer.cost_s, 0))
 
-    async def peek(self, key: Key) -> A | None:
+    async def peek(self, key: Key, *, fits: Callable[[A], bool] | None = None) -> A | None:
         """As `get`, for a call that is counted already; touches and counts nothing."""
         try:
-            return (await (await self.ready()).read(key)).answer
+            answer = (await (await self.ready()).read(key)).answer
         except StoreError as exc:
             self._failed("read", exc)
             return None
+        return answer if answer is None or fits is None or fits(answer) else None
 
     async def contains(self, key: Key) -> bool:
         """Whether `get` would find an answer now; counts and touches nothing.

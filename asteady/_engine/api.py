@@ -205,6 +205,14 @@ class EngineSource(Protocol):
 
 
 @runtime_checkable
+class KnowsDimensions(Protocol):
+    """A source that knows the dimensions of a model's vectors without loading the weights."""
+
+    def dimensions(self, reference: str) -> int:
+        """Those of whole vectors, or 0 if unknown. Raises as `EngineSource.fingerprint` does."""
+
+
+@runtime_checkable
 class Fetching(Protocol):
     """A source whose models may have to be downloaded first."""
 

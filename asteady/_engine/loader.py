@@ -69,6 +69,12 @@ class LlamaSource:
     def load(self, kind: Kind, reference: str) -> Engine:
         return self._identified(kind, reference, load_engine)
 
+    def dimensions(self, reference: str) -> int:
+        def dimensions_of(model: ModelFile, options: EngineOptions, cache_dir: Path) -> int:
+            return model.header.dimensions
+
+        return self._identified("embedding", reference, dimensions_of)
+
     def fetch(self, reference: str, stopped: Callable[[], bool]) -> None:
         if reference.startswith("hf:"):
             resolve_hub(reference, self._cache_dir, stopped=stopped)

@@ -15,7 +15,7 @@ from asteady._base.errors import ModelChangedError, SessionClosedError
 from asteady._base.requests import DeclaredPrefix, Kind
 from asteady._base.settings import Settings
 from asteady._base.tasks import run_in_daemon
-from asteady._engine.api import EngineSource, Fetching
+from asteady._engine.api import EngineSource, Fetching, KnowsDimensions
 from asteady._session.flight import Flight, Flights
 
 # The engine's modules are imported by the threads that need them first, off the event loop:
@@ -95,6 +95,7 @@ class Models:
         self._closed = False
         self._lock = threading.Lock()
         self._fingerprints: dict[tuple[Kind, str], str] = {}
+        self._dimensions: dict[str, int] = {}
         self._switched = switched
         self._given_up: WeakSet[Pool] = WeakSet()
         self._idle = IdleTimers(settings.idle_unload_s, self._unload)
@@ -111,13 +112,21 @@ class Models:
 
         async def identify(flight: Flight[str]) -> str:
             await self._fetch(reference)
-            found = await run_in_daemon(
-                "asteady-identify", self._source.fingerprint, kind, reference
-            )
+            found = await run_in_daemon("asteady-identify", self._identify, kind, reference)
             # It may have been loaded meanwhile, which is what counts.
             return self._fingerprints.setdefault((kind, reference), found)
 
         return await self._once(("identify", kind, reference), identify)
+
+    def _identify(self, kind: Kind, reference: str) -> str:
+        fingerprint = self._source.fingerprint(kind, reference)
+        if kind == "embedding" and isinstance(self._source, KnowsDimensions):
+            self._dimensions[fingerprint] = self._source.dimensions(reference)
+        return fingerprint
+
+    def dimensions(self, fingerprint: str) -> int:
+        """The dimensions of whole vectors of the model with this fingerprint; 0 if unknown."""
+        return self._dimensions.get(fingerprint, 0)
 
     async def pool(self, kind: Kind, reference: str) -> Pool:
         """The pool of a model, loaded at the first call. A failed load is tried again."""

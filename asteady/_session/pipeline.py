@@ -315,8 +315,9 @@ class Pipeline(Generic[A]):
             flight.stored_as = call.request.key(loaded)
             return flight.stored_as
 
+        fits = self._fits(call.request, fingerprint)
         if call.looks_up:
-            found = await cache.get(key, alias=call.alias)
+            found = await cache.get(key, alias=call.alias, fits=fits)
             if found is not None:
                 return _replay(flight, found)
             if call.mode == "only":
@@ -331,7 +332,7 @@ class Pipeline(Generic[A]):
         key_now = key_by(pool.fingerprint)
         async with cache.computing(key_now):
             # Another process may have stored it since the lookup.
-            if call.mode == "use" and (found := await cache.peek(key_now)) is not None:
+            if call.mode == "use" and (found := await cache.peek(key_now, fits=fits)) is not None:
                 return _replay(flight, found)
             answer, loaded = await self._compute(flight, call)
             await cache.put(
@@ -343,6 +344,17 @@ class Pipeline(Generic[A]):
                 asked_s=flight.asked_s,
             )
         return answer
+
+    def _fits(
+        self, request: GenerateRequest | EmbedRequest, fingerprint: str
+    ) -> Callable[[A], bool] | None:
+        """What a stored answer must be: a vector as long as it is requested, or as its model's."""
+        if not isinstance(request, EmbedRequest):
+            return None
+        dimensions = request.dimensions or self._models.dimensions(fingerprint)
+        if not dimensions:
+            return None
+        return lambda answer: isinstance(answer, Embedding) and len(answer.vector) == dimensions
 
     async def _compute(self, flight: Flight[A], call: Call) -> tuple[A, str]:
         """The answer, and the fingerprint of the engine that computed it."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from asteady import InvalidRequestError, Session
+from asteady._cache.store.codec import EmbeddingCodec, checksum
 from asteady.testing import FakeEngine
 
 pytestmark = pytest.mark.anyio
@@ -65,3 +68,30 @@ async def test_embeddings_outlive_the_session(engine: FakeEngine) -> None:
     assert second.cached
     assert (first.vector == second.vector).all()
     assert second.tokens == first.tokens == 1
+
+
+def cut(directory: Path, numbers: list[float]) -> None:
+    """Give all stored vectors other numbers, with valid checksums."""
+    names = ", ".join(name for name, _ in EmbeddingCodec.columns)
+    with closing(sqlite3.connect(directory / "embedding_cache.db", isolation_level=None)) as db:
+        db.execute("UPDATE answer SET vector = ?", (np.array(numbers, "<f4").tobytes(),))
+        for slot, key, cost_s, *values in db.execute(
+            f"SELECT slot, key, cost_s, {names} FROM answer JOIN entry USING (slot)"
+        ).fetchall():
+            crc = checksum(key, cost_s, values)
+            db.execute("UPDATE answer SET crc = ? WHERE slot = ?", (crc, slot))
+
+
+@pytest.mark.parametrize("wanted", [None, 5])
+async def test_a_stored_vector_with_other_dimensions_than_the_model_s_is_computed_anew(
+    wanted: int | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Session(cache_dir=tmp_path) as session:
+        right = await session.embed("text", dimensions=wanted)
+    cut(tmp_path, [0.6, 0.0, 0.8])
+    for damaged in (1, 0):
+        async with Session(cache_dir=tmp_path) as session:
+            assert (await session.embed("text", dimensions=wanted) == right).all()
+            counters = session.cache.embedding.counters
+            assert (counters.damaged, counters.misses) == (damaged, damaged)
+    assert caplog.text.count("is of another size") == 1

@@ -104,8 +104,8 @@ class GgufHeader:
     `architecture` is "" for a later part of a split model. `pooling` is "none", "mean", "cls",
     "last", "rank" (a reranker), or None if the metadata has none. `matrix_types` are the tensor
     types of the matrices, sorted. `kv_bytes_per_token` is the size of the keys and values of one
-    position, as float16, or 0 if unknown. `parameters` is the number of weights. `licence` is the
-    metadata's text.
+    position, as float16, or 0 if unknown. `dimensions` are those of its vectors, or 0 if unknown.
+    `parameters` is the number of weights. `licence` is the metadata's text.
     """
 
     architecture: str
@@ -116,6 +116,7 @@ class GgufHeader:
     has_chat_template: bool
     matrix_types: tuple[str, ...]
     kv_bytes_per_token: int = 0
+    dimensions: int = 0
     parameters: int = 0
     licence: str = ""
 
@@ -311,6 +312,8 @@ def _read(path: Path, reader: _Reader, size: int) -> GgufHeader:
         has_chat_template=bool(metadata.text("tokenizer.chat_template")),
         matrix_types=tensors.matrix_types,
         kv_bytes_per_token=_kv_bytes(metadata, architecture),
+        dimensions=metadata.whole(f"{architecture}.embedding_length_out", _U32_MAX)
+        or metadata.per_layer(f"{architecture}.embedding_length", _U32_MAX),
         parameters=tensors.parameters,
         licence=licence if isinstance(licence, str) else "",
     )

@@ -30,7 +30,7 @@ _KNOWN = (
 )
 _FACTS_FILE = "models.json"
 # Raise it when the facts remembered of a file, or the check of its header, change.
-_FACTS_VERSION = 4
+_FACTS_VERSION = 5
 
 
 @attrs.frozen(kw_only=True)
