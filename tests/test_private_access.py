@@ -11,6 +11,9 @@ PACKAGE = Path(__file__).parents[1] / "asteady"
 # Private parts of other libraries, each used in one place, which says why.
 ALLOWED = {
     ("_base/tasks.py", "_log_destroy_pending"),  # asyncio has no public switch
+    # Public functions of os and of the C library, whose names begin so.
+    ("_base/threads.py", "_exit"),
+    ("cli/__init__.py", "_exit"),
     # aiosqlite: whole transactions as one call on its thread, which is made a daemon.
     *(
         ("_cache/store/sqlite_thread.py", name)

@@ -229,10 +229,10 @@ class Pipeline(Generic[A]):
             one_of("cache", call.mode, _MODES)
             try:
                 fingerprint = await self._models.fingerprint(self._kind, call.model)
+                key = await _key_of(call.request, fingerprint)
             except BaseException:
                 self._missed(call)
                 raise
-            key = call.request.key(fingerprint)
             if watch is not None:
                 watch.key = key
             return self._join(call, key, fingerprint, asked_s, clears, watch)
@@ -252,9 +252,7 @@ class Pipeline(Generic[A]):
             ModelError: the model is unavailable.
         """
         fingerprint = await self._models.fingerprint(self._kind, call.model)
-        if is_large(call.request):
-            return await run_aside(partial(call.request.key, fingerprint))
-        return call.request.key(fingerprint)
+        return await _key_of(call.request, fingerprint)
 
     async def contains(self, call: Call) -> bool:
         """Whether the answer is in the cache; computes, counts and touches nothing."""
@@ -367,6 +365,12 @@ class Pipeline(Generic[A]):
                 if not flight.restart():
                     raise
         return await run(self._kind, call.model, call.request, flight.emit, call.prefix)  # type: ignore[return-value]
+
+
+async def _key_of(request: GenerateRequest | EmbedRequest, fingerprint: str) -> Key:
+    if is_large(request):
+        return await run_aside(partial(request.key, fingerprint))
+    return request.key(fingerprint)
 
 
 def _replay(flight: Flight[A], found: A) -> A:
