@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -176,6 +178,30 @@ async with opened(directory) as manager:
         with anyio.fail_after(60):
             async with manager.generation.computing(KEY):
                 pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells that a process is stopped")
+async def test_a_stopped_process_is_not_waited_for(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = """
+async with opened(directory) as manager:
+    async with manager.generation.computing(key_of("key")):
+        say(os.getpid())
+        await told()
+"""
+    async with opened(directory) as manager:
+        with Process(directory, "import os\n" + body) as process:
+            pid = int(process.hear())
+            os.kill(pid, signal.SIGSTOP)
+            # Far less than the two minutes that a running process is waited for.
+            with anyio.fail_after(60):
+                async with manager.generation.computing(KEY) as waited:
+                    assert waited
+            os.kill(pid, signal.SIGCONT)
+    assert [record.getMessage().split(";")[0] for record in caplog.records] == [
+        "a process that computes an answer is stopped"
+    ]
 
 
 async def test_what_was_put_before_a_kill_is_there_after_it(directory: Path) -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -216,25 +217,29 @@ asyncio.run(main())
 async def test_a_writer_that_is_stopped_anywhere_keeps_nobody(database: Path, tally: Tally) -> None:
     engine = FakeEngine()
     asked: list[str] = []
+    source = random.Random(1)
     with subprocess.Popen(
         [sys.executable, "-c", WRITER], stdout=subprocess.PIPE, text=True
     ) as writer:
         assert writer.stdout is not None
-        writer.stdout.readline()
-        async with session_of(engine) as session:
-            delayed = 0
-            for round_ in range(rounds(10, 200)):
-                await anyio.to_thread.run_sync(writer.stdout.readline)
-                writer.send_signal(signal.SIGSTOP)
-                asked += [f"ours {round_} {number}" for number in range(3)]
-                for prompt in asked[-3:]:
-                    await ask(session, prompt)
-                writer.send_signal(signal.SIGCONT)
-                await all_stored(session)
-                delayed = session.cache.generation.counters.delayed
-            tally("stops", rounds(10, 200))
-            tally("answers delivered late", delayed)
-        writer.kill()
+        try:
+            writer.stdout.readline()
+            async with session_of(engine) as session:
+                delayed = 0
+                for round_ in range(rounds(10, 200)):
+                    await anyio.to_thread.run_sync(writer.stdout.readline)
+                    await anyio.sleep(source.uniform(0, 0.01))
+                    writer.send_signal(signal.SIGSTOP)
+                    asked += [f"ours {round_} {number}" for number in range(3)]
+                    for prompt in asked[-3:]:
+                        await ask(session, prompt)
+                    writer.send_signal(signal.SIGCONT)
+                    await all_stored(session)
+                    delayed = session.cache.generation.counters.delayed
+                tally("stops", rounds(10, 200))
+                tally("answers delivered late", delayed)
+        finally:
+            writer.kill()
     with closing(sqlite3.connect(database)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     async with session_of(engine, capacity=10**6) as session:

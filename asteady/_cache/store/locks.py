@@ -35,12 +35,16 @@ SHARDS = 1024
 POLL_FIRST_S = 0.002
 POLL_LAST_S = 0.05
 
+# How often a waiting process looks whether the other one is stopped.
+LOOK_S = 1.0
+
 # Processes on several machines would each have their own shared-memory file.
 NETWORK_FILE_SYSTEMS = (
     "9p afs beegfs ceph cifs drvfs fuse.glusterfs fuse.s3fs fuse.sshfs gfs2 glusterfs gpfs lustre"
     " ncpfs nfs nfs4 ocfs2 smb3 smbfs"
 )
 MOUNTS = Path("/proc/self/mountinfo")
+PROCESSES = Path("/proc")
 
 
 @attrs.define(eq=False)
@@ -126,7 +130,16 @@ class Locks:
         pause_s = POLL_FIRST_S
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout_s
+        look_at = loop.time() + LOOK_S
         while await self._run(lambda: _acquire(lock)) is False:
+            if loop.time() > look_at:
+                look_at = loop.time() + LOOK_S
+                if await self._run(lambda: held_by_stopped(lock.lock_file)):
+                    log.warning(
+                        "a process that computes an answer is stopped; computing it here too (%s)",
+                        lock.lock_file,
+                    )
+                    break
             if loop.time() > deadline:
                 log.warning(
                     "another process has been computing an answer for %g s; computing it here too"
@@ -201,6 +214,25 @@ def _spares_descriptors() -> bool:
     descriptor = os.open(os.devnull, os.O_RDONLY)
     os.close(descriptor)
     return limit == resource.RLIM_INFINITY or descriptor < limit // 2
+
+
+def held_by_stopped(file: str, processes: Path = PROCESSES) -> bool:
+    """Whether the process that has this file locked is stopped, by SIGSTOP or a debugger.
+
+    False where the system does not tell: elsewhere than on Linux, and for a process out of sight.
+    """
+    try:
+        inode = str(os.stat(file).st_ino)
+        for line in (processes / "locks").read_text().splitlines():
+            # 3: FLOCK  ADVISORY  WRITE 32142 fe:00:2277479 0 EOF
+            _, kind, _, _, pid, place, *_ = line.split()
+            if kind == "FLOCK" and place.split(":")[-1] == inode:
+                status = (processes / pid / "stat").read_text()
+                # 32142 (its name) T 1 ...
+                return status.rpartition(")")[2].split()[0] in ("T", "t")
+    except (OSError, ValueError, IndexError):
+        pass
+    return False
 
 
 def network_filesystem(directory: Path, mounts: Path = MOUNTS) -> str | None:
