@@ -175,7 +175,8 @@ def test_coverage_of_asteady_counts_what_runs_when_it_is_imported(
     (line,) = [
         line for line in done.outlines if line.split()[:1] == [f"{ROOT}/asteady/_base/errors.py"]
     ]
-    assert line.split()[-1] == "100%"
+    # Imported beforehand it would be 0 %; only a method is not called.
+    assert int(line.split()[-1].rstrip("%")) > 90
 
 
 def test_the_plugin_is_in_the_package_and_named_as_its_module() -> None:
