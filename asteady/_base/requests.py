@@ -278,7 +278,7 @@ class EmbedRequest:
         Raises:
             InvalidRequestError: an argument has the wrong type or lies outside its range.
         """
-        if mode not in (None, "query", "document"):
+        if mode is not None and (not isinstance(mode, str) or mode not in ("query", "document")):
             raise refuse("mode", mode, '"query", "document" or None')
         return cls(
             text=validation.text("text", text),

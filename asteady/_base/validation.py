@@ -43,7 +43,10 @@ def _shown(value: object, depth: int = 3) -> str:
     if depth and type(value) is dict:
         pairs = islice(value.items(), 40)
         return "{" + ", ".join(f"{_shown(k)}: {_shown(v, depth - 1)}" for k, v in pairs) + "}"
-    return repr(value)
+    try:
+        return repr(value)
+    except Exception:  # a __repr__ of the caller's, or too deeply nested
+        return f"<{type(value).__name__}>"
 
 
 def text(name: str, value: object) -> str:
@@ -141,9 +144,9 @@ def flag(name: str, value: object) -> bool:
 
 
 def one_of(name: str, value: Any, allowed: Iterable[Any]) -> Any:
-    """One of these values; compared by `==`, so `value` need not be hashable."""
+    """One of these values, or of a subclass of its type; `value` need not be hashable."""
     every = list(allowed)
-    if value not in every:
+    if not any(isinstance(value, type(item)) and value == item for item in every):
         shown = ", ".join(f'"{item}"' if isinstance(item, str) else repr(item) for item in every)
         raise refuse(name, value, f"one of {shown}")
     return value
