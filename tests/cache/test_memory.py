@@ -148,3 +148,22 @@ def test_sizes_count_every_part_of_an_answer() -> None:
     assert held_bytes("k", completion("abc", logprobs=(item,))) > plain + 300
     assert held_bytes("k", embedding(*range(1000))) > 4000 + ENTRY_BYTES
     assert held_bytes("k", "something else") < 1000
+
+
+def test_the_answers_of_an_engine_that_was_replaced_are_found_by_key_only() -> None:
+    memory: Memory[Completion] = Memory(10, 10**6)
+    for key, fingerprint in (("a", "one"), ("b", "two")):
+        held = memory.add(key, completion(fingerprint=fingerprint), 1.0)
+        assert held is not None
+        memory.alias(f"alias {key}", held)
+    memory.switch("one", "two")
+    check(memory)
+    assert list(memory.by_alias) == ["alias b"]
+    assert set(memory.by_key) == {"a", "b"}
+    # Nor by an answer that was on its way.
+    memory.alias("late", memory.by_key["a"])
+    assert list(memory.by_alias) == ["alias b"]
+    memory.switch("two", "one")
+    memory.alias("again", memory.by_key["a"])
+    check(memory)
+    assert list(memory.by_alias) == ["again"]

@@ -54,9 +54,9 @@ class OpenModel:
 
         On Linux they lead to the open files, whatever is under their own names now.
         """
-        if _DESCRIPTORS.is_dir():
-            return [_DESCRIPTORS / str(stream.fileno()) for stream in self._streams]
-        return [part.path for part in self._parts]
+        paths = [_DESCRIPTORS / str(stream.fileno()) for stream in self._streams]
+        # A process that changed its user may be denied them.
+        return paths if all(os.access(path, os.R_OK) for path in paths) else self.names
 
     def check_loaded(self) -> None:
         """Raise unless what was loaded by `paths` was these files.
