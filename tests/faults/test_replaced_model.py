@@ -48,7 +48,8 @@ def write(model):
 print("ready", flush=True)
 for model in itertools.cycle(models):
     draw.choice([rename, link, write, write])(model)
-    time.sleep(draw.uniform(0, 0.15))
+    # A step of a computation sees one change, or it cannot tell three from one.
+    time.sleep(draw.uniform(0.02, 0.15))
 """
 
 

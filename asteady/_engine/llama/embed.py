@@ -103,6 +103,7 @@ class EmbedWorker:
         began = perf_counter()
         self._batch.fill(0, 0, job.tokens, outputs=len(job.tokens))
         try:
+            self._model.files.check(since=job.checked)
             if not self._context.compute_for(slot, self._function, self._batch):
                 return []
             vector = self._vector(job.request.dimensions)

@@ -154,6 +154,14 @@ class GenerateWorker:
         self._context.close()
 
     def step(self) -> list[Event]:
+        try:
+            # At each step, or a file that is written to and back again would look untouched.
+            self._model.files.check()
+        except ModelChangedError as exc:
+            slots = list(self._slots)
+            for slot in slots:
+                self.release(slot)
+            return [ErrorEvent(slot, exc) for slot in slots]
         decoding = []
         newcomer = None
         for sequence in self._slots.values():

@@ -185,6 +185,20 @@ def test_what_was_computed_meanwhile_is_dropped(path: Path, file: ModelFile) -> 
     engine.close()
 
 
+def test_a_file_is_looked_at_in_each_step(path: Path, file: ModelFile) -> None:
+    """Written back and replaced later, it would look as if it had only been replaced."""
+    engine = load_engine(file, PLAIN, path.parent)
+    worker = engine.open_worker()
+    worker.admit(engine.prepare(GenerateRequest.of("hi", max_new_tokens=20)))
+    worker.step()
+    overwrite_and_keep_the_time(path)
+    (event,) = worker.step()
+    assert isinstance(event, ErrorEvent)
+    assert isinstance(event.error, ModelChangedError)
+    worker.close()
+    engine.close()
+
+
 def test_an_error_of_llama_cpp_names_the_file(path: Path) -> None:
     data = path.read_bytes()
     path.write_bytes(data.replace(b"blk.1.attn_norm.weight", b"blk.9.attn_norm.weight"))
