@@ -6,12 +6,13 @@ import json
 import logging
 import os
 import secrets
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeAlias
+
+from asteady._base.forks import ProcessLock
 
 AnyPath: TypeAlias = str | os.PathLike[str]
 
@@ -20,7 +21,7 @@ _log = logging.getLogger("asteady")
 # `remember` drops the oldest entries beyond this many, so that its file cannot grow without bound.
 _MAX_ENTRIES = 256
 
-_remembering = threading.Lock()
+_remembering = ProcessLock()
 
 # Two writes within a tick of the file system's clock have the same time. Linux's ticks take 10 ms
 # at most; a file system that stores whole seconds may round to even ones.

@@ -56,7 +56,11 @@ def lazy_exports(
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         import importlib
 
-        module = importlib.import_module(homes[name])
+        from asteady._base.forks import fork_gate
+
+        # In a child that another thread forks meanwhile, the import would never end.
+        with fork_gate:
+            module = importlib.import_module(homes[name])
         value = module if not modules[homes[name]] else getattr(module, name)
         namespace[name] = value
         return value

@@ -34,8 +34,9 @@ from weakref import WeakValueDictionary
 
 import attrs
 
-from asteady._base.errors import SessionNotOpenError, StoreError
+from asteady._base.errors import SessionError, SessionNotOpenError, StoreError
 from asteady._base.files import AnyPath
+from asteady._base.forks import FORKED, disown_in_child
 from asteady._base.public import public
 from asteady._base.requests import Key, is_below, namespace_path
 from asteady._base.tasks import check_loop, unattended
@@ -188,6 +189,7 @@ class Cache(Generic[A]):
         self._in_use = asyncio.Event()
         self._removals = -1
         self._task: asyncio.Task[None] | None = None
+        self._forked = False
         self._flushed = Counters()
         # Counters of namespaces; the recent ones are kept even if nobody else references them.
         self._lookups: MutableMapping[str, NamespaceLookups] = WeakValueDictionary()
@@ -210,6 +212,7 @@ class Cache(Generic[A]):
         if store.failure is not None:
             self._failed("opening", store.failure)
         self._loop = asyncio.get_running_loop()
+        disown_in_child(self)
         if locks is not None:
             self._locks = Locks(locks, store.run, self._failed)
         name = f"asteady {self.kind} cache synchronizer"
@@ -231,13 +234,21 @@ class Cache(Generic[A]):
         if self._store is not None:
             self._store.abandon()
 
+    def disown(self) -> None:
+        """In a forked child: leave the database to the parent."""
+        self._aliases = self._keys = INACTIVE
+        self._task = self._store = self._locks = None
+        self._forked = True
+
     async def ready(self) -> Store[A]:
         """The store; opened first, if the cache belongs to a default session.
 
         Raises:
             SessionNotOpenError: the cache is not open, and has no opener.
-            SessionError: it is open on another event loop.
+            SessionError: it is open on another event loop, or this process was forked since.
         """
+        if self._forked:
+            raise SessionError(FORKED)
         if self._store is None:
             if self._opener is None:
                 raise SessionNotOpenError(

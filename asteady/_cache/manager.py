@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from asteady._base.errors import StoreError
 from asteady._base.files import AnyPath
+from asteady._base.forks import fork_gate
 from asteady._base.public import public
 from asteady._base.requests import KINDS, Completion, Embedding, Kind, is_below, namespace_path
 from asteady._base.settings import MEBIBYTE, Settings
@@ -111,8 +112,9 @@ class CacheManager:
         if self._settings.disable_cache:
             return Store()
         # SQLite takes some milliseconds to import; a disabled cache does without.
-        from asteady._cache.store.sqlite import SqliteStore
-        from asteady._cache.store.transaction import Tables
+        with fork_gate:
+            from asteady._cache.store.sqlite import SqliteStore
+            from asteady._cache.store.transaction import Tables
 
         tables = Tables(
             POLICIES[self._settings.cache_policy],

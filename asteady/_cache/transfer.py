@@ -33,6 +33,7 @@ import anyio.to_thread
 
 from asteady._base.errors import AsteadyError, StoreError, StoreVersionError
 from asteady._base.files import AnyPath, atomic_write
+from asteady._base.forks import fork_gate
 from asteady._base.requests import EmbedRequest, Key, Kind, namespace_path
 from asteady._cache.policy import POLICIES, Budget
 from asteady._cache.store.api import BUSY_TIMEOUT_S, Exported, Incoming, Merge, Merged, Store
@@ -144,8 +145,13 @@ def checked(kind: str, row: Sequence[Any], keep_requests_bytes: int) -> tuple[An
 async def in_thread(fn: Callable[[Event], T]) -> T:
     """``fn(stop)`` in a thread; `stop` is set when this is cancelled."""
     stop = Event()
+
+    def run() -> T:
+        with fork_gate:  # SQLite is used
+            return fn(stop)
+
     try:
-        return await anyio.to_thread.run_sync(fn, stop, abandon_on_cancel=True)
+        return await anyio.to_thread.run_sync(run, abandon_on_cancel=True)
     finally:
         stop.set()
 

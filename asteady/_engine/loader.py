@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import sys
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +21,7 @@ import attrs
 
 from asteady._base.errors import EngineError, ModelChangedError
 from asteady._base.files import recall, remember
+from asteady._base.forks import ProcessLock, fork_gate
 from asteady._base.requests import Kind
 from asteady._base.settings import Settings
 from asteady._engine.api import PIECE_TOKENS, Engine
@@ -52,7 +52,7 @@ _BUILDS_FILE = "builds.json"
 # How often a file that changes between being identified and being loaded is identified again.
 _ATTEMPTS = 3
 
-_probing = threading.Lock()
+_probing = ProcessLock()
 _loaded_build: dict[str, str] | None = None
 
 
@@ -107,7 +107,8 @@ def load_engine(
     it was identified, and a ModelCapabilityError for a kind of model that asteady does not serve.
     """
     # Importing llama.cpp takes 0.2 s.
-    from asteady._engine.llama.engine import LlamaEngine
+    with fork_gate:
+        from asteady._engine.llama.engine import LlamaEngine
 
     began = perf_counter()
     if setup is None:
@@ -175,7 +176,8 @@ def probe_report(model: ModelFile, options: EngineOptions, cache_dir: Path) -> P
         known = ProbeReport.restore(recall(file, key))
         if known is not None:
             return known
-        from asteady._engine.llama.probe import probe
+        with fork_gate:
+            from asteady._engine.llama.probe import probe
 
         # Repacking is for the CPU, and a build that reports AMX crashes with repacked weights.
         repackable = "AMX_INT8 = 1" not in build["system"] and not options.gpu_layers
@@ -210,7 +212,8 @@ def build_of(cache_dir: Path) -> dict[str, str]:
     key = hashlib.sha256("\n".join([*parts, processor()]).encode()).hexdigest()
     build = recall(cache_dir / _BUILDS_FILE, key)
     if not isinstance(build, dict) or set(build) != {"libraries", "version", "system"}:
-        from asteady._engine.llama.lib import version_and_system
+        with fork_gate:
+            from asteady._engine.llama.lib import version_and_system
 
         version, system = version_and_system()
         build = {"libraries": digest_of(found), "version": version, "system": system}

@@ -29,6 +29,7 @@ from asteady._base.errors import (
     QueueFullError,
     SessionClosedError,
 )
+from asteady._base.forks import FORKED
 from asteady._base.public import public
 from asteady._base.requests import LARGE_CHARACTERS, DeclaredPrefix, characters_of
 from asteady._base.tasks import run_in_daemon
@@ -293,10 +294,7 @@ class Pool:
 
     def _check_usable(self) -> None:
         if os.getpid() != self._pid:
-            raise EngineError(
-                "this process was forked after the pool was made, and threads do not survive a "
-                "fork: open a session in the child process instead"
-            )
+            raise EngineError(FORKED)
         if self._closing:
             raise _closed_error()
 

@@ -12,7 +12,6 @@ import contextlib
 import contextvars
 import enum
 import logging
-import os
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
@@ -20,7 +19,8 @@ from typing import Any
 
 import anyio
 
-from asteady._base.errors import SessionClosedError, SessionNotOpenError
+from asteady._base.errors import SessionClosedError, SessionError, SessionNotOpenError
+from asteady._base.forks import FORKED, disown_in_child
 from asteady._base.tasks import check_loop, run_in_daemon, running_loop, unattended
 
 logger = logging.getLogger("asteady")
@@ -31,6 +31,10 @@ _TASKS_END_S = 5.0
 # for so many looks. ``asyncio.run`` stands still for a moment before it cancels its tasks.
 _LOOK_S = 0.05
 _DEAD_LOOKS = 5
+
+# In a forked child. Kept, as collecting the parent's loop would remove the parent's descriptors
+# from its selector.
+_inherited_loops: list[asyncio.AbstractEventLoop] = []
 
 
 class State(enum.Enum):
@@ -54,7 +58,7 @@ class OwnedTasks:
     def __init__(self) -> None:
         self.state = State.UNOPENED
         self.loop: asyncio.AbstractEventLoop | None = None
-        self._pid = os.getpid()
+        self._forked = False
         self._stopped = False
         self._stop = asyncio.Event()
         self._owner: asyncio.Task[None] | None = None
@@ -68,8 +72,10 @@ class OwnedTasks:
         Raises:
             SessionNotOpenError: not open yet.
             SessionClosedError: closed, or closing.
-            SessionError: open on another event loop.
+            SessionError: open on another event loop, or this process was forked since.
         """
+        if self._forked:
+            raise SessionError(FORKED)
         if self.state is State.OPEN:
             check_loop(self.loop)
             return
@@ -84,7 +90,7 @@ class OwnedTasks:
     def left_open(self) -> bool:
         """Whether it was started, in this process, and neither `stop` nor its loop ended it."""
         # `_stopped` first: at the end of the interpreter the names of modules may be None.
-        return not self._stopped and self.state is not State.UNOPENED and self._pid == os.getpid()
+        return not (self._stopped or self._forked) and self.state is not State.UNOPENED
 
     def start(
         self,
@@ -94,11 +100,18 @@ class OwnedTasks:
         """Start the owner's task, in a copy of the caller's context. Opening, until `opened`.
 
         Raises:
-            SessionError: no event loop of asyncio is running.
+            SessionError: no event loop of asyncio is running, or this one is a forked parent's.
         """
-        self.loop = running_loop()
+        loop = running_loop()
+        if loop in _inherited_loops:
+            raise SessionError(
+                "this event loop had a session before this process was forked, and shares its"
+                " selector with the parent's: use a new loop in the child, as asyncio.run does"
+            )
+        self.loop = loop
         self.state = State.OPENING
         self._abandon = abandon
+        disown_in_child(self)
         self._context = contextvars.copy_context()
         self._owner = unattended(
             self.loop.create_task(
@@ -143,7 +156,7 @@ class OwnedTasks:
         self._stopped = True
         owner = self._owner
         cancelled: asyncio.CancelledError | None = None
-        if owner is None or self._pid != os.getpid():
+        if owner is None or self._forked:
             return
         if self.loop is not asyncio.get_running_loop():
             await self._stop_elsewhere(owner)
@@ -176,13 +189,20 @@ class OwnedTasks:
                 return
             await asyncio.sleep(_LOOK_S)  # a loop that stops tells nobody
 
+    def disown(self) -> None:
+        """In a forked child: it is closed, and nothing of the parent is touched."""
+        if self.loop is not None and not self.loop.is_closed():
+            _inherited_loops.append(self.loop)
+        self._forked = True
+        self.state = State.CLOSED
+
     async def wait_stopping(self) -> None:
         """Wait until somebody calls `stop`."""
         await self._stop.wait()
 
     def stop_soon(self) -> None:
         """`stop` from any thread, without waiting."""
-        if self.loop is None or self._owner is None or self._owner.done():
+        if self.loop is None or self._owner is None or self._owner.done() or self._forked:
             return
         if not self._set_stop() and self.state is not State.CLOSED:
             self.state = State.CLOSED
@@ -206,6 +226,8 @@ class OwnedTasks:
             current = asyncio.current_task()
             assert current is not None
             current.uncancel()
+        if self._forked:
+            return
         self._stopped = True
         self.state = State.CLOSING
         await teardown()

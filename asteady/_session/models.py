@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 from weakref import WeakSet
 
 from asteady._base.errors import ModelChangedError, SessionClosedError
+from asteady._base.forks import fork_gate
 from asteady._base.requests import DeclaredPrefix, Kind
 from asteady._base.settings import Settings
 from asteady._base.tasks import run_in_daemon
@@ -54,7 +55,8 @@ def engine_source(settings: Settings, engine: Engine | None) -> EngineSource:
         return GivenEngine(engine)
     if _overrides:
         return _overrides[-1](settings)
-    from asteady._engine.loader import LlamaSource
+    with fork_gate:
+        from asteady._engine.loader import LlamaSource
 
     return LlamaSource(settings)
 
@@ -235,7 +237,8 @@ class Models:
         await self._once(("fetch", reference), fetch)
 
     def _load(self, kind: Kind, reference: str) -> Pool:
-        from asteady._engine.pool import Pool
+        with fork_gate:
+            from asteady._engine.pool import Pool
 
         engine = self._source.load(kind, reference)
         settings = self._settings

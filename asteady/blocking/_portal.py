@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-import os
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -22,6 +21,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from asteady._base.errors import SessionClosedError, SessionError
+from asteady._base.forks import FORKED, ProcessLock, fork_gate
 from asteady._base.validation import seconds
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -171,10 +171,7 @@ class Portal:
     def check(self) -> None:
         """Raise `SessionError` in a child that was forked after this portal was made."""
         if self.forked:
-            raise SessionError(
-                "this process was forked after the session was opened, and threads do not survive "
-                "a fork: open a session in the child process instead"
-            )
+            raise SessionError(FORKED)
 
     def stop(self, tear_down: Callable[[], Awaitable[Any]], timeout_s: float) -> None:
         """Await ``tear_down()``, end all tasks and the thread, in at most `timeout_s` seconds.
@@ -210,7 +207,7 @@ class Portal:
 
 # The one there was before, if the module is reloaded: it would never be stopped.
 _portal: Portal | None = globals().get("_portal")
-_starting = threading.Lock()
+_starting = ProcessLock()
 # Collecting the parent's loop would remove the parent's file descriptors from its selector.
 _parents: list[Portal] = []
 
@@ -230,17 +227,15 @@ def started() -> Portal | None:
     return _portal
 
 
-def _forget_in_child() -> None:
-    global _portal, _starting
-    _starting = threading.Lock()  # another thread may have held it
+def _forget_in_child(_: bool) -> None:
+    global _portal
     if _portal is not None:
         _portal.forked = True
         _parents.append(_portal)
         _portal = None
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_in_child)
+fork_gate.in_child(_forget_in_child)
 
 
 class Plain(ABC, Generic[S_co]):

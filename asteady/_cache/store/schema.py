@@ -21,8 +21,10 @@ from typing import TypeAlias
 import attrs
 
 from asteady._base.errors import StoreError, StoreVersionError
+from asteady._base.forks import fork_gate
 from asteady._cache.store.api import BUSY_TIMEOUT_S
 from asteady._cache.store.codec import Columns
+from asteady._cache.store.connection import connect_file, is_open
 from asteady._cache.store.locks import network_filesystem
 from asteady._cache.store.room import limit_log, usual_log_bytes
 
@@ -165,9 +167,12 @@ def is_busy(error: BaseException) -> bool:
 
 def connect(path: Path, max_bytes: int, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Connection:
     """A connection with our settings to a database that exists."""
-    connection = sqlite3.connect(
-        path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False
-    )
+    with fork_gate:
+        return _connect(path, max_bytes, busy_timeout_s)
+
+
+def _connect(path: Path, max_bytes: int, busy_timeout_s: float) -> Connection:
+    connection = connect_file(path, busy_timeout_s)
     try:
         # In WAL mode a commit survives the death of the process at any level; NORMAL syncs at
         # checkpoints, so that a power failure may lose the last commits but damages nothing.
@@ -239,7 +244,8 @@ def open_database(
             deadline_s = time.monotonic() + OPEN_TIMEOUT_S
             while True:
                 try:
-                    return _open(path, columns, max_bytes, busy_timeout_s)
+                    with fork_gate:
+                        return _open(path, columns, max_bytes, busy_timeout_s)
                 except _OutdatedError as exc:
                     if not alone:
                         raise StoreError(f"another process is opening {path}") from exc
@@ -263,7 +269,8 @@ def open_database(
 @contextlib.contextmanager
 def _exclusive(path: Path) -> Iterator[bool]:
     """Yields False if another process has the lock, and does not let go of it."""
-    from filelock import FileLock, Timeout
+    with fork_gate:
+        from filelock import FileLock, Timeout
 
     directory = path.parent / "locks"
     lock = FileLock(directory / f"{path.stem}.lock", timeout=OPEN_TIMEOUT_S)
@@ -314,7 +321,7 @@ def _remove(path: Path, removal: Removal) -> None:
 
 def _open(path: Path, columns: Columns, max_bytes: int, busy_timeout_s: float) -> Connection:
     _check_files(path)
-    connection = connect(path, max_bytes, busy_timeout_s)
+    connection = _connect(path, max_bytes, busy_timeout_s)
     try:
         made = _is_made(connection, path, columns)
         if not made:
@@ -381,6 +388,9 @@ def _check_files(path: Path) -> None:
         # Not by opening it: that would wait for the other end of a FIFO.
         if os.path.lexists(beside) and not os.path.isfile(beside) and _is_other(beside):
             raise ForeignError(f"{os.path.basename(beside)} is not a regular file")
+    if is_open(path):
+        # Closing it below would release the locks of the other connection.
+        return
     # SQLite gives its -wal and -shm files the permissions of the database.
     file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:

@@ -215,9 +215,11 @@ class SqliteStore(Store[A]):
         return await self._reading(self._removals)
 
     async def run(self, fn: Callable[[], T], /) -> T:
-        # What it raises says nothing of the database.
-        outcome = await self._reading(lambda _: _outcome(fn))
-        return outcome()
+        # Not as a read: what it waits for may itself wait for the end of a fork.
+        async def run() -> T:
+            return await (await self._reader()).run_without(fn)
+
+        return await self._in_time(run)
 
     def _removals(self, connection: Connection) -> int:
         # Without permission to look, the files that are open are still good.
@@ -229,10 +231,13 @@ class SqliteStore(Store[A]):
     async def _reading(
         self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
+        return await self._in_time(partial(self._read_again, fn, *args, **kwargs))
+
+    async def _in_time(self, fn: Callable[[], Coroutine[Any, Any, T]]) -> T:
         if self._stalled is None or self._stalled.done():
             try:
                 async with asyncio.timeout(self._timeout_s) as limit:
-                    return await self._read_again(fn, *args, **kwargs)
+                    return await fn()
             except TimeoutError:
                 if not limit.expired():
                     raise
@@ -252,11 +257,7 @@ class SqliteStore(Store[A]):
     ) -> T:
         """Read, and once more if the database was replaced meanwhile."""
         for again in (True, False):
-            if not self._closing:
-                await self._ready.wait()
-            thread = self._read
-            if thread is None:
-                raise StoreError(str(self.failure or f"the cache database {self._path} is closed"))
+            thread = await self._reader()
             try:
                 return await thread.run(fn, *args, **kwargs)
             except Exception as exc:
@@ -272,23 +273,22 @@ class SqliteStore(Store[A]):
                 break
         raise StoreError(f"the cache database {self._path} cannot be read: {error}") from error
 
+    async def _reader(self) -> SqliteThread:
+        if not self._closing:
+            await self._ready.wait()
+        if self._read is None:
+            raise StoreError(str(self.failure or f"the cache database {self._path} is closed"))
+        return self._read
+
     async def _open_threads(self, damaged: tuple[int, int] | None = None) -> None:
         tables, timeout_s = self._tables, self._busy_timeout_s
         max_bytes = tables.budget.max_bytes
         aside: list[Path] = []
         removal, self._removal = self._removal, None
+        opens = partial(open_database, self._path, tables.codec.columns, max_bytes)
         try:
             self._write = await SqliteThread.open(
-                partial(
-                    open_database,
-                    self._path,
-                    tables.codec.columns,
-                    max_bytes,
-                    damaged,
-                    timeout_s,
-                    aside,
-                    removal,
-                )
+                partial(opens, damaged, timeout_s, aside, removal), partial(opens, None, timeout_s)
             )
         finally:
             if removal is not None and removal.done:
@@ -558,20 +558,6 @@ class SqliteStore(Store[A]):
 
 class _GoneError(sqlite3.OperationalError):
     """The database is no longer the file at its path."""
-
-
-def _outcome(fn: Callable[[], T]) -> Callable[[], T]:
-    """Call it; the result returns what it returned, or raises what it raised."""
-    try:
-        value = fn()
-    except Exception as exc:
-        error = exc
-
-        def fail() -> T:
-            raise error
-
-        return fail
-    return lambda: value
 
 
 def _fail(future: asyncio.Future[Any], error: Exception) -> None:

@@ -3,23 +3,24 @@
 aiosqlite's public methods run one statement per change of thread. A group commit is many statements
 with decisions between them, and changing threads costs more than all of them (docs/performance.md).
 Nor can its public methods make the thread a daemon, or end it after its loop was closed. So this
-module, and no other, uses private parts of aiosqlite: `Connection._execute`, `_conn`,
-`_connection`, `_running`, `_thread` and `_tx`, and `core._STOP_RUNNING_SENTINEL`. pyproject.toml
-limits its versions, a test checks that these parts exist, and ``nox -s aiosqlite`` runs the store's
-tests with the oldest and the newest version allowed.
+module, and no other, uses private parts of aiosqlite: `Connection._execute`, `_connection`,
+`_running`, `_thread` and `_tx`, and `core._STOP_RUNNING_SENTINEL`. pyproject.toml limits its
+versions, a test checks that these parts exist, and ``nox -s aiosqlite`` runs the store's tests with
+the oldest and the newest version allowed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import sqlite3
 import sys
-import weakref
 from collections.abc import Callable
 from sqlite3 import Connection
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+
+from asteady._base.forks import FORKED, disown_in_child, fork_gate
+from asteady._cache.store.connection import StoreConnection
 
 if TYPE_CHECKING:
     import aiosqlite
@@ -27,32 +28,34 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_threads: weakref.WeakSet[SqliteThread] = weakref.WeakSet()
-# Connections that a forked child inherited. Closing one, even by garbage collection, would release
-# the locks of the parent and delete its log.
-_inherited: list[object] = []
-
 
 class SqliteThread:
     """A connection and its thread, which runs one function after another.
 
     Lives from `SqliteThread.open` until `aclose`. The thread is a daemon, so one left open never
-    keeps the interpreter from exiting; SQLite rolls back what was not committed then.
+    keeps the interpreter from exiting; SQLite rolls back what was not committed then. When this
+    process forks, the connection is closed, and opened again at the next call.
     """
 
-    def __init__(self, connection: aiosqlite.Connection) -> None:
+    def __init__(self, connection: aiosqlite.Connection, again: Callable[[], Connection]) -> None:
         self._connection = connection
+        self._raw: Connection | None = connection._connection
+        self._again = again
         self._closed = False
         self._forked = False
-        _threads.add(self)
+        disown_in_child(self)
 
     @classmethod
-    async def open(cls, connect: Callable[[], Connection]) -> SqliteThread:
+    async def open(
+        cls, connect: Callable[[], Connection], again: Callable[[], Connection] | None = None
+    ) -> SqliteThread:
         """Call `connect` on a new thread; its exceptions are raised here.
 
-        Cancelling leaves nothing open: a connection that `connect` returns later is closed.
+        `again`, by default the same, opens the connection again after a fork. Cancelling leaves
+        nothing open: a connection that `connect` returns later is closed.
         """
-        import aiosqlite
+        with fork_gate:
+            import aiosqlite
 
         failure: list[BaseException] = []
 
@@ -79,9 +82,9 @@ class SqliteThread:
         try:
             await asyncio.shield(opening)
         except asyncio.CancelledError:
-            opening.add_done_callback(lambda _: cls(connection).abandon())
+            opening.add_done_callback(lambda _: cls(connection, again or connect).abandon())
             raise
-        thread = cls(connection)
+        thread = cls(connection, again or connect)
         if failure:
             await thread.aclose()
             raise failure.pop()
@@ -95,12 +98,19 @@ class SqliteThread:
         Raises:
             sqlite3.ProgrammingError: it is closed, or was opened before a fork.
         """
+        self._check()
+        return await self._connection._execute(self._call, fn, *args, **kwargs)  # type: ignore[no-any-return, no-untyped-call]  # private
+
+    async def run_without(self, fn: Callable[[], T]) -> T:
+        """Run ``fn()``, which does not use the connection, on the thread; else as `run`."""
+        self._check()
+        return await self._connection._execute(fn)  # type: ignore[no-any-return, no-untyped-call]  # private
+
+    def _check(self) -> None:
         if self._forked:
-            raise sqlite3.ProgrammingError("it was opened before this process was forked")
+            raise sqlite3.ProgrammingError(FORKED)
         if self._closed:
             raise sqlite3.ProgrammingError("the connection is closed")
-        connection = self._connection
-        return await connection._execute(fn, connection._conn, *args, **kwargs)  # type: ignore[no-any-return, no-untyped-call]  # private
 
     async def aclose(self) -> None:
         """Close after the calls in progress and in the queue. Idempotent."""
@@ -120,11 +130,12 @@ class SqliteThread:
         from aiosqlite.core import _STOP_RUNNING_SENTINEL
 
         connection = self._connection
-        raw, connection._connection, connection._running = connection._connection, None, False
+        connection._connection, connection._running = None, False
 
         def close() -> object:
             # An error while closing loses nothing that was committed.
-            with contextlib.suppress(sqlite3.Error):
+            with fork_gate, contextlib.suppress(sqlite3.Error):
+                raw, self._raw = self._raw, None
                 if raw is not None:
                     raw.close()
             return _STOP_RUNNING_SENTINEL
@@ -133,12 +144,21 @@ class SqliteThread:
         connection._tx.put_nowait((closed, close))
         return True
 
+    def disown(self) -> None:
+        """Never use it again, in a forked child."""
+        self._forked = True
+        # Or aiosqlite would warn that it was never closed.
+        self._connection._connection = None
 
-def _mark_inherited() -> None:
-    for thread in list(_threads):
-        thread._forked = True
-        _inherited.append(thread._connection)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_mark_inherited)
+    def _call(
+        self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        # In the thread.
+        while True:
+            with fork_gate:
+                raw = self._raw
+                assert raw is not None, "the call that closes it is the last one"
+                if not (isinstance(raw, StoreConnection) and raw.parked):
+                    return fn(raw, *args, **kwargs)
+            # Not within the gate: this may wait for a lock that another process has.
+            self._raw = self._again()

@@ -9,13 +9,13 @@ import atexit
 import ctypes
 import logging
 import os
-import threading
 from collections.abc import Sequence
 from typing import Any
 
 import llama_cpp
 
 from asteady._base.errors import EngineError, ModelChangedError, ModelFormatError
+from asteady._base.forks import ProcessLock, fork_gate
 from asteady._engine.models.opened import OpenModel
 
 _log = logging.getLogger("asteady")
@@ -24,7 +24,7 @@ _log = logging.getLogger("asteady")
 _LEVEL_ERROR = 4
 libc = ctypes.CDLL(None)
 
-_load_lock = threading.Lock()
+_load_lock = ProcessLock()
 _error_lines: list[str] | None = None
 _backend_started = False
 
@@ -52,7 +52,7 @@ def _silence() -> None:
 def start_backend() -> None:
     """Redirect llama.cpp's log to the logger "asteady" at debug level, and start it once."""
     global _backend_started
-    with _load_lock:
+    with fork_gate, _load_lock:
         # Each time: another user of llama_cpp in this process may have set its own callback.
         llama_cpp.llama_log_set(_log_callback, None)
         if not _backend_started:
