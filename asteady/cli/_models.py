@@ -130,7 +130,7 @@ def pull(options: argparse.Namespace) -> int:
         pull_model(options.model, cache_dir, show_progress=True)
     # Compares the digest with the hub's and reads the header; converts minilm.
     file = inspect_model(options.model, kind=kind, cache_dir=cache_dir)
-    print(file.path)
+    _print_path(file.path)
     return 0
 
 
@@ -138,12 +138,18 @@ def path(options: argparse.Namespace) -> int:
     cache_dir = Settings.from_environment().cache_dir
     reference = options.model
     if reference.startswith("hf:"):
-        print(_local(reference, cache_dir).files[0])
+        _print_path(_local(reference, cache_dir).files[0])
         return 0
     kinds = KINDS if reference == "builtin" else KINDS[1:]
     for kind in kinds:
-        print(inspect_model(reference, kind=kind, cache_dir=cache_dir).path)
+        _print_path(inspect_model(reference, kind=kind, cache_dir=cache_dir).path)
     return 0
+
+
+def _print_path(path: Path) -> None:
+    # As bytes: a file's name may be in no encoding, and a shell needs it as it is.
+    sys.stdout.buffer.write(os.fsencode(path) + b"\n")
+    sys.stdout.buffer.flush()
 
 
 @attrs.frozen(kw_only=True)

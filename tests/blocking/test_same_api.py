@@ -40,6 +40,7 @@ NOT_HERE = {
     "Cache.abandon": "for a session whose loop has gone",
     "CacheManager.abandon": "for a session whose loop has gone",
     "CacheManager.open": "its session opens it",
+    "CacheManager.check_open": "for the command line",
     "CacheManager.aclose": "its session closes it",
     "Stream.leave": "leaving the block does it",
     "CacheInspector.observe": "an observer",

@@ -231,3 +231,41 @@ async def threads_end(before: set[threading.Thread]) -> None:
     with anyio.fail_after(60):
         while sqlite_threads() - before:
             await anyio.sleep(0.01)
+
+
+async def test_a_store_that_does_not_answer_keeps_nobody_and_memory_goes_on(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = threading.Event()
+    read = _transaction.Tables.read
+
+    def held_up(*args: Any, **kwargs: Any) -> Any:
+        gate.wait(60)
+        return read(*args, **kwargs)
+
+    async with opened(directory) as manager:
+        cache = manager.generation
+        await cache.put("known", completion())
+        store: Any = await cache.ready()
+        store._timeout_s = 0.1
+        monkeypatch.setattr(_transaction.Tables, "read", held_up)
+        try:
+            with anyio.fail_after(30):
+                for _ in range(1000):  # only the first one waits
+                    assert await cache.get("unknown") is None
+                assert await cache.get("known") is not None
+                async with cache.computing("unknown") as waited:
+                    assert not waited
+                assert await cache.put("unknown", completion())
+                assert await cache.get("unknown") is not None
+                assert (await cache.statistics())["misses"] == 1000
+            assert len(caplog.records) == 1
+            assert "did not answer within 0.1 s" in caplog.text
+        finally:
+            gate.set()
+        with anyio.fail_after(60):
+            while True:
+                cache.memory.clear()
+                if await cache.get("unknown") is not None:
+                    break
+                await anyio.sleep(0.01)

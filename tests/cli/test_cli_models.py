@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -181,3 +182,14 @@ def test_a_model_that_cannot_be_used_is_checked_with_the_reason(
     assert main(["models", "check", str(path)]) == 1
     error = capsys.readouterr().err
     assert f"{path} ends llama.cpp's process (SIGABRT): GGML_ASSERT(x) failed" in error
+
+
+def test_the_path_of_a_name_that_is_not_utf_8_is_printed_as_it_is(
+    tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    named = os.fsdecode(bytes(write_llama(tmp_path / "m.gguf").with_name("caf")) + b"\xe9.gguf")
+    (tmp_path / "m.gguf").rename(named)
+    assert main(["models", "path", named]) == 0
+    assert capsysbinary.readouterr().out == os.fsencode(named) + b"\n"
+    assert main(["models", "check", named]) == 0
+    assert b"caf\\xe9.gguf" in capsysbinary.readouterr().out

@@ -39,7 +39,8 @@ BOUND_S = 60.0
 @asynccontextmanager
 async def session_on(directory: Path) -> AsyncIterator[tuple[Session, FakeEngine]]:
     engine = FakeEngine(lambda request: f"the answer to {request.prompt}, " * 30)
-    async with Session(engine=engine, cache_dir=directory) as session:
+    # A machine that is busy for two seconds must not look like a locked database.
+    async with Session(engine=engine, cache_dir=directory, store_timeout_s=BOUND_S) as session:
         yield session, engine
 
 
@@ -192,23 +193,24 @@ def write_at(path: Path, place: int, data: bytes) -> None:
 
 async def check_at_rest(directory: Path, caplog: pytest.LogCaptureFixture) -> int:
     """Open and ask until all is healed; returns how often a database was set aside."""
-    damaged = 0
-    caplog.clear()
+    aside = 0
     with caplog.at_level(logging.WARNING, "asteady"):
-        # What is damaged may be met late, and then costs what was stored before.
-        for _ in range(2):
-            async with session_on(directory) as (session, _):
+        # Some damage is met late, and then costs what was stored before; where two entries claim
+        # one place, the next one is met when the first has been stored again.
+        for _ in range(5):
+            caplog.clear()
+            async with session_on(directory) as (session, engine):
                 await ask(session, *PROMPTS)
-                damaged += session.cache.generation.counters.damaged
-        messages = [record.getMessage() for record in caplog.records]
-        aside = sum("it is kept as" in message for message in messages)
-        assert aside <= 1
-        assert len(messages) == len(set(messages)) == damaged
-        caplog.clear()
-        async with session_on(directory) as (session, engine):
-            await ask(session, *PROMPTS)
-            assert engine.computed == []
-        assert caplog.records == []
+            messages = [record.getMessage() for record in caplog.records]
+            # After closing, which writes too.
+            damaged = session.cache.generation.counters.damaged
+            assert len(messages) == len(set(messages)) == damaged
+            aside += sum("it is kept as" in message for message in messages)
+            if not (engine.computed or damaged):
+                break
+    assert engine.computed == []
+    assert damaged == 0
+    assert aside <= 1
     return aside
 
 
