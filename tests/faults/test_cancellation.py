@@ -186,7 +186,7 @@ async def turn(turns: int) -> None:
 
 async def _wait_for(asking: Coroutine[Any, Any, None], turns: int) -> None:
     task = asyncio.create_task(asking)
-    await turn(turns)
+    await turn(1 + turns)
     with suppress(TimeoutError):
         await asyncio.wait_for(task, 0)
 
