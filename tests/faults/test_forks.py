@@ -13,9 +13,10 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import pytest
 
-from tests.faults.campaign import rounds
+from tests.faults.campaign import LONG, rounds
 from tests.faults.conftest import Tally
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
@@ -523,3 +524,115 @@ if __name__ == "__main__":
     assert (done.stdout, done.returncode) == ("8\n", 0), done.stderr
     assert "damaged" not in done.stderr
     tally("answers", 8)
+
+
+SERVED = """
+import asteady.blocking as asteady
+
+asteady.generate("before the fork", max_new_tokens=3)
+
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [asteady.generate(environ["PATH_INFO"], max_new_tokens=3).encode()]
+"""
+
+CACHED = """
+import asteady.blocking as asteady
+import sys
+print([prompt for prompt in sys.argv[1:] if not asteady.is_cached(prompt, max_new_tokens=3)])
+"""
+
+
+def test_gunicorn_that_loads_the_app_before_it_forks(tmp_path: Path, tally: Tally) -> None:
+    pytest.importorskip("gunicorn", reason="gunicorn is not installed")
+    (tmp_path / "served.py").write_text(SERVED)
+    prompts = [f"/{n}" for n in range(rounds(12, 500))]
+    server = [sys.executable, "-m", "gunicorn", "--preload", "-w", "3", "-b", "unix:socket"]
+    env = {**os.environ, "ASTEADY_CACHE_DIR": str(tmp_path / "cache"), "ASTEADY_PROBE": "0"}
+    with subprocess.Popen(
+        [*server, "--no-control-socket", "served:app"],
+        cwd=tmp_path,
+        env=env,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stderr is not None
+            while "Booting worker" not in (line := process.stderr.readline()):
+                assert line, "it ended"
+            transport = httpx.HTTPTransport(uds=str(tmp_path / "socket"), retries=3)
+            with httpx.Client(transport=transport, base_url="http://app", timeout=60) as client:
+                answers = [client.get(prompt).text for prompt in prompts]
+                assert answers == [client.get(prompt).text for prompt in prompts]
+            process.terminate()
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert "Traceback" not in err, err
+    found = subprocess.run(
+        [sys.executable, "-c", CACHED, "before the fork", *prompts],
+        capture_output=True,
+        text=True,
+        env=env,
+        check=True,
+        timeout=60,
+    )
+    assert found.stdout == "[]\n"
+    tally("answers", len(prompts))
+
+
+TASKS = """
+import celery, os
+import asteady.blocking as asteady
+
+folder = os.environ["ASTEADY_CACHE_DIR"] + "-queue"
+os.makedirs(folder, exist_ok=True)
+app = celery.Celery("tasks", broker="filesystem://", backend="file://" + folder)
+app.conf.broker_transport_options = {"data_folder_in": folder, "data_folder_out": folder}
+asteady.generate("before the fork", max_new_tokens=3)
+
+@app.task
+def generate(prompt):
+    return asteady.generate(prompt, max_new_tokens=3)
+"""
+
+SENDS = """
+import sys, tasks
+print([result.get(timeout=90) != "" for result in map(tasks.generate.delay, sys.argv[1:])])
+"""
+
+
+@pytest.mark.skipif(not LONG, reason="of the long campaign only")
+def test_workers_of_celery(tmp_path: Path, tally: Tally) -> None:
+    pytest.importorskip("celery", reason="celery is not installed")
+    (tmp_path / "tasks.py").write_text(TASKS)
+    prompts = [f"/{n}" for n in range(100)]
+    env = {**os.environ, "ASTEADY_CACHE_DIR": str(tmp_path / "cache"), "ASTEADY_PROBE": "0"}
+    env["PYTHONPATH"] = os.pathsep.join([str(tmp_path), env.get("PYTHONPATH", "")])
+    worker = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "-P", "prefork", "-c", "3"]
+    log = tmp_path / "log"
+    with log.open("w") as out, subprocess.Popen(worker, env=env, stdout=out, stderr=out) as process:
+        try:
+            sent = subprocess.run(
+                [sys.executable, "-c", SENDS, *prompts],
+                capture_output=True,
+                text=True,
+                env=env,
+                timeout=120,
+                check=False,
+            )
+            process.terminate()
+            process.wait(60)
+        finally:
+            process.kill()
+    assert sent.stdout == f"{[True] * len(prompts)}\n", sent.stderr + log.read_text()
+    found = subprocess.run(
+        [sys.executable, "-c", CACHED, "before the fork", *prompts],
+        capture_output=True,
+        text=True,
+        env=env,
+        check=True,
+        timeout=60,
+    )
+    assert found.stdout == "[]\n"
+    tally("answers", len(prompts))
