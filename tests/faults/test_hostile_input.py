@@ -136,7 +136,7 @@ def read(path: Path, data: bytes) -> None:
     assert header.kv_bytes_per_token >= 0
 
 
-@many(400, 20_000)
+@many(400, 4_000)
 @given(st.one_of(headers(), st.binary(max_size=200).map(lambda data: b"GGUF" + data)))
 def test_a_header_made_of_arbitrary_values(tmp_path: Path, data: bytes) -> None:
     read(tmp_path / "model.gguf", data)
@@ -146,7 +146,7 @@ def test_the_header_of_a_real_model_damaged_in_a_few_places(tmp_path: Path) -> N
     """In this process: what the reader accepts is tried on llama.cpp in test_damaged_models."""
     for source in (write_llama(tmp_path / "llama.gguf"), write_bert(tmp_path / "bert.gguf")):
         reader, sound = gguf.GGUFReader(source), source.read_bytes()
-        for seed in range(rounds(200, 10_000)):
+        for seed in range(rounds(200, 4_000)):
             data = bytearray(sound)
             damaged_header(data, random.Random(seed), reader)
             read(tmp_path / "model.gguf", bytes(data))
@@ -164,7 +164,7 @@ REFERENCES = st.one_of(
 ).filter(lambda text: text not in ("builtin", "minilm"))
 
 
-@many(300, 20_000)
+@many(300, 4_000)
 @given(REFERENCES, st.sampled_from(KINDS))
 @example("/dev/zero", "generation")
 @example("/proc/self/mem", "generation")
@@ -198,7 +198,7 @@ WORDS = st.sampled_from(
 VARIABLES = st.sampled_from([field.name for field in attrs.fields(Settings)] + ["profile"])
 
 
-@many(400, 20_000)
+@many(400, 4_000)
 @given(
     st.dictionaries(
         st.tuples(st.sampled_from(["ASTEADY_", "STEADYTEXT_"]), VARIABLES).map(
@@ -278,7 +278,7 @@ OPTIONS = st.fixed_dictionaries(
 )
 
 
-@many(500, 30_000)
+@many(500, 4_000)
 @given(st.one_of(TEXTS, ANYTHING), OPTIONS)
 def test_anything_as_a_request_to_generate(prompt: Any, options: dict[str, Any]) -> None:
     try:
@@ -291,7 +291,7 @@ def test_anything_as_a_request_to_generate(prompt: Any, options: dict[str, Any])
         assert len(request.key("fingerprint")) == 64
 
 
-@many(300, 20_000)
+@many(300, 4_000)
 @given(
     ANYTHING,
     st.fixed_dictionaries({}, optional=dict.fromkeys(EmbedOptions.__annotations__, ANYTHING)),
@@ -320,7 +320,7 @@ def session(tmp_path: Path) -> Iterator[blocking.Session]:
         yield session
 
 
-@many(200, 10_000)
+@many(200, 4_000)
 @given(
     st.one_of(TEXTS, ANYTHING),
     OPTIONS,
