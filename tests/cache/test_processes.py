@@ -352,3 +352,17 @@ async def test_a_forked_child_leaves_the_parent_s_cache_alone(directory: Path) -
         assert await cache.put(key_of("other"), completion())
     async with opened(directory) as manager:
         assert len(await manager.generation.keys()) == 2
+
+
+async def test_a_second_session_leaves_the_first_ones_locks_in_place(directory: Path) -> None:
+    async with opened(directory) as manager:
+        await manager.generation.put(KEY, completion())
+        async with opened(directory) as second:
+            assert await second.generation.get(KEY) is not None
+        # If nobody had the database locked, the last one to close it would delete the log.
+        with Process(directory, "async with opened(directory): pass\nsay('closed')") as process:
+            assert process.hear() == "closed"
+        assert (directory / "generation_cache.db-wal").exists()
+        assert await manager.generation.put(key_of("other"), completion())
+    async with opened(directory) as manager:
+        assert len(await manager.generation.keys()) == 2
