@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import gguf
@@ -27,11 +28,13 @@ PIECES = [*MORE, "<|user|>", "<|end|>", "<tool", "tool>", "]", "[", "<", ">", " 
 @pytest.fixture(scope="module", params=["gpt2", "spm"])
 def overlapping(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> LlamaEngine:
+) -> Iterator[LlamaEngine]:
     directory = tmp_path_factory.mktemp("models")
     tokens = dict.fromkeys(MORE, gguf.TokenType.USER_DEFINED)
     write_llama(directory / "it.gguf", vocabulary=request.param, more_tokens=tokens)
-    return load(directory, "it.gguf")
+    engine = load(directory, "it.gguf")
+    yield engine
+    engine.close()
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=40).map("".join), st.integers(1, 8))
