@@ -47,6 +47,10 @@ class State(enum.Enum):
     CLOSED = "closed"
 
 
+def _nothing() -> None:
+    """There is nothing to abandon, or not any more."""
+
+
 class OwnedTasks:
     """Starts tasks that outlive their callers; lives from `start` to `stop`.
 
@@ -64,7 +68,8 @@ class OwnedTasks:
         self._owner: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._context: contextvars.Context | None = None
-        self._abandon: Callable[[], None] = lambda: None
+        self._abandon: Callable[[], None] = _nothing
+        self._abandoning = threading.Lock()
 
     def check_open(self) -> None:
         """Raise unless it is open, on the running event loop.
@@ -95,7 +100,7 @@ class OwnedTasks:
     def start(
         self,
         teardown: Callable[[], Awaitable[None]],
-        abandon: Callable[[], None] = lambda: None,
+        abandon: Callable[[], None] = _nothing,
     ) -> None:
         """Start the owner's task, in a copy of the caller's context. Opening, until `opened`.
 
@@ -185,7 +190,7 @@ class OwnedTasks:
             still = 0 if self.loop.is_running() else still + 1
             if still > _DEAD_LOOKS or self.loop.is_closed():
                 self.state = State.CLOSED
-                await run_in_daemon("asteady-close", self._abandon)
+                await run_in_daemon("asteady-close", self._abandon_once)
                 return
             await asyncio.sleep(_LOOK_S)  # a loop that stops tells nobody
 
@@ -207,7 +212,13 @@ class OwnedTasks:
         if not self._set_stop() and self.state is not State.CLOSED:
             self.state = State.CLOSED
             with contextlib.suppress(RuntimeError):  # the interpreter exits
-                threading.Thread(None, self._abandon, "asteady-close", daemon=True).start()
+                threading.Thread(None, self._abandon_once, "asteady-close", daemon=True).start()
+
+    def _abandon_once(self) -> None:
+        """On a thread; a second call waits for the first."""
+        with self._abandoning:
+            abandon, self._abandon = self._abandon, _nothing
+            abandon()
 
     def _set_stop(self) -> bool:
         """Tell the owner to stop, from any thread; False if its loop is closed."""
