@@ -56,6 +56,7 @@ PIPELINE = {
     "peek_alias",
     "count_hit",
     "missed",
+    "disown",
     "recall_key",
     "peek",
     "computing",
