@@ -80,7 +80,11 @@ async def follow(
 
         async def some(steps: list[int | str]) -> None:
             async with opened(
-                Path(directory), generation_cache_capacity=capacity, cache_policy=policy, **changes
+                Path(directory),
+                generation_cache_capacity=capacity,
+                cache_policy=policy,
+                store_timeout_s=60.0,  # a busy machine must not fail a test
+                **changes,
             ) as manager:
                 while steps:
                     step = steps.pop()
