@@ -85,11 +85,14 @@ class SettingsOptions(TypedDict, total=False):
     generation_model: str | os.PathLike[str] | None
     embedding_model: str | os.PathLike[str] | None
     workers: int | None
+    cores: int | None
     threads: int | None
     gpu_layers: int | None
     batch_width: int | None
     probe: bool | None
     max_pending: int | None
+    context_tokens: int | None
+    context_memory_mb: float | None
     prefix_max_size_mb: float | None
     idle_unload_s: float | None
 
@@ -111,7 +114,7 @@ _HINTS = {
         'give messages=[{"role": "system", ...}, ...], or use session.prefix(text)'
     ),
     "n_ctx num_ctx context_length max_model_len": (
-        "the context length is not an option: it follows from the model file"
+        "the context length is a setting: Session(context_tokens=...)"
     ),
     "stream": "use session.stream(...)",
     "timeout": "use asyncio.timeout() around the call",
@@ -123,6 +126,7 @@ _HINTS = {
 _SETTINGS_HINTS = {
     **_HINTS,
     "model model_path model_name": "a session has two: 'generation_model' and 'embedding_model'",
+    "n_ctx num_ctx context_length max_model_len": "it is called 'context_tokens' here",
     "n_threads num_threads num_thread": "it is called 'threads' here",
     "n_gpu_layers num_gpu": "it is called 'gpu_layers' here",
     "max_workers n_workers num_workers n_parallel": "it is called 'workers' here",

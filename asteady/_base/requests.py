@@ -419,7 +419,9 @@ class Completion:
     """The immutable answer to a `GenerateRequest`.
 
     ``"".join(chunks) == text``; `cost_s` is how long computing it took, in seconds of one worker;
-    `cached` says whether this caller got it from the cache.
+    `cached` says whether this caller got it from the cache. `reused_tokens` of the prompt were in
+    the worker's memory from an earlier one and not computed again; it is 0 from the cache, and of
+    no account when two are compared.
     """
 
     text: str
@@ -433,6 +435,7 @@ class Completion:
     fingerprint: str
     cost_s: float
     cached: bool = False
+    reused_tokens: int = attrs.field(default=0, eq=False)
 
     def __str__(self) -> str:
         return self.text

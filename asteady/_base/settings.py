@@ -75,6 +75,13 @@ _seconds = _number("a number of seconds, such as 300; 0 for never", 10**9, above
 _timeout = _number("a number of seconds above 0, such as 2.0", 3600, above=True)
 
 
+def _optional(read: Callable[[str, object], Any]) -> Callable[[str, object], Any]:
+    def read_or_none(name: str, value: object) -> Any:
+        return None if value is None else read(name, value)
+
+    return read_or_none
+
+
 def _switch(name: str, value: object) -> bool:
     if isinstance(value, bool):
         return value
@@ -165,6 +172,13 @@ class Settings:
     `production`, `development` and `testing` do so too, with sizes of the caches in place of the
     defaults. A megabyte is 1,048,576 bytes.
 
+    `cores` are shared by all workers of a session; None means those that the process may use, by
+    affinity and by its container's quota. `threads` fixes the number for each call; None means the
+    cores that no other worker needs. `context_tokens` bounds prompt and answer together; None means
+    what the model was trained on. `context_memory_mb` bounds the keys and values of all requests;
+    None means a quarter of the machine's memory, or of its container's limit. docs/configuration.md
+    has all settings.
+
     Raises:
         SettingsError: a value is not allowed; the message names the setting (or the variable),
             the value and what is allowed.
@@ -184,11 +198,14 @@ class Settings:
     generation_model: str = _field(model_reference, "builtin")
     embedding_model: str = _field(model_reference, "builtin")
     workers: int = _field(_whole(1, 256), attrs.Factory(default_workers))
-    threads: int = _field(_whole(1, 256), 1)
+    cores: int | None = _field(_optional(_whole(1, 4096)), None)
+    threads: int | None = _field(_optional(_whole(1, 4096)), None)
     gpu_layers: int = _field(_whole(-1, 10_000), 0)
     batch_width: int = _field(_whole(1, 64), 8)
     probe: bool = _field(_switch, True)
     max_pending: int = _field(_whole(1, 10**9), 1024)
+    context_tokens: int | None = _field(_optional(_whole(64, 2**31 - 1)), None)
+    context_memory_mb: float | None = _field(_optional(_megabytes), None)
     prefix_max_size_mb: float = _field(_megabytes, 512.0)
     idle_unload_s: float = _field(_seconds, 0.0)
 

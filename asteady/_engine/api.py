@@ -33,10 +33,6 @@ from asteady._base.requests import (
 Request: TypeAlias = GenerateRequest | EmbedRequest
 Answer: TypeAlias = Completion | Embedding
 
-PIECE_TOKENS = 512
-"""A prompt is computed in pieces of this many tokens, as how it is cut changes the result. 512 is
-llama.cpp's default for a physical batch."""
-
 SlotId: TypeAlias = int
 """Identifies a job within its worker from `admit` until its answer, error or `release`."""
 
@@ -121,7 +117,10 @@ class Engine(Protocol):
 
     @property
     def width(self) -> int:
-        """How many jobs one worker computes side by side without changing any answer."""
+        """How many jobs one worker computes side by side without changing any answer.
+
+        It may grow; see `Widens`.
+        """
 
     def prepare(self, request: Request) -> Job:
         """Check a request against the model and tokenise it; from any thread.
@@ -181,6 +180,31 @@ class ChecksSize(Protocol):
         Raises:
             PromptTooLongError: it has more characters than the longest tokens of a context hold.
         """
+
+
+@runtime_checkable
+class Widens(Protocol):
+    """An engine whose `width` grows when requests wait for each other."""
+
+    def widen(self, widened: Callable[[], None]) -> None:
+        """Find out, in the background, how far `width` may grow; call `widened` when it has.
+
+        Returns at once; only the first call has an effect.
+        """
+
+    def join_widening(self) -> None:
+        """Block until that is found out; at once if `widen` was never called."""
+
+
+@runtime_checkable
+class KeepsPrompts(Protocol):
+    """A worker that computes a prompt faster if it begins as one that it computed before."""
+
+    def shared_tokens(self, job: Job) -> int:
+        """How many tokens of this job's prompt need not be computed; from any thread, at once."""
+
+    def shed(self) -> None:
+        """Forget the prompts that no job uses now; from any thread, without waiting."""
 
 
 def prepare(engine: Engine, request: Request, prefix: DeclaredPrefix | None) -> Job:

@@ -7,6 +7,7 @@ answers are all cached never imports llama_cpp.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -21,14 +22,16 @@ import attrs
 
 from asteady._base.errors import EngineError, ModelChangedError
 from asteady._base.files import recall, remember
-from asteady._base.forks import ProcessLock, fork_gate
+from asteady._base.forks import fork_gate
 from asteady._base.requests import Kind
 from asteady._base.settings import Settings
-from asteady._engine.api import PIECE_TOKENS, Engine
+from asteady._engine.api import Engine
 from asteady._engine.build import digest_of, libraries, processor
+from asteady._engine.cores import Cores
+from asteady._engine.memory import ContextMemory
 from asteady._engine.models.hub import resolve_hub
 from asteady._engine.models.resolve import ModelFile, resolve_model
-from asteady._engine.plan import EngineOptions, ProbeReport, Setup, choose
+from asteady._engine.plan import NEVER_EQUAL, EngineOptions, Setup, WidthReport, repacks
 
 if TYPE_CHECKING:
     from asteady._engine.llama.engine import LlamaEngine
@@ -38,13 +41,9 @@ T = TypeVar("T")
 _log = logging.getLogger("asteady")
 
 # Raise it when asteady changes how it tokenises, samples, detokenises, stops or pools.
-_WAYS_VERSION = 2
+_WAYS_VERSION = 3
 # Raise it when the probe or the choice of the setup changes.
-_PROBE_VERSION = 2
-
-# Weights of these types are multiplied by other code for one column than for several, so a batch
-# never gave the bits that its sequences get alone.
-_NEVER_EQUAL = frozenset({"F32", "F16", "BF16"})
+_PROBE_VERSION = 3
 
 _PROBES_FILE = "probes.json"
 _BUILDS_FILE = "builds.json"
@@ -52,22 +51,35 @@ _BUILDS_FILE = "builds.json"
 # How often a file that changes between being identified and being loaded is identified again.
 _ATTEMPTS = 3
 
-_probing = ProcessLock()
 _loaded_build: dict[str, str] | None = None
 
 
 class LlamaSource:
-    """The `EngineSource` of real sessions: GGUF models in llama.cpp, as the settings say."""
+    """The `EngineSource` of real sessions: GGUF models in llama.cpp, as the settings say.
+
+    Its engines share one budget of cores and one of memory for keys and values.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._options = EngineOptions.of(settings)
         self._cache_dir = settings.cache_dir
 
+    # What the machine has is read from files, so not on the event loop, where sessions are made.
+
+    @functools.cached_property
+    def _cores(self) -> Cores:
+        return Cores(self._options.cores, self._options.threads)
+
+    @functools.cached_property
+    def _memory(self) -> ContextMemory:
+        return ContextMemory(self._options.context_bytes)
+
     def fingerprint(self, kind: Kind, reference: str) -> str:
         return self._identified(kind, reference, fingerprint_of)
 
     def load(self, kind: Kind, reference: str) -> Engine:
-        return self._identified(kind, reference, load_engine)
+        load = functools.partial(load_engine, cores=self._cores, memory=self._memory)
+        return self._identified(kind, reference, load)
 
     def dimensions(self, reference: str) -> int:
         def dimensions_of(model: ModelFile, options: EngineOptions, cache_dir: Path) -> int:
@@ -96,10 +108,19 @@ class LlamaSource:
 
 
 def load_engine(
-    model: ModelFile, options: EngineOptions, cache_dir: Path, setup: Setup | None = None
+    model: ModelFile,
+    options: EngineOptions,
+    cache_dir: Path,
+    setup: Setup | None = None,
+    *,
+    cores: Cores | None = None,
+    memory: ContextMemory | None = None,
 ) -> LlamaEngine:
-    """Load the weights, after a probe if this build has not met this model. Blocks for as long as
-    reading the file takes. `setup` says how to compute and replaces the probe.
+    """Load the weights. Blocks for as long as reading the file takes.
+
+    The engine computes one sequence per step until a probe has found how many more change no bit;
+    `setup` says how it computes instead, and then there is no probe. Without `cores` and `memory`
+    it has budgets of its own.
 
     The engine's fingerprint is that of the bytes that were loaded.
 
@@ -111,10 +132,28 @@ def load_engine(
         from asteady._engine.llama.engine import LlamaEngine
 
     began = perf_counter()
+    store = None
     if setup is None:
-        setup = probe_report(model, options, cache_dir).setup
-    fingerprint = fingerprint_of(model, options, cache_dir, setup)
-    engine = LlamaEngine(model, options, setup, fingerprint)
+        report = width_report(model, options, cache_dir)
+        setup = Setup(
+            width=1 if report is None else report.width,
+            repack=repacks(model.header.matrix_types, build_of(cache_dir)["system"], options),
+        )
+        if report is None:
+            key = _probe_key(model, options, cache_dir)
+
+            def store(found: WidthReport) -> None:
+                remember(cache_dir / _PROBES_FILE, key, attrs.asdict(found))
+
+    engine = LlamaEngine(
+        model,
+        options,
+        setup,
+        fingerprint_of(model, options, cache_dir, setup),
+        cores=cores or Cores(options.cores, options.threads),
+        memory=memory or ContextMemory(options.context_bytes),
+        remember_widths=store,
+    )
     _log.info("loaded %s in %.2f s (%s)", model.path, perf_counter() - began, setup)
     return engine
 
@@ -122,25 +161,23 @@ def load_engine(
 def fingerprint_of(
     model: ModelFile, options: EngineOptions, cache_dir: Path, setup: Setup | None = None
 ) -> str:
-    """The fingerprint of an engine, 64 hexadecimal digits, without loading weights.
+    """The fingerprint of an engine, 64 hexadecimal digits: of the model's file, the build, the CPU
+    and the settings that can change an answer. Loads no weights, measures nothing.
 
-    Blocks: reads small files. The first time that this build meets this model, it is loaded and
-    probed, unless `setup` says how the engine computes.
+    Blocks: reads small files.
 
     Raises:
-        EngineError: llama-cpp-python is not installed, or failed in the probe.
-        ModelFormatError: llama.cpp cannot load the file.
+        EngineError: llama-cpp-python is not installed.
     """
-    if setup is None:
-        setup = probe_report(model, options, cache_dir).setup
+    build = build_of(cache_dir)
+    repack = repacks(model.header.matrix_types, build["system"], options)
     described = json.dumps(
         {
             "model": model.sha256,
-            "build": build_of(cache_dir),
-            "context_tokens": options.context_tokens,
-            "width": setup.width,
-            "repack": setup.repack,
-            "piece_tokens": PIECE_TOKENS,
+            "build": build,
+            "context_tokens": options.context_for(model.header.kind, model.header.context_length),
+            "repack": repack if setup is None else setup.repack,
+            "piece_tokens": options.piece_tokens,
             "flash_attention": False,
             "kv_unified": False,
             "ways": _WAYS_VERSION,
@@ -151,42 +188,42 @@ def fingerprint_of(
     return hashlib.sha256(described.encode()).hexdigest()
 
 
-def probe_report(model: ModelFile, options: EngineOptions, cache_dir: Path) -> ProbeReport:
-    """How this model computes on this machine: the remembered probe, or a new one. Blocks.
-
-    Raises as `fingerprint_of` does.
-    """
+def width_report(model: ModelFile, options: EngineOptions, cache_dir: Path) -> WidthReport | None:
+    """How many sequences of this model may share a batch on this machine, by an earlier probe or
+    because there is nothing to probe; None if that is not known yet."""
     header = model.header
     if header.kind == "embedding":
-        return ProbeReport(setup=Setup(), reason="texts are embedded one at a time")
-    if not options.probe:
-        return ProbeReport(setup=Setup(), reason="the probe is switched off (ASTEADY_PROBE)")
-    if _NEVER_EQUAL.issuperset(header.matrix_types):
+        return WidthReport(reason="texts are embedded one at a time")
+    if not options.probe or options.batch_width == 1:
+        return WidthReport(reason="the probe is switched off (ASTEADY_PROBE, ASTEADY_BATCH_WIDTH)")
+    if NEVER_EQUAL.issuperset(header.matrix_types):
         types = "/".join(header.matrix_types)
-        return ProbeReport(setup=Setup(), reason=f"{types} weights differ in any batch")
-    limit = options.width_limit(header.kv_bytes_per_token, header.context_length)
-    build = build_of(cache_dir)
-    parts: list[object] = [_PROBE_VERSION, model.sha256, limit, build]
+        return WidthReport(reason=f"{types} weights differ in any batch")
+    return WidthReport.restore(
+        recall(cache_dir / _PROBES_FILE, _probe_key(model, options, cache_dir))
+    )
+
+
+def probe_report(model: ModelFile, options: EngineOptions, cache_dir: Path) -> WidthReport:
+    """As `width_report`, but probed now if need be: loads the model and blocks, for seconds.
+
+    Raises as `load_engine` does.
+    """
+    known = width_report(model, options, cache_dir)
+    if known is not None:
+        return known
+    engine = load_engine(model, options, cache_dir)
+    try:
+        return engine.probe()
+    finally:
+        engine.close()
+
+
+def _probe_key(model: ModelFile, options: EngineOptions, cache_dir: Path) -> str:
+    parts = [_PROBE_VERSION, model.sha256, options.batch_width, build_of(cache_dir)]
     if options.gpu_layers:
         parts.append(options.gpu_layers)
-    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    file = cache_dir / _PROBES_FILE
-    # One probe at a time in a process: a second caller for the same model finds it remembered.
-    with _probing:
-        known = ProbeReport.restore(recall(file, key))
-        if known is not None:
-            return known
-        with fork_gate:
-            from asteady._engine.llama.probe import probe
-
-        # Repacking is for the CPU, and a build that reports AMX crashes with repacked weights.
-        repackable = "AMX_INT8 = 1" not in build["system"] and not options.gpu_layers
-        layouts, took_s = probe(
-            model, limit, options.threads, repackable=repackable, gpu_layers=options.gpu_layers
-        )
-        report = ProbeReport(setup=choose(layouts), layouts=layouts, took_s=took_s)
-        remember(file, key, attrs.asdict(report))
-        return report
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def build_of(cache_dir: Path) -> dict[str, str]:

@@ -1,44 +1,63 @@
-"""How an engine computes: the sequences per step, and the memory layout of the weights.
+"""How an engine computes: plain functions of the model, the build, the settings and what was
+measured.
 
-Several sequences share a batch only if each gets the same bits as alone. That depends on the
-model, the build and the CPU, so it is probed once (`asteady._engine.llama.probe`) and remembered.
-The setup is chosen from the widths that gave equal bits and a fixed table, never by measured time:
-the layout changes the bits of an answer, so machines of one kind must choose alike.
+What decides the bits of an answer (the layout of the weights, the size of the pieces of a prompt)
+follows from the model's header, the build and the CPU. What does not (how many sequences share a
+batch, the shape of contexts, the number of threads) may change while requests run.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
+
 import attrs
 
+from asteady._base.requests import Kind
 from asteady._base.settings import MEBIBYTE, Settings
 
-# The memory that the contexts of one worker may take for keys and values. It bounds the width of
-# large models: 8 sequences of 4096 positions of a 1B model (32 kB each) take 1 GiB.
-_KV_BYTES_PER_WORKER = 2**30
+# A prompt is computed in pieces of this many tokens, as how it is cut changes the bits. Smaller
+# pieces let a prompt share more with the ones before it, and cost nothing on a CPU
+# (docs/performance.md); a GPU needs large ones.
+CPU_PIECE_TOKENS = 64
+GPU_PIECE_TOKENS = 512
 
-# Throughput of a worker by width, plain and repacked, relative to plain alone: tokens/s of a
-# 413 MB Q4_0 model (docs/performance.md says how it was measured); 7 lies between its neighbours.
-_SPEED = {
-    False: (1.0, 2.4, 3.2, 3.4, 3.2, 3.5, 3.9, 4.4),
-    True: (1.8, 2.3, 2.9, 5.3, 4.7, 4.8, 5.1, 5.5),
-}
+# Weights of these types are multiplied by other code for one column than for several, so a batch
+# never gave the bits that its sequences get alone.
+NEVER_EQUAL = frozenset({"F32", "F16", "BF16"})
+
+# Types whose repacked weights are faster alone and gave equal bits in a batch. The others were
+# slower, or gave other bits in a batch.
+_REPACKED = frozenset({"Q4_0", "Q8_0"})
+
+# A context keeps prompts for later ones, as long as it takes no more memory than this, or than half
+# of the weights, and holds at most so many.
+_ROOM_BYTES = 128 * MEBIBYTE
+_MOST_SEQUENCES = 8
+# A text is embedded in one call, whose memory grows with the square of its length: at so many
+# tokens it takes about a gigabyte. Longer ones only if the settings say so.
+_MOST_TEXT_TOKENS = 4096
+# Contexts have so many positions for each sequence at first, and then twice as many, and so on.
+_FIRST_TOKENS = 1024
 
 
 @attrs.frozen(kw_only=True)
 class EngineOptions:
     """How an engine is to be loaded and run.
 
-    `context_tokens` bounds the positions of one request, prompt and answer together: 4096 holds a
-    long conversation, and costs 128 MB per sequence of a 1B model. A model that was trained on
-    fewer has fewer. It can change an answer (where it ends), so it is in the fingerprint.
-    `threads` (per worker) cannot, while flash attention is off. `batch_width` is the most sequences
-    that a worker may compute per step; as many of them are used as change no answer.
-    ``probe=False`` means 1, and no repacking. `prefix_max_bytes` bounds the cached states of
-    declared prefixes.
+    `context_tokens` bounds the positions of one request, prompt and answer together; None means
+    what the model was trained on, which is also the most, or 4,096 for texts that are embedded. It
+    can change an answer (where it ends), so it is in the fingerprint. `cores`, `threads`,
+    `batch_width` and `context_bytes` cannot: they are the budget of cores, the threads of a call,
+    the most sequences per step of a worker, and the memory for keys and values; None is the default
+    of each. ``probe=False`` means one sequence per step. `prefix_max_bytes` bounds the cached
+    states of declared prefixes.
     """
 
-    context_tokens: int = 4096
-    threads: int = 1
+    context_tokens: int | None = None
+    context_bytes: int | None = None
+    cores: int | None = None
+    threads: int | None = None
     gpu_layers: int = 0
     batch_width: int = 8
     probe: bool = True
@@ -46,7 +65,11 @@ class EngineOptions:
 
     @classmethod
     def of(cls, settings: Settings) -> EngineOptions:
+        memory_mb = settings.context_memory_mb
         return cls(
+            context_tokens=settings.context_tokens,
+            context_bytes=None if memory_mb is None else int(memory_mb * MEBIBYTE),
+            cores=settings.cores,
             threads=settings.threads,
             gpu_layers=settings.gpu_layers,
             batch_width=settings.batch_width,
@@ -54,31 +77,38 @@ class EngineOptions:
             prefix_max_bytes=int(settings.prefix_max_size_mb * MEBIBYTE),
         )
 
-    def context_for(self, trained_tokens: int) -> int:
-        """The positions of a request to a model that was trained on `trained_tokens`."""
-        # Some files do not give that number; it is 0 then.
-        return min(trained_tokens or 512, self.context_tokens)
+    @property
+    def piece_tokens(self) -> int:
+        return GPU_PIECE_TOKENS if self.gpu_layers else CPU_PIECE_TOKENS
 
-    def width_limit(self, kv_bytes_per_token: int, trained_tokens: int) -> int:
-        """The most sequences per worker, at most `batch_width`, that memory has room for."""
-        sequence_bytes = kv_bytes_per_token * self.context_for(trained_tokens)
-        if not sequence_bytes:
-            return self.batch_width
-        return max(1, min(self.batch_width, _KV_BYTES_PER_WORKER // sequence_bytes))
+    def context_for(self, kind: Kind, trained_tokens: int) -> int:
+        """The positions of a request to a model that was trained on `trained_tokens`."""
+        most = _MOST_TEXT_TOKENS if kind == "embedding" else 2**31 - 1
+        # Some files do not give that number; it is 0 then.
+        return min(trained_tokens or 512, self.context_tokens or most)
 
 
 @attrs.frozen(kw_only=True)
 class Setup:
-    """`width` sequences per step and worker; with the weights repacked for this CPU or not.
-
-    `step_s` holds the seconds that a step of 1, 2, ... sequences took in the probe. It decides how
-    a step is divided into calls, which changes no bit of any answer, so setups that differ only in
-    it are equal.
-    """
+    """How a loaded model computes: with the weights repacked for this CPU or not, and with up to
+    `width` sequences in a batch. The width changes no bit."""
 
     width: int = 1
     repack: bool = False
-    step_s: tuple[float, ...] = attrs.field(default=(), eq=False)
+
+
+def repacks(matrix_types: Sequence[str], system: str, options: EngineOptions) -> bool:
+    """Whether weights of these types are repacked: it changes the order of sums, and so the bits.
+
+    `system` is llama.cpp's description of the build and the CPU. A build that reports AMX crashes
+    with repacked weights.
+    """
+    return (
+        not options.gpu_layers
+        and "AMX_INT8 = 1" not in system
+        and bool(matrix_types)
+        and _REPACKED.issuperset(matrix_types)
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -92,87 +122,87 @@ class WidthResult:
 
 
 @attrs.frozen(kw_only=True)
-class LayoutResult:
-    """The widths that were probed with the weights repacked or not: 1, 2, ... to the first whose
-    bits differed."""
+class WidthReport:
+    """Which widths were tried: 1, 2, ... to the first whose bits differed, or to the most wanted;
+    none if `reason` says why."""
 
-    repack: bool
-    widths: tuple[WidthResult, ...]
+    widths: tuple[WidthResult, ...] = ()
+    reason: str = ""
+    took_s: float = 0.0
 
     @property
     def width(self) -> int:
         """The largest width up to which all were equal."""
         return max((result.width for result in self.widths if result.equal), default=1)
 
-
-@attrs.frozen(kw_only=True)
-class ProbeReport:
-    """The result of a probe; without layouts if `reason` says why none was needed."""
-
-    setup: Setup
-    layouts: tuple[LayoutResult, ...] = ()
-    reason: str = ""
-    took_s: float = 0.0
-
     @classmethod
-    def restore(cls, stored: object) -> ProbeReport | None:
+    def restore(cls, stored: object) -> WidthReport | None:
         """The report that `attrs.asdict` made `stored` of; None if it is anything else."""
         try:
             fields: dict[str, object] = dict(stored)  # type: ignore[call-overload]  # in `try`
-            layouts = tuple(
-                LayoutResult(
-                    repack=layout["repack"],
-                    widths=tuple(WidthResult(**width) for width in layout["widths"]),
-                )
-                for layout in fields.pop("layouts")  # type: ignore[attr-defined]
+            widths = tuple(
+                WidthResult(**width)
+                for width in fields.pop("widths")  # type: ignore[attr-defined]
             )
-            setup = choose(layouts)
-            if Setup(**fields.pop("setup")) != setup:  # type: ignore[arg-type]
-                return None
-            return cls(setup=setup, layouts=layouts, **fields)  # type: ignore[arg-type]
+            return cls(widths=widths, **fields)  # type: ignore[arg-type]
         except (TypeError, ValueError, KeyError):
             return None
 
 
-def choose(layouts: tuple[LayoutResult, ...]) -> Setup:
-    """The layout that is fastest at its width, by the table; plain weights where they are equal."""
-    setups = [
-        Setup(
-            width=layout.width,
-            repack=layout.repack,
-            step_s=tuple(result.step_s for result in layout.widths[: layout.width]),
-        )
-        for layout in layouts
-    ]
+@attrs.frozen(kw_only=True)
+class RoomShape:
+    """A context for so many sequences of so many positions each."""
 
-    def speed(setup: Setup) -> float:
-        known = _SPEED[setup.repack]
-        return known[min(setup.width, len(known)) - 1]
-
-    return max(setups, key=lambda setup: (speed(setup), not setup.repack))
+    sequences: int
+    tokens: int
 
 
-def divide(count: int, step_s: tuple[float, ...]) -> tuple[int, ...]:
+def room_shape(
+    last: RoomShape | None,
+    *,
+    needed_tokens: int,
+    busy: int,
+    context_tokens: int,
+    kv_bytes: int,
+    weights_bytes: int,
+) -> RoomShape:
+    """The shape of the next context of a worker: for a request with so many positions beside `busy`
+    others, with what is left of its memory used to keep prompts."""
+    tokens = max(_FIRST_TOKENS, 0 if last is None else last.tokens)
+    while tokens < needed_tokens:
+        tokens *= 2
+    # In units of llama.cpp's, as the number of positions that a step looks at is in these too.
+    tokens = min(tokens, math.ceil(context_tokens / 256) * 256)
+    roomy = max(_ROOM_BYTES, weights_bytes // 2) // max(1, kv_bytes * tokens)
+    wanted = 2 ** math.ceil(math.log2(busy + 1))
+    sequences = max(wanted, min(roomy, _MOST_SEQUENCES))
+    if last is not None and last.tokens == tokens:
+        sequences = max(sequences, last.sequences)
+    return RoomShape(sequences=sequences, tokens=tokens)
+
+
+def divide(count: int, step_s: Callable[[int], float | None]) -> tuple[int, ...]:
     """The sizes of the calls into which a step of `count` sequences is divided, largest first.
 
     Not every CPU computes two columns faster than one twice: llama.cpp multiplies a single column
-    by other code. A step is one call unless dividing it saved a quarter of the time in the probe:
-    the probe had the memory bandwidth to itself, which several workers, each reading all weights
-    more often, do not have.
+    by other code. `step_s` tells how long a call of a size takes, if that was measured. A step is
+    one call unless dividing it saves a quarter of the time.
     """
     if count == 0:
         return ()
-    if count > len(step_s):
+    times = [step_s(size) for size in range(1, count + 1)]
+    whole_s = times[-1]
+    if whole_s is None:
         return (count,)
     best: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
     for size in range(1, count + 1):
-        best.append(
-            min(
-                (step_s[part - 1] + best[size - part][0], (part, *best[size - part][1]))
-                for part in range(1, size + 1)
-            )
-        )
+        ways = [
+            (took_s + best[size - part][0], (part, *best[size - part][1]))
+            for part in range(1, size + 1)
+            if (took_s := times[part - 1]) is not None
+        ]
+        best.append(min(ways, default=(math.inf, ())))
     least_s, parts = best[count]
-    if least_s > 0.75 * step_s[count - 1]:
+    if least_s > 0.75 * whole_s:
         return (count,)
     return tuple(sorted(parts, reverse=True))

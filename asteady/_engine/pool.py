@@ -1,8 +1,9 @@
 """A bounded pool: requests are computed on worker threads, first come, first served.
 
 The event loop's thread and the worker threads share one lock, held for microseconds and never
-during a call into the engine (except `Worker.interrupt`, which returns at once). `_assign` decides
-under it which worker computes what: the oldest waiting job goes to the worker with the fewest.
+during a call into the engine (except those that return at once: `Worker.interrupt`,
+`KeepsPrompts.shared_tokens` and `Widens.widen`). `_assign` decides under it which worker computes
+what.
 Workers reach the loop only through an `_Outbox`, so a slow loop delays no worker.
 """
 
@@ -31,7 +32,7 @@ from asteady._base.errors import (
 )
 from asteady._base.forks import FORKED
 from asteady._base.public import public
-from asteady._base.requests import LARGE_CHARACTERS, DeclaredPrefix, characters_of
+from asteady._base.requests import LARGE_CHARACTERS, Completion, DeclaredPrefix, characters_of
 from asteady._base.tasks import run_in_daemon
 from asteady._base.threads import join_all, start_daemon
 from asteady._engine.api import (
@@ -43,10 +44,12 @@ from asteady._engine.api import (
     ErrorEvent,
     Event,
     Job,
+    KeepsPrompts,
     PrefixStatistics,
     Request,
     SharesPrefixes,
     SlotId,
+    Widens,
     Worker,
     prepare,
 )
@@ -70,7 +73,8 @@ class PoolStatistics:
     `running` jobs have a slot of a worker, `pending` ones wait for one; `cancelled` counts jobs
     whose caller left, `failed` those that the engine failed on, `refused` those that never entered
     the queue (it was full, or the request did not fit the model), `restarted` workers that were
-    closed and replaced after a failure.
+    closed and replaced after a failure. The prompts (or texts) of answered jobs had
+    `prompt_tokens`, of which `reused_tokens` were not computed again.
     """
 
     workers: int
@@ -85,6 +89,8 @@ class PoolStatistics:
     failed: int
     refused: int
     restarted: int
+    prompt_tokens: int
+    reused_tokens: int
 
 
 class _Outbox:
@@ -177,7 +183,6 @@ class Pool:
     def __init__(self, engine: Engine, workers: int, max_pending: int) -> None:
         self._engine = engine
         self._max_pending = max_pending
-        self._width = engine.width
         self._lock = threading.Lock()
         self._states = [_WorkerState(index, self._lock) for index in range(workers)]
         self._queue: OrderedDict[_Run, None] = OrderedDict()
@@ -190,6 +195,7 @@ class Pool:
         self._pid = os.getpid()
         self._started = self._finished = self._cancelled = 0
         self._failed = self._refused = self._restarted = 0
+        self._prompt_tokens = self._reused_tokens = 0
         _pools.add(self)
 
     def __repr__(self) -> str:
@@ -211,7 +217,7 @@ class Pool:
         with self._lock if own else contextlib.nullcontext():
             return PoolStatistics(
                 workers=len(self._states),
-                width=self._width,
+                width=self._engine.width,
                 max_pending=self._max_pending,
                 busy=sum(state.load > 0 for state in self._states),
                 running=sum(state.load for state in self._states),
@@ -222,6 +228,8 @@ class Pool:
                 failed=self._failed,
                 refused=self._refused,
                 restarted=self._restarted,
+                prompt_tokens=self._prompt_tokens,
+                reused_tokens=self._reused_tokens,
             )
 
     def prefix_statistics(self) -> PrefixStatistics | None:
@@ -229,7 +237,22 @@ class Pool:
         engine = self._engine
         return engine.prefix_statistics() if isinstance(engine, SharesPrefixes) else None
 
+    def forget_prompts(self) -> None:
+        """Let idle workers forget all prompts, so that the next ones are computed whole."""
+        with self._lock:
+            workers = [state.worker for state in self._states]
+        for worker in workers:
+            if isinstance(worker, KeepsPrompts):
+                worker.shed()
+
     # Called on the event loop's thread.
+
+    async def widen(self) -> None:
+        """Find out now how far the engine's width may grow, which else begins when jobs wait."""
+        if isinstance(self._engine, Widens):
+            with self._lock:
+                self._engine.widen(self._widened)
+            await run_in_daemon("asteady-widen", self._engine.join_widening)
 
     async def run(
         self, request: Request, emit: Emit | None = None, prefix: DeclaredPrefix | None = None
@@ -303,7 +326,7 @@ class Pool:
         with self._lock:
             running = sum(state.load for state in self._states)
             present = self._preparing + len(self._queue) + running
-            slots = len(self._states) * self._width
+            slots = len(self._states) * self._engine.width
             if present >= slots + self._max_pending:
                 self._refused += 1
                 raise QueueFullError(
@@ -334,10 +357,12 @@ class Pool:
     # Called under the lock, on any thread.
 
     def _assign(self) -> None:
-        """Give waiting runs to workers: the oldest to the worker with the fewest."""
+        """Give waiting runs to workers, the oldest first."""
         while self._queue and not self._closing:
-            state = min(self._states, key=lambda state: state.load)
-            if state.load >= self._width:
+            state = self._free_state(next(iter(self._queue)).job)
+            if state is None:
+                if isinstance(self._engine, Widens):
+                    self._engine.widen(self._widened)
                 return
             if state.thread is None:
                 name = f"asteady-worker-{state.index}"
@@ -347,6 +372,32 @@ class Pool:
             state.load += 1
             state.inbox.append(run)
             state.wake.notify()
+
+    def _free_state(self, job: Job) -> _WorkerState | None:
+        """The worker for a job: the one that has most of its prompt, else the first that computes
+        already and has room, as a batch costs less than two calls, else the first idle one."""
+        width = self._engine.width
+        free = [state for state in self._states if state.load < width]
+
+        def shared(state: _WorkerState) -> int:
+            worker = state.worker
+            return worker.shared_tokens(job) if isinstance(worker, KeepsPrompts) else 0
+
+        return max(
+            free,
+            key=lambda state: (
+                shared(state),
+                state.load > 0,
+                state.thread is not None,
+                -state.index,
+            ),
+            default=None,
+        )
+
+    def _widened(self) -> None:
+        """The engine's width has grown; called by a thread of its own."""
+        with self._lock:
+            self._assign()
 
     def _leave(self, run: _Run, state: _WorkerState, *, failed: bool = False) -> None:
         """The run's slot is free again."""
@@ -425,6 +476,8 @@ class Pool:
                     if isinstance(event, ErrorEvent) and not event.as_is:
                         event = ErrorEvent(event.slot, _engine_error(event.error))
                     self._leave(run, state, failed=isinstance(event, ErrorEvent))
+                    if isinstance(event, AnswerEvent):
+                        self._count_tokens(event.answer)
                 elif run.emit is None and not run.outbox.loop.is_closed():
                     continue
                 posts.setdefault(run.outbox, []).append((run, event))
@@ -434,6 +487,13 @@ class Pool:
                     for run in state.runs.values():
                         if run.outbox is outbox and not run.abandoned:
                             state.abandon(run)
+
+    def _count_tokens(self, answer: Answer) -> None:
+        if isinstance(answer, Completion):
+            self._prompt_tokens += answer.prompt_tokens
+            self._reused_tokens += answer.reused_tokens
+        else:
+            self._prompt_tokens += answer.tokens
 
     def _replace(self, state: _WorkerState, exc: BaseException) -> None:
         """The worker failed: its runs fail, and the next one gets a new worker."""
@@ -490,7 +550,7 @@ class Pool:
             return
         names = ", ".join(thread.name for thread in self._ending if thread.is_alive())
         message = "%s did not stop within %.1f s; the model of %s is freed when they do"
-        _log.warning(message, names, timeout_s, self._engine.model)
+        _log.warning(message, names or "the engine", timeout_s, self._engine.model)
 
     def _begin_close(self) -> list[threading.Thread]:
         with self._lock:

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
-from asteady._engine.api import PIECE_TOKENS, PrefixStatistics
+from asteady._engine.api import PrefixStatistics
 
 _log = logging.getLogger("asteady")
 
@@ -21,7 +21,8 @@ _log = logging.getLogger("asteady")
 class PrefixCache:
     """Holds at most `max_bytes` of states and evicts the least recently used. Thread-safe."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, piece_tokens: int) -> None:
+        self._piece_tokens = piece_tokens
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._states: OrderedDict[bytes, Any] = OrderedDict()
@@ -44,9 +45,9 @@ class PrefixCache:
 
     def find(self, tokens: Sequence[int], count: int) -> tuple[int, Any] | None:
         """The longest stored prefix of the first `count` tokens: its length in tokens and its
-        state. `count` is a multiple of `PIECE_TOKENS`."""
+        state. `count` is a multiple of the piece's size."""
         with self._lock:
-            for length in range(count, 0, -PIECE_TOKENS):
+            for length in range(count, 0, -self._piece_tokens):
                 key = _key(tokens, length)
                 state = self._states.get(key)
                 if state is not None:

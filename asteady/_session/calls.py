@@ -55,8 +55,9 @@ class Calls(GenerationCalls):
 
         It is the content of a first message with the role "system", or the beginning of raw
         prompts. The answers are those of the same messages without `prefix`, byte for byte, under
-        the same keys; but prompts that are computed after the first one start from a copy of the
-        prefix's state, as far as the text fills whole pieces of 512 tokens. See docs/prefixes.md.
+        the same keys. What workers computed of a prompt is reused in any case for prompts that
+        begin alike; of a prefix it is kept, for all workers, whatever else is asked meanwhile. See
+        docs/prefixes.md.
 
         Raises:
             InvalidRequestError: `text` is no str, or empty.

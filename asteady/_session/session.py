@@ -44,7 +44,8 @@ class SessionStatistics:
     """What a session is doing now.
 
     `flights` is the number of computations in progress. `pools` and `prefixes` are by model, as
-    "generation:builtin"; `prefixes` is what `Session.prefix` has saved.
+    "generation:builtin". `pools` count the tokens of prompts that were reused of earlier ones;
+    `prefixes` is what `Session.prefix` has saved.
     """
 
     state: str

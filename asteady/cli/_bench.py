@@ -75,7 +75,7 @@ async def _time(options: argparse.Namespace) -> PromptTiming:
     # Imported here, so that other commands start faster.
     from asteady.operate import CacheBenchmark
 
-    async with Session(generation_model=options.model) as session:
+    async with Session(generation_model=options.model, context_tokens=options.context) as session:
         return await CacheBenchmark(session).benchmark_single_prompt(
             options.prompt,
             iterations=options.iterations,

@@ -24,8 +24,16 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
+    """The model, and how much of its context is used."""
     parser.add_argument(
         "--model", metavar="MODEL", help='"builtin", the path of a .gguf file, or hf:...'
+    )
+    parser.add_argument(
+        "--context",
+        type=int,
+        metavar="N",
+        help="the most tokens of prompt and answer together; default: what the model was trained"
+        " on",
     )
 
 

@@ -87,7 +87,7 @@ def run_generate(options: argparse.Namespace) -> int:
 
 
 async def _generate(options: argparse.Namespace) -> int:
-    async with Session(generation_model=options.model) as session:
+    async with Session(generation_model=options.model, context_tokens=options.context) as session:
         if session.settings.generation_model == "builtin":
             print(
                 "asteady: the built-in model is only a small demonstration; choose another one with"
@@ -116,7 +116,7 @@ async def _generate(options: argparse.Namespace) -> int:
         if answer.finish_reason == "length" and not options.json:
             print(
                 f"asteady: stopped after {answer.completion_tokens} tokens"
-                " (--max-new-tokens, or the model's context)",
+                " (--max-new-tokens, or the context)",
                 file=sys.stderr,
             )
     return 0
@@ -156,7 +156,7 @@ def run_embed(options: argparse.Namespace) -> int:
 
 
 async def _embed(texts: list[str], options: argparse.Namespace) -> Vector:
-    async with Session(embedding_model=options.model) as session:
+    async with Session(embedding_model=options.model, context_tokens=options.context) as session:
         calls = calls_under(session, options.namespace)
         return await calls.embed(texts, cache=options.cache, truncate=options.truncate)
 

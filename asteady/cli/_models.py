@@ -104,7 +104,6 @@ def list_models(options: argparse.Namespace) -> int:
     rows = []
     for kind in KINDS:
         file = inspect_model("builtin", kind=kind, cache_dir=settings.cache_dir)
-        # Not for the others: a fingerprint may need a probe, which takes seconds on a large model.
         rows.append(_row(file, fingerprint=source.fingerprint(kind, "builtin")))
     if find_minilm(settings.cache_dir) is not None:
         rows.append(_row(inspect_model("minilm", kind="embedding", cache_dir=settings.cache_dir)))
@@ -236,31 +235,31 @@ async def _compute(settings: Settings, reference: str, kind: Kind) -> None:
 
 
 def probe(options: argparse.Namespace) -> int:
-    from asteady._engine.loader import probe_report
+    from asteady._engine.loader import build_of, probe_report
     from asteady._engine.models.resolve import resolve_model
-    from asteady._engine.plan import EngineOptions
+    from asteady._engine.plan import EngineOptions, repacks
 
     settings = Settings.from_environment()
     reference = options.model or settings.generation_model
     file = resolve_model(reference, kind="generation", cache_dir=settings.cache_dir)
-    report = probe_report(file, EngineOptions.of(settings), settings.cache_dir)
+    engine_options = EngineOptions.of(settings)
+    report = probe_report(file, engine_options, settings.cache_dir)
+    system = build_of(settings.cache_dir)["system"]
+    layout = "repacked" if repacks(file.header.matrix_types, system, engine_options) else "plain"
     if options.json:
-        print(json.dumps(attrs.asdict(report), indent=2))
+        facts = {"width": report.width, "weights": layout, **attrs.asdict(report)}
+        print(json.dumps(facts, indent=2))
         return 0
-    if report.layouts:
-        print(f"{'weights':<10} {'width':>5} {'same bits':>9} {'ms a step':>9} {'ms a token':>10}")
-    for layout in report.layouts:
-        name = "repacked" if layout.repack else "plain"
-        for result in layout.widths:
-            step_ms = result.step_s * 1000
-            print(
-                f"{name:<10} {result.width:>5} {'yes' if result.equal else 'no':>9}"
-                f" {step_ms:>9.2f} {step_ms / result.width:>10.2f}"
-            )
-    chosen = report.setup
-    layout_name = "repacked" if chosen.repack else "plain"
+    if report.widths:
+        print(f"{'width':>5} {'same bits':>9} {'ms a step':>9} {'ms a token':>10}")
+    for result in report.widths:
+        step_ms = result.step_s * 1000
+        print(
+            f"{result.width:>5} {'yes' if result.equal else 'no':>9}"
+            f" {step_ms:>9.2f} {step_ms / result.width:>10.2f}"
+        )
     why = f": {report.reason}" if report.reason else f" (probed in {report.took_s:.2f} s)"
-    print(f"{reference}: width {chosen.width}, {layout_name} weights{why}")
+    print(f"{reference}: width {report.width}, {layout} weights{why}")
     return 0
 
 

@@ -78,7 +78,7 @@ async def _run(options: argparse.Namespace, requests: int | list[VerifyRequest])
     from asteady.operate._verify import report_as_json, verify
 
     if not options.json:
-        print(f"{'STEP':<26}{'COMPARISONS':>12}{'SECONDS':>10}", flush=True)
+        print(f"{'STEP':<26}{'COMPARISONS':>12}{'REUSED':>8}{'SECONDS':>10}", flush=True)
     # Without the cache: nothing is written, and no lock of another process is waited for.
     async with Session(disable_cache=True) as session:
         report = await verify(
@@ -92,7 +92,7 @@ async def _run(options: argparse.Namespace, requests: int | list[VerifyRequest])
     if options.json:
         print(report_as_json(report))
     else:
-        print(f"{'all':<26}{report.comparisons:>12,}")
+        print(f"{'all':<26}{report.comparisons:>12,}{report.reused:>8,}")
     return 0 if report.difference is None else _show(report.difference, options.json)
 
 
@@ -145,7 +145,9 @@ def _show(difference: VerifyDifference, as_json: bool) -> int:
 
 
 def _print_step(step: VerifyStep) -> None:
-    print(f"{step.name:<26}{step.comparisons:>12,}{step.took_s:>10.2f}", flush=True)
+    print(
+        f"{step.name:<26}{step.comparisons:>12,}{step.reused:>8,}{step.took_s:>10.2f}", flush=True
+    )
 
 
 def _read(options: argparse.Namespace) -> list[VerifyRequest]:

@@ -80,7 +80,7 @@ async def _warm(raw: bytes, options: argparse.Namespace) -> WarmReport:
     from asteady._session.generation import context_of
     from asteady._session.warm import JsonLines, warm
 
-    async with Session(generation_model=options.model) as session:
+    async with Session(generation_model=options.model, context_tokens=options.context) as session:
         with _progress(sys.stderr.isatty()) as show:
             return await warm(
                 context_of(calls_under(session, options.namespace)),

@@ -1,10 +1,11 @@
 """Verification: answers computed in company, and stored ones, compared with answers computed again.
 
-`verify` answers requests alone first. Then again in another order, at every concurrency up to twice
-what the workers take at once, between cancellations, after other prompts, from stored states of
-their prompts, and in a second process; the cache takes no part. `verify_cache` computes a sample of
-the stored answers again. Both compare all that an answer says, down to the bits of every token's
-log probability.
+`verify` answers requests alone first, each with its whole prompt computed. Then again in another
+order, at every concurrency up to twice what the workers take at once, between cancellations, after
+other prompts, from stored states of their prompts, and in a second process. There, what prompts
+share at their beginning is reused; the cache takes no part. `verify_cache` computes a
+sample of the stored answers again. Both compare all that an answer says, down to the bits of every
+token's log probability.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from asteady._base.files import AnyPath
 from asteady._base.public import public
 from asteady._base.requests import KINDS, Completion, DeclaredPrefix, Embedding, Key, Kind
 from asteady._base.settings import Settings
-from asteady._base.tasks import map_concurrently
+from asteady._base.tasks import map_concurrently, run_in_daemon
 from asteady._base.validation import one_of, shorten, whole_number
 from asteady._cache.cache import Cache
 from asteady._cache.store.api import Entry
@@ -59,6 +60,15 @@ _PROMPTS = (
 _TOPICS = ("caching", "recursion", "sorting a list", "rain", "queues", "a login form", "the moon")
 # Past 512 positions llama.cpp may compute attention in another way.
 _LONG = " ".join(f"Line {number} is about caches and queues." for number in range(48))
+# Chats with the same instructions, in which each has one more turn than the one before.
+_INSTRUCTIONS = " ".join(f"Rule {number}: be kind to queues." for number in range(16))
+_TURN = (
+    "\nQuestion {number}: tell me about {topic}, and about what it costs."
+    "\nAnswer {number}: whoever looks at {topic} for long finds a cache and a queue, one that "
+    "remembers and one that waits; the rest is arithmetic, which costs time, and memory, which "
+    "costs patience."
+)
+_MOST_TURNS = 6
 _SAMPLING: tuple[dict[str, Any], ...] = (
     {},
     {"temperature": 0.8},
@@ -71,11 +81,15 @@ _SAMPLING: tuple[dict[str, Any], ...] = (
 @public
 @attrs.frozen(kw_only=True)
 class VerifyStep:
-    """One way to answer the requests, and the number of answers compared."""
+    """One way to answer the requests, and the number of answers compared.
+
+    `reused` of them began with tokens that a worker had computed for an earlier prompt.
+    """
 
     name: str
     comparisons: int
     took_s: float
+    reused: int = 0
 
 
 @public
@@ -96,7 +110,10 @@ class VerifyDifference:
 @public
 @attrs.frozen(kw_only=True)
 class VerifyReport:
-    """The result of `verify`. `skipped` requests have more tokens than the model's context."""
+    """The result of `verify`. `skipped` requests have more tokens than the model's context.
+
+    `reused` of the compared answers began with tokens of an earlier prompt.
+    """
 
     model: str
     kind: Kind
@@ -109,6 +126,10 @@ class VerifyReport:
     @property
     def comparisons(self) -> int:
         return sum(step.comparisons for step in self.steps)
+
+    @property
+    def reused(self) -> int:
+        return sum(step.reused for step in self.steps)
 
     @property
     def ok(self) -> bool:
@@ -187,10 +208,15 @@ class _Verification:
     _alone: list[Answer] = attrs.field(factory=list)
     _step: str = ""
     _compared: int = 0
+    _reused: int = 0
 
     async def answer_alone(self, wanted: Sequence[VerifyRequest]) -> None:
         """The answers that all others are compared with."""
+        models = context_of(self._session).models
         for request in wanted:
+            pool = await models.pool(self._kind, self._model)
+            # Freeing the memory of contexts takes milliseconds.
+            await run_in_daemon("asteady-verify", pool.forget_prompts)
             with contextlib.suppress(PromptTooLongError):
                 self._alone.append(await self._ask(request))
                 self.requests.append(request)
@@ -203,6 +229,7 @@ class _Verification:
         every = list(range(len(self.requests)))
         shuffled = random.Random(0).sample(every, len(every))
         pool = await context_of(self._session).models.pool(self._kind, self._model)
+        await pool.widen()
         numbers = pool.statistics()
         together = numbers.workers * numbers.width
         await self._run("alone, in reverse order", self._in_order, every[::-1])
@@ -255,7 +282,7 @@ class _Verification:
         await self._in_order(order)
 
     async def _after_others(self, order: Sequence[int]) -> None:
-        # The same beginning with another end: a reused prefix would change the answer.
+        # The same beginning with another end, from which nothing but whole pieces may be reused.
         for index in order:
             with contextlib.suppress(PromptTooLongError):
                 await self._ask(_longer(self.requests[index]))
@@ -281,12 +308,17 @@ class _Verification:
             self._check(index, answers[index])
 
     async def _run(self, name: str, way: Callable[..., Awaitable[None]], *arguments: Any) -> None:
-        self._step, self._compared = name, 0
+        self._step, self._compared, self._reused = name, 0, 0
         began = perf_counter()
         try:
             await way(*arguments)
         finally:
-            step = VerifyStep(name=name, comparisons=self._compared, took_s=perf_counter() - began)
+            step = VerifyStep(
+                name=name,
+                comparisons=self._compared,
+                took_s=perf_counter() - began,
+                reused=self._reused,
+            )
             self.steps.append(step)
             if self._progress is not None:
                 self._progress(step)
@@ -300,6 +332,7 @@ class _Verification:
         self, index: int, found: Answer, before: Sequence[int] = (), beside: Sequence[int] = ()
     ) -> None:
         self._compared += 1
+        self._reused += isinstance(found, Completion) and found.reused_tokens > 0
         where = difference(self._alone[index], found, ("alone", "in company"))
         if where is not None:
             raise _Differs(
@@ -345,6 +378,11 @@ def _request(kind: Kind, index: int) -> VerifyRequest:
     prompt = _PROMPTS[index % len(_PROMPTS)].format(topic=topic)
     if index % 8 == 7:
         prompt = f"{_LONG} {prompt}"
+    elif index % 4 == 1:
+        turns = 1 + index // 4 % _MOST_TURNS
+        prompt = _INSTRUCTIONS + "".join(
+            _TURN.format(number=number, topic=_TOPICS[number]) for number in range(turns)
+        )
     if index >= len(_TOPICS) * len(_PROMPTS):
         prompt += f" ({index})"
     if kind == "embedding":

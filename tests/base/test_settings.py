@@ -25,7 +25,7 @@ def test_the_defaults_are_those_of_the_caching_guide() -> None:
     assert settings.disable_cache is False
     assert settings.cache_dir.parts[-2:] == ("asteady", "caches")
     assert settings.max_pending == 1024
-    assert settings.threads == 1
+    assert settings.threads is settings.cores is settings.context_tokens is None
     assert settings.workers == default_workers()
     assert 1 <= settings.workers <= 4
 

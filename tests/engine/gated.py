@@ -56,6 +56,10 @@ class GatedEngine:
         self.fail_prepare: Exception | None = None
         self.deaf = False
         """Whether a step that waits ignores `interrupt`, as a long decode step does."""
+        self.workers: dict[str, str] = {}
+        """The thread of the worker that each job was admitted to."""
+        self.held: dict[str, str] = {}
+        """The beginning of a prompt that the worker of each thread holds; see `KeepsPrompts`."""
         self.running = 0
         self.peak = 0
         self.changed = threading.Condition()
@@ -73,6 +77,10 @@ class GatedEngine:
 
     def open(self) -> None:
         self.let(float("inf"))
+
+    def shut(self) -> None:
+        with self.changed:
+            self._permits = 0
 
     def permit(self, given_up: Callable[[], bool]) -> bool:
         """Whether a step may happen. While closed a step ends soon without a result, so that the
@@ -114,10 +122,31 @@ class GatedEngine:
         self.note("engine closed")
 
 
+class WideningEngine(GatedEngine):
+    """Notes that it is asked to find a larger width; `grow` is when it has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._widened: Callable[[], None] | None = None
+
+    def widen(self, widened: Callable[[], None]) -> None:
+        self.note("widen")
+        self._widened = widened
+
+    def join_widening(self) -> None:
+        pass
+
+    def grow(self, width: int) -> None:
+        assert self._widened is not None
+        self.width = width
+        self._widened()
+
+
 class GatedWorker:
     def __init__(self, engine: GatedEngine) -> None:
         self._engine = engine
         self._thread = threading.get_ident()
+        self._name = threading.current_thread().name
         self._jobs: dict[SlotId, GatedJob] = {}
         self._steps: dict[SlotId, int] = {}
         self._interrupted: set[SlotId] = set()
@@ -139,6 +168,7 @@ class GatedWorker:
             self._engine.running += 1
             self._engine.peak = max(self._engine.peak, self._engine.running)
         self._engine.note(f"admit {job.name}")
+        self._engine.workers[job.name] = self._name
         return self._next
 
     def step(self) -> list[Event]:
@@ -196,6 +226,14 @@ class GatedWorker:
             if slot in self._jobs:
                 self._interrupted.add(slot)
                 self._engine.note(f"interrupt {self._jobs[slot].name}")
+
+    def shared_tokens(self, job: Job) -> int:
+        assert isinstance(job, GatedJob)
+        held = self._engine.held.get(self._name, "")
+        return len(held) if job.name.startswith(held) else 0
+
+    def shed(self) -> None:
+        self._engine.held.pop(self._name, None)
 
     def close(self) -> None:
         self._own()

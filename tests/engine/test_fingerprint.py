@@ -36,21 +36,27 @@ def test_everything_that_can_change_an_answer_changes_the_fingerprint(
 ) -> None:
     variants: Iterable[tuple[ModelFile, EngineOptions, Setup]] = [
         (file, EngineOptions(), Setup()),
-        (file, EngineOptions(context_tokens=2048), Setup()),
+        (file, EngineOptions(context_tokens=128), Setup()),
         (file, EngineOptions(gpu_layers=3), Setup()),
         (file, EngineOptions(gpu_layers=-1), Setup()),
-        (file, EngineOptions(), Setup(width=2)),
         (file, EngineOptions(), Setup(repack=True)),
         (attrs.evolve(file, sha256="0" * 64), EngineOptions(), Setup()),
     ]
     digests = {fingerprint_of(model, options, models, setup) for model, options, setup in variants}
-    assert len(digests) == 7
+    assert len(digests) == 6
 
 
 def test_what_changes_no_answer_leaves_the_fingerprint(models: Path, file: ModelFile) -> None:
     moved = attrs.evolve(file, path=Path("/elsewhere.gguf"), reference="other")
     expected = fingerprint_of(file, EngineOptions(), models)
-    assert fingerprint_of(file, EngineOptions(threads=2), models) == expected
+    for options in (
+        EngineOptions(threads=2, cores=7, batch_width=3, probe=False, context_bytes=2**20),
+        # More than the model was trained on.
+        EngineOptions(context_tokens=10**6),
+    ):
+        assert fingerprint_of(file, options, models) == expected
+    alone = fingerprint_of(file, EngineOptions(), models, Setup())
+    assert fingerprint_of(file, EngineOptions(), models, Setup(width=2)) == alone
     assert fingerprint_of(moved, EngineOptions(), models) == expected
 
 
@@ -130,3 +136,10 @@ def test_a_missing_llama_cpp_is_an_error_with_a_remedy(
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(EngineError, match="pip install llama-cpp-python"):
         build_of(tmp_path)
+
+
+def test_a_text_is_as_long_as_memory_allows_unless_the_settings_say_more() -> None:
+    assert EngineOptions().context_for("embedding", 32_768) == 4096
+    assert EngineOptions(context_tokens=8192).context_for("embedding", 32_768) == 8192
+    assert EngineOptions(context_tokens=8192).context_for("embedding", 512) == 512
+    assert EngineOptions().context_for("generation", 32_768) == 32_768

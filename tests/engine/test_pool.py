@@ -10,11 +10,11 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from asteady._base.errors import QueueFullError
+from asteady._base.errors import QueueFullError, SessionClosedError
 from asteady._base.requests import Completion
-from asteady._engine.pool import PoolStatistics
-from tests.engine.gated import GatedEngine, ask
-from tests.engine.pooled import MakePool, admissions, settle, start
+from asteady._engine.pool import Pool, PoolStatistics
+from tests.engine.gated import GatedEngine, WideningEngine, ask
+from tests.engine.pooled import MakePool, OpenPool, admissions, settle, start
 
 pytestmark = pytest.mark.anyio
 
@@ -76,10 +76,15 @@ async def test_never_more_at_once_than_there_are_slots(
     await settle(pool, lambda now: now.running == 0)
 
 
-async def test_jobs_are_spread_over_the_workers(engine: GatedEngine, make_pool: MakePool) -> None:
+async def test_jobs_fill_a_worker_before_the_next_one_computes(
+    engine: GatedEngine, make_pool: MakePool
+) -> None:
     pool = make_pool(workers=2, width=4)
     tasks = [start(pool, str(number)) for number in range(4)]
     await settle(pool, lambda now: now.running == 4)
+    assert pool.statistics().busy == 1
+    tasks.append(start(pool, "4"))
+    await settle(pool, lambda now: now.running == 5)
     assert pool.statistics().busy == 2
     await engine.happens("open on asteady-worker-0", "open on asteady-worker-1")
     engine.open()
@@ -128,6 +133,8 @@ async def test_statistics_and_repr_show_what_happens(
         failed=0,
         refused=0,
         restarted=0,
+        prompt_tokens=0,
+        reused_tokens=0,
     )
     tasks[2].cancel()
     await asyncio.wait(tasks[2:])
@@ -176,3 +183,115 @@ async def test_several_events_take_one_wake_up(
         engine.changed.wait_for(lambda: "answer a" in engine.log, 60)
     await task
     assert len(wakes) <= 2
+
+
+FIRST, SECOND = "asteady-worker-0", "asteady-worker-1"
+
+
+async def busy_workers(pool: Pool, engine: GatedEngine) -> list[asyncio.Task[Any]]:
+    """Both of the pool's workers have begun with a job, of two that each can take."""
+    tasks = [start(pool, name) for name in "xyz"]
+    await settle(pool, lambda now: now.running == 3)
+    await engine.happens("admit x", "admit y", "admit z")
+    assert [engine.workers[name] for name in "xyz"] == [FIRST, FIRST, SECOND]
+    return tasks
+
+
+async def test_a_job_goes_to_the_worker_that_holds_most_of_its_prompt(
+    engine: GatedEngine, make_pool: MakePool
+) -> None:
+    pool = make_pool(workers=2, width=2)
+    tasks = await busy_workers(pool, engine)
+    engine.open()
+    await asyncio.gather(*tasks)
+    await settle(pool, lambda now: now.running == 0)
+    engine.held = {FIRST: "a", SECOND: "ab"}
+    for name in ("abc", "acb", "other"):
+        await pool.run(ask(name))
+        await settle(pool, lambda now: now.running == 0)
+    assert [engine.workers[name] for name in ("abc", "acb", "other")] == [SECOND, FIRST, FIRST]
+
+
+async def test_a_full_worker_is_not_waited_for(engine: GatedEngine, make_pool: MakePool) -> None:
+    pool = make_pool(workers=2, width=2)
+    tasks = await busy_workers(pool, engine)
+    engine.held = {FIRST: "ab"}
+    tasks.append(start(pool, "abc"))
+    await engine.happens("admit abc")
+    assert engine.workers["abc"] == SECOND
+    engine.open()
+    await asyncio.gather(*tasks)
+
+
+async def test_what_is_held_comes_before_a_worker_that_computes(
+    engine: GatedEngine, make_pool: MakePool
+) -> None:
+    pool = make_pool(workers=2, width=2)
+    tasks = await busy_workers(pool, engine)
+    engine.open()
+    await asyncio.gather(*tasks)
+    await settle(pool, lambda now: now.running == 0)
+    engine.shut()
+    engine.held = {SECOND: "b"}
+    tasks = [start(pool, name) for name in ("a", "b")]
+    await engine.happens("admit a", "admit b")
+    assert [engine.workers[name] for name in "ab"] == [FIRST, SECOND]
+    engine.open()
+    await asyncio.gather(*tasks)
+
+
+async def test_only_requests_that_wait_ask_for_more_width(open_pool: OpenPool) -> None:
+    engine = WideningEngine()
+    pool = open_pool(engine, 1, 100)
+    first = start(pool, "a")
+    await engine.happens("admit a")
+    assert "widen" not in engine.log
+    second = start(pool, "b")
+    await engine.happens("widen")
+    assert pool.statistics().pending == 1
+    engine.open()
+    await asyncio.gather(first, second)
+
+
+async def test_waiting_requests_start_when_the_width_has_grown(open_pool: OpenPool) -> None:
+    engine = WideningEngine()
+    pool = open_pool(engine, 1, 100)
+    tasks = [start(pool, name) for name in "abcd"]
+    await engine.happens("admit a", "widen")
+    await settle(pool, lambda now: now.pending == 3)
+    assert pool.statistics().running == 1
+    # On a thread of its own, as a probe does.
+    await asyncio.to_thread(engine.grow, 3)
+    await engine.happens("admit b", "admit c")
+    now = pool.statistics()
+    assert (now.width, now.running, now.pending) == (3, 3, 1)
+    assert admissions(engine) == list("abc")
+    engine.open()
+    await asyncio.gather(*tasks)
+    assert engine.peak == 3
+
+
+async def test_a_width_that_grows_after_closing_starts_nothing(open_pool: OpenPool) -> None:
+    engine = WideningEngine()
+    pool = open_pool(engine, 1, 100)
+    tasks = [start(pool, name) for name in "ab"]
+    await engine.happens("admit a", "widen")
+    await pool.aclose()
+    engine.grow(3)
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results] == [SessionClosedError] * 2
+    assert admissions(engine) == ["a"]
+
+
+async def test_a_wider_pool_refuses_later(open_pool: OpenPool) -> None:
+    engine = WideningEngine()
+    pool = open_pool(engine, 1, 1)
+    tasks = [start(pool, name) for name in "ab"]
+    await engine.happens("admit a", "widen")
+    with pytest.raises(QueueFullError):
+        await pool.run(ask("c"))
+    engine.grow(2)
+    tasks.append(start(pool, "c"))
+    await engine.happens("admit b")
+    engine.open()
+    await asyncio.gather(*tasks)

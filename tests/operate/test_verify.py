@@ -18,17 +18,19 @@ from asteady import (
     EngineError,
     InvalidRequestError,
     ModelNotFoundError,
+    PoolStatistics,
     PromptTooLongError,
     Session,
     Settings,
 )
 from asteady._base.requests import DeclaredPrefix, GenerateRequest
-from asteady._engine.api import Job, PrefixStatistics
+from asteady._engine.api import Job, PrefixStatistics, SlotId
 from asteady._engine.prefix_cache import PrefixCache
 from asteady.cli import main
-from asteady.operate import VerifyReport, VerifyStep, _verify, verify
+from asteady.operate import VerifyReport, VerifyRequest, VerifyStep, _verify, verify
 from asteady.operate._verify import _answer_in_process, _requests_for
 from asteady.testing import FakeEngine
+from asteady.testing._fake import FakeJob, FakeWorker
 from tests.cache.helpers import completion
 
 pytestmark = pytest.mark.anyio
@@ -43,6 +45,8 @@ async def test_five_hundred_answers_of_the_built_in_model_are_the_same() -> None
     assert report.difference is None
     assert report.ok
     assert report.comparisons >= 500
+    assert report.reused >= 100
+    assert all(step.reused for step in report.steps if step.name.endswith("at once"))
     assert report.steps == tuple(steps)
     assert {"alone, shuffled", "with prefixes declared", "in a second process"} < {
         step.name for step in steps
@@ -54,6 +58,69 @@ async def test_five_hundred_answers_of_the_built_in_model_are_the_same() -> None
         0,
     )
     assert len(report.fingerprint) == 64
+
+
+async def test_answers_alone_are_computed_whole_and_those_in_company_reuse_prompts() -> None:
+    beginning = "Once upon a time there was a cache. " * 30
+    prompts = [beginning + end for end in ("It", "It forgot", "A queue")]
+    requests: list[VerifyRequest] = [{"prompt": prompt, "raw": True} for prompt in prompts]
+    reused: list[int] = []
+
+    def progress(step: VerifyStep) -> None:
+        reused.append(pool().reused_tokens)
+
+    async with Session(workers=1, batch_width=1) as session:
+
+        def pool() -> PoolStatistics:
+            return session.statistics().pools["generation:builtin"]
+
+        for prompt in prompts:  # before the verification too
+            await session.complete(prompt, raw=True, max_new_tokens=1)
+        before = pool().reused_tokens
+        assert before > 0
+        report = await verify(
+            session, requests=requests, max_new_tokens=3, second_process=False, progress=progress
+        )
+    assert report.ok
+    assert report.steps[0].reused == 3
+    # What one answer reuses in the first step, or in any other: so there were none before it.
+    assert reused[0] - before == 3 * (before // 2)
+
+
+async def test_a_difference_after_a_prompt_with_the_same_beginning_is_found() -> None:
+    class Remembering(FakeWorker):
+        """Answers wrongly what begins as a prompt that it remembers."""
+
+        def __init__(self, engine: FakeEngine) -> None:
+            super().__init__(engine)
+            self.seen: list[str] = []
+
+        def admit(self, job: Job) -> SlotId:
+            assert isinstance(job, FakeJob)
+            assert isinstance(job.request, GenerateRequest)
+            prompt = str(job.request.prompt)
+            wrong = any(prompt[:20] == seen[:20] for seen in self.seen)
+            self.seen.append(prompt)
+            if wrong:
+                job = attrs.evolve(job, request=attrs.evolve(job.request, prompt="wrong"))
+            return super().admit(job)
+
+        def shared_tokens(self, job: Job) -> int:
+            return 0
+
+        def shed(self) -> None:
+            self.seen.clear()
+
+    class Engine(FakeEngine):
+        def open_worker(self) -> FakeWorker:
+            return Remembering(self)
+
+    prompts = [{"prompt": "The same beginning, and " + end} for end in ("one", "two")]
+    async with Session(engine=Engine(), workers=1) as session:
+        report = await verify(session, requests=prompts, second_process=False)
+    assert report.difference is not None
+    assert report.difference.step == "alone, in reverse order"
+    assert "'You said: The sam" in report.difference.where
 
 
 async def test_embeddings_of_the_built_in_model_are_the_same() -> None:
@@ -146,7 +213,7 @@ async def test_a_difference_from_a_stored_state_is_found() -> None:
             return self.prepare(attrs.evolve(request, prompt="spoiled"))
 
         def prefix_statistics(self) -> PrefixStatistics:
-            return PrefixCache(0).statistics()
+            return PrefixCache(0, 64).statistics()
 
     async with Session(engine=Spoiling(), workers=2) as session:
         report = await verify(session, requests=5, second_process=False)
@@ -219,10 +286,10 @@ def test_the_command_prints_a_table_and_exits_with_0(tmp_path: Path) -> None:
     prompts.write_text("hello\n\nWrite a haiku\n")
     done = command("--prompts", str(prompts))
     assert done.returncode == 0, done.stderr
-    lines = [line.rsplit(maxsplit=2) for line in done.stdout.splitlines()]
-    assert lines[0] == ["STEP", "COMPARISONS", "SECONDS"]
+    lines = [line.rsplit(maxsplit=3) for line in done.stdout.splitlines()]
+    assert lines[0] == ["STEP", "COMPARISONS", "REUSED", "SECONDS"]
     assert ["2 at once", "2"] in [line[:2] for line in lines]
-    assert lines[-1] == ["all", "18"]
+    assert lines[-1] == ["all", "18", "0"]
 
 
 def test_the_command_prints_json() -> None:

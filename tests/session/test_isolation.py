@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from asteady import InvalidRequestError, Session
+from asteady import InvalidRequestError, Namespace, Session
 from asteady.testing import FakeEngine
 
 pytestmark = pytest.mark.anyio
@@ -104,3 +104,21 @@ def test_blocking_and_async_namespaces_are_alike() -> None:
 async def test_isolated_is_true_or_false(session: Session) -> None:
     with pytest.raises(InvalidRequestError, match="isolated='yes' is not allowed: True or False"):
         session.namespace("a", isolated="yes")  # type: ignore[arg-type]
+
+
+async def test_what_is_reused_of_prompts_is_isolated_too() -> None:
+    beginning = "Once upon a time there was a cache that remembered everything. " * 8
+    async with Session(workers=1) as session:
+        acme = session.namespace("acme", isolated=True)
+        globex = session.namespace("globex", isolated=True)
+
+        async def reused(calls: Session | Namespace, end: str) -> int:
+            answer = await calls.complete(beginning + end, max_new_tokens=1, raw=True)
+            return answer.reused_tokens
+
+        assert await reused(acme, "It") == 0
+        assert await reused(globex, "It") == 0
+        assert await reused(session, "It") == 0
+        assert await reused(acme, "It forgot") >= 64
+        assert await reused(globex, "A queue") >= 64
+        assert await reused(session, "A queue") >= 64

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import math
 from time import perf_counter
 
 import attrs
@@ -13,8 +14,12 @@ import numpy as np
 from asteady._base.errors import EngineError, ModelCapabilityError
 from asteady._base.requests import Embedding, EmbedMode, EmbedRequest, Vector
 from asteady._engine.api import AnswerEvent, ErrorEvent, Event, Job, SlotId
-from asteady._engine.llama.context import Context, LoadedModel
+from asteady._engine.cores import ThreadChooser
+from asteady._engine.llama.context import Context, Interruptions, LoadedModel
 from asteady._engine.llama.lib import Batch
+
+# A context has room for so many tokens at first.
+_FIRST_TOKENS = 512
 
 _REPRESENT = "Represent this sentence for searching relevant passages: "
 # What models expect before a query and before a document, from their own cards. The first entry
@@ -62,38 +67,50 @@ class EmbedWorker:
 
     def __init__(self, model: LoadedModel, *, causal: bool) -> None:
         self._model = model
-        # A text is pooled within one physical batch, so the batch holds the whole context.
-        self._context = Context(
-            model.native,
-            context_tokens=model.context_tokens,
-            batch_tokens=model.context_tokens,
-            threads=model.threads,
-            embeddings=True,
-        )
+        self._interruptions = Interruptions()
+        self._threads = ThreadChooser(model.cores)
+        self._open(_FIRST_TOKENS)
         self._function = llama_cpp.llama_decode if causal else llama_cpp.llama_encode
         self._dimensions: int = llama_cpp.llama_model_n_embd_out(model.native)
-        self._batch = Batch(model.context_tokens)
         self._slot: SlotId | None = None
         self._job: EmbedJob | None = None
         self._next_slot = itertools.count()
+
+    def _open(self, needed_tokens: int) -> None:
+        """Make a context for texts of so many tokens; the size changes no bit."""
+        self._tokens = max(_FIRST_TOKENS, 2 ** math.ceil(math.log2(needed_tokens)))
+        # A text is pooled within one physical batch, so the batch holds the whole context.
+        self._context = Context(
+            self._model,
+            context_tokens=self._tokens,
+            batch_tokens=self._tokens,
+            interruptions=self._interruptions,
+            embeddings=True,
+        )
+        self._batch = Batch(self._tokens)
 
     def admit(self, job: Job) -> SlotId:
         assert isinstance(job, EmbedJob)
         assert self._job is None
         self._job = job
         slot = self._slot = next(self._next_slot)
-        self._context.enter(slot)
+        self._interruptions.enter(slot)
+        self._model.cores.enter()
         return slot
 
     def interrupt(self, slot: SlotId) -> None:
-        self._context.interrupt(slot)
+        self._interruptions.interrupt(slot)
 
     def release(self, slot: SlotId) -> None:
         if slot == self._slot:
             self._slot = self._job = None
-            self._context.leave(slot, 0)
+            self._interruptions.leave(slot)
+            self._context.forget(0)
+            self._model.cores.leave()
 
     def close(self) -> None:
+        if self._slot is not None:
+            self.release(self._slot)
         self._context.close()
 
     def step(self) -> list[Event]:
@@ -101,11 +118,18 @@ class EmbedWorker:
         if slot is None or job is None:
             return []
         began = perf_counter()
-        self._batch.fill(0, 0, job.tokens, outputs=len(job.tokens))
         try:
             self._model.files.check(since=job.checked)
+            if len(job.tokens) > self._tokens:
+                self._context.close()
+                self._open(len(job.tokens))
+            self._batch.fill(0, 0, job.tokens, outputs=len(job.tokens))
+            threads = self._threads.choose("text")
+            self._context.use_threads(threads)
             if not self._context.compute_for(slot, self._function, self._batch):
                 return []
+            took_s = perf_counter() - began
+            self._threads.record("text", threads, took_s / len(job.tokens))
             vector = self._vector(job.request.dimensions)
             self._model.files.check(since=job.checked)
         except EngineError as exc:

@@ -6,7 +6,10 @@ Import this module only when an engine starts: it loads llama.cpp.
 from __future__ import annotations
 
 import functools
+import logging
 import re
+import threading
+from collections.abc import Callable
 
 import attrs
 import llama_cpp
@@ -24,16 +27,20 @@ from asteady._base.requests import (
     Kind,
     characters_of,
 )
-from asteady._engine.api import PIECE_TOKENS, Job, PrefixStatistics, Request, Worker
+from asteady._base.threads import start_daemon
+from asteady._engine.api import Job, PrefixStatistics, Request, Worker
+from asteady._engine.cores import Cores
 from asteady._engine.llama.context import LoadedModel
 from asteady._engine.llama.embed import EmbedJob, EmbedWorker, with_instruction
 from asteady._engine.llama.generate import GenerateJob, GenerateWorker
 from asteady._engine.llama.lib import load_model
+from asteady._engine.llama.probe import Probe, lower_priority
 from asteady._engine.llama.prompt import PromptTokenizer
 from asteady._engine.llama.vocab import Vocab
+from asteady._engine.memory import ContextMemory
 from asteady._engine.models.opened import OpenModel
 from asteady._engine.models.resolve import ModelFile, wrong_kind
-from asteady._engine.plan import EngineOptions, Setup
+from asteady._engine.plan import EngineOptions, Setup, WidthReport, room_shape
 from asteady._engine.prefix_cache import PrefixCache
 
 # So much is tokenised in any case, as it takes a few milliseconds: what is a little too long is
@@ -44,6 +51,7 @@ _LOSSY_CHARACTERS = 2**20
 _WORD_END = re.compile(r"(?<=\S)\s")
 # A cut inside a word changes the tokens near it.
 _MARGIN_TOKENS = 64
+_log = logging.getLogger("asteady")
 
 
 class LlamaEngine:
@@ -58,7 +66,15 @@ class LlamaEngine:
     """
 
     def __init__(
-        self, file: ModelFile, options: EngineOptions, setup: Setup, fingerprint: str
+        self,
+        file: ModelFile,
+        options: EngineOptions,
+        setup: Setup,
+        fingerprint: str,
+        *,
+        cores: Cores,
+        memory: ContextMemory,
+        remember_widths: Callable[[WidthReport], None] | None = None,
     ) -> None:
         header = file.header
         self._files = OpenModel(file)
@@ -79,26 +95,31 @@ class LlamaEngine:
         self.model = file.reference
         self.fingerprint = fingerprint
         self.setup = setup
-        self.width = setup.width
-        self.context_tokens = options.context_for(header.context_length)
+        self._width = setup.width
+        self._limit = options.batch_width
+        self._remember_widths = remember_widths
+        self._probe: Probe | None = None
+        self._probing: threading.Thread | None = None
+        self.context_tokens = options.context_for(header.kind, header.context_length)
         self.dimensions: int = llama_cpp.llama_model_n_embd_out(native)
         self.vocab = Vocab(native)
         self._tokenizer = PromptTokenizer(native, self.vocab)
-        self._prefixes = PrefixCache(options.prefix_max_bytes)
-        # A state of these would be put back in another order than it was computed in, or cannot be
-        # cut at a token.
-        self._shares_prefixes = not (
-            llama_cpp.llama_model_n_swa(native)
-            or llama_cpp.llama_model_is_recurrent(native)
-            or llama_cpp.llama_model_is_hybrid(native)
-        )
+        self._prefixes = PrefixCache(options.prefix_max_bytes, options.piece_tokens)
         self._loaded: LoadedModel | None = LoadedModel(
             native=native,
             files=self._files,
             name=self.model,
             fingerprint=fingerprint,
             context_tokens=self.context_tokens,
-            threads=options.threads,
+            piece_tokens=options.piece_tokens,
+            weights_bytes=llama_cpp.llama_model_size(native),
+            kv_bytes=header.kv_bytes_per_token,
+            reusable=not (
+                llama_cpp.llama_model_is_recurrent(native)
+                or llama_cpp.llama_model_is_hybrid(native)
+            ),
+            cores=cores,
+            memory=memory,
         )
 
     def __repr__(self) -> str:
@@ -139,14 +160,64 @@ class LlamaEngine:
             return self._prepare_generate(request, checked)
         return self._prepare_embed(request, checked)
 
+    @property
+    def width(self) -> int:
+        return self._width
+
+    def widen(self, widened: Callable[[], None]) -> None:
+        loaded = self._loaded
+        if self._remember_widths is None or self._probe is not None or loaded is None:
+            return
+        self._probe = Probe(loaded, self.vocab, self._limit)
+        self._probing = start_daemon("asteady-probe", self._find_width, self._probe, widened)
+
+    def join_widening(self) -> None:
+        if self._probing is not None:
+            self._probing.join()
+
+    def probe(self) -> WidthReport:
+        """Find out now how many sequences may share a batch, and remember it. Blocks for seconds.
+
+        Raises:
+            EngineError: llama.cpp failed, or there is no memory for the probe.
+        """
+        assert self._loaded is not None
+        report = Probe(self._loaded, self.vocab, self._limit).run()
+        if report is None:
+            raise EngineError(
+                f"there is no memory to probe {self.model}: raise context_memory_mb "
+                "(ASTEADY_CONTEXT_MEMORY_MB)"
+            )
+        if self._remember_widths is not None:
+            self._remember_widths(report)
+        return report
+
+    def _find_width(self, probe: Probe, widened: Callable[[], None]) -> None:
+        lower_priority()
+        try:
+            report = probe.run()
+        except Exception:
+            _log.exception("the probe of %s failed; it computes one sequence per step", self.model)
+            return
+        if report is None or self._remember_widths is None:
+            # Stopped, or without memory: it is tried again when requests wait the next time.
+            self._probe = None
+            return
+        message = "%s: up to %d sequences per step, by a probe of %.1f s"
+        _log.info(message, self.model, report.width, report.took_s)
+        self._remember_widths(report)
+        self._width = report.width
+        widened()
+
     def prepare_declared(self, request: Request, prefix: DeclaredPrefix) -> Job:
         job = self.prepare(request)
-        if not self._shares_prefixes or not isinstance(job, GenerateJob):
+        loaded = self._loaded
+        if loaded is None or not loaded.reusable or not isinstance(job, GenerateJob):
             return job
         shared = self._tokenizer.shared_tokens(job.request, job.tokens, prefix)
         # The logits after the prompt are needed, so its last piece is computed in any case.
-        pieces = min(shared, len(job.tokens) - 1) // PIECE_TOKENS
-        return attrs.evolve(job, shared_tokens=pieces * PIECE_TOKENS)
+        pieces = min(shared, len(job.tokens) - 1) // loaded.piece_tokens
+        return attrs.evolve(job, shared_tokens=pieces * loaded.piece_tokens)
 
     def prefix_statistics(self) -> PrefixStatistics:
         return self._prefixes.statistics()
@@ -163,11 +234,41 @@ class LlamaEngine:
         if room < 1:
             raise PromptTooLongError(
                 f"the prompt has {len(tokens)} tokens, and a context of {self.context_tokens} "
-                f"leaves room for at most {self.context_tokens - 1}: shorten it, or use a model "
-                "with a longer context"
+                f"leaves room for at most {self.context_tokens - 1}: {self._longer_context()}"
             )
         limit = min(request.max_new_tokens, room)
+        self._check_memory(len(tokens), limit)
         return GenerateJob(request=request, tokens=tuple(tokens), limit=limit, checked=checked)
+
+    def _longer_context(self) -> str:
+        """What helps against a context that is too short."""
+        if self.context_tokens < self._header.context_length:
+            return (
+                "shorten it, or raise context_tokens (ASTEADY_CONTEXT_TOKENS); the model was "
+                f"trained on {self._header.context_length}"
+            )
+        return "that is what the model was trained on; shorten it, or use a model with more"
+
+    def _check_memory(self, prompt: int, limit: int) -> None:
+        loaded = self._loaded
+        if loaded is None:
+            return
+        shape = room_shape(
+            None,
+            needed_tokens=prompt + limit,
+            busy=0,
+            context_tokens=loaded.context_tokens,
+            kv_bytes=loaded.kv_bytes,
+            weights_bytes=0,
+        )
+        needed_bytes, max_bytes = shape.tokens * loaded.kv_bytes, loaded.memory.max_bytes
+        if needed_bytes > max_bytes:
+            raise PromptTooLongError(
+                f"the prompt has {prompt} tokens, and with an answer of up to {limit} its keys and "
+                f"values take {needed_bytes / 2**20:.0f} MB, but context_memory_mb is "
+                f"{max_bytes / 2**20:.0f}: raise it (ASTEADY_CONTEXT_MEMORY_MB), or shorten the "
+                "prompt or max_new_tokens"
+            )
 
     def _prepare_embed(self, request: EmbedRequest, checked: int) -> EmbedJob:
         if request.dimensions is not None and request.dimensions > self.dimensions:
@@ -215,9 +316,13 @@ class LlamaEngine:
         if self.kind == "embedding":
             causal = self._header.causal and self._header.pooling == "last"
             return EmbedWorker(self._loaded, causal=causal)
-        return GenerateWorker(self._loaded, self.vocab, self.setup, self._prefixes)
+        return GenerateWorker(self._loaded, self.vocab, self._prefixes)
 
     def close(self) -> None:
+        probe, probing = self._probe, self._probing
+        if probe is not None and probing is not None:
+            probe.stop()
+            probing.join()
         self._prefixes.clear()
         if self._loaded is not None:
             llama_cpp.llama_model_free(self._loaded.native)

@@ -1,8 +1,8 @@
-"""The worker of a generation model: up to `width` answers in one context, a step at a time.
+"""The worker of a generation model: several answers in one context, a step at a time.
 
-Each prompt is computed alone, in pieces of `PIECE_TOKENS`; then each step decodes one token of
-every running answer, in one batch. Requests share no state except the whole pieces of a declared
-prefix, whose keys and values have the same bits in all of them and are copied.
+Each prompt is computed alone, in pieces of a fixed size; then each step decodes one token of every
+running answer, in one batch. Requests share no state except whole pieces of their prompts, whose
+keys and values have the same bits in all of them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import logging
+import threading
 from time import perf_counter
 from typing import Any
 
@@ -20,7 +21,6 @@ import numpy as np
 from asteady._base.errors import EngineError, ModelChangedError
 from asteady._base.requests import Completion, FinishReason, GenerateRequest, TokenLogprob, Vector
 from asteady._engine.api import (
-    PIECE_TOKENS,
     AnswerEvent,
     ChunkEvent,
     ErrorEvent,
@@ -28,11 +28,13 @@ from asteady._engine.api import (
     Job,
     SlotId,
 )
-from asteady._engine.llama.context import Context, LoadedModel
-from asteady._engine.llama.lib import Batch, check, holding_gil
+from asteady._engine.cores import ThreadChooser
+from asteady._engine.llama.context import Interruptions, LoadedModel
+from asteady._engine.llama.lib import check, holding_gil
+from asteady._engine.llama.room import Room, Tokens
 from asteady._engine.llama.text import TextStream
 from asteady._engine.llama.vocab import Vocab
-from asteady._engine.plan import Setup, divide
+from asteady._engine.plan import RoomShape, divide, room_shape
 from asteady._engine.prefix_cache import PrefixCache
 
 _log = logging.getLogger("asteady")
@@ -56,6 +58,12 @@ _LARGEST_LOGIT = 1e30
 # typical sampler takes the logarithm: it would draw at random.
 _LEAST_TYPICAL = 1e-30
 
+# At most so many prompt tokens are computed between two decode steps of the running answers.
+_TOKENS_BETWEEN_STEPS = 256
+
+# How long a worker that has no memory for a context waits before it asks again.
+_MEMORY_WAIT_S = 0.05
+
 # Up to this many largest values, repeated argmax is faster than a partition.
 _FEW = 16
 
@@ -73,19 +81,28 @@ class GenerateJob:
     shared_tokens: int = 0
     checked: int = 0
     """What `OpenModel.check` returned before."""
+    marked_tokens: Tokens = attrs.field(init=False)
+    """The tokens as they are found again: those of an isolated namespace only from within it."""
+
+    @marked_tokens.default
+    def _mark_isolated(self) -> Tokens:
+        isolation = self.request.isolation
+        return self.tokens if isolation is None else ((isolation, self.tokens[0]), *self.tokens[1:])
 
 
 class _Sequence:
-    """A job in a slot and its state; `number` is its sequence id in the context."""
+    """A job in a slot and its state; `number` is its sequence id in its room's context."""
 
-    def __init__(self, slot: SlotId, number: int, job: GenerateJob, sampler: Any) -> None:
+    def __init__(self, slot: SlotId, job: GenerateJob, sampler: Any) -> None:
         self.slot = slot
-        self.number = number
         self.job = job
         self.sampler = sampler
+        self.room: Room | None = None
+        self.number = -1
         self.text = TextStream(job.request.stop)
         self.chunks: list[str] = []
         self.computed = 0  # prompt tokens in the context
+        self.reused = 0  # of them, those that were there before
         self.position = 0  # of the next token
         self.token = -1  # sampled, not yet in the context
         self.generated = 0
@@ -96,157 +113,275 @@ class _Sequence:
     def decoding(self) -> bool:
         return self.computed == len(self.job.tokens)
 
+    @property
+    def needed_tokens(self) -> int:
+        return len(self.job.tokens) + self.job.limit
+
 
 class GenerateWorker:
-    """A `Worker` with `setup.width` slots over one context."""
+    """A `Worker` whose slots are sequences in a room, or in several while it moves to a larger one.
 
-    def __init__(
-        self, model: LoadedModel, vocab: Vocab, setup: Setup, prefixes: PrefixCache
-    ) -> None:
+    A slot gets its sequence when its prompt is first computed, so that what the prompts before it
+    leave behind can be used. A prompt that no room has a place for gets a larger room; running
+    answers finish in the old one, which is closed then.
+    """
+
+    def __init__(self, model: LoadedModel, vocab: Vocab, prefixes: PrefixCache) -> None:
         self._model = model
         self._vocab = vocab
         self._prefixes = prefixes
-        width = setup.width
-        self._batch_sizes = [divide(count, setup.step_s) for count in range(width + 1)]
-        self._context = Context(
-            model.native,
-            context_tokens=model.context_tokens,
-            batch_tokens=PIECE_TOKENS,
-            threads=model.threads,
-            sequences=width,
-        )
-        self._batch = Batch(PIECE_TOKENS, width)
+        self._interruptions = Interruptions()
+        self._threads = ThreadChooser(model.cores)
         self._sample = llama_cpp.llama_sampler_sample
         if vocab.size <= _SMALL_VOCABULARY:
             self._sample = holding_gil(self._sample)
-        self._free = list(range(width))
+        # The newest last. Replaced, never changed, as other threads read it.
+        self._rooms: tuple[Room, ...] = ()
         self._slots: dict[SlotId, _Sequence] = {}
         self._next_slot = itertools.count()
-        # Numbers that are none may be in the context's memory.
-        self._tainted = False
-        # Prompt tokens computed since the last decode step: at most one piece's worth, which
-        # bounds how long a new prompt delays the running answers.
+        # Prompt tokens computed since the last decode step: their number bounds how long a new
+        # prompt delays the running answers.
         self._since_step = 0
+        # Held while this worker uses its rooms, so that another thread closes none of them.
+        self._stepping = threading.Lock()
+        model.memory.join(self)
 
     def admit(self, job: Job) -> SlotId:
         assert isinstance(job, GenerateJob)
         sampler = make_sampler(job.request, self._vocab.size)
-        # The lowest free one, so that equal histories use equal sequences.
-        self._free.sort()
         slot = next(self._next_slot)
-        self._context.enter(slot)
-        self._slots[slot] = _Sequence(slot, self._free.pop(0), job, sampler)
+        self._interruptions.enter(slot)
+        if not self._slots:
+            self._model.cores.enter()
+        self._slots[slot] = _Sequence(slot, job, sampler)
         return slot
 
     def interrupt(self, slot: SlotId) -> None:
-        self._context.interrupt(slot)
+        self._interruptions.interrupt(slot)
+
+    def shared_tokens(self, job: Job) -> int:
+        assert isinstance(job, GenerateJob)
+        return max((room.shared_tokens(job.marked_tokens) for room in self._rooms), default=0)
 
     def release(self, slot: SlotId) -> None:
+        with self._stepping:
+            self._release(slot)
+
+    def _release(self, slot: SlotId) -> None:
         sequence = self._slots.pop(slot, None)
-        if sequence is not None:
-            llama_cpp.llama_sampler_free(sequence.sampler)
-            self._free.append(sequence.number)
-            self._context.leave(slot, sequence.number)
+        if sequence is None:
+            return
+        llama_cpp.llama_sampler_free(sequence.sampler)
+        self._interruptions.leave(slot)
+        if sequence.room is not None:
+            self._vacate(sequence.room, sequence.number)
+        if not self._slots:
+            self._model.cores.leave()
+
+    def _vacate(self, room: Room, number: int) -> None:
+        room.leave(number)
+        newest = self._rooms[-1]
+        if room is not newest:
+            newest.adopt(room, number)
+            self._close_rooms([] if room.busy else [room])
+
+    def shed(self) -> None:
+        if self._stepping.acquire(blocking=False):
+            try:
+                self._close_rooms([room for room in self._rooms if not room.busy])
+            finally:
+                self._stepping.release()
 
     def close(self) -> None:
-        for slot in list(self._slots):
-            self.release(slot)
-        self._context.close()
+        with self._stepping:
+            for slot in list(self._slots):
+                self._release(slot)
+            self._close_rooms(list(self._rooms))
 
     def step(self) -> list[Event]:
-        try:
-            # At each step, or a file that is written to and back again would look untouched.
-            self._model.files.check()
-        except ModelChangedError as exc:
-            slots = list(self._slots)
-            for slot in slots:
-                self.release(slot)
-            return [ErrorEvent(slot, exc) for slot in slots]
+        with self._stepping:
+            try:
+                # At each step, or a file that is written to and back again would look untouched.
+                self._model.files.check()
+            except ModelChangedError as exc:
+                slots = list(self._slots)
+                for slot in slots:
+                    self._release(slot)
+                return [ErrorEvent(slot, exc) for slot in slots]
+            return self._step()
+
+    def _step(self) -> list[Event]:
         decoding = []
         newcomer = None
         for sequence in self._slots.values():
-            if self._context.is_interrupted(sequence.slot):
+            if sequence.slot in self._interruptions:
                 continue
             if sequence.decoding:
                 decoding.append(sequence)
             elif newcomer is None:
                 newcomer = sequence
-        if self._tainted and not any(sequence.computed for sequence in self._slots.values()):
-            self._context.clear()
-            self._tainted = False
-        if self._tainted and newcomer is not None and newcomer.computed == 0:
-            # The running answers are finished first, as clearing removes them.
-            newcomer = None
         events: list[Event] = []
-        if newcomer is not None:
-            piece = min(PIECE_TOKENS, len(newcomer.job.tokens) - newcomer.computed)
-            if not decoding or self._since_step + piece <= PIECE_TOKENS:
+        if newcomer is not None and (newcomer.room is not None or self._place(newcomer, events)):
+            piece = min(self._model.piece_tokens, len(newcomer.job.tokens) - newcomer.computed)
+            if not decoding or self._since_step + piece <= _TOKENS_BETWEEN_STEPS:
                 self._prefill(newcomer, events)
                 return events
         self._since_step = 0
-        first = 0
-        for size in self._batch_sizes[len(decoding)]:
-            self._decode(decoding[first : first + size], events)
-            first += size
+        for room in self._rooms:
+            running = [sequence for sequence in decoding if sequence.room is room]
+            # llama.cpp computes neighbours in one batch only if they are in order.
+            running.sort(key=lambda sequence: sequence.number)
+            first = 0
+            for size in divide(len(running), self._threads.mean_s):
+                self._decode(room, running[first : first + size], events)
+                first += size
         return events
 
+    def _place(self, sequence: _Sequence, events: list[Event]) -> bool:
+        """Give a slot its sequence in the newest room, or in a new one; False if it must wait."""
+        tokens = sequence.job.marked_tokens
+        room = self._rooms[-1] if self._rooms else None
+        must = room is None or not room.has_place(sequence.needed_tokens)
+        if must or (room is not None and room.would_evict(tokens)):
+            try:
+                room = self._larger_room(sequence, must=must) or room
+            except EngineError as exc:
+                self._release(sequence.slot)
+                events.append(ErrorEvent(sequence.slot, exc))
+                return False
+        if room is None or not room.has_place(sequence.needed_tokens):
+            if not any(other.room is not None for other in self._slots.values()):
+                # Another worker has the memory; its answers end some time.
+                self._model.memory.wait(_MEMORY_WAIT_S)
+            return False
+        sequence.room = room
+        sequence.number, sequence.computed = room.take(tokens)
+        if sequence.job.shared_tokens:
+            self._begin_with_prefix(room, sequence)
+        sequence.reused = sequence.computed
+        return True
+
+    def _begin_with_prefix(self, room: Room, sequence: _Sequence) -> None:
+        """Begin with the cached state of the declared prefix, or cache it if it is here already."""
+        tokens, declared = sequence.job.tokens, sequence.job.shared_tokens
+        found = self._prefixes.find(tokens, declared)
+        cached = 0 if found is None else found[0]
+        size_bytes = declared * self._model.kv_bytes
+        if cached < declared <= sequence.computed and self._prefixes.fits(size_bytes):
+            room.cut(sequence.number, declared)
+            sequence.computed = declared
+            self._cache_prefix(room, sequence)
+        elif found is not None and cached > sequence.computed:
+            done = room.begin_with(sequence.number, sequence.job.marked_tokens[:cached], found[1])
+            sequence.computed = cached if done else 0
+        if sequence.computed:
+            self._prefixes.count_reuse(min(declared, sequence.computed))
+
+    def _larger_room(self, sequence: _Sequence, *, must: bool) -> Room | None:
+        """A new room with a place for this slot, and with what the last one holds; None if there
+        is none that memory has room for.
+
+        Unless it must, no other room makes way for it.
+
+        Raises:
+            EngineError: llama.cpp could not make the context.
+        """
+        model = self._model
+        last = self._rooms[-1] if self._rooms else None
+        shape = self._room_shape(sequence, last)
+        if last is not None and shape == last.shape and not last.tainted:
+            return None
+        smallest = attrs.evolve(self._room_shape(sequence, None), sequences=1)
+        while not model.memory.reserve(
+            shape.sequences * shape.tokens * model.kv_bytes, shed_for=self if must else None
+        ):
+            idle = [room for room in self._rooms if not room.busy]
+            if not must or shape == smallest:
+                return None
+            if idle:
+                # What it holds is lost: there is no memory for both.
+                self._close_rooms(idle)
+                last = None
+            elif shape.sequences > 1:
+                shape = attrs.evolve(shape, sequences=shape.sequences // 2)
+            else:
+                shape = smallest
+        try:
+            room = Room(model, shape, self._interruptions)
+        except BaseException:
+            model.memory.release(shape.sequences * shape.tokens * model.kv_bytes)
+            raise
+        if last is not None:
+            for number in range(last.shape.sequences):
+                if number not in last.busy:
+                    room.adopt(last, number)
+        self._rooms = (*self._rooms, room)
+        self._close_rooms([other for other in self._rooms[:-1] if not other.busy])
+        return room
+
+    def _room_shape(self, sequence: _Sequence, last: Room | None) -> RoomShape:
+        return room_shape(
+            None if last is None else last.shape,
+            needed_tokens=sequence.needed_tokens,
+            busy=0 if last is None else len(last.busy),
+            context_tokens=self._model.context_tokens,
+            kv_bytes=self._model.kv_bytes,
+            weights_bytes=self._model.weights_bytes,
+        )
+
+    def _close_rooms(self, rooms: list[Room]) -> None:
+        self._rooms = tuple(room for room in self._rooms if room not in rooms)
+        for room in rooms:
+            room.close()
+
     def _prefill(self, sequence: _Sequence, events: list[Event]) -> None:
+        room = sequence.room
+        assert room is not None
         began = perf_counter()
-        if sequence.computed == 0 and sequence.job.shared_tokens:
-            self._restore_prefix(sequence)
         first, tokens = sequence.computed, sequence.job.tokens
-        piece = min(PIECE_TOKENS, len(tokens) - first)
+        piece = min(self._model.piece_tokens, len(tokens) - first)
         self._since_step += piece
         last = first + piece == len(tokens)
-        batch = self._batch
+        batch = room.batch
         batch.fill(sequence.number, first, tokens[first : first + piece], outputs=last)
+        threads = self._threads.choose("prompt")
+        room.context.use_threads(threads)
         try:
-            done = self._context.compute_for(sequence.slot, llama_cpp.llama_decode, batch)
+            done = room.context.compute_for(sequence.slot, llama_cpp.llama_decode, batch)
         except EngineError as exc:
-            self.release(sequence.slot)
+            self._release(sequence.slot)
             events.append(ErrorEvent(sequence.slot, exc))
             return
         if done:
+            self._threads.record("prompt", threads, (perf_counter() - began) / piece)
             sequence.computed += piece
+            room.computed(sequence.number, sequence.job.marked_tokens[: sequence.computed])
             if sequence.computed == sequence.job.shared_tokens:
-                self._cache_prefix(sequence)
+                self._cache_prefix(room, sequence)
             if last:
                 sequence.position = len(tokens)
                 self._sample_token(sequence, piece - 1, events)
         sequence.cost_s += perf_counter() - began
         self._finish_if_done(sequence, events)
 
-    def _restore_prefix(self, sequence: _Sequence) -> None:
-        """Begin with the longest cached state of the declared prefix, if there is one."""
-        job = sequence.job
-        found = self._prefixes.find(job.tokens, job.shared_tokens)
-        if found is None:
-            return
-        count, state = found
-        try:
-            self._context.restore(sequence.number, state)
-        except EngineError as exc:
-            # The state is replaced when the prefix has been computed.
-            _log.warning("a prompt is computed without its cached prefix: %s", exc)
-            return
-        sequence.computed = count
-        self._prefixes.count_reuse(count)
-
-    def _cache_prefix(self, sequence: _Sequence) -> None:
+    def _cache_prefix(self, room: Room, sequence: _Sequence) -> None:
         """Cache the state of the declared prefix; exactly its tokens are computed."""
         try:
-            if self._prefixes.fits(self._context.state_bytes(sequence.number)):
-                state = self._context.save(sequence.number)
+            if self._prefixes.fits(room.context.state_bytes(sequence.number)):
+                state = room.context.save(sequence.number)
                 self._model.files.check(since=sequence.job.checked)
                 self._prefixes.put(sequence.job.tokens, sequence.computed, state)
         except (EngineError, MemoryError) as exc:
             _log.warning("the state of a prefix is not cached: %r", exc)
 
-    def _decode(self, running: list[_Sequence], events: list[Event]) -> None:
+    def _decode(self, room: Room, running: list[_Sequence], events: list[Event]) -> None:
         began = perf_counter()
         for place, sequence in enumerate(running):
-            self._batch.put(place, sequence.number, sequence.position, sequence.token)
-        self._context.decode(self._batch)
+            room.batch.put(place, sequence.number, sequence.position, sequence.token)
+        threads = self._threads.choose(len(running))
+        room.context.use_threads(threads)
+        room.context.decode(room.batch)
+        self._threads.record(len(running), threads, perf_counter() - began)
         for place, sequence in enumerate(running):
             sequence.position += 1
             self._sample_token(sequence, place, events)
@@ -257,14 +392,16 @@ class GenerateWorker:
 
     def _sample_token(self, sequence: _Sequence, place: int, events: list[Event]) -> None:
         """Sample the token after the one at this place of the last batch, and emit its text."""
-        context = self._context.native
+        room = sequence.room
+        assert room is not None
+        context = room.context.native
         logits = logits_at(context, place, self._vocab.size)
         # The maximum is NaN if any logit is, and costs 14 us for 262,144 of them, 1 us for 3,072.
         peak = float(logits.max())
         if not -_LARGEST_LOGIT < peak < _LARGEST_LOGIT:
-            self._tainted = True
+            room.tainted = True
             sequence.token = -1
-            self.release(sequence.slot)
+            self._release(sequence.slot)
             error = EngineError(
                 f"the model {self._model.name!r} computed the logit {peak}, of which no token can "
                 "be chosen: its file is damaged, or its numbers overflow. Convert or download it "
@@ -314,8 +451,9 @@ class GenerateWorker:
             model=self._model.name,
             fingerprint=self._model.fingerprint,
             cost_s=sequence.cost_s,
+            reused_tokens=sequence.reused,
         )
-        self.release(sequence.slot)
+        self._release(sequence.slot)
         try:
             self._model.files.check(since=sequence.job.checked)
         except ModelChangedError as exc:

@@ -190,6 +190,9 @@ def test_contexts_are_made_with_the_parameters_that_answers_depend_on(
         return original(model, parameters)
 
     monkeypatch.setattr(llama_cpp, "llama_init_from_model", noted)
-    bert.open_worker().close()
-    gpt2.open_worker().close()
+    for engine, request in ((bert, EmbedRequest.of("hi")), (gpt2, GenerateRequest.of("hi"))):
+        worker = engine.open_worker()
+        worker.admit(engine.prepare(request))
+        worker.step()
+        worker.close()
     assert seen == [(0, False, 1), (0, False, 1)]

@@ -342,8 +342,12 @@ def test_memory_that_llama_cpp_cannot_get_is_an_error(
     gpt2: LlamaEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(llama_cpp, "llama_init_from_model", lambda *_: None)
-    with pytest.raises(EngineError, match="context"):
-        gpt2.open_worker()
+    worker = gpt2.open_worker()
+    worker.admit(gpt2.prepare(GenerateRequest.of("Hi")))
+    (event,) = worker.step()
+    assert isinstance(event, ErrorEvent)
+    assert "could not make a context" in str(event.error)
+    worker.close()
 
 
 def test_a_slot_that_is_gone_may_be_interrupted_and_released(gpt2: LlamaEngine) -> None:
