@@ -235,7 +235,8 @@ async def main(path, cache_dir, room):
         used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + room, resource.RLIM_INFINITY))
         try:
-            await session.generate("hi", model=path, max_new_tokens=1)
+            # A context is as large as its requests need.
+            await session.generate("hi", model=path, max_new_tokens=4000)
             print("answer")
         except asteady.AsteadyError as exc:
             print("error", exc)
@@ -244,3 +245,26 @@ async def main(path, cache_dir, room):
 
 asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
 """
+
+
+def test_a_context_without_memory_is_an_error_and_computes_later(
+    tmp_path: Path, tally: Tally
+) -> None:
+    """The keys and values of 4,096 positions take 537 MB, and the process may have less, but more
+    than what threads and llama.cpp's small allocations need: where these fail, C ends the process.
+    """
+    path = write_llama(tmp_path / "model.gguf", context=4096, layers=512, kv_heads=4)
+    count = rounds(3, 20)
+    for round_ in range(count):
+        room = 2**20 * (320 + round_ * 160 // count)
+        done = subprocess.run(
+            [sys.executable, "-c", _NARROW, str(path), str(tmp_path), str(room)],
+            capture_output=True,
+            text=True,
+            timeout=_LIMIT_S,
+            check=False,
+        )
+        said = done.stdout.splitlines()
+        assert said[1:] == ["then True"], f"with room for {room}: {done.stdout}{done.stderr}"
+        assert said[0].startswith("error llama.cpp could not make a context")
+    tally("contexts", count)
