@@ -32,7 +32,7 @@ _NEWEST = 0.3
 class Cores:
     """A budget of cores that workers share, those of all models of a session. Thread-safe.
 
-    `threads` bounds the threads of one call; None is no bound besides the budget.
+    `threads` is the number for every call, whatever is free; None lets them share the budget.
     """
 
     def __init__(self, budget: int | None = None, threads: int | None = None) -> None:
