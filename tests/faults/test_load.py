@@ -22,8 +22,8 @@ from tests.faults.conftest import Tally
 
 pytestmark = pytest.mark.anyio
 
-CLIENTS = rounds(100, 500)
-SECONDS = rounds(10, 3600)
+CLIENTS = 500
+SECONDS = rounds(60, 3600)
 PROMPTS = 2000
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
