@@ -154,6 +154,12 @@ def is_below(namespace: str, path: str) -> bool:
     return namespace == path or namespace.startswith(path + "/")
 
 
+def _later(default: Any) -> Any:
+    """A field added since keys were first made: it is in a key only where it is not its default,
+    so that the other requests keep their keys."""
+    return attrs.field(default=default, metadata={"later": True})
+
+
 @public
 @attrs.frozen(kw_only=True)
 class GenerateRequest:
@@ -245,9 +251,7 @@ class GenerateRequest:
 
     def key(self, fingerprint: str) -> Key:
         """The key of this request's answer by the engine with this fingerprint."""
-        return _digest(
-            "generate", fingerprint, attrs.astuple(self, recurse=False), large=is_large(self)
-        )
+        return _digest("generate", fingerprint, _key_fields(self), large=is_large(self))
 
 
 @public
@@ -291,9 +295,7 @@ class EmbedRequest:
 
     def key(self, fingerprint: str) -> Key:
         """The key of this request's answer by the engine with this fingerprint."""
-        return _digest(
-            "embed", fingerprint, attrs.astuple(self, recurse=False), large=is_large(self)
-        )
+        return _digest("embed", fingerprint, _key_fields(self), large=is_large(self))
 
 
 def characters_of(request: GenerateRequest | EmbedRequest) -> int:
@@ -326,6 +328,17 @@ def may_be_large(text: object, messages: object = None) -> bool:
 def is_large(request: GenerateRequest | EmbedRequest) -> bool:
     """Whether validating or digesting it on the event loop would hold up other tasks."""
     return characters_of(request) > LARGE_CHARACTERS
+
+
+def _key_fields(request: GenerateRequest | EmbedRequest) -> tuple[Any, ...]:
+    first, later = [], []
+    for field in attrs.fields(type(request)):
+        value = getattr(request, field.name)
+        if "later" not in field.metadata:
+            first.append(value)
+        elif value != field.default:
+            later.append((field.name, value))
+    return (*first, *later)
 
 
 def _digest(kind: str, fingerprint: str, fields: tuple[Any, ...], *, large: bool) -> Key:
