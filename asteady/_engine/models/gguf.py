@@ -182,19 +182,41 @@ class _Reader:
             self._strings += array.count
             if self._strings > _MAX_STRINGS:
                 raise ValueError(f"its metadata has {self._strings} strings")
-            for _ in range(array.count):
-                self._take(self.number(_U64))
+            self._skip_strings(array.count)
         elif array.kind in _SCALARS:
             self._take(array.count * _SCALARS[array.kind].size)
         else:  # llama.cpp reads no arrays of arrays
             raise ValueError(f"its metadata has an array of the unknown type {array.kind}")
         return array
 
+    # A vocabulary has hundreds of thousands of strings, so these call nothing that they need not.
+
+    def _skip_strings(self, count: int) -> None:
+        length_at, data, end = _U64.unpack_from, self._data, self.position
+        try:
+            for _ in range(count):
+                end += 8 + length_at(data, end)[0]
+        except (struct.error, OverflowError):  # fewer than eight bytes are left
+            raise EOFError from None
+        self._take(end - self.position)
+
+    def _raw_strings(self, count: int) -> list[bytes]:
+        length_at, data, end = _U64.unpack_from, self._data, self.position
+        strings = []
+        for _ in range(count):
+            start = end + 8
+            end = start + length_at(data, end)[0]
+            if end - start > _MAX_STRING_BYTES:
+                raise ValueError(f"it has a string of {end - start} bytes")
+            strings.append(data[start:end])
+        self.position = end
+        return strings
+
     def items(self, array: _Array) -> list[Any]:
         """The items of an array; strings as bytes."""
         self.position = array.start
         if array.kind == _STRING:
-            return [self.raw(self.number(_U64)) for _ in range(array.count)]
+            return self._raw_strings(array.count)
         scalar = _SCALARS[array.kind]
         start = self._take(array.count * scalar.size)
         return [item for (item,) in scalar.iter_unpack(self._data[start : self.position])]
@@ -360,9 +382,11 @@ def _check_vocabulary(metadata: _Metadata, reader: _Reader) -> None:
     array = metadata.values.get("tokenizer.ggml.tokens")
     if not isinstance(array, _Array) or array.kind != _STRING:
         return  # llama.cpp refuses it
-    # Empty ones are renamed by llama.cpp.
-    tokens = {token or b"[EMPTY_%d]" % index for index, token in enumerate(reader.items(array))}
-    if len(tokens) < array.count:
+    tokens = reader.items(array)
+    different = set(tokens)
+    if b"" in different:  # llama.cpp renames them
+        different = {token or b"[EMPTY_%d]" % index for index, token in enumerate(tokens)}
+    if len(different) < array.count:
         raise ValueError("its vocabulary has a token twice")
     special = _SPECIAL_TOKENS.get(tokenizer, {})
     added = {
@@ -379,7 +403,7 @@ def _check_vocabulary(metadata: _Metadata, reader: _Reader) -> None:
         raise ValueError("its vocabulary of words has a token that stands for a byte")
     if tokenizer == "llama":
         for byte in range(256):
-            if b"<0x%02X>" % byte not in tokens and bytes([byte]) not in tokens:
+            if b"<0x%02X>" % byte not in different and bytes([byte]) not in different:
                 raise ValueError(f"its vocabulary has no token for the byte 0x{byte:02X}")
 
 
