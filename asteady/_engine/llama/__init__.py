@@ -1,6 +1,32 @@
 """The only importer of llama_cpp. Importing a module of this package loads llama.cpp."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from asteady._engine.build import libraries
+
+# Threads of one call wait for each other at every node of the graph. By default they spin for so
+# long that two processes which share the cores take ten times as long; a thread that sleeps earlier
+# costs an idle machine nothing that could be measured (docs/performance.md).
+_SPIN_COUNT = "1000"
+
+
+@contextmanager
+def _short_spinning() -> Iterator[None]:
+    """OpenMP's library reads the variable when it is loaded; child processes do not get it."""
+    if any(name in os.environ for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")):
+        yield
+        return
+    os.environ["GOMP_SPINCOUNT"] = _SPIN_COUNT
+    try:
+        yield
+    finally:
+        del os.environ["GOMP_SPINCOUNT"]
+
 
 LIBRARIES = libraries()
 """The libraries as they were just before they were loaded."""
+
+with _short_spinning():
+    import llama_cpp  # noqa: F401
