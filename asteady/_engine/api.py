@@ -197,6 +197,15 @@ class Widens(Protocol):
 
 
 @runtime_checkable
+class Spreads(Protocol):
+    """An engine that knows over how many workers its answers are computed fastest."""
+
+    def workers_for(self, jobs: int, workers: int) -> int:
+        """Over how many of these workers so many running jobs should be spread; from any thread,
+        at once."""
+
+
+@runtime_checkable
 class KeepsPrompts(Protocol):
     """A worker that computes a prompt faster if it begins as one that it computed before."""
 

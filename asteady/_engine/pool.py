@@ -49,6 +49,7 @@ from asteady._engine.api import (
     Request,
     SharesPrefixes,
     SlotId,
+    Spreads,
     Widens,
     Worker,
     prepare,
@@ -374,10 +375,14 @@ class Pool:
             state.wake.notify()
 
     def _free_state(self, job: Job) -> _WorkerState | None:
-        """The worker for a job: the one that has most of its prompt, else the first that computes
-        already and has room, as a batch costs less than two calls, else the first idle one."""
-        width = self._engine.width
-        free = [state for state in self._states if state.load < width]
+        """The worker for a job: the one that has most of its prompt, else the one that computes
+        least, or an idle one while the engine wants more of them to compute."""
+        engine, states = self._engine, self._states
+        width = engine.width
+        free = [state for state in states if state.load < width]
+        running = sum(state.load for state in states)
+        busy = sum(state.load > 0 for state in states)
+        wanted = engine.workers_for(running + 1, len(states)) if isinstance(engine, Spreads) else 1
 
         def shared(state: _WorkerState) -> int:
             worker = state.worker
@@ -387,7 +392,8 @@ class Pool:
             free,
             key=lambda state: (
                 shared(state),
-                state.load > 0,
+                (state.load == 0) == (busy < wanted),
+                -state.load,
                 state.thread is not None,
                 -state.index,
             ),

@@ -13,6 +13,7 @@ import llama_cpp
 from asteady._base.errors import EngineError
 from asteady._engine.api import SlotId
 from asteady._engine.cores import Cores
+from asteady._engine.division import Division
 from asteady._engine.llama.lib import Batch, check, libc
 from asteady._engine.memory import ContextMemory
 from asteady._engine.models.opened import OpenModel
@@ -51,6 +52,7 @@ class LoadedModel:
     kv_bytes: int
     reusable: bool
     cores: Cores
+    division: Division = attrs.Factory(Division)
     memory: ContextMemory
 
 

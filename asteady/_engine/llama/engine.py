@@ -164,6 +164,13 @@ class LlamaEngine:
     def width(self) -> int:
         return self._width
 
+    def workers_for(self, jobs: int, workers: int) -> int:
+        return (
+            min(jobs, workers)
+            if self._loaded is None
+            else self._loaded.division.choose(jobs, workers, self._width)
+        )
+
     def widen(self, widened: Callable[[], None]) -> None:
         loaded = self._loaded
         if self._remember_widths is None or self._probe is not None or loaded is None:
