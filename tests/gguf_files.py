@@ -138,15 +138,25 @@ def write_llama(
     sharpness: float = 3.0,
     split_tensors: int = 0,
     more_tokens: Mapping[str, gguf.TokenType] | None = None,
+    window: int | None = None,
 ) -> Path:
     """A generation model; `sharpness` is the standard deviation of its logits.
+
+    With `window`, three of four layers attend to so many tokens only (the architecture "cohere2").
 
     With `split_tensors` it is split over files of so many tensors, after a first one with none;
     `parts_of` finds them.
     """
     writer = gguf.GGUFWriter(
-        path, "llama", split_max_tensors=split_tensors, small_first_shard=bool(split_tensors)
+        path,
+        "llama" if window is None else "cohere2",
+        split_max_tensors=split_tensors,
+        small_first_shard=bool(split_tensors),
     )
+    if window is not None:
+        writer.add_sliding_window(window)
+        writer.add_logit_scale(sharpness)
+        writer.add_layer_norm_eps(1e-5)
     writer.add_name("random")
     writer.add_context_length(context)
     writer.add_embedding_length(width)
@@ -165,7 +175,7 @@ def write_llama(
     draw = _Weights(writer, weights, seed)
     spread = width**-0.5
     kv_width = width // heads * kv_heads
-    draw.matrix("token_embd.weight", vocabulary_size, width, 1.0)
+    draw.matrix("token_embd.weight", vocabulary_size, width, 1.0 if window is None else spread)
     for layer in range(layers):
         block = f"blk.{layer}"
         draw.norm(f"{block}.attn_norm.weight", width)
@@ -173,12 +183,14 @@ def write_llama(
         draw.matrix(f"{block}.attn_k.weight", kv_width, width, 2 * spread)
         draw.matrix(f"{block}.attn_v.weight", kv_width, width, spread)
         draw.matrix(f"{block}.attn_output.weight", width, width, 2 * spread)
-        draw.norm(f"{block}.ffn_norm.weight", width)
+        if window is None:
+            draw.norm(f"{block}.ffn_norm.weight", width)
         draw.matrix(f"{block}.ffn_gate.weight", feed_forward, width, spread)
         draw.matrix(f"{block}.ffn_up.weight", feed_forward, width, spread)
         draw.matrix(f"{block}.ffn_down.weight", width, feed_forward, 2 * feed_forward**-0.5)
     draw.norm("output_norm.weight", width)
-    draw.matrix("output.weight", vocabulary_size, width, sharpness * spread)
+    if window is None:
+        draw.matrix("output.weight", vocabulary_size, width, sharpness * spread)
     return _write(writer, path)
 
 

@@ -101,6 +101,25 @@ def test_a_prompt_after_a_kept_state_gets_the_same_bits_in_any_context(engine: L
     user.close()
 
 
+@pytest.mark.parametrize(("window", "made"), [(SHARED, 1), (SHARED - 1, 0)])
+def test_a_state_that_a_window_has_moved_past_is_not_kept(
+    tmp_path: Path, window: int, made: int
+) -> None:
+    write_llama(tmp_path / "window.gguf", context=2048, layers=4, window=window)
+    engine = load(tmp_path, "window.gguf", setup=Setup(width=WIDTH))
+    jobs = [declared(engine, asked(index)) for index in range(6)]
+    # After the prefix it is cut again: this prompt shares the first half of it only.
+    half = asked(7, SYSTEM[: len(SYSTEM) // 2] + "and nothing else. " * 30)
+    expected = [alone(engine, asked(index)) for index in range(6)]
+    for _ in range(2):
+        worker = engine.open_worker()
+        assert answers(worker, jobs) == expected
+        assert answers(worker, [engine.prepare(half)]) == [alone(engine, half)]  # type: ignore[list-item]
+        worker.close()
+    assert engine.prefix_statistics().made == made
+    engine.close()
+
+
 def test_those_that_come_together_compute_it_once(engine: LlamaEngine) -> None:
     worker = engine.open_worker()
     jobs = [declared(engine, asked(index)) for index in range(WIDTH)]

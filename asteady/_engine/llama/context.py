@@ -155,7 +155,7 @@ class Context:
             ctypes.cast(interruptions.flag, ctypes.c_void_p),
         )
         self._memory = llama_cpp.llama_get_memory(self.native)
-        self._has_window = llama_cpp.llama_model_n_swa(model.native) > 0
+        self._window: int = llama_cpp.llama_model_n_swa(model.native)
 
     def use_threads(self, threads: int) -> None:
         """Compute with so many threads from the next call on; that changes no bit."""
@@ -210,12 +210,25 @@ class Context:
         size: int = llama_cpp.llama_state_seq_get_size(self.native, sequence)
         return size
 
+    def can_save(self, sequence: int) -> bool:
+        """Whether `save` would copy all of the sequence.
+
+        llama.cpp leaves out what a sliding window has moved past, which the sequence needs again
+        when it is cut.
+        """
+        if not self._window or not self._memory:
+            return True
+        last: int = llama_cpp.llama_memory_seq_pos_max(self._memory, sequence)
+        return last < self._window
+
     def save(self, sequence: int) -> SequenceState:
         """Copy the sequence's keys and values.
 
         Raises:
-            EngineError: llama.cpp failed.
+            EngineError: a sliding window has moved past a part of it, or llama.cpp failed.
         """
+        if not self.can_save(sequence):
+            raise EngineError(f"a sequence is longer than the window of {self._window} tokens")
         size = self.state_bytes(sequence)
         buffer = (ctypes.c_uint8 * size)()
         used = llama_cpp.llama_state_seq_get_data(self.native, buffer, size, sequence)
@@ -254,7 +267,7 @@ class Context:
     # Saved states have a single stream, and each part is preceded by its length.
 
     def _parts(self, whole: memoryview, sequence: int) -> list[memoryview]:
-        if not self._has_window:
+        if not self._window:
             return [whole]
         window = -_HEADER_BYTES + llama_cpp.llama_state_seq_get_size_ext(
             self.native, sequence, llama_cpp.LLAMA_STATE_SEQ_FLAGS_SWA_ONLY

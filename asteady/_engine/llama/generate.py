@@ -372,6 +372,8 @@ class GenerateWorker:
 
     def _cache_prefix(self, room: Room, sequence: _Sequence) -> None:
         """Cache the state of the declared prefix; exactly its tokens are computed."""
+        if not room.context.can_save(sequence.number):
+            return
         try:
             if self._prefixes.fits(room.context.state_bytes(sequence.number)):
                 state = room.context.save(sequence.number)

@@ -84,7 +84,7 @@ class Room:
         )
         count = self._shared(self.held[number], tokens)
         source = max(range(self.shape.sequences), key=lambda n: self._shared(self.held[n], tokens))
-        if self._shared(self.held[source], tokens) > count:
+        if self._shared(self.held[source], tokens) > count and self.context.can_save(source):
             count = self._copy(source, number, tokens)
         self.context.forget(number, count)
         self.held[number] = tokens[:count]
@@ -127,6 +127,8 @@ class Room:
         """
         tokens = other.held[number]
         if not tokens or other.tainted or len(tokens) > self.shape.tokens:
+            return
+        if not other.context.can_save(number):
             return
         for place in range(self.shape.sequences):
             if place not in self.busy and not self.held[place]:
