@@ -49,7 +49,7 @@ def test_a_program_in_the_documentation_runs(name: str, program: str) -> None:
 def test_the_readme_opens_with_the_two_commands() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
     commands = re.findall(r"^    (python -m pip .*)$", readme, re.M)
-    assert commands == [
+    assert commands[:2] == [
         'python -m pip install . && asteady generate "Write a haiku about caching"',
         "python -m pip install nox && nox -s tests",
     ]

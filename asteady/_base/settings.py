@@ -24,6 +24,8 @@ from asteady._base.validation import refuse
 CachePolicy: TypeAlias = Literal["tide", "lru", "lfu"]
 
 PREFIXES = ("ASTEADY_", "STEADYTEXT_")
+# References that are no paths, beside those of the hub.
+NAMED_MODELS = ("builtin", "minilm", "smollm2")
 MEBIBYTE = 1024 * 1024
 KEEP_REQUESTS_BYTES = 4096
 
@@ -125,8 +127,10 @@ def model_reference(
     """
     path = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(path, str) or not path.strip():
-        raise refuse(name, value, '"builtin", the path of a .gguf file, or hf:...', error)
-    if path is value and (path in ("builtin", "minilm") or path.startswith("hf:")):
+        raise refuse(
+            name, value, '"builtin", "smollm2", the path of a .gguf file, or hf:...', error
+        )
+    if path is value and (path in NAMED_MODELS or path.startswith("hf:")):
         return path
     try:
         return str(absolute_path(path, base=base))

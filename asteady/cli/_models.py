@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
@@ -22,6 +23,7 @@ from asteady._base.errors import (
 from asteady._base.requests import KINDS, Kind
 from asteady._base.settings import Settings
 from asteady._engine.loader import LlamaSource
+from asteady._engine.models.catalogue import BUNDLED, KNOWN
 from asteady._engine.models.hub import (
     HubModel,
     cached_models,
@@ -39,7 +41,8 @@ from asteady.cli._common import Commands, add_json
 
 @attrs.frozen(kw_only=True)
 class _Row:
-    """A row of the list. `fingerprint` and `error` are None where they do not apply."""
+    """A row of the list. `fingerprint` and `error` are None where they do not apply; `get` is the
+    command for a model that is not on this machine, and `about` what it is."""
 
     reference: str
     kind: str = ""
@@ -52,6 +55,8 @@ class _Row:
     fingerprint: str | None = None
     path: str = ""
     error: str | None = None
+    about: str | None = None
+    get: str | None = None
 
 
 def add_parser(commands: Commands) -> None:
@@ -62,7 +67,9 @@ def add_parser(commands: Commands) -> None:
         epilog="See docs/models.md for how models are named.",
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    list_ = actions.add_parser("list", help="list the built-in models and those in the hub's cache")
+    list_ = actions.add_parser(
+        "list", help="list the models on this machine, and how to get others"
+    )
     add_json(list_, "print everything known, as JSON")
     list_.set_defaults(run=list_models)
     pull_ = actions.add_parser("pull", help="download a model from the hub, or update it")
@@ -105,6 +112,10 @@ def list_models(options: argparse.Namespace) -> int:
     for kind in KINDS:
         file = inspect_model("builtin", kind=kind, cache_dir=settings.cache_dir)
         rows.append(_row(file, fingerprint=source.fingerprint(kind, "builtin")))
+    for reference, bundled in BUNDLED.items():
+        if bundled.find() is not None:
+            file = inspect_model(reference, kind="generation", cache_dir=settings.cache_dir)
+            rows.append(_row(file, fingerprint=source.fingerprint(file.header.kind, reference)))
     if find_minilm(settings.cache_dir) is not None:
         rows.append(_row(inspect_model("minilm", kind="embedding", cache_dir=settings.cache_dir)))
     for model in cached_models():
@@ -113,10 +124,31 @@ def list_models(options: argparse.Namespace) -> int:
             rows.append(_row(file, commit=model.commit))
         except ModelError as exc:
             rows.append(_Row(reference=model.reference, commit=model.commit, error=str(exc)))
+    missing = [
+        _Row(
+            reference=known.reference,
+            kind=known.kind,
+            size_bytes=known.megabytes * 10**6,
+            licence=known.licence,
+            about=known.about,
+            get=known.command,
+        )
+        for known in KNOWN
+        if known.reference not in {row.reference for row in rows}
+    ]
     if options.json:
-        print(json.dumps([attrs.asdict(row) for row in rows], indent=2))
-    else:
-        _print_table(rows)
+        print(json.dumps([attrs.asdict(row) for row in (*rows, *missing)], indent=2))
+        return 0
+    _print_models(rows)
+    if missing:
+        print("\nNot on this machine:\n")
+        _print_table(
+            ("MODEL", "ABOUT", "MB", "LICENCE", "TO GET IT"),
+            [
+                (row.reference, row.about, f"{row.size_bytes / 1e6:,.0f}", row.licence, row.get)
+                for row in missing
+            ],
+        )
     return 0
 
 
@@ -125,7 +157,7 @@ def pull(options: argparse.Namespace) -> int:
     kind: Kind = "generation"
     if options.model == "minilm":
         kind = "embedding"
-    else:
+    elif options.model not in BUNDLED:
         pull_model(options.model, cache_dir, show_progress=True)
     # Compares the digest with the hub's and reads the header; converts minilm.
     file = inspect_model(options.model, kind=kind, cache_dir=cache_dir)
@@ -295,9 +327,9 @@ def _row(file: ModelFile, *, commit: str | None = None, fingerprint: str | None 
     )
 
 
-def _print_table(rows: list[_Row]) -> None:
+def _print_models(rows: list[_Row]) -> None:
     head = ("MODEL", "KIND", "ARCHITECTURE", "CONTEXT", "MB", "LICENCE", "COMMIT", "FINGERPRINT")
-    cells = [head] + [
+    lines = [
         (
             row.reference,
             row.kind or "unusable",
@@ -310,6 +342,11 @@ def _print_table(rows: list[_Row]) -> None:
         )
         for row in rows
     ]
+    _print_table(head, lines)
+
+
+def _print_table(head: Sequence[str], lines: Sequence[Sequence[object]]) -> None:
+    cells = [list(map(str, line)) for line in (head, *lines)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
     for line in cells:
         print(

