@@ -14,41 +14,43 @@ from asteady._base.requests import EmbedMode
 
 @public
 class GenerateOptions(TypedDict, total=False):
-    """The options of `Session.generate`, `complete`, `stream` and `is_cached`."""
+    """The options of `Session.generate`, `complete`, `stream` and `is_cached`; None stands for the
+    default of each."""
 
     messages: Sequence[Mapping[str, str]] | None
     """Instead of a prompt: ``[{"role": "user", "content": "Hello"}]``."""
-    raw: bool
+    raw: bool | None
     """Give the prompt to the model as it is, without its chat template. Special tokens in it count,
     so keep your users' text out of it."""
-    seed: int
-    """0 to 4294967294; decides among likely tokens when the temperature is above 0."""
-    max_new_tokens: int
+    seed: int | None
+    """0 to 4294967294; decides among likely tokens when the temperature is above 0. None is the
+    default, 42, and not a random one."""
+    max_new_tokens: int | None
     """Stop after so many tokens (finish_reason "length"); the context may end sooner. A character
     whose last bytes are missing then is left out of the text, but its tokens count."""
-    temperature: float
+    temperature: float | None
     """0 takes the most likely token each time; above, tokens are drawn. Below 0.000001 counts as
     0."""
-    top_k: int
+    top_k: int | None
     """Draw from the k most likely tokens; 0 from all."""
-    top_p: float
+    top_p: float | None
     """Draw from the most likely tokens that together have this probability; 1 from all."""
-    min_p: float
+    min_p: float | None
     """Drop tokens less likely than this share of the most likely one's probability."""
-    typical_p: float
+    typical_p: float | None
     """Locally typical sampling (Meister et al. 2022); 1 is off."""
-    repeat_penalty: float
+    repeat_penalty: float | None
     """Divide the logits of tokens seen in the last 64 by this; 1 is off."""
-    presence_penalty: float
+    presence_penalty: float | None
     """Subtract this from the logits of tokens seen in the last 64."""
-    frequency_penalty: float
+    frequency_penalty: float | None
     """Subtract this, times how often they were seen in the last 64, from tokens' logits."""
     logit_bias: Mapping[int, float] | None
     """Add to the logits of these token ids."""
     stop: str | Sequence[str] | None
     """End before the first of these strings; it is not part of the text. At most 100 strings of at
     most 1000 characters."""
-    eos_string: str
+    eos_string: str | None
     """One more string to end before, by SteadyText's name; "[EOS]" adds none. The model's own end
     counts always."""
     logprobs: int | None
@@ -59,7 +61,7 @@ class GenerateOptions(TypedDict, total=False):
 class EmbedOptions(TypedDict, total=False):
     """The options of `Session.embed`."""
 
-    truncate: bool
+    truncate: bool | None
     """Cut text that is longer than the model's context instead of raising PromptTooLongError."""
     dimensions: int | None
     """Keep only the first so many components, normalised again (Matryoshka models)."""
@@ -119,6 +121,8 @@ _HINTS = {
     "stream": "use session.stream(...)",
     "timeout": "use asyncio.timeout() around the call",
     "do_sample": "a temperature above 0 samples",
+    "mirostat mirostat_tau mirostat_eta dry_multiplier xtc_probability top_n_sigma"
+    " dynatemp_range": ("that sampler is not offered: docs/sampling.md has those that are"),
     "n": "make one call for each seed",
     "use_cache no_cache cache_prompt": 'use cache="bypass"',
     "ttl expire expiration": "answers never become stale: none expires",

@@ -59,6 +59,10 @@ LARGE_CHARACTERS = 2**18
 _KEY_VERSION = 1
 
 
+def _or(value: object, default: object) -> object:
+    return default if value is None else value
+
+
 def _stops(value: object, eos_string: object) -> tuple[str, ...]:
     more = validation.text("eos_string", eos_string)
     if not more:
@@ -194,23 +198,25 @@ class GenerateRequest:
         prompt: str | None = None,
         *,
         messages: Sequence[Mapping[str, str]] | None = None,
-        raw: bool = False,
-        seed: int = DEFAULT_SEED,
-        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        typical_p: float = 1.0,
-        repeat_penalty: float = 1.0,
-        presence_penalty: float = 0.0,
-        frequency_penalty: float = 0.0,
+        raw: bool | None = False,
+        seed: int | None = DEFAULT_SEED,
+        max_new_tokens: int | None = DEFAULT_MAX_NEW_TOKENS,
+        temperature: float | None = 0.0,
+        top_k: int | None = 0,
+        top_p: float | None = 1.0,
+        min_p: float | None = 0.0,
+        typical_p: float | None = 1.0,
+        repeat_penalty: float | None = 1.0,
+        presence_penalty: float | None = 0.0,
+        frequency_penalty: float | None = 0.0,
         logit_bias: Mapping[int, float] | None = None,
         stop: str | Sequence[str] | None = None,
-        eos_string: str = OWN_END,
+        eos_string: str | None = OWN_END,
         logprobs: int | None = None,
     ) -> GenerateRequest:
         """Validate the arguments of `Session.generate` and put them into canonical form.
+
+        None stands for the default of each.
 
         Raises:
             InvalidRequestError: an argument has the wrong type or lies outside its range.
@@ -231,19 +237,25 @@ class GenerateRequest:
         return cls(
             prompt=prompt,
             messages=() if messages is None else _messages(messages),
-            raw=validation.flag("raw", raw),
-            seed=whole_number("seed", seed, 0, MAX_SEED),
-            max_new_tokens=whole_number("max_new_tokens", max_new_tokens, 1, 2**31 - 1),
-            temperature=validation.number("temperature", temperature, 0, 100),
-            top_k=whole_number("top_k", top_k, 0, 2**31 - 1),
-            top_p=validation.number("top_p", top_p, 0, 1),
-            min_p=validation.number("min_p", min_p, 0, 1),
-            typical_p=validation.number("typical_p", typical_p, 0, 1),
-            repeat_penalty=validation.number("repeat_penalty", repeat_penalty, 0.01, 10),
-            presence_penalty=validation.number("presence_penalty", presence_penalty, -10, 10),
-            frequency_penalty=validation.number("frequency_penalty", frequency_penalty, -10, 10),
+            raw=validation.flag("raw", _or(raw, False)),
+            seed=whole_number("seed", _or(seed, DEFAULT_SEED), 0, MAX_SEED),
+            max_new_tokens=whole_number(
+                "max_new_tokens", _or(max_new_tokens, DEFAULT_MAX_NEW_TOKENS), 1, 2**31 - 1
+            ),
+            temperature=validation.number("temperature", _or(temperature, 0.0), 0, 100),
+            top_k=whole_number("top_k", _or(top_k, 0), 0, 2**31 - 1),
+            top_p=validation.number("top_p", _or(top_p, 1.0), 0, 1),
+            min_p=validation.number("min_p", _or(min_p, 0.0), 0, 1),
+            typical_p=validation.number("typical_p", _or(typical_p, 1.0), 0, 1),
+            repeat_penalty=validation.number("repeat_penalty", _or(repeat_penalty, 1.0), 0.01, 10),
+            presence_penalty=validation.number(
+                "presence_penalty", _or(presence_penalty, 0.0), -10, 10
+            ),
+            frequency_penalty=validation.number(
+                "frequency_penalty", _or(frequency_penalty, 0.0), -10, 10
+            ),
             logit_bias=_biases(logit_bias),
-            stop=_stops(stop, eos_string),
+            stop=_stops(stop, _or(eos_string, OWN_END)),
             logprobs=None
             if logprobs is None
             else whole_number("logprobs", logprobs, 0, MAX_LOGPROBS),
@@ -273,7 +285,7 @@ class EmbedRequest:
         cls,
         text: str,
         *,
-        truncate: bool = False,
+        truncate: bool | None = False,
         dimensions: int | None = None,
         mode: EmbedMode | None = None,
     ) -> EmbedRequest:
@@ -286,7 +298,7 @@ class EmbedRequest:
             raise refuse("mode", mode, '"query", "document" or None')
         return cls(
             text=validation.text("text", text),
-            truncate=validation.flag("truncate", truncate),
+            truncate=validation.flag("truncate", _or(truncate, False)),
             dimensions=None
             if dimensions is None
             else whole_number("dimensions", dimensions, 1, 2**20),

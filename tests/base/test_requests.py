@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from asteady._base.errors import InvalidRequestError, PromptTooLongError
-from asteady._base.options import check_options
+from asteady._base.options import EmbedOptions, GenerateOptions, check_options
 from asteady._base.requests import (
     LARGE_CHARACTERS,
     MAX_MESSAGES,
@@ -62,6 +62,14 @@ def test_numbers_of_numpy_are_the_plain_numbers() -> None:
     assert repr(request) == repr(plain), "the types are plain too"
     dimensions: Any = np.int64(4)
     assert EmbedRequest.of("a", dimensions=dimensions) == EmbedRequest.of("a", dimensions=4)
+
+
+def test_none_stands_for_every_default() -> None:
+    nothing: dict[str, Any] = dict.fromkeys(GenerateOptions.__annotations__)
+    assert len(nothing) > 15
+    assert GenerateRequest.of("x", **nothing) == GenerateRequest.of("x")
+    nothing = dict.fromkeys(EmbedOptions.__annotations__)
+    assert EmbedRequest.of("x", **nothing) == EmbedRequest.of("x")
 
 
 @pytest.mark.parametrize(
