@@ -46,8 +46,8 @@ async def test_an_option_of_another_library_leads_to_ours(
 
 
 async def test_a_name_that_resembles_none_gets_the_list(session: Session) -> None:
-    options: dict[str, Any] = {"mirostat": 2}
-    with pytest.raises(InvalidRequestError, match="'mirostat'; it has: cache, eos_string, frequ"):
+    options: dict[str, Any] = {"wavelength": 2}
+    with pytest.raises(InvalidRequestError, match="'wavelength'; it has: cache, eos_string, frequ"):
         await session.generate("hi", **options)
 
 

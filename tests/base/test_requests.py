@@ -201,7 +201,6 @@ def test_a_subclass_of_str_is_taken_for_its_text() -> None:
         ({"stop": [str(number) for number in range(101)]}, "101 stop strings.*at most 100"),
         ({"eos_string": ""}, "eos_string='' is not allowed: at least one character"),
         ({"eos_string": 5}, "eos_string=5 is not allowed: a str is needed, not int"),
-        ({"eos_string": None}, "eos_string=None"),
         ({"eos_string": ["x"]}, "eos_string="),
         ({"raw": 1}, "raw=1"),
         ({"logprobs": -1}, "logprobs=-1"),
