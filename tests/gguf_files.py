@@ -1,13 +1,14 @@
-"""Small GGUF files with random weights, for tests and benchmarks that need a real model.
+"""Small GGUF files, for tests and benchmarks that need a real model.
 
-The weights are random, so the text is noise; it is the same noise for the same arguments. Blocks
+The weights are random, but in `write_bigram`, so the text is noise; it is the same noise for the same arguments. Blocks
 of quantised types are drawn directly (a fixed scale, random integers), so that a file of 400 MB
 takes seconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -191,6 +192,86 @@ def write_llama(
     draw.norm("output_norm.weight", width)
     if window is None:
         draw.matrix("output.weight", vocabulary_size, width, sharpness * spread)
+    return _write(writer, path)
+
+
+def write_bigram(
+    path: Path,
+    *chains: Sequence[str | bytes],
+    control: Sequence[str] = (),
+    user_defined: Sequence[str] = (),
+    template: str | None = CHAT_TEMPLATE,
+    context: int = 1024,
+) -> Path:
+    """A generation model whose next token depends on the last one alone.
+
+    In each chain every piece is followed by the next one, and the last one by the end of the
+    answer; so is every token that is in no chain. With the usual template a chain begins with
+    "\\n", the last token of a prompt. Each piece is one token, of the type NORMAL unless it is
+    named otherwise or is one of the roles; bytes are a piece that is no whole characters.
+    """
+    named = {text: _CONTROL for text in ("<|begin|>", "<|end|>", *_ROLES, *control)}
+    named |= {text: gguf.TokenType.USER_DEFINED for text in user_defined}
+    characters = _byte_characters()
+
+    def stored(piece: str | bytes) -> str:
+        if isinstance(piece, str) and piece in named:
+            return piece
+        data = piece.encode() if isinstance(piece, str) else piece
+        return "".join(characters[byte] for byte in data)
+
+    pieces = dict.fromkeys([*characters, *named])
+    pieces |= dict.fromkeys(stored(piece) for chain in chains for piece in chain)
+    ids = {piece: index for index, piece in enumerate(pieces)}
+    followers = dict.fromkeys(ids.values(), ids["<|end|>"])
+    for chain in chains:
+        for piece, follower in pairwise([*chain, "<|end|>"]):
+            before, after = ids[stored(piece)], ids[stored(follower)]
+            if followers[before] not in (after, ids["<|end|>"]):
+                raise ValueError(f"{piece!r} is followed by two different pieces")
+            followers[before] = after
+
+    size = -(-len(ids) // 64) * 64
+    tokens = [*ids, *(f"unused{index}" for index in range(len(ids), size))]
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name("bigram")
+    writer.add_context_length(context)
+    writer.add_embedding_length(size)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(64)
+    writer.add_head_count(size // 64)
+    writer.add_head_count_kv(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(64)
+    writer.add_vocab_size(size)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    # llama.cpp asks for one; this one makes no token.
+    writer.add_token_merges([f"{characters[0]} {characters[0]}"])
+    writer.add_token_list(tokens)
+    writer.add_token_types([named.get(token, _NORMAL) for token in tokens])
+    writer.add_bos_token_id(ids["<|begin|>"])
+    writer.add_eos_token_id(ids["<|end|>"])
+    writer.add_add_bos_token(True)
+    if template is not None:
+        writer.add_chat_template(template)
+    # The last token's place is 1 in the embedding, and its follower's row of the output is 1 there.
+    output = np.zeros((size, size), np.float32)
+    output[list(followers.values()), list(followers)] = 2.0
+    writer.add_tensor("token_embd.weight", np.eye(size, dtype=np.float32))
+    for name, shape in (
+        ("attn_q", (size, size)),
+        ("attn_k", (64, size)),
+        ("attn_v", (64, size)),
+        ("attn_output", (size, size)),
+        ("ffn_gate", (64, size)),
+        ("ffn_up", (64, size)),
+        ("ffn_down", (size, 64)),
+    ):
+        writer.add_tensor(f"blk.0.{name}.weight", np.zeros(shape, np.float32))
+    for name in ("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"):
+        writer.add_tensor(f"{name}.weight", np.ones(size, np.float32))
+    writer.add_tensor("output.weight", output)
     return _write(writer, path)
 
 
