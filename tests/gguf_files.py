@@ -1,8 +1,8 @@
 """Small GGUF files, for tests and benchmarks that need a real model.
 
-The weights are random, but in `write_bigram`, so the text is noise; it is the same noise for the same arguments. Blocks
-of quantised types are drawn directly (a fixed scale, random integers), so that a file of 400 MB
-takes seconds.
+The weights are random, except in `write_bigram`, so the text is noise; it is the same noise for the
+same arguments. Blocks of quantised types are drawn directly (a fixed scale, random integers), so
+that a file of 400 MB takes seconds.
 """
 
 from __future__ import annotations
@@ -210,8 +210,8 @@ def write_bigram(
     "\\n", the last token of a prompt. Each piece is one token, of the type NORMAL unless it is
     named otherwise or is one of the roles; bytes are a piece that is no whole characters.
     """
-    named = {text: _CONTROL for text in ("<|begin|>", "<|end|>", *_ROLES, *control)}
-    named |= {text: gguf.TokenType.USER_DEFINED for text in user_defined}
+    named = dict.fromkeys(("<|begin|>", "<|end|>", *_ROLES, *control), _CONTROL)
+    named |= dict.fromkeys(user_defined, gguf.TokenType.USER_DEFINED)
     characters = _byte_characters()
 
     def stored(piece: str | bytes) -> str:
