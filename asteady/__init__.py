@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from asteady._session.default import (
         aclose as aclose,
         complete as complete,
+        count_tokens as count_tokens,
         embed as embed,
         generate as generate,
         get_cache_manager as get_cache_manager,
@@ -128,7 +129,8 @@ else:
             "asteady._engine.pool": "PoolStatistics",
             "asteady._session.calls": "Progress",
             "asteady._session.default": (
-                "aclose complete embed generate get_cache_manager is_cached stream warm"
+                "aclose complete count_tokens embed generate get_cache_manager is_cached stream"
+                " warm"
             ),
             "asteady._session.generation": "Prefix Stream",
             "asteady._session.namespace": "Namespace NamespaceCounts NamespaceStatistics",

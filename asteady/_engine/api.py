@@ -197,6 +197,20 @@ class Widens(Protocol):
 
 
 @runtime_checkable
+class Tokenizer(Protocol):
+    """What knows the tokens of a model: an engine, or a model without its weights."""
+
+    def tokenize(self, request: Request) -> list[int]:
+        """All tokens of a request's prompt or text, however many; from any thread.
+
+        Raises as `Engine.prepare` does, but for a prompt that is too long.
+        """
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of a token, also of one that is not shown in answers."""
+
+
+@runtime_checkable
 class Spreads(Protocol):
     """An engine that knows over how many workers its answers are computed fastest."""
 
@@ -243,6 +257,18 @@ class KnowsDimensions(Protocol):
 
     def dimensions(self, reference: str) -> int:
         """Those of whole vectors, or 0 if unknown. Raises as `EngineSource.fingerprint` does."""
+
+
+class ClosableTokenizer(Tokenizer, Protocol):
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class LoadsTokenizers(Protocol):
+    """A source that can load what tokenises without the weights."""
+
+    def tokenizer(self, kind: Kind, reference: str) -> ClosableTokenizer:
+        """Blocks for less than `EngineSource.load`, and raises as it does."""
 
 
 @runtime_checkable

@@ -35,6 +35,7 @@ from asteady._engine.plan import NEVER_EQUAL, EngineOptions, Setup, WidthReport,
 
 if TYPE_CHECKING:
     from asteady._engine.llama.engine import LlamaEngine
+    from asteady._engine.llama.tokenizer import LlamaTokenizer
 
 T = TypeVar("T")
 
@@ -79,6 +80,15 @@ class LlamaSource:
 
     def load(self, kind: Kind, reference: str) -> Engine:
         load = functools.partial(load_engine, cores=self._cores, memory=self._memory)
+        return self._identified(kind, reference, load)
+
+    def tokenizer(self, kind: Kind, reference: str) -> LlamaTokenizer:
+        def load(model: ModelFile, options: EngineOptions, cache_dir: Path) -> LlamaTokenizer:
+            with fork_gate:
+                from asteady._engine.llama.tokenizer import LlamaTokenizer
+
+            return LlamaTokenizer(model)
+
         return self._identified(kind, reference, load)
 
     def dimensions(self, reference: str) -> int:

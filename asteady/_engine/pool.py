@@ -19,13 +19,14 @@ import threading
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import attrs
 
 from asteady._base.errors import (
     AsteadyError,
     EngineError,
+    ModelCapabilityError,
     PromptTooLongError,
     QueueFullError,
     SessionClosedError,
@@ -50,11 +51,15 @@ from asteady._engine.api import (
     SharesPrefixes,
     SlotId,
     Spreads,
+    Tokenizer,
     Widens,
     Worker,
     prepare,
 )
+from asteady._engine.counting import OfTokens, of_tokens
 from asteady._engine.preparer import Preparer
+
+T = TypeVar("T")
 
 Emit: TypeAlias = Callable[[str], None]
 """Takes the chunks of an answer, in order, on the event loop's thread."""
@@ -306,6 +311,21 @@ class Pool:
         except BaseException:
             self._abandon(run)
             raise
+
+    def tokens(self, request: Request, make: OfTokens[T]) -> asyncio.Future[T]:
+        """What `make` makes of the tokens of the request's prompt or text. Needs no worker.
+
+        Raises:
+            ModelCapabilityError: the engine has no tokens.
+            SessionClosedError: the pool was closed, before the call or meanwhile.
+            AsteadyError: what `Tokenizer.tokenize` raises.
+        """
+        self._check_usable()
+        engine = self._engine
+        if not isinstance(engine, Tokenizer):
+            raise ModelCapabilityError(f"the engine of {engine.model} does not count tokens")
+        find = functools.partial(of_tokens, engine, request, make)
+        return self._preparer.submit(find, characters_of(request))
 
     async def _check_size(self, engine: ChecksSize, request: Request) -> None:
         self._check_usable()

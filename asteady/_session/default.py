@@ -12,13 +12,13 @@ import functools
 import inspect
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack
+from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
 
 from asteady._base.errors import SessionError
 from asteady._base.files import AnyPath
 from asteady._base.options import GenerateOptions, shows_options_of
 from asteady._base.public import public
-from asteady._base.requests import Completion, GenerateRequest
+from asteady._base.requests import Completion, GenerateRequest, Kind
 from asteady._base.tasks import running_loop
 from asteady._cache.manager import CacheManager
 from asteady._session.generation import Stream, context_of, generation_call
@@ -115,6 +115,42 @@ generate = _of_default(Session.generate)
 complete = _of_default(Session.complete)
 embed = _of_default(Session.embed)
 is_cached = _of_default(Session.is_cached)
+
+
+@overload
+async def count_tokens(
+    prompt: str | None = None,
+    *,
+    model: AnyPath | None = None,
+    kind: Kind = "generation",
+    **options: Unpack[GenerateOptions],
+) -> int: ...
+
+
+@overload
+async def count_tokens(
+    prompt: list[str] | tuple[str, ...],
+    *,
+    model: AnyPath | None = None,
+    kind: Kind = "generation",
+    **options: Unpack[GenerateOptions],
+) -> list[int]: ...
+
+
+@public
+@shows_options_of(GenerateRequest.of)
+@functools.wraps(Session.count_tokens, assigned=("__doc__",), updated=())
+async def count_tokens(
+    prompt: Any = None,
+    *,
+    model: AnyPath | None = None,
+    kind: Kind = "generation",
+    **options: Unpack[GenerateOptions],
+) -> Any:
+    session = await default_session()
+    return await session.count_tokens(prompt, model=model, kind=kind, **options)
+
+
 warm = _of_default(Session.warm)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from contextlib import suppress
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 import attrs
 
@@ -13,9 +13,24 @@ from asteady._base.errors import SessionError
 from asteady._base.files import AnyPath
 from asteady._base.options import GenerateOptions, check_options, shows_options_of
 from asteady._base.public import public
-from asteady._base.requests import Completion, DeclaredPrefix, GenerateRequest, may_be_large
+from asteady._base.requests import (
+    KINDS,
+    Completion,
+    DeclaredPrefix,
+    EmbedRequest,
+    GenerateRequest,
+    Kind,
+    may_be_large,
+)
 from asteady._base.tasks import run_aside
+from asteady._base.validation import one_of
 from asteady._session.pipeline import CacheMode, Call, CallContext, Joined
+
+if TYPE_CHECKING:
+    from asteady._engine.api import Tokenizer
+    from asteady._engine.counting import OfTokens
+
+T = TypeVar("T")
 
 _OPTIONS = frozenset(GenerateOptions.__annotations__) | {"model", "cache"}
 
@@ -259,6 +274,105 @@ class GenerationCalls:
         """
         call = await generation_call(self._context, "is_cached", prompt, model, "use", options)
         return await self._context.generation.contains(call)
+
+    @overload
+    async def count_tokens(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        kind: Kind = "generation",
+        **options: Unpack[GenerateOptions],
+    ) -> int: ...
+
+    @overload
+    async def count_tokens(
+        self,
+        prompt: list[str] | tuple[str, ...],
+        *,
+        model: AnyPath | None = None,
+        kind: Kind = "generation",
+        **options: Unpack[GenerateOptions],
+    ) -> list[int]: ...
+
+    @shows_options_of(GenerateRequest.of)
+    async def count_tokens(
+        self,
+        prompt: str | list[str] | tuple[str, ...] | None = None,
+        *,
+        model: AnyPath | None = None,
+        kind: Kind = "generation",
+        **options: Unpack[GenerateOptions],
+    ) -> int | list[int]:
+        """How many tokens `generate` with these arguments would have in its prompt.
+
+        That is `Completion.prompt_tokens`, with the chat template's tokens; all options of
+        `generate` are accepted, and those that do not change the prompt are ignored. For a list of
+        texts, a list of their numbers. With ``kind="embedding"`` it counts a text, or texts, for
+        the embedding model, before any truncation. Computes nothing and needs no weights: of a
+        model that is not loaded, only the vocabulary is.
+
+        Cancelling stops waiting.
+
+        Raises:
+            InvalidRequestError: an argument is not allowed.
+            ModelError: the model is unavailable or cannot do this.
+            SessionError: the session is not open, or was closed meanwhile.
+        """
+        several = isinstance(prompt, list | tuple)
+        texts: Any = prompt if several else [prompt]
+        found = [
+            await _tokens(self._context, "count_tokens", text, model, kind, options, _count)
+            for text in texts
+        ]
+        return found if several else found[0]
+
+    @shows_options_of(GenerateRequest.of)
+    async def tokenize(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        kind: Kind = "generation",
+        **options: Unpack[GenerateOptions],
+    ) -> list[tuple[int, bytes]]:
+        """The tokens that `count_tokens` counts: the id and the bytes of each.
+
+        The ids are those of `logit_bias`. Special tokens have the bytes of their text. Raises as
+        `count_tokens` does.
+        """
+        return await _tokens(self._context, "tokenize", prompt, model, kind, options, _pieces)
+
+
+def _count(tokenizer: Tokenizer, tokens: list[int]) -> int:
+    return len(tokens)
+
+
+def _pieces(tokenizer: Tokenizer, tokens: list[int]) -> list[tuple[int, bytes]]:
+    return [(token, tokenizer.piece(token)) for token in tokens]
+
+
+async def _tokens(
+    context: CallContext,
+    name: str,
+    prompt: Any,
+    model: AnyPath | None,
+    kind: Kind,
+    options: GenerateOptions,
+    make: OfTokens[T],
+) -> T:
+    one_of("kind", kind, KINDS)
+    request: GenerateRequest | EmbedRequest
+    if kind == "embedding":
+        context.tasks.check_open()
+        check_options(name, options, ())
+        request = EmbedRequest.of(prompt)
+        reference = context.model(kind, model)
+    else:
+        call = await generation_call(context, name, prompt, model, "bypass", options)
+        assert isinstance(call.request, GenerateRequest)
+        request, reference = call.request, call.model
+    return await context.models.tokens(kind, reference, request, make)
 
 
 def context_of(calls: GenerationCalls) -> CallContext:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable, Hashable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 from weakref import WeakSet
@@ -16,13 +16,14 @@ from asteady._base.forks import fork_gate
 from asteady._base.requests import DeclaredPrefix, Kind
 from asteady._base.settings import Settings
 from asteady._base.tasks import run_in_daemon
-from asteady._engine.api import EngineSource, Fetching, KnowsDimensions
+from asteady._engine.api import EngineSource, Fetching, KnowsDimensions, LoadsTokenizers
 from asteady._session.flight import Flight, Flights
 
 # The engine's modules are imported by the threads that need them first, off the event loop:
 # importing asteady costs no more than what every program uses.
 if TYPE_CHECKING:
     from asteady._engine.api import Answer, Engine, PrefixStatistics, Request
+    from asteady._engine.counting import OfTokens, TokenCounter
     from asteady._engine.pool import Emit, Pool, PoolStatistics
 
 T = TypeVar("T")
@@ -93,7 +94,13 @@ class Models:
         self._settings = settings
         self._flights = flights
         self._pools: dict[tuple[Kind, str], Pool] = {}
-        # Loading threads use the two above, under this lock.
+        # Those of models that were not loaded when their tokens were asked for.
+        self._counters: dict[tuple[Kind, str], TokenCounter] = {}
+        # No longer among the pools, and not closed yet.
+        self._leaving: set[Pool] = set()
+        self._users: Counter[Pool | TokenCounter] = Counter()
+        self._unused: dict[Pool | TokenCounter, asyncio.Future[None]] = {}
+        # Loading threads use the pools and the counters, under this lock.
         self._closed = False
         self._lock = threading.Lock()
         self._fingerprints: dict[tuple[Kind, str], str] = {}
@@ -166,7 +173,7 @@ class Models:
             # It may have been unloaded between the end of its load and now.
             if self._pools.get(key) is pool:
                 break
-        with self._idle.use(key):
+        with self._use(key, pool):
             try:
                 return await pool.run(request, emit, prefix), pool.fingerprint
             except ModelChangedError as exc:
@@ -180,6 +187,97 @@ class Models:
                         f"the model {reference} was written to while it was in use: call again"
                     ) from exc
                 raise
+
+    async def tokens(self, kind: Kind, reference: str, request: Request, make: OfTokens[T]) -> T:
+        """What `make` makes of the tokens of a request's prompt or text.
+
+        If the model is not loaded, its vocabulary is, and is kept until the model is unloaded.
+
+        Raises what `fingerprint` and `Pool.tokens` raise.
+        """
+        key = (kind, reference)
+        while True:
+            counter = self._pools.get(key) or self._counters.get(key) or await self._counter(key)
+            try:
+                with self._use(key, counter):
+                    return await counter.tokens(request, make)
+            except SessionClosedError:
+                if counter in (self._pools.get(key), self._counters.get(key)):
+                    raise
+                # It was unloaded meanwhile.
+
+    async def _counter(self, key: tuple[Kind, str]) -> TokenCounter | Pool:
+        source = self._source
+        if not isinstance(source, LoadsTokenizers):
+            return await self.pool(*key)
+
+        async def load(flight: Flight[TokenCounter]) -> TokenCounter:
+            await self._fetch(key[1])
+            return await run_in_daemon("asteady-load", self._load_counter, source, key)
+
+        return await self._once(("tokenizer", key), load)
+
+    def _load_counter(self, source: LoadsTokenizers, key: tuple[Kind, str]) -> TokenCounter:
+        with fork_gate:
+            from asteady._engine.counting import TokenCounter
+
+        tokenizer = source.tokenizer(*key)
+        counter = TokenCounter(tokenizer, tokenizer.close)
+        with self._lock:
+            if not self._closed:
+                self._counters[key] = counter
+                return counter
+        tokenizer.close()
+        raise SessionClosedError("the session was closed while a vocabulary was loaded")
+
+    @contextmanager
+    def _use(self, key: tuple[Kind, str], used: Pool | TokenCounter) -> Iterator[None]:
+        """Within the block it is not unloaded."""
+        self._users[used] += 1
+        try:
+            with self._idle.use(key):
+                yield
+        finally:
+            self._users[used] -= 1
+            if not self._users[used]:
+                del self._users[used]
+                if (unused := self._unused.pop(used, None)) is not None and not unused.done():
+                    unused.set_result(None)
+
+    async def unload(self, references: Collection[str] | None) -> None:
+        """Free these models, or all, when what they compute now is done.
+
+        What is asked for meanwhile loads them again. A model that is not loaded is none.
+        """
+
+        def meant(key: tuple[Kind, str]) -> bool:
+            return references is None or key[1] in references
+
+        # All of it begins here and now, so that a caller who leaves stops none of it.
+        unloading = [self._begin_unload(key) for key in [*self._pools] if meant(key)]
+        closing = [self._counters.pop(key).aclose() for key in [*self._counters] if meant(key)]
+        await asyncio.gather(*(flight.wait() for flight in unloading), *closing)
+
+    def _begin_unload(self, key: tuple[Kind, str]) -> Flight[bool]:
+        with self._lock:
+            pool = self._pools.pop(key)
+        self._leaving.add(pool)
+
+        async def unload(flight: Flight[bool]) -> bool:
+            try:
+                if self._users[pool]:
+                    self._unused[pool] = asyncio.get_running_loop().create_future()
+                    await self._unused[pool]
+            finally:
+                await pool.aclose()
+            self._leaving.discard(pool)
+            kind, reference = key
+            _log.info("unloaded the %s model %s", kind, reference)
+            return True
+
+        flight, _ = self._flights.join(("unload", pool), unload)
+        flight.waiters += 1  # the session itself waits too
+        return flight
 
     def _identified(self, key: tuple[Kind, str], fingerprint: str) -> None:
         """This is what was loaded, whatever the file was before."""
@@ -271,9 +369,12 @@ class Models:
         with self._lock:
             self._closed = True
             pools, self._pools = self._pools, {}
+        counters, self._counters = self._counters, {}
+        closing = [pool.aclose() for pool in (*pools.values(), *self._leaving)]
+        closing += [counter.aclose() for counter in counters.values()]
         async with asyncio.TaskGroup() as group:
-            for pool in pools.values():
-                group.create_task(pool.aclose())
+            for each in closing:
+                group.create_task(each)
 
     def forget(self) -> None:
         """Leave the pools to their own exit hook: at the end of the interpreter no thread can be

@@ -12,7 +12,13 @@ from typing import Self, Unpack
 
 import attrs
 
-from asteady._base.errors import SessionClosedError, SessionError, SettingsError
+from asteady._base.errors import (
+    InvalidRequestError,
+    SessionClosedError,
+    SessionError,
+    SettingsError,
+)
+from asteady._base.files import AnyPath
 from asteady._base.options import SettingsOptions, shows_options_of
 from asteady._base.public import public
 from asteady._base.requests import KINDS, Kind
@@ -233,16 +239,37 @@ class Session(Calls):
         """
         return Namespace(self, path, path if flag("isolated", isolated) else None)
 
-    async def load(self, *kinds: Kind) -> None:
+    async def load(self, *kinds: Kind, model: AnyPath | None = None) -> None:
         """Load the models now rather than at the first request; both, or those of `kinds`.
 
+        `model` is loaded in place of the session's: ``load("generation", model="smollm2")``.
+
         Raises:
+            InvalidRequestError: a `model` without its kind.
             ModelError: a model is unavailable.
         """
         self.check_open()
+        if model is not None and len(kinds) != 1:
+            raise InvalidRequestError(
+                f'load(model={model!r}) needs its kind: load("generation", model=...), or '
+                '"embedding"'
+            )
         for kind in kinds or KINDS:
             one_of("kind", kind, KINDS)
-            await self._models.pool(kind, self._context.model(kind, None))
+            await self._models.pool(kind, self._context.model(kind, model))
+
+    async def unload(self, model: AnyPath | None = None) -> None:
+        """Free the weights of a model now; without `model`, of all models that are loaded.
+
+        What is being computed is finished first, and what is asked for meanwhile or later loads
+        the model again. A model that is not loaded is left alone. Cancelling stops waiting; the
+        model is freed all the same. See also the setting `idle_unload_s`.
+        """
+        self.check_open()
+        if model is None:
+            await self._models.unload(None)
+        else:
+            await self._models.unload({self._context.model(kind, model) for kind in KINDS})
 
     def statistics(self) -> SessionStatistics:
         """What the session is doing now; see `cache` for the statistics of the caches."""

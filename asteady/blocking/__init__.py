@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         Stream as Stream,
         close as close,
         complete as complete,
+        count_tokens as count_tokens,
         embed as embed,
         embed_batches as embed_batches,
         generate as generate,
@@ -65,9 +66,9 @@ else:
         __name__,
         {
             "asteady.blocking._session": (
-                "Cache CacheManager Namespace Prefix Session Stream close complete embed"
-                " embed_batches generate generate_iter get_cache_manager is_cached namespace prefix"
-                " run stream warm"
+                "Cache CacheManager Namespace Prefix Session Stream close complete"
+                " count_tokens embed embed_batches generate generate_iter get_cache_manager"
+                " is_cached namespace prefix run stream warm"
             ),
             "asteady.operate._monitor": "Operation",
             "asteady.blocking._tools": (

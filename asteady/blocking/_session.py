@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeVar, Unpack
+from typing import Any, Literal, ParamSpec, TypeVar, Unpack, overload
 
 import asteady._session.default as _default
 from asteady._base.errors import (
@@ -26,6 +26,7 @@ from asteady._base.requests import (
     Completion,
     DeclaredPrefix,
     Embedding,
+    Kind,
     Vector,
     namespace_path,
 )
@@ -294,6 +295,33 @@ class GenerationCalls(Part[C]):
     _generate = waited(AsyncGenerationCalls.generate)
     complete = waited(AsyncGenerationCalls.complete)
     is_cached = waited(AsyncGenerationCalls.is_cached)
+    tokenize = waited(AsyncGenerationCalls.tokenize)
+
+    @overload
+    def count_tokens(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        kind: Kind = "generation",
+        **options: Unpack[_GenerateOptions],
+    ) -> int: ...
+
+    @overload
+    def count_tokens(
+        self,
+        prompt: list[str] | tuple[str, ...],
+        *,
+        model: AnyPath | None = None,
+        kind: Kind = "generation",
+        **options: Unpack[_GenerateOptions],
+    ) -> list[int]: ...
+
+    @documented_as(AsyncGenerationCalls.count_tokens, timeout_in_options=True)
+    def count_tokens(self, prompt: Any = None, **options: Any) -> Any:
+        return self._count_tokens(prompt, **options)
+
+    _count_tokens = waited(AsyncGenerationCalls.count_tokens)
 
     @documented_as(AsyncGenerationCalls.stream)
     def stream(
@@ -465,6 +493,7 @@ class SessionCalls(Calls[AsyncSession]):
         return Namespace(self._root, path, path if flag("isolated", isolated) else None)
 
     load = waited(AsyncSession.load)
+    unload = waited(AsyncSession.unload)
     statistics = on_loop(AsyncSession.statistics)
 
 
@@ -601,6 +630,7 @@ stream = _default_calls.stream
 embed = _default_calls.embed
 embed_batches = _default_calls.embed_batches
 is_cached = _default_calls.is_cached
+count_tokens = _default_calls.count_tokens
 warm = _default_calls.warm
 namespace = _default_calls.namespace
 prefix = _default_calls.prefix

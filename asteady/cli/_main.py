@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from asteady._base.errors import AsteadyError
-from asteady.cli import _bench, _cache, _generate, _models, _verify, _warm
+from asteady.cli import _bench, _cache, _generate, _models, _tokens, _verify, _warm
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,6 +48,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"asteady {version('asteady')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (_generate, _models, _cache, _warm, _bench, _verify):
+    for command in (_generate, _tokens, _models, _cache, _warm, _bench, _verify):
         command.add_parser(commands)
     return parser

@@ -51,6 +51,13 @@ def _words(text: str) -> list[str]:
     return re.findall(r"\S+\s*|\s+", text)
 
 
+def _words_of(request: Request) -> list[str]:
+    if isinstance(request, EmbedRequest):
+        return _words(request.text)
+    contents = [content for _, content in request.messages]
+    return _words(" ".join(contents if request.prompt is None else [request.prompt]))
+
+
 @attrs.frozen
 class FakeJob:
     """A request, the words of its prompt, and the most words that may follow."""
@@ -102,6 +109,7 @@ class FakeEngine:
         self._lock = threading.Condition()
         self._permits: int | None = None
         self._running = 0
+        self._pieces: dict[int, bytes] = {}
         self._watchers: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
 
     # -- for the test ----------------------------------------------------------------------------
@@ -138,11 +146,19 @@ class FakeEngine:
 
     # -- for the pool ------------------------------------------------------------------------------
 
+    def tokenize(self, request: Request) -> list[int]:
+        words = {_token_id(word): word.encode() for word in _words_of(request)}
+        self._pieces.update(words)
+        return [_token_id(word) for word in _words_of(request)]
+
+    def piece(self, token: int) -> bytes:
+        """Of a token that `tokenize` has returned."""
+        return self._pieces[token]
+
     def prepare(self, request: Request) -> Job:
         if isinstance(request, EmbedRequest):
             return self._prepare_embed(request)
-        contents = [content for _, content in request.messages]
-        words = _words(" ".join(contents if request.prompt is None else [request.prompt]))
+        words = _words_of(request)
         room = self._context - len(words)
         if room < 1:
             raise PromptTooLongError(
@@ -156,7 +172,7 @@ class FakeEngine:
             raise InvalidRequestError(
                 f"dimensions={request.dimensions} is not allowed: the vectors have {_DIMENSIONS}"
             )
-        words = _words(request.text)
+        words = _words_of(request)
         if len(words) > self._context and not request.truncate:
             raise PromptTooLongError(
                 f"the text has {len(words)} words, and the context holds {self._context}: shorten "
@@ -323,9 +339,13 @@ class _Running:
         )
 
 
+def _token_id(word: str) -> int:
+    return zlib.crc32(word.encode()) % _VOCABULARY
+
+
 def _logprob(word: str, count: int) -> TokenLogprob:
     """Made up: the word is the likeliest, and each alternative half as likely as the one before."""
-    token = zlib.crc32(word.encode()) % _VOCABULARY
+    token = _token_id(word)
     top = [(token, word.encode(), -math.log(2))]
     top += [
         ((token + rank) % _VOCABULARY, f"{word}{rank}".encode(), -math.log(2) * (rank + 1))

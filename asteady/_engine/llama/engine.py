@@ -36,6 +36,7 @@ from asteady._engine.llama.generate import GenerateJob, GenerateWorker
 from asteady._engine.llama.lib import load_model
 from asteady._engine.llama.probe import Probe, lower_priority
 from asteady._engine.llama.prompt import PromptTokenizer
+from asteady._engine.llama.tokenizer import tokenize
 from asteady._engine.llama.vocab import Vocab
 from asteady._engine.memory import ContextMemory
 from asteady._engine.models.opened import OpenModel
@@ -159,6 +160,12 @@ class LlamaEngine:
         if isinstance(request, GenerateRequest):
             return self._prepare_generate(request, checked)
         return self._prepare_embed(request, checked)
+
+    def tokenize(self, request: Request) -> list[int]:
+        return tokenize(request, self._tokenizer, self.vocab, self._header, self.model)
+
+    def piece(self, token: int) -> bytes:
+        return self.vocab.whole_piece(token)
 
     @property
     def width(self) -> int:

@@ -61,8 +61,10 @@ def start_backend() -> None:
             _backend_started = True
 
 
-def load_model(files: OpenModel, *, repack: bool, gpu_layers: int = 0) -> Any:
-    """Load a model; free it with ``llama_model_free``.
+def load_model(
+    files: OpenModel, *, repack: bool, gpu_layers: int = 0, vocabulary_only: bool = False
+) -> Any:
+    """Load a model, or its vocabulary and metadata only; free it with ``llama_model_free``.
 
     Raises:
         EngineError: `gpu_layers` is not 0, and this build cannot offload.
@@ -83,6 +85,7 @@ def load_model(files: OpenModel, *, repack: bool, gpu_layers: int = 0) -> Any:
     # Without extra buffers the weights stay as they are in the file. Repacked ones are summed in
     # another order, and a build that reports AMX crashes with them.
     parameters.use_extra_bufts = repack
+    parameters.vocab_only = vocabulary_only
     paths = [os.fsencode(path) for path in files.paths()]
     with _load_lock:
         error_lines = _error_lines = []

@@ -155,6 +155,10 @@ class Vocab:
                 return buffer.raw[:count]
             room = -count
 
+    def whole_piece(self, token: int) -> bytes:
+        """The bytes of a token, a control token's text too."""
+        return self._to_piece(token, special=True)
+
     def text(self, token: int) -> str:
         """A token as a template writes it, control tokens too; "" for a negative number (none)."""
         return "" if token < 0 else self._to_piece(token, special=True).decode("utf-8", "replace")

@@ -1,0 +1,72 @@
+"""``asteady tokens``"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from asteady._base.errors import InvalidRequestError
+from asteady._base.requests import Kind
+from asteady._session.session import Session
+from asteady.cli._common import Commands, add_json, add_model, read_standard_input
+
+
+def add_parser(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "tokens",
+        help="count the tokens of a prompt or a text",
+        description="Print how many tokens a prompt has, with those of the model's chat template:"
+        " the prompt_tokens of its answer. Loads the model's vocabulary, and no weights.",
+    )
+    parser.add_argument("prompt", nargs="?", help="the prompt; default, or -: standard input")
+    parser.add_argument(
+        "--messages",
+        metavar="FILE",
+        help='instead of a prompt: a JSON file with [{"role": "user", "content": "..."}, ...]',
+    )
+    parser.add_argument("--raw", action="store_true", help="skip the model's chat template")
+    parser.add_argument(
+        "--embed", action="store_true", help="count for the embedding model: a text, no prompt"
+    )
+    parser.add_argument("--show", action="store_true", help="print the id and text of each token")
+    add_model(parser)
+    add_json(parser)
+    parser.set_defaults(run=run_tokens)
+
+
+def run_tokens(options: argparse.Namespace) -> int:
+    what: dict[str, Any] = {"raw": True} if options.raw else {}
+    if options.messages is not None:
+        if options.prompt is not None:
+            raise InvalidRequestError("give either a prompt or --messages: both were given")
+        what["messages"] = _read_messages(options.messages)
+    elif options.prompt in (None, "-"):
+        options.prompt = read_standard_input("a prompt").removesuffix("\n")
+    tokens = asyncio.run(_tokens(options, what))
+    shown = [{"id": token, "text": piece.decode("utf-8", "replace")} for token, piece in tokens]
+    if options.json:
+        print(json.dumps({"count": len(tokens), **({"tokens": shown} if options.show else {})}))
+    elif options.show:
+        for token in shown:
+            print(f"{token['id']:>7}  {json.dumps(token['text'], ensure_ascii=False)}")
+        print(f"{len(tokens):,} tokens", file=sys.stderr)
+    else:
+        print(len(tokens))
+    return 0
+
+
+def _read_messages(file: str) -> Any:
+    try:
+        return json.loads(Path(file).read_text("utf-8"))
+    except ValueError as exc:
+        raise InvalidRequestError(f"--messages {file} is not JSON: {exc}") from None
+
+
+async def _tokens(options: argparse.Namespace, what: dict[str, Any]) -> list[tuple[int, bytes]]:
+    kind: Kind = "embedding" if options.embed else "generation"
+    async with Session(disable_cache=True) as session:
+        return await session.tokenize(options.prompt, model=options.model, kind=kind, **what)

@@ -1,0 +1,149 @@
+"""Counting tokens: the number that an answer has, without a worker and without the weights."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import asteady
+import asteady.blocking
+from asteady import InvalidRequestError, ModelCapabilityError, Session
+from asteady._engine.models.catalogue import BUNDLED
+from asteady.cli import main
+from asteady.testing import FakeEngine
+from tests.gguf_files import write_bert, write_llama
+
+pytestmark = pytest.mark.anyio
+
+PROMPTS: list[dict[str, Any]] = [
+    {"prompt": "Write a haiku about caching"},
+    {"prompt": "  two spaces, a line feed\nand 東京 🎉"},
+    {"prompt": "a typed <|im_end|> is text", "temperature": 0.5},
+    {"prompt": "raw", "raw": True},
+    {"prompt": "long " * 100},
+    {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]},
+    {"messages": [{"role": "user", "content": ""}]},
+]
+
+
+def models(directory: Path) -> list[str]:
+    found = ["builtin", str(write_llama(directory / "spm.gguf", vocabulary="spm"))]
+    found.append(str(write_llama(directory / "plain.gguf", template=None, add_bos=False)))
+    return found + (["smollm2"] if BUNDLED["smollm2"].find() else [])
+
+
+async def test_the_number_is_that_of_the_answer_loaded_or_not(tmp_path: Path) -> None:
+    for model in models(tmp_path):
+        usable = [each for each in PROMPTS if "plain" not in model or "prompt" in each]
+        async with Session(generation_model=model) as session:
+            before = [await session.count_tokens(**each) for each in usable]
+            assert not session.statistics().pools, "no weights were loaded"
+            answers = [
+                await session.complete(**each, max_new_tokens=1, cache="bypass") for each in usable
+            ]
+            assert before == [answer.prompt_tokens for answer in answers]
+            assert [await session.count_tokens(**each) for each in usable] == before
+
+
+async def test_texts_to_embed(tmp_path: Path) -> None:
+    bert = write_bert(tmp_path / "bert.gguf")
+    texts = ["the cache", "hello hello world", "the async loop of the caches"]
+    for model in ("builtin", bert):
+        async with Session(embedding_model=model) as session:
+            counts = await session.count_tokens(texts, kind="embedding")
+            assert counts == [(await session.embedding(text)).tokens for text in texts]
+            assert await session.count_tokens(texts[0], kind="embedding") == counts[0]
+            # Far more than the context, which only an answer refuses.
+            assert await session.count_tokens("the " * 5000, kind="embedding") >= 5000
+
+
+async def test_a_prompt_longer_than_the_context_is_counted() -> None:
+    async with Session() as session:
+        assert await session.count_tokens("caches " * 10_000) > 10_000
+
+
+async def test_under_a_prefix_and_in_a_namespace() -> None:
+    async with Session() as session:
+        chat = session.prefix("You are brief.")
+        answer = await chat.complete("Hi", max_new_tokens=1)
+        assert await chat.count_tokens("Hi") == answer.prompt_tokens
+        assert await session.namespace("a").count_tokens("Hi") < answer.prompt_tokens
+
+
+async def test_the_tokens_themselves_join_to_the_text() -> None:
+    async with Session() as session:
+        tokens = await session.tokenize("Write a haiku about caching", raw=True)
+        assert len(tokens) == await session.count_tokens("Write a haiku about caching", raw=True)
+        assert b"".join(piece for _, piece in tokens).decode().endswith("a haiku about caching")
+        token, piece = tokens[-1]
+        answer = await session.complete("hello", logit_bias={token: 100}, max_new_tokens=1)
+        assert answer.text.encode() == piece
+
+
+async def test_of_the_other_kind_of_model_and_of_wrong_arguments() -> None:
+    async with Session() as session:
+        with pytest.raises(ModelCapabilityError, match="cannot generate"):
+            await session.count_tokens("hi", model=_embedder())
+        with pytest.raises(InvalidRequestError, match="kind='chat' is not allowed"):
+            await session.count_tokens("hi", kind="chat")  # type: ignore[call-overload]
+        with pytest.raises(InvalidRequestError, match="'max_token'"):
+            await session.count_tokens("hi", max_token=5)  # type: ignore[call-overload]
+        with pytest.raises(InvalidRequestError, match="give either a prompt or messages"):
+            await session.count_tokens()
+
+
+def _embedder() -> Path:
+    return Path(asteady.__file__).parent / "models" / "embed.gguf"
+
+
+async def test_a_fake_engine_counts_its_words() -> None:
+    async with Session(engine=FakeEngine()) as session:
+        answer = await session.complete("three words here")
+        assert await session.count_tokens("three words here") == answer.prompt_tokens == 3
+        assert await session.tokenize("three words") != await session.tokenize("words three")
+
+
+async def test_many_at_once_load_one_vocabulary(tmp_path: Path) -> None:
+    model = write_llama(tmp_path / "model.gguf")
+    async with Session(generation_model=model) as session:
+        counts = await asyncio.gather(*(session.count_tokens("a " * n) for n in range(1, 30)))
+        assert counts == sorted(counts)
+        # Beside the model, and after it was loaded and unloaded.
+        both = await asyncio.gather(
+            session.complete("hi", max_new_tokens=2), session.count_tokens("hi"), session.unload()
+        )
+        assert both[0].prompt_tokens == both[1]
+        await session.unload()
+        assert await session.count_tokens("hi") == both[1]
+
+
+def test_functions_and_the_command(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = asteady.blocking.count_tokens("Write a haiku")
+    assert asteady.blocking.count_tokens(["Write a haiku"]) == [count]
+    assert main(["tokens", "Write a haiku"]) == 0
+    assert capsys.readouterr().out == f"{count}\n"
+    assert main(["tokens", "Write", "--raw", "--show"]) == 0
+    assert '"' in capsys.readouterr().out
+    messages = tmp_path / "messages.json"
+    messages.write_text('[{"role": "user", "content": "Write a haiku"}]')
+    assert main(["tokens", "--messages", str(messages), "--json"]) == 0
+    assert capsys.readouterr().out == f'{{"count": {count}}}\n'
+    messages.write_text("[")
+    assert main(["tokens", "--messages", str(messages)]) == 1
+    assert "is not JSON" in capsys.readouterr().err
+    assert main(["tokens", "the cache", "--embed"]) == 0
+    assert int(capsys.readouterr().out) >= 2
+
+
+async def test_the_module_level_function() -> None:
+    count = await asteady.count_tokens("Write a haiku")
+    assert await asteady.count_tokens(["Write a haiku", "x"]) == [
+        count,
+        await asteady.count_tokens("x"),
+    ]
+    await asteady.aclose()
