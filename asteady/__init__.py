@@ -39,6 +39,9 @@ if TYPE_CHECKING:
         GenerateRequest as GenerateRequest,
         Key as Key,
         Kind as Kind,
+        ReasoningChunk as ReasoningChunk,
+        StreamEvent as StreamEvent,
+        TextChunk as TextChunk,
         TokenLogprob as TokenLogprob,
         Vector as Vector,
     )
@@ -117,7 +120,7 @@ else:
             "asteady._base.options": "EmbedOptions GenerateOptions SettingsOptions",
             "asteady._base.requests": (
                 "Completion Embedding EmbedMode EmbedRequest FinishReason GenerateRequest Key Kind"
-                " TokenLogprob Vector"
+                " ReasoningChunk StreamEvent TextChunk TokenLogprob Vector"
             ),
             "asteady._base.settings": "CachePolicy Settings",
             "asteady._cache.cache": "Cache",

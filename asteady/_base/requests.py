@@ -438,15 +438,44 @@ class TokenLogprob:
     top: tuple[tuple[int, bytes, float], ...] = ()
 
 
+ChunkKind: TypeAlias = Literal["text", "reasoning"]
+
+
+@public
+@attrs.frozen
+class TextChunk:
+    """A piece of the text of an answer, as it was computed; never empty."""
+
+    text: str
+
+
+@public
+@attrs.frozen
+class ReasoningChunk:
+    """A piece of the reasoning of an answer, as it was computed; never empty."""
+
+    text: str
+
+
+StreamEvent: TypeAlias = TextChunk | ReasoningChunk
+"""What `Stream.events` gives. Later versions have more kinds, which programs should ignore."""
+
+Chunk: TypeAlias = str | ReasoningChunk
+"""A `StreamEvent` on its way to its readers: text, as nearly all are, is a plain str."""
+
+
 @public
 @attrs.frozen(kw_only=True)
 class Completion:
     """The immutable answer to a `GenerateRequest`.
 
-    ``"".join(chunks) == text``; `cost_s` is how long computing it took, in seconds of one worker;
-    `cached` says whether this caller got it from the cache. `reused_tokens` of the prompt were in
-    the worker's memory from an earlier one and not computed again; it is 0 from the cache, and of
-    no account when two are compared.
+    ``"".join(chunks) == text``. `reasoning` is what a thinking model wrote before its text, without
+    the tags around it, and None if there is none; ``"".join(reasoning_chunks)`` is the same.
+    `completion_tokens` counts all tokens, of which `reasoning_tokens` were reasoning, its tags
+    included, and `logprobs` are those of all of them. `cost_s` is how long computing it took, in
+    seconds of one worker; `cached` says whether this caller got it from the cache. `reused_tokens`
+    of the prompt were in the worker's memory from an earlier one and not computed again; it is 0
+    from the cache, and of no account when two are compared.
     """
 
     text: str
@@ -461,9 +490,29 @@ class Completion:
     cost_s: float
     cached: bool = False
     reused_tokens: int = attrs.field(default=0, eq=False)
+    reasoning: str | None = None
+    reasoning_chunks: tuple[str, ...] = ()
+    reasoning_tokens: int = 0
 
     def __str__(self) -> str:
         return self.text
+
+    def all_chunks(self) -> Sequence[Chunk]:
+        """The chunks of reasoning and text, in the order in which they were computed."""
+        if not self.reasoning_chunks:
+            return self.chunks
+        return [*map(ReasoningChunk, self.reasoning_chunks), *self.chunks]
+
+    def message(self) -> dict[str, str]:
+        """The message that puts this answer into the `messages` of the next turn.
+
+        It has the role "assistant", the text as its "content", and the reasoning, if there is any,
+        as its "reasoning_content": the chat template keeps it or leaves it out.
+        """
+        message = {"role": "assistant", "content": self.text}
+        if self.reasoning is not None:
+            message["reasoning_content"] = self.reasoning
+        return message
 
 
 @public

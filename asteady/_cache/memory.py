@@ -179,6 +179,8 @@ def held_bytes(key: Key, answer: Any) -> int:
     total = ENTRY_BYTES + sys.getsizeof(key)
     if isinstance(answer, Completion):
         total += sys.getsizeof(answer.text) + deep_bytes(answer.chunks)
+        if answer.reasoning:
+            total += sys.getsizeof(answer.reasoning) + deep_bytes(answer.reasoning_chunks)
         if answer.logprobs:
             total += 200 * len(answer.logprobs) + 180 * sum(len(i.top) for i in answer.logprobs)
     elif isinstance(answer, Embedding):

@@ -22,6 +22,7 @@ import attrs
 
 from asteady._base.public import public
 from asteady._base.requests import (
+    ChunkKind,
     Completion,
     DeclaredPrefix,
     Embedding,
@@ -40,10 +41,14 @@ SlotId: TypeAlias = int
 @public
 @attrs.frozen
 class ChunkEvent:
-    """Text that the job in this slot has produced; the chunks of a job join to its text."""
+    """Text that the job in this slot has produced, or reasoning, which comes first.
+
+    The chunks of each kind join to the `text` and the `reasoning` of the answer.
+    """
 
     slot: SlotId
     text: str
+    kind: ChunkKind = "text"
 
 
 @public

@@ -192,6 +192,8 @@ def fingerprint_of(
             "kv_unified": False,
             "ways": _WAYS_VERSION,
             **({"gpu_layers": options.gpu_layers} if options.gpu_layers else {}),
+            # Earlier versions left the reasoning in the text.
+            **({"thinking": 1} if model.header.thinks else {}),
         },
         sort_keys=True,
     )

@@ -33,7 +33,14 @@ from asteady._base.errors import (
 )
 from asteady._base.forks import FORKED
 from asteady._base.public import public
-from asteady._base.requests import LARGE_CHARACTERS, Completion, DeclaredPrefix, characters_of
+from asteady._base.requests import (
+    LARGE_CHARACTERS,
+    Chunk,
+    Completion,
+    DeclaredPrefix,
+    ReasoningChunk,
+    characters_of,
+)
 from asteady._base.tasks import run_in_daemon
 from asteady._base.threads import join_all, start_daemon
 from asteady._engine.api import (
@@ -61,7 +68,7 @@ from asteady._engine.preparer import Preparer
 
 T = TypeVar("T")
 
-Emit: TypeAlias = Callable[[str], None]
+Emit: TypeAlias = Callable[[Chunk], None]
 """Takes the chunks of an answer, in order, on the event loop's thread."""
 
 _log = logging.getLogger("asteady")
@@ -153,7 +160,7 @@ class _Run:
             self.future.set_exception(event.error)
         elif self.emit is not None:
             try:
-                self.emit(event.text)
+                self.emit(event.text if event.kind == "text" else ReasoningChunk(event.text))
             except Exception as exc:
                 self.future.set_exception(exc)
 

@@ -24,7 +24,7 @@ from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
 
 from asteady._base.errors import SessionClosedError
-from asteady._base.requests import Key
+from asteady._base.requests import Chunk, Key
 from asteady._base.tasks import check_loop
 
 A = TypeVar("A")
@@ -48,7 +48,7 @@ class Flight(Generic[A]):
         self, flights: Flights, key: Hashable, compute: Callable[[Flight[A]], Awaitable[A]]
     ) -> None:
         self.key = key
-        self.chunks: list[str] = []
+        self.chunks: list[Chunk] = []
         self.namespaces: set[str] = set()
         """The namespaces of all who joined: the stored entry is tagged with them."""
         self.asked_s = math.inf
@@ -79,7 +79,7 @@ class Flight(Generic[A]):
         """Whether there is an answer."""
         return self._answer is not None
 
-    def emit(self, *chunks: str) -> None:
+    def emit(self, *chunks: Chunk) -> None:
         """Append chunks, and wake the waiting readers."""
         self.chunks.extend(chunks)
         self._wake_readers()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Hashable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
@@ -15,11 +15,14 @@ from asteady._base.options import GenerateOptions, check_options, shows_options_
 from asteady._base.public import public
 from asteady._base.requests import (
     KINDS,
+    Chunk,
     Completion,
     DeclaredPrefix,
     EmbedRequest,
     GenerateRequest,
     Kind,
+    StreamEvent,
+    TextChunk,
     may_be_large,
 )
 from asteady._base.tasks import run_aside
@@ -37,7 +40,7 @@ _OPTIONS = frozenset(GenerateOptions.__annotations__) | {"model", "cache"}
 
 @public
 class Stream:
-    """The chunks of one completion, in order; from `Session.stream`.
+    """The chunks of one completion's text, in order; from `Session.stream`.
 
     ::
 
@@ -51,7 +54,8 @@ class Stream:
     the block, or being cancelled, stops the reading; the computation stops too when nobody else
     waits for it. A slow reader delays nobody.
 
-    `generate` and `complete` calls for the same request share the computation.
+    Reasoning is skipped; `events` gives it too. `generate` and `complete` calls for the same
+    request share the computation.
     """
 
     def __init__(self, start: Callable[[], Awaitable[Joined[Completion]]]) -> None:
@@ -87,6 +91,30 @@ class Stream:
         Raises:
             Exception: whatever `Session.complete` would have raised, after the chunks before it.
         """
+        while not isinstance(chunk := await self._next(), str):
+            pass
+        return chunk
+
+    def events(self) -> AsyncIterator[StreamEvent]:
+        """The chunks as records, in order, those of reasoning too; instead of iterating::
+
+            async for event in stream.events():
+                match event:
+                    case asteady.ReasoningChunk(text):
+                        ...
+                    case asteady.TextChunk(text):
+                        print(text, end="")
+
+        It reads on where the stream was read last, waits and raises as iterating does. Later
+        versions have more kinds of events: ignore those that you do not know.
+
+        Raises:
+            SessionError: the stream is not open.
+        """
+        self._open()
+        return _Events(self._next)
+
+    async def _next(self) -> Chunk:
         joined = self._open()
         if self._index >= len(joined.chunks):
             try:
@@ -102,7 +130,7 @@ class Stream:
 
     @property
     def ready(self) -> int:
-        """The number of chunks that can be read without waiting."""
+        """The number of chunks, of reasoning too, that can be read without waiting."""
         return len(self._open().chunks) - self._index
 
     @property
@@ -126,6 +154,20 @@ class Stream:
         if self._joined is None:
             raise SessionError("open the stream first: async with session.stream(...) as stream")
         return self._joined
+
+
+class _Events:
+    """An iterator over a stream's chunks, as records."""
+
+    def __init__(self, next_chunk: Callable[[], Awaitable[Chunk]]) -> None:
+        self._next = next_chunk
+
+    def __aiter__(self) -> _Events:
+        return self
+
+    async def __anext__(self) -> StreamEvent:
+        chunk = await self._next()
+        return TextChunk(chunk) if isinstance(chunk, str) else chunk
 
 
 async def generation_call(

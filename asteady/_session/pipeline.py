@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from marshal import dumps
 from pathlib import Path
 from types import NoneType
@@ -24,6 +24,7 @@ import attrs
 from asteady._base.errors import CacheMissError, InvalidRequestError, ModelChangedError
 from asteady._base.files import AnyPath
 from asteady._base.requests import (
+    Chunk,
     Completion,
     DeclaredPrefix,
     Embedding,
@@ -130,11 +131,15 @@ class Joined(Generic[A]):
             flight.namespaces.add(self._namespace)
 
     @property
-    def chunks(self) -> Sequence[str]:
+    def chunks(self) -> Sequence[Chunk]:
         """The chunks so far; `wait_chunk` says when there will be no more."""
         if self._flight is not None:
             return self._flight.chunks
-        return self._answer.chunks if isinstance(self._answer, Completion) else ()
+        return self._remembered
+
+    @cached_property
+    def _remembered(self) -> Sequence[Chunk]:
+        return self._answer.all_chunks() if isinstance(self._answer, Completion) else ()
 
     async def wait_chunk(self, index: int) -> bool:
         """Wait until chunk `index` is there (True) or there will be none (False)."""
@@ -375,7 +380,7 @@ async def _key_of(request: GenerateRequest | EmbedRequest, fingerprint: str) -> 
 
 def _replay(flight: Flight[A], found: A) -> A:
     if isinstance(found, Completion):
-        flight.emit(*found.chunks)
+        flight.emit(*found.all_chunks())
     return found
 
 

@@ -27,6 +27,8 @@ from asteady._base.requests import (
     DeclaredPrefix,
     Embedding,
     Kind,
+    StreamEvent,
+    TextChunk,
     Vector,
     namespace_path,
 )
@@ -142,7 +144,7 @@ class Part(Plain[S]):
 
 @public
 class Stream:
-    """The chunks of one completion, in order; from `stream`.
+    """The chunks of one completion's text, in order; from `stream`.
 
     ::
 
@@ -167,7 +169,7 @@ class Stream:
         self._limit = TimeLimit(timeout)
         self._portal: Portal | None = None
         self._stream: AsyncStream | None = None
-        self._chunks: deque[str] = deque()
+        self._events: deque[StreamEvent] = deque()
 
     def __enter__(self) -> Stream:
         if self._portal is not None:
@@ -189,11 +191,19 @@ class Stream:
 
     def __next__(self) -> str:
         """The next chunk, never empty; waits for it. Raises as `complete`, after the chunks."""
-        if not self._chunks:
-            self._chunks.extend(self._opened().call(self._more, self._limit))
-        if not self._chunks:
-            raise StopIteration
-        return self._chunks.popleft()
+        for event in self.events():
+            if isinstance(event, TextChunk):
+                return event.text
+        raise StopIteration
+
+    def events(self) -> Iterator[StreamEvent]:
+        """The chunks as records, in order, those of reasoning too; see `asteady.Stream.events`."""
+        while True:
+            if not self._events:
+                self._events.extend(self._opened().call(self._more, self._limit))
+            if not self._events:
+                return
+            yield self._events.popleft()
 
     @property
     def answer(self) -> Completion:
@@ -202,7 +212,7 @@ class Stream:
         Raises:
             SessionError: the iteration has not ended yet.
         """
-        if self._stream is None or self._chunks:
+        if self._stream is None or self._events:
             raise SessionError("the answer is there once the stream has been read to its end")
         return self._stream.answer
 
@@ -229,14 +239,14 @@ class Stream:
         self._stream = await self._start()
         await self._stream.__aenter__()
 
-    async def _more(self) -> list[str]:
+    async def _more(self) -> list[StreamEvent]:
         assert self._stream is not None
-        chunks = []
-        async for chunk in self._stream:
-            chunks.append(chunk)
+        events = []
+        async for event in self._stream.events():
+            events.append(event)
             if not self._stream.ready:
                 break
-        return chunks
+        return events
 
     def _end(self) -> None:
         if self._stream is not None:

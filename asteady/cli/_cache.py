@@ -208,6 +208,8 @@ def get(options: argparse.Namespace) -> int:
     if request is not None:
         print(f"asteady: the answer to {quoted(prompt_of(request))}", file=sys.stderr)
     if isinstance(found, Completion):
+        if found.reasoning is not None:
+            print(f"asteady: its reasoning: {found.reasoning}", file=sys.stderr)
         print(found.text)
     else:
         print(" ".join(format(float(x), ".9g") for x in found.vector))

@@ -7,12 +7,14 @@ import asyncio
 import json
 import sys
 from pathlib import Path
+from typing import TextIO
 
 import attrs
 
 from asteady._base.errors import InvalidRequestError
 from asteady._base.files import atomic_write
-from asteady._base.requests import OWN_END, Completion, Vector
+from asteady._base.requests import OWN_END, Completion, ReasoningChunk, Vector
+from asteady._session.generation import Stream
 from asteady._session.session import Session
 from asteady.cli._common import (
     Commands,
@@ -59,6 +61,11 @@ def _add_generate(commands: Commands) -> None:
     parser.add_argument(
         "--no-stream", action="store_true", help="print the text when it is complete"
     )
+    parser.add_argument(
+        "--reasoning",
+        action=argparse.BooleanOptionalAction,
+        help="print the reasoning of a thinking model on standard error; default: on a terminal",
+    )
     add_request(parser)
     parser.set_defaults(run=run_generate)
 
@@ -104,13 +111,11 @@ async def _generate(options: argparse.Namespace) -> int:
             stop=options.stop,
             eos_string=options.eos_string,
         ) as stream:
-            if options.json or options.no_stream:
+            if options.json:
                 answer = await stream.read()
-                _write(_as_json(answer) if options.json else answer.text)
+                _write(_as_json(answer))
             else:
-                async for chunk in stream:
-                    _write(chunk)
-                answer = stream.answer
+                answer = await _show(stream, options)
         if options.json or not answer.text.endswith("\n"):
             _write("\n")
         if answer.finish_reason == "length" and not options.json:
@@ -122,10 +127,37 @@ async def _generate(options: argparse.Namespace) -> int:
     return 0
 
 
-def _write(text: str) -> None:
+async def _show(stream: Stream, options: argparse.Namespace) -> Completion:
+    """Print the chunks as they come, with `no_stream` the text when it is complete."""
+    terminal = sys.stderr.isatty()
+    shown = terminal if options.reasoning is None else options.reasoning
+    dim, plain = ("\x1b[2m", "\x1b[0m") if terminal else ("", "")
+    open_line = False
+    try:
+        async for event in stream.events():
+            if isinstance(event, ReasoningChunk):
+                if shown:
+                    _write(event.text if open_line else dim + event.text, sys.stderr)
+                    open_line = True
+                continue
+            if open_line:
+                _write(f"{plain}\n\n", sys.stderr)
+                open_line = False
+            if not options.no_stream:
+                _write(event.text)
+    finally:
+        if open_line:
+            _write(f"{plain}\n", sys.stderr)
+    if options.no_stream:
+        _write(stream.answer.text)
+    return stream.answer
+
+
+def _write(text: str, to: TextIO | None = None) -> None:
     # Always UTF-8: the encoding of the terminal may not have all characters.
-    sys.stdout.buffer.write(text.encode())
-    sys.stdout.buffer.flush()
+    buffer = (sys.stdout if to is None else to).buffer
+    buffer.write(text.encode())
+    buffer.flush()
 
 
 def _as_json(answer: Completion) -> str:

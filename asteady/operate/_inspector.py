@@ -256,7 +256,8 @@ def _trace(call: Observed, before: int | None = None, after: int | None = None) 
     if isinstance(request, GenerateRequest) and request.prompt is None:
         prompt = "\n".join(f"{role}: {content}" for role, content in request.messages)
     if isinstance(answer, Completion):
-        preview = shorten(answer.text, _PREVIEW_CHARACTERS)
+        # An answer may have ended in its reasoning.
+        preview = shorten(answer.text or answer.reasoning or "", _PREVIEW_CHARACTERS)
     else:
         preview = "" if answer is None else f"vector of {len(answer.vector)}"
     return CallTrace(

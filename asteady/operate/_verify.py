@@ -628,7 +628,16 @@ def difference(
             at = _first(*texts)
             shown = [repr(text[max(0, at - 20) : at + 20]) for text in texts]
             return f"byte {at} of the text: {_sides(names, shown)}"
-        parts = ("chunks", "finish_reason", "prompt_tokens", "completion_tokens", "logprobs")
+        parts = (
+            "reasoning",
+            "chunks",
+            "reasoning_chunks",
+            "finish_reason",
+            "prompt_tokens",
+            "completion_tokens",
+            "reasoning_tokens",
+            "logprobs",
+        )
     elif isinstance(one, Embedding) and isinstance(other, Embedding):
         vectors = one.vector.tobytes(), other.vector.tobytes()
         if vectors[0] != vectors[1]:

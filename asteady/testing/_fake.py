@@ -18,6 +18,7 @@ import attrs
 from asteady._base.errors import InvalidRequestError, PromptTooLongError
 from asteady._base.public import public
 from asteady._base.requests import (
+    ChunkKind,
     Completion,
     Embedding,
     EmbedRequest,
@@ -79,6 +80,8 @@ class FakeEngine:
     Args:
         answer: returns the text for a `GenerateRequest`, or raises the error that the request
             shall fail with. It runs on a worker thread. Default: echoes the prompt.
+        reasoning: returns the reasoning before that text, or None for none; its words are tokens
+            too. Default: none.
         width: how many jobs a worker computes at the same time.
         context: how many words prompt (or messages) and answer may have; a prompt that leaves no
             room raises `PromptTooLongError`.
@@ -91,6 +94,7 @@ class FakeEngine:
         self,
         answer: Callable[[GenerateRequest], str] = _echo,
         *,
+        reasoning: Callable[[GenerateRequest], str | None] | None = None,
         width: int = 1,
         context: int = 100_000,
         fingerprint: str = "fake-1",
@@ -105,6 +109,7 @@ class FakeEngine:
         """The largest number of jobs that were computed at the same time."""
         self.closed = False
         self._answer = answer
+        self._reasoning = reasoning
         self._context = context
         self._lock = threading.Condition()
         self._permits: int | None = None
@@ -254,13 +259,13 @@ class FakeWorker:
             if not self._engine._take_permit(lambda slot=slot: slot in self._interrupted):  # type: ignore[misc]  # binds the loop's value
                 break
             try:
-                text = job.step(self._engine._answer)
+                shown, kind = job.step(self._engine._answer, self._engine._reasoning)
             except Exception as exc:
                 events.append(ErrorEvent(slot, exc, as_is=True))
                 self._end(slot, cancelled=False)
                 continue
-            if text:
-                events.append(ChunkEvent(slot, text))
+            if shown:
+                events.append(ChunkEvent(slot, shown, kind))
             if job.done:
                 events.append(AnswerEvent(slot, job.answer(self._engine)))
                 self._end(slot, cancelled=False)
@@ -291,28 +296,42 @@ class _Running:
         self.job = job
         self.done = False
         self._words: list[str] | None = None
+        self._reasoning: list[str] = []
         self._generated = 0
         self._chunks: list[str] = []
         stop = job.request.stop if isinstance(job.request, GenerateRequest) else ()
         self._text = TextStream(stop)
 
-    def step(self, answer: Callable[[GenerateRequest], str]) -> str:
-        """The text of the next word, "" if it waits or if there is none: then it is done."""
+    def step(
+        self,
+        answer: Callable[[GenerateRequest], str],
+        reasoning: Callable[[GenerateRequest], str | None] | None,
+    ) -> tuple[str, ChunkKind]:
+        """The next word and what it is, "" if it waits or if there is none: then it is done."""
         request = self.job.request
         if isinstance(request, EmbedRequest):
             self.done = True
-            return ""
+            return "", "text"
         if self._words is None:
+            if reasoning is not None:
+                self._reasoning = _words(reasoning(request) or "")
             self._words = _words(answer(request))
-        if self._text.stopped or self._generated == min(len(self._words), self.job.limit):
+        at = self._generated
+        if self._text.stopped or at == min(self._tokens, self.job.limit):
             self.done = True
-            shown = self._text.end(cut=self._generated == self.job.limit)
+            shown = self._text.end(cut=at == self.job.limit)
         else:
-            shown = self._text.add(self._words[self._generated].encode())
             self._generated += 1
+            if at < len(self._reasoning):
+                return self._reasoning[at], "reasoning"
+            shown = self._text.add(self._words[at - len(self._reasoning)].encode())
         if shown:
             self._chunks.append(shown)
-        return shown
+        return shown, "text"
+
+    @property
+    def _tokens(self) -> int:
+        return len(self._reasoning) + len(self._words or ())
 
     def answer(self, engine: FakeEngine) -> Completion | Embedding:
         request = self.job.request
@@ -321,9 +340,10 @@ class _Running:
         # As with a real model, the end of a text is one more token, which the limit leaves out.
         cut = self._generated == self.job.limit and not self._text.stopped
         reason: FinishReason = "length" if cut else "stop"
+        reasoning = self._reasoning[: self._generated]
         logprobs = None
         if request.logprobs is not None:
-            words = (self._words or [])[: self._generated]
+            words = [*self._reasoning, *(self._words or ())][: self._generated]
             logprobs = tuple(_logprob(word, request.logprobs) for word in words)
         return Completion(
             text="".join(self._chunks),
@@ -331,6 +351,9 @@ class _Running:
             finish_reason=reason,
             prompt_tokens=len(self.job.words),
             completion_tokens=self._generated,
+            reasoning="".join(reasoning) or None,
+            reasoning_chunks=tuple(reasoning),
+            reasoning_tokens=len(reasoning),
             logprobs=logprobs,
             seed=request.seed,
             model=engine.model,

@@ -129,6 +129,12 @@ def _block(model_request: ModelRequest, answer: Answer | RecordedError) -> list[
         f"prompt_tokens = {answer.prompt_tokens}",
         f"completion_tokens = {answer.completion_tokens}",
     ]
+    if answer.reasoning_tokens:
+        lines += [
+            f"reasoning = {_string(answer.reasoning or '')}",
+            *_wrapped("reasoning_chunks", [str(len(chunk)) for chunk in answer.reasoning_chunks]),
+            f"reasoning_tokens = {answer.reasoning_tokens}",
+        ]
     if answer.logprobs is not None:
         lines += ["logprobs = [", *(f"    {_value(_flat(t))}," for t in answer.logprobs), "]"]
     return lines
@@ -247,18 +253,16 @@ def _completion(
     *,
     text: str,
     chunks: list[int],
+    reasoning: str = "",
+    reasoning_chunks: Sequence[int] = (),
     logprobs: list[Any] | None = None,
     **rest: Any,
 ) -> Completion:
-    cut, start = [], 0
-    for length in chunks:
-        cut.append(text[start : start + length])
-        start += length
-    if "".join(cut) != text:
-        raise ValueError(f"the chunks {chunks} do not make up the text {text!r}")
     return Completion(
         text=text,
-        chunks=tuple(cut),
+        chunks=_cut(text, chunks),
+        reasoning=reasoning or None,
+        reasoning_chunks=_cut(reasoning, reasoning_chunks),
         logprobs=None if logprobs is None else tuple(map(_token, logprobs)),
         seed=request.seed,
         model=model,
@@ -266,6 +270,16 @@ def _completion(
         cost_s=_cost_s(len(chunks)),
         **rest,
     )
+
+
+def _cut(text: str, lengths: Sequence[int]) -> tuple[str, ...]:
+    cut, start = [], 0
+    for length in lengths:
+        cut.append(text[start : start + length])
+        start += length
+    if "".join(cut) != text:
+        raise ValueError(f"the chunks {lengths} do not make up the text {text!r}")
+    return tuple(cut)
 
 
 def _token(flat: Sequence[Any]) -> TokenLogprob:

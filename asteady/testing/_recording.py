@@ -17,7 +17,7 @@ import attrs
 from asteady._base.errors import AsteadyError, InvalidRequestError, ModelError
 from asteady._base.files import atomic_write
 from asteady._base.public import public
-from asteady._base.requests import Kind
+from asteady._base.requests import Completion, Kind
 from asteady._base.settings import Settings
 from asteady._engine.api import (
     Answer,
@@ -244,7 +244,10 @@ class ReplayWorker:
     def step(self) -> list[Event]:
         events: list[Event] = []
         for slot, job in self._jobs.items():
-            events += [ChunkEvent(slot, chunk) for chunk in getattr(job.answer, "chunks", ())]
+            if isinstance(job.answer, Completion):
+                chunks = job.answer.reasoning_chunks
+                events += [ChunkEvent(slot, chunk, "reasoning") for chunk in chunks]
+                events += [ChunkEvent(slot, chunk) for chunk in job.answer.chunks]
             events.append(AnswerEvent(slot, job.answer))
         self._jobs.clear()
         return events

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import asteady
-from asteady import blocking
+from asteady import ReasoningChunk, StreamEvent, TextChunk, blocking
 from asteady._session.generation import context_of
 from asteady._session.lifetime import State
 from asteady._session.observe import Observed
@@ -230,6 +230,25 @@ def test_a_stream_yields_chunks_while_they_are_computed(
         assert stream.answer.text == "You said: a b"
     with session.stream("a b") as stream:
         assert stream.read().cached
+
+
+def test_the_events_of_a_stream_tell_reasoning_from_text() -> None:
+    engine = FakeEngine(reasoning=lambda request: "let us see")
+    expected: list[StreamEvent] = [
+        ReasoningChunk("let "),
+        ReasoningChunk("us "),
+        ReasoningChunk("see"),
+    ]
+    expected += [TextChunk("You "), TextChunk("said: "), TextChunk("a")]
+    with blocking.Session(engine=engine) as session:
+        with session.stream("a") as stream:
+            assert list(stream.events()) == expected
+            assert stream.answer.reasoning == "let us see"
+        with session.stream("a") as stream:
+            assert next(stream.events()) == expected[0]
+            assert next(stream) == "You "
+            assert list(stream.events()) == expected[4:]
+        assert list(session.generate_iter("a")) == ["You ", "said: ", "a"]
 
 
 def test_closing_the_generator_early_leaves_the_stream(

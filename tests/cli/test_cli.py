@@ -17,6 +17,7 @@ import pytest
 import asteady
 from asteady._base.settings import CachePolicy
 from asteady.testing import FakeEngine
+from tests.gguf_files import CHAT_TEMPLATE, write_bigram
 
 
 def run(
@@ -282,6 +283,27 @@ def test_statistics_tell_what_was_saved() -> None:
     shown = run("cache", "stats").stdout
     assert "50.0%" in shown
     assert re.search(r"the caches have saved \d+\.\d", shown)
+
+
+def test_reasoning_is_on_standard_error_and_in_json(tmp_path: Path) -> None:
+    model = str(
+        write_bigram(
+            tmp_path / "thinks.gguf",
+            ["\n", "<think>", "I", " see", "</think>", "Hel", "lo"],
+            template="{# <think></think> #}" + CHAT_TEMPLATE,
+        )
+    )
+    usual = run("generate", "hi", "--model", model)
+    assert (usual.stdout, usual.stderr) == ("Hello\n", "")
+    shown = run("generate", "hi", "--model", model, "--reasoning")
+    assert (shown.stdout, shown.stderr) == ("Hello\n", "I see\n\n")
+    whole = run("generate", "hi", "--model", model, "--reasoning", "--no-stream")
+    assert (whole.stdout, whole.stderr) == ("Hello\n", "I see\n\n")
+    answer = json.loads(run("generate", "hi", "--model", model, "--json").stdout)
+    assert (answer["text"], answer["reasoning"], answer["cached"]) == ("Hello", "I see", True)
+    (row,) = json.loads(run("cache", "list", "--json").stdout)
+    got = run("cache", "get", row["key"])
+    assert (got.stdout, got.stderr.splitlines()[1]) == ("Hello\n", "asteady: its reasoning: I see")
 
 
 def test_a_closed_standard_output_is_one_line() -> None:

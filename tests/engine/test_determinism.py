@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from asteady._base.requests import Completion, GenerateRequest
+from asteady._base.requests import Chunk, Completion, GenerateRequest
 from asteady._engine.api import ChunkEvent
 from asteady._engine.llama.engine import LlamaEngine
 from asteady._engine.plan import EngineOptions, Setup
@@ -126,7 +126,7 @@ def test_after_answers_that_were_given_up(gpt2: LlamaEngine, alone: list[str]) -
 async def test_after_cancellations(models: Path, alone: list[str], open_pool: OpenPool) -> None:
     pool = open_pool(load(models, "gpt2.gguf"), 2, 100)
     for index, request in enumerate(requests()):
-        chunks: asyncio.Queue[str] = asyncio.Queue()
+        chunks: asyncio.Queue[Chunk] = asyncio.Queue()
         others = [
             asyncio.ensure_future(pool.run(other, chunks.put_nowait))
             for other in requests()[index - 4 : index] + requests()[:3]

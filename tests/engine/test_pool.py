@@ -11,7 +11,7 @@ import anyio.lowlevel
 import pytest
 
 from asteady._base.errors import QueueFullError, SessionClosedError
-from asteady._base.requests import Completion
+from asteady._base.requests import Chunk, Completion
 from asteady._engine.pool import Pool, PoolStatistics
 from tests.engine.gated import GatedEngine, WideningEngine, ask
 from tests.engine.pooled import MakePool, OpenPool, admissions, settle, start
@@ -23,7 +23,7 @@ async def test_an_answer_comes_with_its_chunks_in_order(
     engine: GatedEngine, make_pool: MakePool
 ) -> None:
     engine.open()
-    chunks: list[tuple[str, int]] = []
+    chunks: list[tuple[Chunk, int]] = []
     answer = await make_pool().run(
         ask("a", 3), lambda text: chunks.append((text, threading.get_ident()))
     )
@@ -149,7 +149,7 @@ async def test_statistics_and_repr_show_what_happens(
 async def test_a_slow_loop_holds_up_no_worker(engine: GatedEngine, make_pool: MakePool) -> None:
     pool = make_pool(workers=2)
     engine.open()
-    chunks: list[str] = []
+    chunks: list[Chunk] = []
     tasks = [asyncio.ensure_future(pool.run(ask(name, 500), chunks.append)) for name in "ab"]
     await engine.happens("admit a", "admit b")
     # The loop's thread waits here; the workers still finish.
@@ -160,7 +160,7 @@ async def test_a_slow_loop_holds_up_no_worker(engine: GatedEngine, make_pool: Ma
     assert done
     await asyncio.gather(*tasks)
     assert len(chunks) == 1000
-    assert [text for text in chunks if text[0] == "a"] == [f"a{n} " for n in range(500)]
+    assert [text for text in chunks if str(text)[0] == "a"] == [f"a{n} " for n in range(500)]
 
 
 async def test_several_events_take_one_wake_up(

@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from asteady._base.errors import EngineError, InvalidRequestError
-from asteady._base.requests import Completion
+from asteady._base.requests import Chunk, Completion
 from tests.engine.gated import GatedEngine, ask
 from tests.engine.pooled import MakePool, settle, start
 
@@ -111,7 +111,7 @@ async def test_an_emit_that_raises_fails_its_own_call(
 ) -> None:
     pool = make_pool(width=2)
 
-    def emit(text: str) -> None:
+    def emit(text: Chunk) -> None:
         raise ZeroDivisionError(text)
 
     other = start(pool, "b", chunks=1)

@@ -17,7 +17,7 @@ import anyio.lowlevel
 import llama_cpp
 import pytest
 
-from asteady._base.requests import Completion, EmbedRequest, GenerateRequest
+from asteady._base.requests import Chunk, Completion, EmbedRequest, GenerateRequest
 from asteady._engine.llama.engine import LlamaEngine
 from asteady._engine.plan import Setup
 from asteady._engine.pool import Pool
@@ -153,7 +153,7 @@ async def test_a_neighbour_of_a_cancelled_prompt_is_answered_as_ever(
     request = GenerateRequest.of("Hi there", max_new_tokens=60, logprobs=2)
     expected = digest(await pool.run(request))
     watch.codes.clear()
-    chunks: asyncio.Queue[str] = asyncio.Queue()
+    chunks: asyncio.Queue[Chunk] = asyncio.Queue()
     neighbour = asyncio.ensure_future(pool.run(request, chunks.put_nowait))
     await chunks.get()
     for node in (1, 20, 60):
@@ -168,7 +168,7 @@ async def test_a_cancelled_answer_ends_within_a_step(
     models: Path, monkeypatch: pytest.MonkeyPatch, open_pool: OpenPool
 ) -> None:
     pool = open_pool(load(models, "gpt2.gguf"), 1, 10)
-    chunks: asyncio.Queue[str] = asyncio.Queue()
+    chunks: asyncio.Queue[Chunk] = asyncio.Queue()
     watch = Watch(monkeypatch)
     task = asyncio.ensure_future(
         pool.run(GenerateRequest.of("Hi", max_new_tokens=900), chunks.put_nowait)

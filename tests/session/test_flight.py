@@ -13,6 +13,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from asteady._base.errors import PromptTooLongError, SessionClosedError
+from asteady._base.requests import Chunk
 from asteady._session.flight import Flight, Flights
 from asteady._session.lifetime import OwnedTasks
 
@@ -251,7 +252,7 @@ async def test_a_late_reader_replays_and_then_follows(flights: Flights) -> None:
         flight.emit("c")
         return "abc"
 
-    async def read(flight: Flight[str]) -> list[str]:
+    async def read(flight: Flight[str]) -> list[Chunk]:
         index = 0
         while await flight.wait_chunk(index):
             index += 1

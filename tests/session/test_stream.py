@@ -7,7 +7,15 @@ import asyncio
 import anyio
 import pytest
 
-from asteady import InvalidRequestError, Session, SessionClosedError, SessionError
+from asteady import (
+    InvalidRequestError,
+    ReasoningChunk,
+    Session,
+    SessionClosedError,
+    SessionError,
+    StreamEvent,
+    TextChunk,
+)
 from asteady._base.requests import GenerateRequest
 from asteady.testing import FakeEngine
 
@@ -134,3 +142,52 @@ async def test_closing_the_session_ends_a_stream(engine: FakeEngine) -> None:
         await session.aclose()
         with pytest.raises(SessionClosedError):
             await anext(stream)
+
+
+THOUGHT = [ReasoningChunk("Let "), ReasoningChunk("me "), ReasoningChunk("see")]
+SAID = [TextChunk(chunk) for chunk in ("You ", "said: ", "a")]
+
+
+async def read_events(session: Session) -> list[StreamEvent]:
+    async with session.stream("a") as stream:
+        events = [event async for event in stream.events()]
+        assert stream.answer.reasoning == "Let me see"
+    return events
+
+
+def thinking() -> FakeEngine:
+    return FakeEngine(reasoning=lambda request: "Let me see")
+
+
+async def test_events_tell_reasoning_from_text_live_and_replayed() -> None:
+    engine = thinking()
+    engine.hold()
+    async with Session(engine=engine) as session:
+        async with session.stream("a") as stream:
+            events = stream.events()
+            for expected in THOUGHT + SAID:
+                engine.step()
+                assert await anext(events) == expected
+            engine.resume()
+            assert [event async for event in events] == []
+        assert await read_events(session) == THOUGHT + SAID, "from the memory tier"
+        assert await read(session, "a") == ["You ", "said: ", "a"]
+        assert await session.generate("a") == "You said: a"
+    async with Session(engine=thinking()) as another:
+        assert await read_events(another) == THOUGHT + SAID, "from the disk"
+        answer = await another.complete("a")
+        assert answer.cached
+        assert (answer.reasoning_tokens, answer.completion_tokens) == (3, 6)
+
+
+async def test_iterating_and_events_read_on_from_each_other() -> None:
+    async with Session(engine=thinking()) as session, session.stream("a") as stream:
+        assert await anext(stream.events()) == THOUGHT[0]
+        assert await anext(stream) == "You "
+        assert [event async for event in stream.events()] == SAID[1:]
+        assert (await stream.read()).text == "You said: a"
+
+
+async def test_events_need_an_open_stream(session: Session) -> None:
+    with pytest.raises(SessionError, match="open the stream"):
+        session.stream("a").events()

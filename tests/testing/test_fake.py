@@ -161,3 +161,14 @@ async def test_an_error_of_another_engine_is_the_cause_of_an_engine_error() -> N
     async with Session(engine=Failing(fails)) as session:
         with pytest.raises(EngineError, match="OwnError"):
             await session.generate("hi")
+
+
+async def test_reasoning_comes_before_the_text_and_counts_as_tokens() -> None:
+    engine = FakeEngine(lambda request: FIVE, reasoning=lambda request: "I see two")
+    async with Session(engine=engine) as session:
+        whole = await session.complete("hi", stop="two", logprobs=1)
+        cut = await session.complete("hi", max_new_tokens=2)
+    assert (whole.reasoning, whole.text) == ("I see two", "one ")
+    assert (whole.reasoning_tokens, whole.completion_tokens) == (3, 5)
+    assert [token.token for token in whole.logprobs or ()][2:4] == [b"two", b"one "]
+    assert (cut.reasoning, cut.text, cut.finish_reason) == ("I see ", "", "length")

@@ -172,6 +172,20 @@ completion_tokens = 2
     )
 
 
+def test_reasoning_is_recorded_and_replayed(path: Path, fake: FakeEngine) -> None:
+    thinking = completion(
+        "Hello", reasoning="I see", reasoning_chunks=("I ", "see"), reasoning_tokens=2
+    )
+    written = dumps({asked("x"): thinking})
+    assert "reasoning_chunks = [2, 3]" in written
+    path.write_text(written)
+    with Recording(path), blocking.Session() as session, session.stream("x") as stream:
+        events = [event.text for event in stream.events()]
+        answer = stream.answer
+    assert events == ["I ", "see", "Hello"]
+    assert (answer.reasoning, answer.text, answer.reasoning_tokens) == ("I see", "Hello", 2)
+
+
 def test_long_lists_of_chunks_are_wrapped() -> None:
     text = "ab" * 100
     written = dumps({asked("x"): completion(text, *(["ab"] * 100))})

@@ -131,7 +131,12 @@ _PLAIN_VALUES = attrgetter(*_PLAIN)
 
 
 class CompletionCodec:
-    """Stores the lengths of chunks, so that a stream replays with its original boundaries."""
+    """Stores the lengths of chunks, so that a stream replays with its original boundaries.
+
+    Reasoning is before the text in the column of it, and so are its chunks; how many these are, and
+    of how many tokens, is in front of the lengths. Answers without have no such front, as those
+    that older versions stored.
+    """
 
     kind: ClassVar[str] = "generation"
     columns: ClassVar[Columns] = (
@@ -149,10 +154,17 @@ class CompletionCodec:
     def encode(self, answer: Completion) -> Values:
         if "".join(answer.chunks) != answer.text:
             raise ValueError("the chunks of a completion must join to its text")
+        reasoning = answer.reasoning or ""
+        if "".join(answer.reasoning_chunks) != reasoning or answer.reasoning == "":
+            raise ValueError("the chunks of a completion's reasoning must join to it")
+        front = b""
+        if answer.reasoning_tokens or reasoning:
+            front = _FRONT.pack(2, len(answer.reasoning_chunks), answer.reasoning_tokens)
+        chunks = (*answer.reasoning_chunks, *answer.chunks)
         values = (
             *_PLAIN_VALUES(answer),
-            answer.text.encode(),
-            _pack_lengths([len(chunk) for chunk in answer.chunks]),
+            (reasoning + answer.text).encode(),
+            front + _pack_lengths([len(chunk) for chunk in chunks]),
             None if answer.logprobs is None else _pack_logprobs(answer.logprobs),
         )
         self.check(values)
@@ -165,18 +177,26 @@ class CompletionCodec:
             raise ValueError(f"finish_reason={finish_reason[:80]!r}")
         if not (prompt_tokens >= 0 and 0 <= tokens <= MAX_COMPLETION_TOKENS):
             raise ValueError(f"{prompt_tokens} tokens of prompt and {tokens} of completion")
-        _check_lengths(chunks, len(text.decode()), tokens)
+        reasoning, reasoning_tokens, lengths = _split_front(chunks)
+        if reasoning_tokens > tokens or (reasoning and not reasoning_tokens):
+            raise ValueError(f"{reasoning_tokens} of {tokens} tokens are reasoning")
+        _check_lengths(lengths, len(text.decode()), tokens, reasoning=reasoning)
         if logprobs is not None:
             _check_logprobs(logprobs, tokens)
 
     def decode(self, values: Sequence[Any], cost_s: float) -> Completion:
-        *plain, encoded, lengths, logprobs = values
-        text = encoded.decode()
+        *plain, encoded, packed, logprobs = values
+        both = encoded.decode()
+        count, reasoning_tokens, lengths = _split_front(packed)
         bounds = [0, *accumulate(_unpack_lengths(lengths))]
+        chunks = tuple(both[start:end] for start, end in pairwise(bounds))
         return Completion(
             **dict(zip(_PLAIN, plain, strict=True)),
-            text=text,
-            chunks=tuple(text[start:end] for start, end in pairwise(bounds)),
+            text=both[bounds[count] :],
+            chunks=chunks[count:],
+            reasoning=both[: bounds[count]] or None,
+            reasoning_chunks=chunks[:count],
+            reasoning_tokens=reasoning_tokens,
             logprobs=None if logprobs is None else _unpack_logprobs(logprobs),
             cost_s=cost_s,
             cached=True,
@@ -240,6 +260,21 @@ class EmbeddingCodec:
         )
 
 
+# Before the lengths of chunks: 2, how many of them are reasoning, and of how many tokens.
+_FRONT = struct.Struct("<BII")
+
+
+def _split_front(packed: bytes) -> tuple[int, int, bytes]:
+    if packed[:1] != b"\x02":
+        return 0, 0, packed
+    if len(packed) < _FRONT.size:
+        raise ValueError("the lengths of its chunks cannot be read")
+    _, count, tokens = _FRONT.unpack_from(packed)
+    if not tokens:
+        raise ValueError("its reasoning is encoded differently")
+    return count, tokens, packed[_FRONT.size :]
+
+
 def _pack_lengths(lengths: Sequence[int]) -> bytes:
     # A chunk is the text of a token, so a byte is nearly always enough, and bytes() is one C call.
     try:
@@ -254,16 +289,19 @@ def _unpack_lengths(packed: bytes) -> Sequence[int]:
     return _array("I", packed[1:])
 
 
-def _check_lengths(packed: bytes, characters: int, tokens: int) -> None:
+def _check_lengths(packed: bytes, characters: int, tokens: int, *, reasoning: int) -> None:
     """Lengths of chunks for a text of so many characters, which has so many tokens.
 
-    An engine emits no empty chunk, and at most one for each token, and the rest at the end.
+    An engine emits no empty chunk, and at most one for each token, and the rest at the end; and
+    one more where reasoning ends within a token.
     """
     short, rest = packed[:1] == b"\x01", len(packed) - 1
     if not short and (packed[:1] != b"\x04" or rest % 4):
         raise ValueError("the lengths of its chunks cannot be read")
     count = rest if short else rest // 4
-    if count > tokens + 1:
+    if reasoning > count:
+        raise ValueError(f"{reasoning} of its {count} chunks are reasoning")
+    if count > tokens + 1 + (reasoning > 0):
         raise ValueError(f"{count} chunks of {tokens} tokens")
     lengths = _unpack_lengths(packed)
     if 0 in lengths or sum(lengths) != characters:

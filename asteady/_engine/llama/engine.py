@@ -252,7 +252,13 @@ class LlamaEngine:
             )
         limit = min(request.max_new_tokens, room)
         self._check_memory(len(tokens), limit)
-        return GenerateJob(request=request, tokens=tuple(tokens), limit=limit, checked=checked)
+        return GenerateJob(
+            request=request,
+            tokens=tuple(tokens),
+            limit=limit,
+            thinking=self._tokenizer.thinking(request, tokens),
+            checked=checked,
+        )
 
     def _longer_context(self) -> str:
         """What helps against a context that is too short."""

@@ -11,6 +11,7 @@ import ctypes
 import itertools
 import logging
 import threading
+from collections.abc import Mapping
 from time import perf_counter
 from typing import Any
 
@@ -31,8 +32,10 @@ from asteady._engine.api import (
 from asteady._engine.cores import ThreadChooser
 from asteady._engine.llama.context import Interruptions, LoadedModel
 from asteady._engine.llama.lib import check, holding_gil
+from asteady._engine.llama.prompt import Thinking
 from asteady._engine.llama.room import Room, Tokens
 from asteady._engine.llama.text import TextStream
+from asteady._engine.llama.thinking import ReasoningSplitter
 from asteady._engine.llama.vocab import Vocab
 from asteady._engine.plan import RoomShape, divide, room_shape
 from asteady._engine.prefix_cache import PrefixCache
@@ -79,6 +82,7 @@ class GenerateJob:
     tokens: tuple[int, ...]
     limit: int
     shared_tokens: int = 0
+    thinking: Thinking | None = None
     checked: int = 0
     """What `OpenModel.check` returned before."""
     marked_tokens: Tokens = attrs.field(init=False)
@@ -99,8 +103,16 @@ class _Sequence:
         self.sampler = sampler
         self.room: Room | None = None
         self.number = -1
-        self.text = TextStream(job.request.stop)
+        thinking = job.thinking
+        splitter = None
+        self.hidden: Mapping[int, str] = {}
+        if thinking is not None:
+            splitter = ReasoningSplitter(thinking.tags, opened=thinking.opened)
+            self.hidden = thinking.hidden
+        self.text = TextStream(job.request.stop, splitter)
         self.chunks: list[str] = []
+        self.reasoning_chunks: list[str] = []
+        self.reasoning_tokens = 0
         self.computed = 0  # prompt tokens in the context
         self.reused = 0  # of them, those that were there before
         self.position = 0  # of the next token
@@ -429,11 +441,21 @@ class GenerateWorker:
         if sequence.logprobs is not None:
             count = sequence.job.request.logprobs or 0
             sequence.logprobs.append(logprob_of(logits, token, count, self._vocab))
-        data = self._vocab.piece(token)
-        if data:
-            self._emit(sequence, sequence.text.add(data), events)
+        stream, began = sequence.text, sequence.text.in_reasoning
+        text = ""
+        if token in sequence.hidden:
+            text = stream.add_hidden(sequence.hidden[token])
+        elif data := self._vocab.piece(token):
+            text = stream.add(data)
+        if began or stream.in_reasoning:
+            sequence.reasoning_tokens = sequence.generated
+        self._emit(sequence, text, events)
 
     def _emit(self, sequence: _Sequence, text: str, events: list[Event]) -> None:
+        """Emit the reasoning, then the text, that the last call of the stream completed."""
+        if reasoning := sequence.text.take_reasoning():
+            sequence.reasoning_chunks.append(reasoning)
+            events.append(ChunkEvent(sequence.slot, reasoning, "reasoning"))
         if text:
             sequence.chunks.append(text)
             events.append(ChunkEvent(sequence.slot, text))
@@ -455,6 +477,9 @@ class GenerateWorker:
         answer = Completion(
             text="".join(sequence.chunks),
             chunks=tuple(sequence.chunks),
+            reasoning="".join(sequence.reasoning_chunks) or None,
+            reasoning_chunks=tuple(sequence.reasoning_chunks),
+            reasoning_tokens=sequence.reasoning_tokens,
             finish_reason=reason,
             prompt_tokens=len(sequence.job.tokens),
             completion_tokens=sequence.generated,

@@ -8,15 +8,32 @@ special tokens.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import attrs
 import llama_cpp
 
 from asteady._base.errors import InvalidRequestError, ModelCapabilityError
 from asteady._base.requests import DeclaredPrefix, GenerateRequest
 from asteady._engine.llama.template import ChatTemplate, Messages
 from asteady._engine.llama.vocab import Vocab
+from asteady._engine.models.thinking_tags import ThinkingTags, tags_of
+
+# More than those of any start tag and the white space after it.
+_TAIL_TOKENS = 32
+
+
+@attrs.frozen
+class Thinking:
+    """The tags of a model that may think before it answers, and whether the prompt opened them.
+
+    `hidden` has the texts of the control tokens that tags are made of.
+    """
+
+    tags: ThinkingTags
+    hidden: Mapping[int, str]
+    opened: bool
 
 
 class PromptTokenizer:
@@ -52,6 +69,30 @@ class PromptTokenizer:
         if not tokens:
             raise InvalidRequestError("the prompt is not allowed: it has no tokens")
         return tokens
+
+    def thinking(self, request: GenerateRequest, tokens: Sequence[int]) -> Thinking | None:
+        """How the answer to these tokens may begin with reasoning; None if it cannot.
+
+        Only a model whose chat template knows thinking tags does, and not with raw=True.
+        """
+        known = self._thinking
+        if known is None or request.raw:
+            return None
+        tail = b"".join(map(self._vocab.whole_piece, tokens[-_TAIL_TOKENS:]))
+        end = tail.decode("utf-8", "replace").rstrip()
+        if not end.endswith(known.tags.start):
+            return known
+        # Some templates write nothing after the messages: what these end with opens nothing.
+        given = request.prompt if request.prompt is not None else request.messages[-1][1]
+        typed = given.rstrip().endswith(known.tags.start) and end.endswith(given.rstrip()[-64:])
+        return attrs.evolve(known, opened=not typed)
+
+    @functools.cached_property
+    def _thinking(self) -> Thinking | None:
+        tags = None if self._source is None else tags_of(self._source)
+        if tags is None:
+            return None
+        return Thinking(tags, self._vocab.control_texts_in(tags.texts), opened=False)
 
     def shared_tokens(
         self, request: GenerateRequest, tokens: Sequence[int], prefix: DeclaredPrefix

@@ -6,6 +6,8 @@ import codecs
 from array import array
 from collections.abc import Sequence
 
+from asteady._engine.llama.thinking import ReasoningSplitter, hidden
+
 
 class _StopMatcher:
     """Finds a stop string in a text that comes character by character, in linear time and memory
@@ -44,17 +46,37 @@ class TextStream:
     a stop string waits too. The text ends before the stop string that is complete first (of two
     that end at the same character, the longer one). So it does not depend on how the text was cut
     into tokens.
+
+    With a `splitter` what it finds to be reasoning is not text: `take_reasoning` gives what the
+    calls so far completed of it, which comes before their text. No stop string is found in it.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], splitter: ReasoningSplitter | None = None) -> None:
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._matchers = [_StopMatcher(stop) for stop in stops]
         self._waiting = ""
+        self._splitter = splitter
+        self._reasoning = ""
         self.stopped = False
+
+    @property
+    def in_reasoning(self) -> bool:
+        """Whether what comes next belongs to the reasoning."""
+        return self._splitter is not None and self._splitter.reasoning
 
     def add(self, data: bytes) -> str:
         """The text that these bytes complete; may be ""."""
-        return self._scan(self._decode(data))
+        return self._scan(self._split(self._decode(data)))
+
+    def add_hidden(self, text: str) -> str:
+        """As `add`, of the ASCII text of a token that is no part of the text, but may be of a
+        thinking tag."""
+        return self._scan(self._split(hidden(text)))
+
+    def take_reasoning(self) -> str:
+        """The reasoning that was completed since the last call; may be ""."""
+        taken, self._reasoning = self._reasoning, ""
+        return taken
 
     def end(self, *, cut: bool) -> str:
         """The rest of the text, when no more bytes follow.
@@ -62,9 +84,19 @@ class TextStream:
         `cut` says that more would have followed: a character that is incomplete is left out then,
         and otherwise turns into U+FFFD.
         """
-        shown = self._scan("" if cut else self._decode(b"", True))
+        shown = self._scan(self._split("" if cut else self._decode(b"", True), last=True))
         if not self.stopped:
             shown, self._waiting = shown + self._waiting, ""
+        return shown
+
+    def _split(self, text: str, *, last: bool = False) -> str:
+        if self._splitter is None:
+            return text
+        reasoning, shown = self._splitter.add(text)
+        if last:
+            more, rest = self._splitter.end()
+            reasoning, shown = reasoning + more, shown + rest
+        self._reasoning += reasoning
         return shown
 
     def _scan(self, text: str) -> str:

@@ -19,6 +19,7 @@ import attrs
 
 from asteady._base.errors import ModelFormatError
 from asteady._base.requests import Kind
+from asteady._engine.models.thinking_tags import tags_of
 
 _MAGIC = b"GGUF"
 _STRING, _ARRAY = 8, 9
@@ -105,7 +106,8 @@ class GgufHeader:
     "last", "rank" (a reranker), or None if the metadata has none. `matrix_types` are the tensor
     types of the matrices, sorted. `kv_bytes_per_token` is the size of the keys and values of one
     position, as float16, or 0 if unknown. `dimensions` are those of its vectors, or 0 if unknown.
-    `parameters` is the number of weights. `licence` is the metadata's text.
+    `parameters` is the number of weights. `licence` is the metadata's text. `thinks` says whether
+    its chat template knows thinking tags.
     """
 
     architecture: str
@@ -119,6 +121,7 @@ class GgufHeader:
     dimensions: int = 0
     parameters: int = 0
     licence: str = ""
+    thinks: bool = False
 
     @property
     def kind(self) -> Kind:
@@ -338,6 +341,7 @@ def _read(path: Path, reader: _Reader, size: int) -> GgufHeader:
         or metadata.per_layer(f"{architecture}.embedding_length", _U32_MAX),
         parameters=tensors.parameters,
         licence=licence if isinstance(licence, str) else "",
+        thinks=tags_of(metadata.text("tokenizer.chat_template")) is not None,
     )
 
 

@@ -48,6 +48,49 @@ def logprob(*, token_id: int = 1, value: float = -1.0, top: int = 0) -> bytes:
 
 
 @given(
+    chunks=st.lists(text, max_size=5).map(tuple),
+    reasoning_chunks=st.lists(text, max_size=5).map(tuple),
+    reasoning_tokens=st.integers(5, 10),
+)
+def test_reasoning_is_read_back_equal(
+    chunks: tuple[str, ...], reasoning_chunks: tuple[str, ...], reasoning_tokens: int
+) -> None:
+    answer = completion(
+        "".join(chunks),
+        chunks=chunks,
+        completion_tokens=10,
+        reasoning="".join(reasoning_chunks) or None,
+        reasoning_chunks=reasoning_chunks,
+        reasoning_tokens=reasoning_tokens,
+    )
+    values = CompletionCodec().encode(answer)
+    back = CompletionCodec().decode(values, answer.cost_s)
+    assert back == attrs.evolve(answer, cached=True)
+
+
+def test_an_answer_without_reasoning_is_stored_as_before() -> None:
+    values = CompletionCodec().encode(completion("abc", chunks=("a", "bc"), completion_tokens=2))
+    assert values[6:] == (b"abc", b"\x01\x01\x02", None)
+
+
+@pytest.mark.parametrize(
+    ("front", "problem"),
+    [
+        (b"\x02", "cannot be read"),
+        (struct.pack("<BII", 2, 0, 0), "encoded differently"),
+        (struct.pack("<BII", 2, 3, 1), "3 of its 2 chunks"),
+        (struct.pack("<BII", 2, 1, 9), "9 of 2 tokens"),
+    ],
+)
+def test_reasoning_that_cannot_be_is_damage(front: bytes, problem: str) -> None:
+    codec = CompletionCodec()
+    values = list(codec.encode(completion("abc", chunks=("a", "bc"), completion_tokens=2)))
+    values[7] = front + values[7] if len(front) > 1 else front
+    with pytest.raises(ValueError, match=problem):
+        codec.check(values)
+
+
+@given(
     chunks=st.lists(text, max_size=10).map(tuple),
     logprobs=st.none() | st.lists(logprobs, max_size=5).map(tuple),
     cost_s=st.floats(0, 1e6),
