@@ -71,6 +71,7 @@ PIPELINE = {
 }
 # They speak of threads where the async ones speak of tasks and loops.
 OTHER_WORDS = {
+    "Stream.events",
     "Session.observe",
     "CacheMonitor.operation",
     "CacheMonitor.run",
