@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import os
 import platform
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,14 @@ from asteady._base.files import Identity, settled_identity
 
 _NAMES = {"libllama", "libggml", "llama", "ggml"}
 _SUFFIXES = {".so", ".dylib", ".dll"}
+
+LLAMA_REQUIREMENT = "llama-cpp-python>=0.3.36,<0.4"
+_INSTALL = f'python -m pip install "{LLAMA_REQUIREMENT}"'
+# Compiles here: pip keeps the wheel that it built, and a cache may be of another machine.
+REBUILD = (
+    "python -m pip install --force-reinstall --no-deps --no-cache-dir "
+    f'--no-binary llama-cpp-python "{LLAMA_REQUIREMENT}"'
+)
 
 
 @attrs.frozen
@@ -38,10 +47,14 @@ def libraries() -> list[Library]:
     else:
         spec = importlib.util.find_spec("llama_cpp")
         if spec is None or spec.origin is None:
-            raise EngineError("llama-cpp-python is not installed: pip install llama-cpp-python")
+            raise EngineError(f"llama-cpp-python is not installed: {_INSTALL}")
         folder = Path(spec.origin).parent / "lib"
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as exc:
+        raise import_failed(exc) from exc
     found = []
-    for path in sorted(folder.iterdir()):
+    for path in paths:
         stem = path.name.split(".")[0]
         if (stem in _NAMES or stem.startswith(("libggml-", "ggml-"))) and _SUFFIXES.intersection(
             path.suffixes
@@ -65,6 +78,29 @@ def digest_of(found: Sequence[Library]) -> str:
                 raise EngineError(f"{library.path} was replaced while it was read: call again")
         digest.update(library.path.name.encode() + b"\0" + content)
     return digest.hexdigest()
+
+
+def import_failed(exc: Exception) -> EngineError:
+    """The error for a llama_cpp that cannot be imported: the reason, and what to do about it."""
+    return EngineError(f"llama.cpp cannot be loaded: {_remedied(exc)}")
+
+
+def _remedied(exc: Exception) -> str:
+    reason = " ".join(str(exc).split())
+    if isinstance(exc, ModuleNotFoundError):
+        # What it requires, where it was installed with --no-deps.
+        return f"{reason}; install what it requires: {_INSTALL}"
+    if isinstance(exc, OSError) and os.environ.get("LLAMA_CPP_LIB_PATH"):
+        return f"{reason}; LLAMA_CPP_LIB_PATH must be the folder of its libraries, or unset"
+    missing = re.search(r"(lib[\w.+-]+): cannot open shared object file", reason)
+    if missing is None:
+        return f"{reason}; compile it for this machine: {REBUILD}"
+    if missing[1].startswith("libgomp"):
+        return (
+            f"{reason}; install OpenMP's library: apt-get install libgomp1 (Debian, Ubuntu), "
+            "dnf install libgomp (Fedora), apk add libgomp (Alpine)"
+        )
+    return f"{reason}; install that library, or compile llama.cpp for this machine: {REBUILD}"
 
 
 def processor() -> str:

@@ -26,7 +26,9 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 def add_model(parser: argparse.ArgumentParser) -> None:
     """The model, and how much of its context is used."""
     parser.add_argument(
-        "--model", metavar="MODEL", help='"builtin", the path of a .gguf file, or hf:...'
+        "--model",
+        metavar="MODEL",
+        help='"builtin", "smollm2", the path of a .gguf file, or hf:...; see asteady models list',
     )
     parser.add_argument(
         "--context",

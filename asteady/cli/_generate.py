@@ -98,7 +98,8 @@ async def _generate(options: argparse.Namespace) -> int:
         if session.settings.generation_model == "builtin":
             print(
                 "asteady: the built-in model is only a small demonstration; choose another one with"
-                " --model FILE.gguf or ASTEADY_GENERATION_MODEL",
+                " --model smollm2, --model FILE.gguf or ASTEADY_GENERATION_MODEL (asteady models"
+                " list shows more)",
                 file=sys.stderr,
             )
         async with calls_under(session, options.namespace).stream(

@@ -16,14 +16,16 @@ import attrs
 
 from asteady._base.errors import (
     AsteadyError,
+    EngineError,
     ModelError,
     ModelFormatError,
     ModelNotFoundError,
 )
 from asteady._base.requests import KINDS, Kind
-from asteady._base.settings import Settings
+from asteady._base.settings import NAMED_MODELS, Settings
+from asteady._engine.build import REBUILD
 from asteady._engine.loader import LlamaSource
-from asteady._engine.models.catalogue import BUNDLED, KNOWN
+from asteady._engine.models.catalogue import BUNDLED, KNOWN, Known
 from asteady._engine.models.hub import (
     HubModel,
     cached_models,
@@ -42,7 +44,7 @@ from asteady.cli._common import Commands, add_json
 @attrs.frozen(kw_only=True)
 class _Row:
     """A row of the list. `fingerprint` and `error` are None where they do not apply; `get` is the
-    command for a model that is not on this machine, and `about` what it is."""
+    command for a model that is not on this machine, and `about` what it is for."""
 
     reference: str
     kind: str = ""
@@ -55,7 +57,7 @@ class _Row:
     fingerprint: str | None = None
     path: str = ""
     error: str | None = None
-    about: str | None = None
+    about: str = ""
     get: str | None = None
 
 
@@ -88,7 +90,7 @@ def add_parser(commands: Commands) -> None:
         description="Load a model in a process of its own and compute a token or a vector. Prints"
         " what the model is and exits with 0, or prints why it cannot be used and exits with 1.",
     )
-    check_.add_argument("model", metavar="FILE", help="the path of a .gguf file, or hf:...")
+    check_.add_argument("model", metavar="MODEL", help="the path of a .gguf file, or its name")
     add_json(check_)
     check_.set_defaults(run=check)
     probe_ = actions.add_parser(
@@ -111,13 +113,18 @@ def list_models(options: argparse.Namespace) -> int:
     rows = []
     for kind in KINDS:
         file = inspect_model("builtin", kind=kind, cache_dir=settings.cache_dir)
-        rows.append(_row(file, fingerprint=source.fingerprint(kind, "builtin")))
-    for reference, bundled in BUNDLED.items():
-        if bundled.find() is not None:
-            file = inspect_model(reference, kind="generation", cache_dir=settings.cache_dir)
-            rows.append(_row(file, fingerprint=source.fingerprint(file.header.kind, reference)))
-    if find_minilm(settings.cache_dir) is not None:
-        rows.append(_row(inspect_model("minilm", kind="embedding", cache_dir=settings.cache_dir)))
+        fingerprint = source.fingerprint(kind, "builtin")
+        rows.append(_row(file, fingerprint=fingerprint, about="a demonstration, for examples"))
+    here = [known for known in KNOWN if _is_here(known, settings.cache_dir)]
+    for known in here:
+        if known.reference not in NAMED_MODELS:
+            continue  # below, with all others of the hub's cache
+        try:
+            file = inspect_model(known.reference, kind=known.kind, cache_dir=settings.cache_dir)
+            fingerprint = source.fingerprint(known.kind, known.reference)
+            rows.append(_row(file, fingerprint=fingerprint, about=known.about))
+        except ModelError as exc:
+            rows.append(_Row(reference=known.reference, about=known.about, error=str(exc)))
     for model in cached_models():
         try:
             file = inspect_model(model.reference, kind="generation", cache_dir=settings.cache_dir)
@@ -134,7 +141,7 @@ def list_models(options: argparse.Namespace) -> int:
             get=known.command,
         )
         for known in KNOWN
-        if known.reference not in {row.reference for row in rows}
+        if known not in here
     ]
     if options.json:
         print(json.dumps([attrs.asdict(row) for row in (*rows, *missing)], indent=2))
@@ -152,15 +159,25 @@ def list_models(options: argparse.Namespace) -> int:
     return 0
 
 
+def _is_here(known: Known, cache_dir: Path) -> bool:
+    if known.reference in BUNDLED:
+        return BUNDLED[known.reference].find() is not None
+    if known.reference == "minilm":
+        return find_minilm(cache_dir) is not None
+    return find_model(parse_reference(known.reference), cache_dir) is not None
+
+
+def _kind(reference: str) -> Kind:
+    """The kind to ask for: minilm is refused as another, and the others are not."""
+    return "embedding" if reference == "minilm" else "generation"
+
+
 def pull(options: argparse.Namespace) -> int:
     cache_dir = Settings.from_environment().cache_dir
-    kind: Kind = "generation"
-    if options.model == "minilm":
-        kind = "embedding"
-    elif options.model not in BUNDLED:
+    if options.model not in NAMED_MODELS or options.model == "builtin":
         pull_model(options.model, cache_dir, show_progress=True)
-    # Compares the digest with the hub's and reads the header; converts minilm.
-    file = inspect_model(options.model, kind=kind, cache_dir=cache_dir)
+    # Compares the digest with the expected one and reads the header; converts minilm.
+    file = inspect_model(options.model, kind=_kind(options.model), cache_dir=cache_dir)
     _print_path(file.path)
     return 0
 
@@ -211,6 +228,11 @@ def check(options: argparse.Namespace) -> int:
     said = done.stderr.decode(errors="replace").strip()
     if done.returncode < 0:
         killer = signal.Signals(-done.returncode).name
+        if killer == "SIGILL":
+            raise EngineError(
+                "llama.cpp uses instructions that this CPU does not have (SIGILL), as it was built"
+                f" for another one; compile it for this machine: {REBUILD}"
+            )
         last = said.splitlines()[-1] if said else "it said nothing"
         raise ModelFormatError(f"{options.model} ends llama.cpp's process ({killer}): {last}")
     if done.returncode:
@@ -237,7 +259,7 @@ def check_here() -> None:
     reference = sys.argv[1]
     try:
         settings = Settings.from_environment(disable_cache=True, probe=False, workers=1)
-        file = inspect_model(reference, kind="generation", cache_dir=settings.cache_dir)
+        file = inspect_model(reference, kind=_kind(reference), cache_dir=settings.cache_dir)
         asyncio.run(_compute(settings, reference, file.header.kind))
     except AsteadyError as exc:
         sys.exit(str(exc))
@@ -297,6 +319,11 @@ def probe(options: argparse.Namespace) -> int:
 
 def remove(options: argparse.Namespace) -> int:
     cache_dir = Settings.from_environment().cache_dir
+    if options.model in BUNDLED:
+        raise ModelError(
+            f"{options.model} is not in the hub's cache but in a package: python -m pip uninstall "
+            f"{BUNDLED[options.model].distribution}"
+        )
     model = _local(options.model, cache_dir)
     freed_bytes = sum(discard(file) for file in model.files)
     forget(parse_reference(options.model), cache_dir)
@@ -312,7 +339,9 @@ def _local(text: str, cache_dir: Path) -> HubModel:
     return model
 
 
-def _row(file: ModelFile, *, commit: str | None = None, fingerprint: str | None = None) -> _Row:
+def _row(
+    file: ModelFile, *, commit: str | None = None, fingerprint: str | None = None, about: str = ""
+) -> _Row:
     return _Row(
         reference=file.reference,
         kind=file.header.kind,
@@ -324,11 +353,15 @@ def _row(file: ModelFile, *, commit: str | None = None, fingerprint: str | None 
         commit=commit,
         fingerprint=fingerprint,
         path=str(file.path),
+        about=about,
     )
 
 
 def _print_models(rows: list[_Row]) -> None:
-    head = ("MODEL", "KIND", "ARCHITECTURE", "CONTEXT", "MB", "LICENCE", "COMMIT", "FINGERPRINT")
+    head = (
+        *("MODEL", "KIND", "ARCHITECTURE", "CONTEXT", "MB", "LICENCE", "COMMIT", "FINGERPRINT"),
+        "ABOUT",
+    )
     lines = [
         (
             row.reference,
@@ -339,6 +372,7 @@ def _print_models(rows: list[_Row]) -> None:
             row.licence or "-",
             (row.commit or "-")[:12],
             (row.fingerprint or "-")[:12],
+            row.error or row.about,
         )
         for row in rows
     ]

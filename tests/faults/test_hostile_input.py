@@ -25,6 +25,7 @@ from asteady import (
 )
 from asteady._base.options import EmbedOptions, GenerateOptions
 from asteady._base.requests import KINDS, EmbedRequest, GenerateRequest, Kind
+from asteady._base.settings import NAMED_MODELS
 from asteady._engine.models.gguf import GgufHeader, read_header
 from asteady._engine.models.resolve import resolve_model
 from asteady.testing import FakeEngine
@@ -161,7 +162,7 @@ TEXTS = st.one_of(
 )
 REFERENCES = st.one_of(
     TEXTS, TEXTS.map("hf:{}".format), TEXTS.map("hf:a/b/{}.gguf".format), TEXTS.map("~{}".format)
-).filter(lambda text: text not in ("builtin", "minilm"))
+).filter(lambda text: text not in NAMED_MODELS)
 
 
 @many(300, 4_000)

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from asteady._engine.build import libraries
+from asteady._engine.build import import_failed, libraries
 
 # Threads of one call wait for each other at every node of the graph. By default they spin for so
 # long that two processes which share the cores take ten times as long; a thread that sleeps earlier
@@ -29,4 +29,7 @@ LIBRARIES = libraries()
 """The libraries as they were just before they were loaded."""
 
 with _short_spinning():
-    import llama_cpp  # noqa: F401
+    try:
+        import llama_cpp  # noqa: F401
+    except Exception as exc:  # it raises what ctypes does, RuntimeError and others
+        raise import_failed(exc) from exc

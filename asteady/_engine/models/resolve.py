@@ -129,7 +129,7 @@ def _locate(reference: str, kind: Kind, cache_dir: Path, builtin_folder: Path) -
         return _Located(
             parts=(bundled.locate(reference),),
             sha256=(bundled.sha256,),
-            remedy=f"{bundled.command} --force-reinstall",
+            remedy=bundled.reinstall,
         )
     if reference.startswith("hf:"):
         model = resolve_hub(reference, cache_dir)

