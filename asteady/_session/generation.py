@@ -269,7 +269,7 @@ class GenerationCalls:
         cache: CacheMode = "use",
         **options: Unpack[GenerateOptions],
     ) -> Completion:
-        """As `generate`, with the whole record: text, chunks, finish reason, counts, logprobs."""
+        """As `generate`, with the whole record: text, reasoning, finish reason, logprobs."""
         if cache == "use":
             try:
                 answer = self._recall(prompt, model, options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -304,6 +305,34 @@ def test_reasoning_is_on_standard_error_and_in_json(tmp_path: Path) -> None:
     (row,) = json.loads(run("cache", "list", "--json").stdout)
     got = run("cache", "get", row["key"])
     assert (got.stdout, got.stderr.splitlines()[1]) == ("Hello\n", "asteady: its reasoning: I see")
+
+
+def test_reasoning_is_dimmed_on_a_terminal(tmp_path: Path) -> None:
+    model = write_bigram(
+        tmp_path / "thinks.gguf",
+        ["\n", "<think>", "I", " see", "</think>", "Hello"],
+        template="{# <think></think> #}" + CHAT_TEMPLATE,
+    )
+    command = [sys.executable, "-m", "asteady", "generate", "hi", "--model", str(model)]
+
+    def shown(*more: str) -> bytes:
+        terminal, end = pty.openpty()
+        try:
+            done = subprocess.run(
+                [*command, *more], stdout=subprocess.PIPE, stderr=end, timeout=120, check=True
+            )
+            assert done.stdout == b"Hello\n"
+            os.write(end, b"END")
+            seen = b""
+            while not seen.endswith(b"END"):
+                seen += os.read(terminal, 4096)
+            return seen
+        finally:
+            os.close(terminal)
+            os.close(end)
+
+    assert b"\x1b[2mI see\x1b[0m\r\n\r\n" in shown()
+    assert b"see" not in shown("--no-reasoning")
 
 
 def test_a_closed_standard_output_is_one_line() -> None:
