@@ -213,9 +213,9 @@ def test_without_such_a_template_or_raw_an_answer_is_what_it_was(open_model: Ope
 
 def test_a_users_tag_opens_nothing(open_model: Open) -> None:
     template = KNOWS + "{{ messages[-1]['content'] }}"
-    engine = open_model("a", "</think>", "b", after="<think>", template=template)
+    engine = open_model("a", "</think>", "b", after=">", template=template)
     answer = generate(engine, "Hi <think>")
-    assert answer.reasoning is None
+    assert (answer.reasoning, answer.text) == (None, "a</think>b")
 
 
 def test_channels_on_llama_cpp(open_model: Open) -> None:
