@@ -28,7 +28,7 @@ from asteady._engine.api import Job, PrefixStatistics, SlotId
 from asteady._engine.prefix_cache import PrefixCache
 from asteady.cli import main
 from asteady.operate import VerifyReport, VerifyRequest, VerifyStep, _verify, verify
-from asteady.operate._verify import _answer_in_process, _requests_for, difference
+from asteady.operate._verify import _answer_in_process, _requests_for
 from asteady.testing import FakeEngine
 from asteady.testing._fake import FakeJob, FakeWorker
 from tests.cache.helpers import completion
@@ -323,10 +323,3 @@ def test_the_command_exits_with_1_at_a_difference(
     assert main(["verify", "--requests", "1", "--max-new-tokens", "2", "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert report["difference"]["step"] == "in a second process"
-
-
-def test_a_difference_in_the_reasoning_is_described() -> None:
-    one = completion("Hello", reasoning="I see", reasoning_chunks=("I see",), reasoning_tokens=2)
-    other = attrs.evolve(one, reasoning="I saw", reasoning_chunks=("I saw",))
-    assert difference(one, one) is None
-    assert difference(one, other) == "reasoning: stored 'I see', computed 'I saw'"
