@@ -160,15 +160,14 @@ class Vocab:
         return self._to_piece(token, special=True)
 
     def control_texts_in(self, texts: Sequence[str]) -> dict[int, str]:
-        """The control tokens whose text is one of these, or a part of one, and their texts."""
-        found = {}
-        for token in range(self.size):
-            attributes = llama_cpp.llama_vocab_get_attr(self._vocab, token)
-            if attributes & llama_cpp.LLAMA_TOKEN_ATTR_CONTROL:
-                raw = llama_cpp.llama_vocab_get_text(self._vocab, token).decode("utf-8", "replace")
-                if raw and raw.isascii() and any(raw in text for text in texts):
-                    found[token] = raw
-        return found
+        """The control tokens that these texts have, and their own texts."""
+        return {
+            token: self.text(token)
+            for text in texts
+            for token in self.tokenize(text, special=True)
+            if llama_cpp.llama_vocab_get_attr(self._vocab, token)
+            & llama_cpp.LLAMA_TOKEN_ATTR_CONTROL
+        }
 
     def text(self, token: int) -> str:
         """A token as a template writes it, control tokens too; "" for a negative number (none)."""
