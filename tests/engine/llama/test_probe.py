@@ -53,6 +53,12 @@ def file(models: Path) -> ModelFile:
     return resolve_model(str(models / "gpt2.gguf"), kind="generation", cache_dir=models)
 
 
+def test_a_window_that_is_shorter_than_the_probes_sequences(tmp_path: Path) -> None:
+    path = write_llama(tmp_path / "window.gguf", context=2048, layers=4, window=100)
+    file = resolve_model(str(path), kind="generation", cache_dir=tmp_path)
+    assert probe_report(file, EngineOptions(), tmp_path).width > 1
+
+
 def requests() -> list[GenerateRequest]:
     lengths = [1, 60, 3, 100, 20, 7, 45, 2, 30, 90, 10, 5]
     return [
