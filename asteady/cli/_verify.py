@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,9 @@ from asteady._session.session import Session
 from asteady.cli._common import Commands, add_json, settings_as_found
 
 if TYPE_CHECKING:
-    from asteady.operate._verify import VerifyDifference, VerifyRequest, VerifyStep
+    from asteady.operate._verify import VerifyDifference, VerifyPlan, VerifyRequest, VerifyStep
+
+_BUDGET_S = 60.0
 
 
 def add_parser(commands: Commands) -> None:
@@ -24,8 +27,9 @@ def add_parser(commands: Commands) -> None:
         description=(
             "Compute the same requests alone, in other orders, at every concurrency, between"
             " cancellations, after other prompts and in a second process, and compare all bytes."
-            " Stops with exit code 1 at the first difference. With --cache, compute a sample of the"
-            " stored answers again and compare."
+            " Stops with exit code 1 at the first difference. Does what fits into about a minute,"
+            " or with --thorough all of it. With --cache, compute a sample of the stored answers"
+            " again and compare."
         ),
     )
     parser.add_argument("model", nargs="?", help="default: the model of the settings")
@@ -41,6 +45,16 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument(
         "--max-new-tokens", type=int, metavar="N", help="for each request; default: 24"
+    )
+    how_long = parser.add_mutually_exclusive_group()
+    how_long.add_argument(
+        "--thorough", action="store_true", help="all requests in all steps, however long it takes"
+    )
+    how_long.add_argument(
+        "--budget",
+        type=float,
+        metavar="SECONDS",
+        help=f"do what fits into about so many seconds; default: {_BUDGET_S:g}",
     )
     parser.add_argument(
         "--cache",
@@ -61,8 +75,14 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    for name, others in (("--prompts", True), ("--max-new-tokens", True), ("--seed", False)):
-        given = getattr(options, name[2:].replace("-", "_")) is not None
+    for name, others in (
+        ("--prompts", True),
+        ("--max-new-tokens", True),
+        ("--budget", True),
+        ("--thorough", True),
+        ("--seed", False),
+    ):
+        given = getattr(options, name[2:].replace("-", "_")) not in (None, False)
         if given and options.cache == others:
             raise InvalidRequestError(
                 f"{name} {'cannot be used' if others else 'can only be used'} with --cache"
@@ -77,8 +97,8 @@ async def _run(options: argparse.Namespace, requests: int | list[VerifyRequest])
     # Imported here, so that other commands start faster.
     from asteady.operate._verify import report_as_json, verify
 
-    if not options.json:
-        print(f"{'STEP':<26}{'COMPARISONS':>12}{'REUSED':>8}{'SECONDS':>10}", flush=True)
+    print("asteady: computing some answers alone, which says how long it takes", file=sys.stderr)
+    budget_s = _BUDGET_S if options.budget is None else options.budget
     # Without the cache: nothing is written, and no lock of another process is waited for.
     async with Session(disable_cache=True) as session:
         report = await verify(
@@ -87,6 +107,8 @@ async def _run(options: argparse.Namespace, requests: int | list[VerifyRequest])
             kind="embedding" if options.embedding else "generation",
             requests=requests,
             max_new_tokens=24 if options.max_new_tokens is None else options.max_new_tokens,
+            budget_s=None if options.thorough else budget_s,
+            planned=partial(_print_plan, as_json=options.json),
             progress=None if options.json else _print_step,
         )
     if options.json:
@@ -142,6 +164,22 @@ def _show(difference: VerifyDifference, as_json: bool) -> int:
         file=sys.stderr,
     )
     return 1
+
+
+def _print_plan(plan: VerifyPlan, *, as_json: bool) -> None:
+    what = f"{plan.requests} requests in {plan.steps} steps"
+    if not plan.complete:
+        what = (
+            f"{plan.requests} of {plan.all_requests} requests in {plan.steps} of {plan.all_steps} "
+            f"steps; all of them take about {_duration(plan.all_seconds)} (--thorough)"
+        )
+    print(f"asteady: about {_duration(plan.seconds)} for {what}", file=sys.stderr, flush=True)
+    if not as_json:
+        print(f"{'STEP':<26}{'COMPARISONS':>12}{'REUSED':>8}{'SECONDS':>10}", flush=True)
+
+
+def _duration(seconds: float) -> str:
+    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min"
 
 
 def _print_step(step: VerifyStep) -> None:

@@ -77,6 +77,7 @@ if TYPE_CHECKING:
         VerifyCacheDifference as VerifyCacheDifference,
         VerifyCacheReport as VerifyCacheReport,
         VerifyDifference as VerifyDifference,
+        VerifyPlan as VerifyPlan,
         VerifyReport as VerifyReport,
         VerifyRequest as VerifyRequest,
         VerifyStep as VerifyStep,
@@ -111,7 +112,7 @@ else:
             ),
             "asteady.operate._snapshots": "CachePersistenceManager",
             "asteady.operate._verify": (
-                "VerifyCacheDifference VerifyCacheReport VerifyDifference VerifyReport"
+                "VerifyCacheDifference VerifyCacheReport VerifyDifference VerifyPlan VerifyReport"
                 " VerifyRequest VerifyStep verify verify_cache"
             ),
         },

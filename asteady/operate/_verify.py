@@ -13,11 +13,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import pickle
 import random
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from time import perf_counter
 from typing import Any, TypeAlias
 
@@ -36,7 +38,7 @@ from asteady._base.public import public
 from asteady._base.requests import KINDS, Completion, DeclaredPrefix, Embedding, Key, Kind
 from asteady._base.settings import Settings
 from asteady._base.tasks import map_concurrently, run_in_daemon
-from asteady._base.validation import one_of, shorten, whole_number
+from asteady._base.validation import one_of, seconds, shorten, whole_number
 from asteady._cache.cache import Cache
 from asteady._cache.store.api import Entry
 from asteady._cache.store.stored_request import Request, arguments
@@ -69,6 +71,9 @@ _TURN = (
     "costs patience."
 )
 _MOST_TURNS = 6
+# Of the time, so much is for the answers that the others are compared with, and at least for these.
+_ALONE_SHARE = 0.1
+_LEAST_REQUESTS = 4
 _SAMPLING: tuple[dict[str, Any], ...] = (
     {},
     {"temperature": 0.8},
@@ -94,6 +99,28 @@ class VerifyStep:
 
 @public
 @attrs.frozen(kw_only=True)
+class VerifyPlan:
+    """What `verify` is about to do, known when requests were answered alone.
+
+    `requests` are answered in so many `steps`, which takes about `seconds`, by how long the answers
+    given alone took. All of them in all steps would take about `all_seconds`.
+    """
+
+    requests: int
+    steps: int
+    seconds: float
+    all_requests: int
+    all_steps: int
+    all_seconds: float
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left out."""
+        return (self.requests, self.steps) == (self.all_requests, self.all_steps)
+
+
+@public
+@attrs.frozen(kw_only=True)
 class VerifyDifference:
     """The first answer that differed from the one given alone.
 
@@ -112,7 +139,8 @@ class VerifyDifference:
 class VerifyReport:
     """The result of `verify`. `skipped` requests have more tokens than the model's context.
 
-    `reused` of the compared answers began with tokens of an earlier prompt.
+    `reused` of the compared answers began with tokens of an earlier prompt. `plan` says what a
+    limit of time left out.
     """
 
     model: str
@@ -120,6 +148,7 @@ class VerifyReport:
     fingerprint: str
     requests: int
     skipped: int
+    plan: VerifyPlan
     steps: tuple[VerifyStep, ...]
     difference: VerifyDifference | None
 
@@ -152,6 +181,8 @@ async def verify(
     requests: int | Sequence[VerifyRequest] = 24,
     max_new_tokens: int = 24,
     second_process: bool = True,
+    budget_s: float | None = None,
+    planned: Callable[[VerifyPlan], None] | None = None,
     progress: Callable[[VerifyStep], None] | None = None,
 ) -> VerifyReport:
     """Answer the same requests alone and in all kinds of company, and compare every byte.
@@ -166,6 +197,10 @@ async def verify(
             `embed` (with "text").
         max_new_tokens: for requests without their own.
         second_process: whether to compute the answers in another process too.
+        budget_s: leave out requests and steps so that it takes about so many seconds, loading the
+            model not included; None for all of them.
+        planned: called when the first answers are there, with what will be done and how long it
+            takes.
         progress: called after each step.
 
     Raises:
@@ -175,13 +210,19 @@ async def verify(
         EngineError: the second process failed.
     """
     one_of("kind", kind, KINDS)
+    budget = math.inf if budget_s is None else seconds("budget_s", budget_s, above=True)
     wanted = _requests_for(kind, requests, max_new_tokens)
     reference = context_of(session).model(kind, model)
     verification = _Verification(session, reference, kind, progress)
-    await verification.answer_alone(wanted)
+    answered_s = await verification.answer_alone(wanted, budget * _ALONE_SHARE)
+    ways = await verification.ways(second_process)
+    chosen, plan = _planned(ways, answered_s, budget, len(verification.requests), len(wanted))
+    if planned is not None:
+        planned(plan)
     found = None
     try:
-        await verification.compare(second_process)
+        for way in chosen:
+            await verification.run(way)
     except _Differs as differs:
         found = differs.difference
     return VerifyReport(
@@ -189,10 +230,44 @@ async def verify(
         kind=kind,
         fingerprint=await context_of(session).models.fingerprint(kind, reference),
         requests=len(verification.requests),
-        skipped=len(wanted) - len(verification.requests),
+        skipped=verification.skipped,
+        plan=plan,
         steps=tuple(verification.steps),
         difference=found,
     )
+
+
+@attrs.frozen
+class _Way:
+    """One way to answer all requests. It takes about as long as `passes` times all of them alone;
+    the ways with the least `rank` matter most."""
+
+    name: str
+    passes: float
+    rank: int
+    run: Callable[[], Awaitable[None]]
+
+
+def _planned(
+    ways: Sequence[_Way], answered_s: float, budget_s: float, answered: int, wanted: int
+) -> tuple[list[_Way], VerifyPlan]:
+    """The ways for which there is time, in order: those that matter most, and at least one."""
+    left_s = budget_s - answered_s
+    chosen: list[_Way] = []
+    for way in sorted(ways, key=lambda way: way.rank):
+        cost_s = way.passes * answered_s
+        if not chosen or cost_s <= left_s:
+            chosen.append(way)
+            left_s -= cost_s
+    plan = VerifyPlan(
+        requests=answered,
+        steps=len(chosen),
+        seconds=sum(way.passes for way in chosen) * answered_s,
+        all_requests=wanted,
+        all_steps=len(ways),
+        all_seconds=(1 + sum(way.passes for way in ways)) * answered_s * wanted / answered,
+    )
+    return [way for way in ways if way in chosen], plan
 
 
 @attrs.define
@@ -204,44 +279,66 @@ class _Verification:
     _kind: Kind
     _progress: Callable[[VerifyStep], None] | None
     requests: list[VerifyRequest] = attrs.field(factory=list)
+    skipped: int = 0
     steps: list[VerifyStep] = attrs.field(factory=list)
     _alone: list[Answer] = attrs.field(factory=list)
     _step: str = ""
     _compared: int = 0
     _reused: int = 0
 
-    async def answer_alone(self, wanted: Sequence[VerifyRequest]) -> None:
-        """The answers that all others are compared with."""
+    async def answer_alone(self, wanted: Sequence[VerifyRequest], budget_s: float) -> float:
+        """The answers that all others are compared with, as many as there is time for; returns the
+        seconds that they took."""
         models = context_of(self._session).models
+        await models.pool(self._kind, self._model)
+        began = perf_counter()
         for request in wanted:
+            if len(self.requests) >= _LEAST_REQUESTS and perf_counter() - began > budget_s:
+                break
             pool = await models.pool(self._kind, self._model)
             # Freeing the memory of contexts takes milliseconds.
             await run_in_daemon("asteady-verify", pool.forget_prompts)
-            with contextlib.suppress(PromptTooLongError):
+            try:
                 self._alone.append(await self._ask(request))
                 self.requests.append(request)
+            except PromptTooLongError:
+                self.skipped += 1
         if not self.requests:
             raise PromptTooLongError(
                 f"no request fits the context of {self._model}: give shorter ones"
             )
+        return perf_counter() - began
 
-    async def compare(self, second_process: bool) -> None:
+    async def ways(self, second_process: bool) -> list[_Way]:
+        """All ways to answer them, once the workers' width is known."""
         every = list(range(len(self.requests)))
         shuffled = random.Random(0).sample(every, len(every))
         pool = await context_of(self._session).models.pool(self._kind, self._model)
         await pool.widen()
         numbers = pool.statistics()
         together = numbers.workers * numbers.width
-        await self._run("alone, in reverse order", self._in_order, every[::-1])
-        await self._run("alone, shuffled", self._in_order, shuffled)
+        ways = [
+            _Way("alone, in reverse order", 1, 20, partial(self._in_order, every[::-1])),
+            _Way("alone, shuffled", 1, 1, partial(self._in_order, shuffled)),
+        ]
+        # The more at once the more can differ; of the numbers between, the powers of two first.
         for count in range(2, 2 * together + 1):
-            await self._run(f"{count} at once", self._at_once, every, count)
-        await self._run("after cancellations", self._after_cancellations, every, together)
-        await self._run("after other prompts", self._after_others, every)
+            rank = {together: 0, 2: 4, 2 * together: 6}.get(
+                count, 10 + 20 * bool(count & count - 1)
+            )
+            at_once = partial(self._at_once, every, count)
+            ways.append(_Way(f"{count} at once", 0.7, rank, at_once))
+        cancelling = partial(self._after_cancellations, every, together)
+        ways += [
+            _Way("after cancellations", 2.5, 5, cancelling),
+            _Way("after other prompts", 2, 3, partial(self._after_others, every)),
+        ]
         if self._kind == "generation" and pool.prefix_statistics() is not None:
-            await self._run("with prefixes declared", self._with_prefixes, every, together)
+            with_prefixes = partial(self._with_prefixes, every, together)
+            ways.append(_Way("with prefixes declared", 1.4, 7, with_prefixes))
         if second_process:
-            await self._run("in a second process", self._in_second_process, every)
+            ways.append(_Way("in a second process", 1, 2, partial(self._in_second_process, every)))
+        return ways
 
     async def _in_order(self, order: Sequence[int]) -> None:
         for place, index in enumerate(order):
@@ -307,14 +404,14 @@ class _Verification:
         for index in order:
             self._check(index, answers[index])
 
-    async def _run(self, name: str, way: Callable[..., Awaitable[None]], *arguments: Any) -> None:
-        self._step, self._compared, self._reused = name, 0, 0
+    async def run(self, way: _Way) -> None:
+        self._step, self._compared, self._reused = way.name, 0, 0
         began = perf_counter()
         try:
-            await way(*arguments)
+            await way.run()
         finally:
             step = VerifyStep(
-                name=name,
+                name=way.name,
                 comparisons=self._compared,
                 took_s=perf_counter() - began,
                 reused=self._reused,
@@ -377,7 +474,8 @@ def _request(kind: Kind, index: int) -> VerifyRequest:
     topic = _TOPICS[index % len(_TOPICS)]
     prompt = _PROMPTS[index % len(_PROMPTS)].format(topic=topic)
     if index % 8 == 7:
-        prompt = f"{_LONG} {prompt}"
+        # One that is longer than the windows of models that have one, with the same beginning.
+        prompt = " ".join([*[_LONG] * (3 if index % 16 == 15 else 1), prompt])
     elif index % 4 == 1:
         turns = 1 + index // 4 % _MOST_TURNS
         prompt = _INSTRUCTIONS + "".join(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -27,8 +28,15 @@ from asteady._base.requests import DeclaredPrefix, GenerateRequest
 from asteady._engine.api import Job, PrefixStatistics, SlotId
 from asteady._engine.prefix_cache import PrefixCache
 from asteady.cli import main
-from asteady.operate import VerifyReport, VerifyRequest, VerifyStep, _verify, verify
-from asteady.operate._verify import _answer_in_process, _requests_for
+from asteady.operate import (
+    VerifyPlan,
+    VerifyReport,
+    VerifyRequest,
+    VerifyStep,
+    _verify,
+    verify,
+)
+from asteady.operate._verify import _answer_in_process, _planned, _requests_for, _Way
 from asteady.testing import FakeEngine
 from asteady.testing._fake import FakeJob, FakeWorker
 from tests.cache.helpers import completion
@@ -58,6 +66,46 @@ async def test_five_hundred_answers_of_the_built_in_model_are_the_same() -> None
         0,
     )
     assert len(report.fingerprint) == 64
+
+
+async def _nothing() -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("budget_s", "names", "seconds"),
+    [(math.inf, "abc", 35), (45, "abc", 35), (44, "bc", 15), (20, "c", 10), (1, "c", 10)],
+)
+async def test_the_steps_that_matter_most_are_done_in_the_time_that_there_is(
+    budget_s: float, names: str, seconds: float
+) -> None:
+    ways = [
+        _Way("a", 2, 9, _nothing),
+        _Way("b", 0.5, 1, _nothing),
+        _Way("c", 1, 0, _nothing),
+    ]
+    chosen, plan = _planned(ways, 10.0, budget_s, answered=4, wanted=8)
+    assert "".join(way.name for way in chosen) == names
+    assert plan == VerifyPlan(
+        requests=4, steps=len(names), seconds=seconds, all_requests=8, all_steps=3, all_seconds=90
+    )
+    assert not plan.complete
+
+
+async def test_a_limit_of_time_leaves_out_requests_and_steps_and_says_so() -> None:
+    plans: list[VerifyPlan] = []
+    async with Session(engine=FakeEngine()) as session:
+        report = await verify(
+            session, requests=24, budget_s=1e-9, second_process=False, planned=plans.append
+        )
+        assert (report.requests, len(report.steps)) == (4, 1)
+        assert plans == [report.plan]
+        assert (report.plan.requests, report.plan.all_requests) == (4, 24)
+        assert report.plan.all_steps > 5
+        whole = await verify(session, requests=2, second_process=False)
+        assert whole.plan.complete
+        assert len(whole.steps) == whole.plan.all_steps == report.plan.all_steps
+        with pytest.raises(InvalidRequestError, match="budget_s=0 is not allowed"):
+            await verify(session, budget_s=0)
 
 
 async def test_answers_alone_are_computed_whole_and_those_in_company_reuse_prompts() -> None:
@@ -318,7 +366,8 @@ def test_the_command_exits_with_1_at_a_difference(
     assert main(["verify", "--requests", "1", "--max-new-tokens", "2"]) == 1
     shown = capsys.readouterr()
     assert 'request: {"' in shown.out
-    assert shown.err.count("\n") == 1
+    assert shown.err.count("\n") == 3
+    assert "requests in 7 steps" in shown.err
     assert "in a second process: an answer differs" in shown.err
     assert main(["verify", "--requests", "1", "--max-new-tokens", "2", "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
