@@ -221,14 +221,14 @@ class Context:
         last: int = llama_cpp.llama_memory_seq_pos_max(self._memory, sequence)
         return last < self._window
 
-    def save(self, sequence: int, *, whole: bool = True) -> SequenceState:
+    def save(self, sequence: int, *, complete: bool = True) -> SequenceState:
         """Copy the sequence's keys and values: all of them, or those that are needed to continue it
         where it ends.
 
         Raises:
             EngineError: a sliding window has moved past a part of it, or llama.cpp failed.
         """
-        if whole and not self.can_save(sequence):
+        if complete and not self.can_save(sequence):
             raise EngineError(f"a sequence is longer than the window of {self._window} tokens")
         size = self.state_bytes(sequence)
         buffer = (ctypes.c_uint8 * size)()

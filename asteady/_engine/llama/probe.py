@@ -131,7 +131,7 @@ class Probe:
         text += [draw.randrange(self._vocab.size) for _ in range(max(lengths) - len(text))]
         self._prefill(text)
         # Which keys and values they are makes no difference to whether bits depend on the width.
-        state = self._context.save(0, whole=False)
+        state = self._context.save(0, complete=False)
         made = []
         for sequence, length in enumerate(lengths):
             self._context.restore(sequence, state)
