@@ -166,6 +166,8 @@ def test_minilm_is_pulled_listed_and_found(
     assert main(["models", "path", "minilm"]) == 0
     assert capsys.readouterr().out.strip() == path
     assert ("minilm", "embedding") in listed(capsys)
+    assert main(["models", "check", "minilm", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["path"] == path
 
 
 def test_the_paths_of_the_built_in_models_and_of_a_file(
