@@ -28,6 +28,8 @@ async def checked(session: asteady.Session) -> None:
     assert_type(await asteady.generate("hi"), str)
     assert_type(await asteady.embed("hi"), Vector)
     async with session.stream("hi") as stream:
+        async for event in stream.events():
+            assert_type(event, asteady.StreamEvent)
         async for chunk in stream:
             assert_type(chunk, str)
         assert_type(stream.answer, asteady.Completion)
@@ -66,6 +68,7 @@ def checked_blocking(session: blocking.Session) -> None:
         assert_type(chunk, str)
     with session.stream("hi") as stream:
         assert_type(next(stream), str)
+        assert_type(next(stream.events()), asteady.StreamEvent)
         assert_type(stream.read(), asteady.Completion)
     session.generate("hi", sede=1)  # type: ignore[call-arg]  # no such option
     session.complete("hi", sede=1)  # type: ignore[call-overload]  # no such option
