@@ -62,8 +62,10 @@ class PromptTokenizer:
                 tokens = self._vocab.tokenize_message(request.prompt)
         else:
             prompt = request.prompt
-            messages = request.messages if prompt is None else (("user", prompt),)
-            tokens = self._apply_template(messages)
+            pairs = request.messages if prompt is None else (("user", prompt),)
+            tokens = self._apply_template(
+                [{"role": role, "content": content} for role, content in pairs]
+            )
         if self._vocab.add_bos and tokens[:1] != [self._vocab.bos]:
             tokens.insert(0, self._vocab.bos)
         if not tokens:
@@ -115,7 +117,8 @@ class PromptTokenizer:
         return self.tokenize(prefix.before(empty))
 
     def _apply_template(self, messages: Messages) -> list[int]:
-        for index, (role, _) in enumerate(messages):
+        for index, message in enumerate(messages):
+            role = message["role"]
             if self._vocab.special.find(role) is not None:
                 raise InvalidRequestError(
                     f"messages[{index}]['role']={role!r} is not allowed: it has a special token"

@@ -1,14 +1,17 @@
 """A model's chat template, rendered so that its own special tokens are told from the messages'.
 
 A template is code that comes with a model file, so it runs in Jinja's immutable sandbox, and
-without a clock (`strftime_now` is undefined): the same messages always give the same prompt.
+without a clock (`strftime_now` tells the date that the request gives): the same messages always
+give the same prompt. What it can call is what `transformers` has for it.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date as Date
 from itertools import accumulate
 from typing import Any, NoReturn, TypeAlias
 
@@ -23,11 +26,18 @@ from asteady._base.errors import EngineError, InvalidRequestError, ModelCapabili
 from asteady._engine.llama.bounded import BoundedEnvironment, TemplateLimitError
 from asteady._engine.llama.special import Span, SpecialTexts
 
-Messages: TypeAlias = Sequence[tuple[str, str]]
-"""(role, content) pairs."""
+Messages: TypeAlias = Sequence[Mapping[str, Any]]
+"""As chat templates take them: role, content, and where they have it name, tool_calls (whose
+function has the arguments as a mapping), tool_call_id and reasoning_content."""
+
+# Where there is no clock, the templates of Llama write this date.
+DEFAULT_DATE = Date(2024, 7, 26)
 
 # A mark is a lone surrogate, which stands for a piece of text. No message has one.
-_FIRST_MARK, _LAST_MARK = "\ud800", "\udfff"
+_FIRST_MARK, _LAST_MARK = "\ud800", "\udffe"
+# Written behind the text that is continued; the space tells whether the template strips it.
+_CUT = "\udfff"
+_CUT_HERE = _CUT + " "
 _MARKED = re.compile(f"([{_FIRST_MARK}-{_LAST_MARK}]+)")
 
 # Templates of published models take some hundred steps per message, and write some thousand
@@ -36,6 +46,16 @@ _MAX_STEPS = 10**6
 _MAX_STEPS_PER_MESSAGE = 10**4
 _MAX_CHARACTERS = 2**20
 _MAX_GROWTH = 4
+_MAX_INDENT = 16
+
+# Python's strftime writes these in the language of the process.
+_WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+_MONTHS = (
+    *("January", "February", "March", "April", "May", "June", "July"),
+    *("August", "September", "October", "November", "December"),
+)
+_DIRECTIVE = re.compile(r"%([-_0]?)([a-zA-Z%]|.|$)", re.DOTALL)
+_NUMBERS = frozenset("dmyYHIMSjUWuwVG")
 
 
 @attrs.frozen
@@ -153,14 +173,105 @@ def _raise_exception(message: str) -> NoReturn:
     raise _RefusedError(message)
 
 
-def _to_json(value: object, ensure_ascii: bool = False, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+def _to_json(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    wide = len(indent) if isinstance(indent, str) else indent or 0
+    if wide > _MAX_INDENT:
+        raise TemplateLimitError(f"it indents JSON by more than {_MAX_INDENT} characters")
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators and tuple(map(_plain, separators)),  # type: ignore[arg-type]  # two
+        sort_keys=sort_keys,
+    )
+
+
+def _plain(text: str) -> str:
+    return str.__str__(text)
+
+
+def _strftime(date: Date, text: str) -> str:
+    """Of the first second of that day, in English whatever the process's language is."""
+
+    def directive(found: re.Match[str]) -> str:
+        flag, name = found[1], found[2]
+        names = {
+            "a": _WEEKDAYS[date.weekday()][:3],
+            "A": _WEEKDAYS[date.weekday()],
+            "b": _MONTHS[date.month - 1][:3],
+            "h": _MONTHS[date.month - 1][:3],
+            "B": _MONTHS[date.month - 1],
+            "p": "AM",
+            "e": f"{date.day:2}",
+            "D": f"{date:%m/%d/%y}",
+            "x": f"{date:%m/%d/%y}",
+            "F": f"{date:%Y-%m-%d}",
+            "T": "00:00:00",
+            "X": "00:00:00",
+            "R": "00:00",
+            "Z": "UTC",
+            "z": "+0000",
+            "%": "%",
+        }
+        if name in names:
+            return names[name]
+        if name not in _NUMBERS:
+            return found[0]
+        number = date.strftime(f"%{name}")
+        if flag == "-":
+            return number.lstrip("0") or "0"
+        return number
+
+    return _DIRECTIVE.sub(directive, str.__str__(text))
 
 
 def _replace(value: object, old: str, new: object, count: int = -1) -> str:
     # Jinja's own writes the texts first, which marks them; the old one is to be found as it is.
     text = str(value).replace(old, str(new), count)
     return text.replace(old.marked, str(new), count) if isinstance(old, _Literal) else text
+
+
+def _size(value: Any) -> int:
+    """The characters of all texts in plain data."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(_size(key) + _size(item) for key, item in value.items())
+    if isinstance(value, Sequence):
+        return sum(map(_size, value))
+    return 0
+
+
+def _with_arguments_as_json(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    calls = [
+        {
+            **call,
+            "function": {
+                **call["function"],
+                "arguments": _to_json(call["function"]["arguments"]),
+            },
+        }
+        for call in message.get("tool_calls", ())
+    ]
+    return {**message, "tool_calls": calls} if calls else message
+
+
+def _cut(written: str, last: Mapping[str, Any]) -> str:
+    """What was written up to the end of the text that is continued."""
+    end = written.rfind(_CUT)
+    if end < 0 or last["content"].strip() not in written:
+        raise _RefusedError(
+            "it does not write the last message as it is, so it cannot be continued"
+        )
+    if written.startswith(_CUT_HERE, end):
+        return written[:end]
+    return written[:end].rstrip()  # the template strips texts
 
 
 class ChatTemplate:
@@ -190,7 +301,12 @@ class ChatTemplate:
             raise ModelCapabilityError(
                 f"the model's chat template is not valid ({exc}); pass prompt=..., raw=True"
             ) from exc
-        self._variables = {"bos_token": self.literal(bos), "eos_token": self.literal(eos)}
+        self._variables = {
+            "bos_token": self.literal(bos),
+            "eos_token": self.literal(eos),
+            "raise_exception": _raise_exception,
+            "documents": None,
+        }
 
     def literal(self, text: str) -> _Literal:
         """The text with a mark for each special token, and for a part of one at each end."""
@@ -212,32 +328,57 @@ class ChatTemplate:
             parts[:1] = [mark(parts[0][:length]), parts[0][length:]]
         return _Literal(text, "".join(parts))
 
-    def render(self, messages: Messages) -> Rendered:
+    def render(
+        self,
+        messages: Messages,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        date: Date = DEFAULT_DATE,
+        options: Mapping[str, Any] | None = None,
+        continued: bool = False,
+    ) -> Rendered:
         """The prompt for these messages, up to where the answer begins.
 
+        `tools` are definitions as OpenAI's API has them. `options` are more variables for the
+        template, such as ``enable_thinking``. With `continued`, the last message is the beginning
+        of the answer, and the prompt ends with its text.
+
         Raises:
-            InvalidRequestError: the template refuses them, for example the order of the roles.
+            InvalidRequestError: the template refuses them, for example the order of the roles, or
+                does not write the text that is to be continued.
             ModelCapabilityError: the template fails.
             EngineError: it was stopped, as it takes too many steps or writes too much.
         """
-        given = sum(len(role) + len(content) for role, content in messages)
+        given = sum(map(_size, messages)) + sum(map(_size, tools or ()))
         marks = self._marks.copy()
-        try:
-            written = self._environment.render_bounded(
+
+        def write(messages: Messages) -> str:
+            return self._environment.render_bounded(
                 self._template,
                 {
-                    "messages": [
-                        {"role": _Literal(role, marks.mark(role)), "content": content}
-                        for role, content in messages
-                    ],
-                    "add_generation_prompt": True,
-                    "raise_exception": _raise_exception,
-                    "tools": None,
+                    **(options or {}),
+                    "messages": self._for_template(messages, marks, continued),
+                    "tools": tools and list(tools),
+                    "add_generation_prompt": not continued,
+                    "strftime_now": functools.partial(_strftime, date),
                     **self._variables,
                 },
                 characters=_MAX_CHARACTERS + _MAX_GROWTH * given,
                 steps=_MAX_STEPS + _MAX_STEPS_PER_MESSAGE * len(messages),
             )
+
+        try:
+            try:
+                written = write(messages)
+            except (TypeError, jinja2.UndefinedError):
+                if not any("tool_calls" in message for message in messages):
+                    raise
+                # Some templates take the arguments of tool calls as JSON.
+                written = write([_with_arguments_as_json(message) for message in messages])
+            if continued:
+                written = _cut(written, messages[-1])
+            if _CUT in written:
+                raise ValueError("it writes a lone surrogate")
             return self._resolve(written, marks)
         except _RefusedError as exc:
             raise InvalidRequestError(
@@ -254,6 +395,21 @@ class ChatTemplate:
                 f"the model's chat template fails on these messages ({exc!r}); "
                 "pass prompt=..., raw=True"
             ) from exc
+
+    def _for_template(
+        self, messages: Messages, marks: _Marks, continued: bool
+    ) -> list[dict[str, Any]]:
+        found = []
+        for message in messages:
+            role: str = message["role"]
+            trusted = {"role": _Literal(role, marks.mark(role))}
+            # Beside tool calls there may be no content, for which many templates are not made.
+            found.append({**message, **trusted, "content": message.get("content") or ""})
+            if "reasoning_content" in message:  # what some templates call it
+                found[-1]["thinking"] = message["reasoning_content"]
+        if continued:
+            found[-1]["content"] += _CUT_HERE
+        return found
 
     def _resolve(self, written: str, marks: _Marks) -> Rendered:
         """The text that was written with marks, and what they tell."""

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import datetime
+import json
+from typing import Any
+
 import pytest
 
 from asteady._base.errors import EngineError, InvalidRequestError, ModelCapabilityError
@@ -7,7 +11,7 @@ from asteady._engine.llama.special import SpecialTexts
 from asteady._engine.llama.template import ChatTemplate
 from tests.gguf_files import CHAT_TEMPLATE
 
-HELLO = [("user", "Hello")]
+HELLO = [{"role": "user", "content": "Hello"}]
 
 
 SPECIAL = SpecialTexts(
@@ -19,13 +23,17 @@ def template(source: str) -> ChatTemplate:
     return ChatTemplate(source, SPECIAL, bos="<s>", eos="</s>")
 
 
+def said(*messages: tuple[str, str]) -> list[dict[str, str]]:
+    return [{"role": role, "content": content} for role, content in messages]
+
+
 def render(source: str, *messages: tuple[str, str]) -> str:
-    return template(source).render(messages or HELLO).text
+    return template(source).render(said(*messages) or HELLO).text
 
 
 def trusted(source: str, *messages: tuple[str, str]) -> list[str]:
     """The special tokens that are the template's."""
-    rendered = template(source).render(messages or HELLO)
+    rendered = template(source).render(said(*messages) or HELLO)
     return [rendered.text[start:end] for start, end in rendered.trusted]
 
 
@@ -48,9 +56,93 @@ def test_a_template_may_mark_the_generation_and_break_out_of_a_loop() -> None:
     assert render(source, ("user", "a"), ("user", "b")) == "a"
 
 
-def test_a_template_has_no_clock() -> None:
-    source = "{% if strftime_now is defined %}now{% else %}some day{% endif %}"
-    assert render(source) == "some day"
+def test_a_template_has_no_clock_but_the_date_of_the_request() -> None:
+    source = "{{ strftime_now('%d %B %Y, %A %-d.%-m. %H:%M %p %j %%') }}"
+    once = template(source).render(HELLO, date=datetime.date(2026, 3, 7)).text
+    assert once == "07 March 2026, Saturday 7.3. 00:00 AM 066 %"
+    assert template(source).render(HELLO).text.startswith("26 July 2024, Friday")
+
+
+def test_a_date_is_written_in_english() -> None:
+    source = "{{ strftime_now('%a %A %b %h %B %p %D %x %F %T %X %R %Z %z %e %y') }}"
+    assert template(source).render(HELLO, date=datetime.date(2026, 3, 7)).text == (
+        "Sat Saturday Mar Mar March AM 03/07/26 03/07/26 2026-03-07 00:00:00 00:00:00 00:00 "
+        "UTC +0000  7 26"
+    )
+
+
+def test_an_unknown_or_wide_part_of_a_date_stays_as_it_is() -> None:
+    assert render("{{ strftime_now('%999999999d %Q %') }}") == "%999999999d %Q %"
+
+
+def test_json_in_every_form() -> None:
+    data = {"b": [1, "é"], "a": None}
+    options = {"data": data}
+    for call, expected in {
+        "tojson": json.dumps(data, ensure_ascii=False),
+        "tojson(ensure_ascii=True)": json.dumps(data),
+        "tojson(separators=(',', ':'))": json.dumps(
+            data, ensure_ascii=False, separators=(",", ":")
+        ),
+        "tojson(indent=2, sort_keys=true)": json.dumps(
+            data, ensure_ascii=False, indent=2, sort_keys=True
+        ),
+    }.items():
+        text = template(f"{{{{ data | {call} }}}}").render(HELLO, options=options).text
+        assert text == expected
+
+
+def test_tools_options_and_calls_reach_the_template() -> None:
+    source = (
+        "{% for tool in tools %}{{ tool.function.name }} {% endfor %}{{ enable_thinking }} "
+        "{% for m in messages %}{{ m.content }}{% for call in m.tool_calls or [] %}"
+        "{{ call.id }} {{ call.function.arguments.items() | list }}{% endfor %}"
+        "{{ m.reasoning_content }}{{ m.thinking }}{% endfor %}"
+    )
+    call = {"id": "c1", "function": {"name": "weather", "arguments": {"city": "<|end|>"}}}
+    messages: list[Any] = [
+        {"role": "assistant", "content": None, "tool_calls": [call], "reasoning_content": "hm"},
+        {"role": "tool", "content": "21", "tool_call_id": "c1"},
+    ]
+    rendered = template(source).render(
+        messages,
+        tools=[{"type": "function", "function": {"name": "weather"}}],
+        options={"enable_thinking": False},
+    )
+    assert rendered.text == "weather False c1 [('city', '<|end|>')]hmhm21"
+    assert rendered.trusted == []
+
+
+def test_a_template_that_takes_arguments_as_json_gets_them_so() -> None:
+    source = (
+        "{% for m in messages %}{% for call in m.tool_calls or [] %}"
+        "{{ '<tool>' + call.function.arguments }}{% endfor %}{% endfor %}"
+    )
+    call = {"function": {"name": "weather", "arguments": {"city": "Köln"}}}
+    messages: list[Any] = [{"role": "assistant", "content": "", "tool_calls": [call]}, *HELLO]
+    assert template(source).render(messages).text == '<tool>{"city": "Köln"}'
+    with pytest.raises(ModelCapabilityError, match="can only concatenate"):
+        template("{{ '' + messages }}").render(messages)
+
+
+@pytest.mark.parametrize(
+    ("content", "kept"), [("m.content", "so far "), ("m.content | trim", "so far")]
+)
+def test_a_last_message_of_the_assistant_is_continued(content: str, kept: str) -> None:
+    source = (
+        f"{{% for m in messages %}}<|{{{{ m.role }}}}|>{{{{ {content} }}}}<|end|>{{% endfor %}}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    messages: list[Any] = [*HELLO, {"role": "assistant", "content": "so far "}]
+    rendered = template(source).render(messages, continued=True)
+    assert rendered.text == f"<|user|>Hello<|end|><|assistant|>{kept}"
+
+
+def test_what_the_template_does_not_write_cannot_be_continued() -> None:
+    messages = [*HELLO, {"role": "assistant", "content": "so far"}]
+    for source in ("{{ messages[0].content }}", "{{ messages[1].content | upper }}"):
+        with pytest.raises(InvalidRequestError, match="cannot be continued"):
+            template(source).render(messages, continued=True)
 
 
 def test_a_template_that_refuses_the_messages_is_the_callers_error() -> None:
@@ -204,6 +296,7 @@ ENDLESS = {
     "a replacement": "{{ ('a' * 999999) | replace('a', 'b' * 999999) }}",
     "a replacement by a method": "{{ ('a' * 999999).replace('a', 'b' * 999999) }}",
     "a joint": "{{ range(99999) | join('b' * 999999) }}",
+    "wide JSON": "{{ [[[1]]] | tojson(indent=10 ** 9) }}",
     "much text": "{% for a in range(9999) %}{{ 'x' * 9999 }}{% endfor %}",
 }
 
@@ -221,7 +314,7 @@ def test_a_template_has_steps_for_each_message() -> None:
         "{{ 2 * 3 ** 2 }}"
     )
     many = [("user", f" {n} ") for n in range(3000)]
-    text = template(source).render(many).text
+    text = template(source).render(said(*many)).text
     assert text == "".join(f"user:{n}!" for n in range(2999)) + "18"
 
 
