@@ -25,6 +25,12 @@ if TYPE_CHECKING:
         StoreVersionError as StoreVersionError,
     )
     from asteady._base.files import AnyPath as AnyPath
+    from asteady._base.messages import (
+        AnyMessage as AnyMessage,
+        HasModelDump as HasModelDump,
+        Message as Message,
+        ToolCall as ToolCall,
+    )
     from asteady._base.options import (
         EmbedOptions as EmbedOptions,
         GenerateOptions as GenerateOptions,
@@ -117,6 +123,7 @@ else:
                 " SessionNotOpenError SettingsError StoreError StoreVersionError"
             ),
             "asteady._base.files": "AnyPath",
+            "asteady._base.messages": "AnyMessage HasModelDump Message ToolCall",
             "asteady._base.options": "EmbedOptions GenerateOptions SettingsOptions",
             "asteady._base.requests": (
                 "Completion Embedding EmbedMode EmbedRequest FinishReason GenerateRequest Key Kind"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypedDict, TypeVar
 
 from asteady._base.errors import InvalidRequestError
+from asteady._base.messages import AnyMessage
 from asteady._base.public import public
 from asteady._base.requests import EmbedMode
 
@@ -17,8 +19,9 @@ class GenerateOptions(TypedDict, total=False):
     """The options of `Session.generate`, `complete`, `stream` and `is_cached`; None stands for the
     default of each."""
 
-    messages: Sequence[Mapping[str, str]] | None
-    """Instead of a prompt: ``[{"role": "user", "content": "Hello"}]``."""
+    messages: Sequence[AnyMessage] | None
+    """Instead of a prompt: ``[{"role": "user", "content": "Hello"}]``, and what else OpenAI's API
+    takes (docs/messages.md). A last message of the assistant is continued."""
     raw: bool | None
     """Give the prompt to the model as it is, without its chat template. Special tokens in it count,
     so keep your users' text out of it."""
@@ -55,6 +58,11 @@ class GenerateOptions(TypedDict, total=False):
     counts always."""
     logprobs: int | None
     """Record each token's log probability, and that of so many alternatives."""
+    chat_template_kwargs: Mapping[str, Any] | None
+    """Variables of the model's chat template, such as ``{"enable_thinking": False}``."""
+    date: str | datetime.date | None
+    """The date that a chat template may write: "today", or an ISO date. Default: the setting
+    `date`."""
 
 
 @public
@@ -97,6 +105,7 @@ class SettingsOptions(TypedDict, total=False):
     context_memory_mb: float | None
     prefix_max_size_mb: float | None
     idle_unload_s: float | None
+    date: str | datetime.date | None
 
 
 # What users of llama-cpp-python, Ollama, OpenAI's client, vLLM, transformers, SteadyText and
@@ -118,6 +127,10 @@ _HINTS = {
     "n_ctx num_ctx context_length max_model_len": (
         "the context length is a setting: Session(context_tokens=...)"
     ),
+    "template_kwargs template_options chat_template_options": (
+        "it is called 'chat_template_kwargs' here"
+    ),
+    "enable_thinking": 'give chat_template_kwargs={"enable_thinking": ...}',
     "stream": "use session.stream(...)",
     "timeout": "use asyncio.timeout() around the call",
     "do_sample": "a temperature above 0 samples",

@@ -1,12 +1,13 @@
 """Requests and answers: frozen records, validated once, and the keys that name them.
 
-Nothing here does I/O or reads a clock. A request is *canonical*: two ways to say the same thing
-(``stop="x"`` and ``stop=["x"]``, ``temperature=0`` and ``0.0``) become equal records, and equal
-records, with the same fingerprint, have equal keys.
+Nothing here does I/O, or reads a clock for anything but ``date="today"``. A request is *canonical*:
+two ways to say the same thing (``stop="x"`` and ``stop=["x"]``, ``temperature=0`` and ``0.0``)
+become equal records, and equal records, with the same fingerprint, have equal keys.
 """
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -15,7 +16,9 @@ import attrs
 
 from asteady._base import validation
 from asteady._base.errors import InvalidRequestError, PromptTooLongError
+from asteady._base.messages import AnyMessage, Message, is_continued, messages_of
 from asteady._base.public import public
+from asteady._base.rendering import DEFAULT_DATE, date_of, resolved, template_options
 from asteady._base.validation import SLICE, refuse, whole_number
 
 if TYPE_CHECKING:
@@ -46,8 +49,6 @@ MAX_STOP_CHARACTERS = 1000
 OWN_END = "[EOS]"
 # A path is stored with each entry that its namespace holds, and printed in tables.
 MAX_NAMESPACE = 200
-# A message is four tokens or more.
-MAX_MESSAGES = 100_000
 # It is validated and digested on the event loop: 20 ms.
 MAX_PREFIX_CHARACTERS = 2**22
 DEFAULT_SEED = 42
@@ -92,27 +93,6 @@ def _stops(value: object, eos_string: object) -> tuple[str, ...]:
                 f"{MAX_STOP_CHARACTERS}",
             )
     return tuple(stops)
-
-
-def _messages(value: object) -> tuple[tuple[str, str], ...]:
-    if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
-        raise refuse("messages", value, 'a list like [{"role": "user", "content": "Hello"}]')
-    messages = []
-    for index, message in enumerate(value):
-        if index == MAX_MESSAGES:
-            raise PromptTooLongError(
-                f"more than {MAX_MESSAGES:,} messages are not allowed: no context holds so many"
-            )
-        name = f"messages[{index}]"
-        if not isinstance(message, Mapping) or set(message) != {"role", "content"}:
-            raise refuse(name, message, 'a mapping with just the keys "role" and "content"')
-        role = validation.text(f"{name}['role']", message["role"])
-        if not role:
-            raise refuse(f"{name}['role']", role, 'a role such as "system", "user", "assistant"')
-        messages.append((role, validation.text(f"{name}['content']", message["content"])))
-    if not messages:
-        raise refuse("messages", value, "at least one message is needed")
-    return tuple(messages)
 
 
 def _biases(value: object) -> tuple[tuple[int, float], ...]:
@@ -171,11 +151,12 @@ class GenerateRequest:
 
     Build one with `of`, which takes the arguments of `Session.generate`. `isolation` is the path of
     the isolated namespace that it is made in: part of its key, so that its answer is shared with no
-    request from elsewhere.
+    request from elsewhere. `date` is an ISO date; the values of
+    `chat_template_kwargs`, by name, and `tools` are JSON texts.
     """
 
     prompt: str | None
-    messages: tuple[tuple[str, str], ...]
+    messages: tuple[Message, ...]
     raw: bool
     seed: int
     max_new_tokens: int
@@ -191,13 +172,16 @@ class GenerateRequest:
     stop: tuple[str, ...]
     logprobs: int | None
     isolation: str | None = None
+    chat_template_kwargs: tuple[tuple[str, str], ...] = _later(())
+    date: str = _later(DEFAULT_DATE)
+    tools: tuple[str, ...] = _later(())
 
     @classmethod
     def of(
         cls,
         prompt: str | None = None,
         *,
-        messages: Sequence[Mapping[str, str]] | None = None,
+        messages: Sequence[AnyMessage] | None = None,
         raw: bool | None = False,
         seed: int | None = DEFAULT_SEED,
         max_new_tokens: int | None = DEFAULT_MAX_NEW_TOKENS,
@@ -213,6 +197,8 @@ class GenerateRequest:
         stop: str | Sequence[str] | None = None,
         eos_string: str | None = OWN_END,
         logprobs: int | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        date: str | datetime.date | None = None,
     ) -> GenerateRequest:
         """Validate the arguments of `Session.generate` and put them into canonical form.
 
@@ -234,9 +220,13 @@ class GenerateRequest:
                 raise refuse("prompt", prompt, "it must have at least one character")
         if messages is not None and raw:
             raise refuse("raw", raw, "messages need the model's chat template; raw skips it")
+        variables = template_options(chat_template_kwargs)
+        if variables and raw:
+            raise refuse("raw", raw, "chat_template_kwargs are for the template that raw skips")
+        day = resolved(date_of("date", _or(date, DEFAULT_DATE)))
         return cls(
             prompt=prompt,
-            messages=() if messages is None else _messages(messages),
+            messages=() if messages is None else messages_of(messages),
             raw=validation.flag("raw", _or(raw, False)),
             seed=whole_number("seed", _or(seed, DEFAULT_SEED), 0, MAX_SEED),
             max_new_tokens=whole_number(
@@ -259,7 +249,16 @@ class GenerateRequest:
             logprobs=None
             if logprobs is None
             else whole_number("logprobs", logprobs, 0, MAX_LOGPROBS),
+            chat_template_kwargs=variables,
+            # Nothing of a raw prompt depends on it.
+            date=DEFAULT_DATE if raw else day,
         )
+
+    def conversation(self) -> tuple[Message, ...]:
+        """The messages, or the prompt as the only message, of the user."""
+        if self.prompt is None:
+            return self.messages
+        return (Message(role="user", content=self.prompt),)
 
     def key(self, fingerprint: str) -> Key:
         """The key of this request's answer by the engine with this fingerprint."""
@@ -317,9 +316,9 @@ def characters_of(request: GenerateRequest | EmbedRequest) -> int:
     if request.prompt is not None:
         return len(request.prompt)
     characters = 0
-    for role, content in request.messages:
+    for message in request.messages:
         # What a template puts around it counts too.
-        characters += 64 + len(role) + len(content)
+        characters += 64 + len(message.role) + sum(map(len, message.texts()))
         if characters >= 2**22:
             break
     return characters
@@ -333,8 +332,16 @@ def may_be_large(text: object, messages: object = None) -> bool:
         return False
     if len(messages) > LARGE_CHARACTERS // 64:
         return True
-    contents = [message.get("content") for message in messages if isinstance(message, dict)]
-    return sum(len(text) for text in contents if isinstance(text, str)) > LARGE_CHARACTERS
+    characters = 0
+    for message in messages:
+        if isinstance(message, Message):
+            characters += sum(map(len, message.texts()))
+        elif isinstance(message, dict):
+            content = message.get("content")
+            parts = content if isinstance(content, list) else [content]
+            texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
+            characters += sum(len(text) for text in texts if isinstance(text, str))
+    return characters > LARGE_CHARACTERS
 
 
 def is_large(request: GenerateRequest | EmbedRequest) -> bool:
@@ -346,7 +353,11 @@ def _key_fields(request: GenerateRequest | EmbedRequest) -> tuple[Any, ...]:
     first, later = [], []
     for field in attrs.fields(type(request)):
         value = getattr(request, field.name)
-        if "later" not in field.metadata:
+        if field.name == "messages":
+            first.append(tuple(message.key() for message in value))
+            if is_continued(value):
+                later.append(("continued", True))
+        elif "later" not in field.metadata:
             first.append(value)
         elif value != field.default:
             later.append((field.name, value))
@@ -420,8 +431,8 @@ class DeclaredPrefix:
             return request
         if request.raw:
             return attrs.evolve(request, prompt=self.text + (request.prompt or ""))
-        messages = request.messages if request.prompt is None else (("user", request.prompt),)
-        return attrs.evolve(request, prompt=None, messages=(("system", self.text), *messages))
+        system = Message(role="system", content=self.text)
+        return attrs.evolve(request, prompt=None, messages=(system, *request.conversation()))
 
 
 @public

@@ -19,6 +19,7 @@ from asteady._base.errors import AsteadyError, SettingsError
 from asteady._base.files import absolute_path
 from asteady._base.options import SettingsOptions, shows_options_of, unknown_setting
 from asteady._base.public import public
+from asteady._base.rendering import DEFAULT_DATE, date_of
 from asteady._base.validation import refuse
 
 CachePolicy: TypeAlias = Literal["tide", "lru", "lfu"]
@@ -94,6 +95,10 @@ def _switch(name: str, value: object) -> bool:
         if word in ("", "0", "false", "no", "off"):
             return False
     raise _refuse(name, value, "1 or 0 (also true, false, yes, no, on, off)")
+
+
+def _date(name: str, value: object) -> str:
+    return date_of(name, value, error=SettingsError)
 
 
 def _policy(name: str, value: object) -> CachePolicy:
@@ -212,6 +217,7 @@ class Settings:
     context_memory_mb: float | None = _field(_optional(_megabytes), None)
     prefix_max_size_mb: float = _field(_megabytes, 512.0)
     idle_unload_s: float = _field(_seconds, 0.0)
+    date: str = _field(_date, DEFAULT_DATE)
 
     def __attrs_post_init__(self) -> None:
         for field in attrs.fields(Settings):

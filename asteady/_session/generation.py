@@ -188,7 +188,7 @@ async def generation_call(
     check_options(name, options, _OPTIONS)
 
     def validate() -> GenerateRequest:
-        request = GenerateRequest.of(prompt, **options)
+        request = context.request({"prompt": prompt, **options})
         return request if context.prefix is None else context.prefix.before(request)
 
     alias: Hashable = None

@@ -23,6 +23,7 @@ import attrs
 
 from asteady._base.errors import CacheMissError, InvalidRequestError, ModelChangedError
 from asteady._base.files import AnyPath
+from asteady._base.rendering import TODAY
 from asteady._base.requests import (
     Chunk,
     Completion,
@@ -414,9 +415,18 @@ class CallContext:
             return request
         return attrs.evolve(request, isolation=self.isolation)
 
+    def request(self, arguments: Mapping[str, Any]) -> GenerateRequest:
+        """As `GenerateRequest.of`, with the session's date if the arguments have none."""
+        if arguments.get("date") is None:
+            arguments = {**arguments, "date": self.settings.date}
+        return GenerateRequest.of(**arguments)
+
     def alias(self, subject: object, model: AnyPath | None, options: Mapping[str, Any]) -> Hashable:
         """The alias that an answer to these valid arguments may be found by; None for none."""
         if not all(map(_is_plain, options.values())):
+            return None
+        # Tomorrow the same arguments are another request.
+        if TODAY in (options.get("date"), self.settings.date):
             return None
         return self.alias_of(subject, model, options)
 

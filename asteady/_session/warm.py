@@ -372,7 +372,7 @@ class _Warming:
 
     async def _one(self, job: WarmJob) -> None:
         context = self._context
-        request = GenerateRequest.of(**job.arguments)
+        request = context.request(job.arguments)
         context.tasks.check_open()
         if context.settings.disable_cache:
             raise StoreError("the cache is disabled (disable_cache, ASTEADY_DISABLE_CACHE)")

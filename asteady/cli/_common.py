@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sqlite3
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import attrs
 
 from asteady._base.errors import InvalidRequestError, SettingsError, StoreError
+from asteady._base.rendering import DEFAULT_DATE
 from asteady._base.requests import DEFAULT_MAX_NEW_TOKENS, DEFAULT_SEED, KINDS
 from asteady._base.settings import MEBIBYTE, Settings
 from asteady._cache.manager import CacheManager
@@ -55,6 +58,67 @@ def add_max_new_tokens(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="default: %(default)s",
     )
+
+
+def add_messages(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `prompt_arguments`, beside the prompt."""
+    parser.add_argument(
+        "--messages",
+        metavar="FILE",
+        help='instead of a prompt: a JSON file with [{"role": "user", "content": "..."}, ...]; -:'
+        " standard input",
+    )
+    parser.add_argument("--raw", action="store_true", help="skip the model's chat template")
+    parser.add_argument(
+        "--date",
+        metavar="DATE",
+        help='the date that the chat template may write, as 2026-11-25 or "today"; default:'
+        f" ASTEADY_DATE, or {DEFAULT_DATE}",
+    )
+    parser.add_argument(
+        "--template-option",
+        action="append",
+        default=[],
+        metavar="NAME=JSON",
+        help="a variable of the chat template, as enable_thinking=false; may be repeated",
+    )
+
+
+def prompt_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """The keyword arguments of `Session.generate` that `add_messages` reads; sets `prompt`.
+
+    Raises:
+        InvalidRequestError: a file or a variable is no JSON, or a prompt was given too.
+    """
+    arguments: dict[str, Any] = {"raw": options.raw}
+    if options.date is not None:
+        arguments["date"] = options.date
+    variables = {}
+    for given in options.template_option:
+        name, equals, value = given.partition("=")
+        try:
+            variables[name] = json.loads(value)
+        except ValueError as exc:
+            what = "it is no JSON" if equals else "it has no ="
+            raise InvalidRequestError(
+                f"--template-option {given} is not allowed: {what} ({exc}); a value is as in "
+                "enable_thinking=false or style='\"short\"'"
+            ) from None
+    if variables:
+        arguments["chat_template_kwargs"] = variables
+    if options.messages is None:
+        if options.prompt in (None, "-"):
+            options.prompt = read_standard_input("a prompt").removesuffix("\n")
+        return arguments
+    if options.prompt is not None:
+        raise InvalidRequestError("give either a prompt or --messages: both were given")
+    file = options.messages
+    text = read_standard_input("messages") if file == "-" else Path(file).read_text("utf-8")
+    try:
+        arguments["messages"] = json.loads(text)
+    except ValueError as exc:
+        raise InvalidRequestError(f"--messages {file} is not JSON: {exc}") from None
+    return arguments
 
 
 def add_namespace(parser: argparse.ArgumentParser, what: str) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import json
 import sys
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import attrs
 
@@ -19,9 +19,11 @@ from asteady._session.session import Session
 from asteady.cli._common import (
     Commands,
     add_max_new_tokens,
+    add_messages,
     add_request,
     add_seed,
     calls_under,
+    prompt_arguments,
     read_standard_input,
 )
 
@@ -57,7 +59,7 @@ def _add_generate(commands: Commands) -> None:
         help="the same as --stop TEXT, for users of SteadyText; default: %(default)s, the model's"
         " own end",
     )
-    parser.add_argument("--raw", action="store_true", help="skip the model's chat template")
+    add_messages(parser)
     parser.add_argument(
         "--no-stream", action="store_true", help="print the text when it is complete"
     )
@@ -88,12 +90,10 @@ def _add_embed(commands: Commands) -> None:
 
 
 def run_generate(options: argparse.Namespace) -> int:
-    if options.prompt in (None, "-"):
-        options.prompt = read_standard_input("a prompt").removesuffix("\n")
-    return asyncio.run(_generate(options))
+    return asyncio.run(_generate(options, prompt_arguments(options)))
 
 
-async def _generate(options: argparse.Namespace) -> int:
+async def _generate(options: argparse.Namespace, what: dict[str, Any]) -> int:
     async with Session(generation_model=options.model, context_tokens=options.context) as session:
         if session.settings.generation_model == "builtin":
             print(
@@ -105,12 +105,12 @@ async def _generate(options: argparse.Namespace) -> int:
         async with calls_under(session, options.namespace).stream(
             options.prompt,
             cache=options.cache,
-            raw=options.raw,
             seed=options.seed,
             max_new_tokens=options.max_new_tokens,
             temperature=options.temperature,
             stop=options.stop,
             eos_string=options.eos_string,
+            **what,
         ) as stream:
             if options.json:
                 answer = await stream.read()

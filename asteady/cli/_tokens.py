@@ -6,13 +6,11 @@ import argparse
 import asyncio
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
-from asteady._base.errors import InvalidRequestError
 from asteady._base.requests import Kind
 from asteady._session.session import Session
-from asteady.cli._common import Commands, add_json, add_model, read_standard_input
+from asteady.cli._common import Commands, add_json, add_messages, add_model, prompt_arguments
 
 
 def add_parser(commands: Commands) -> None:
@@ -23,12 +21,7 @@ def add_parser(commands: Commands) -> None:
         " the prompt_tokens of its answer. Loads the model's vocabulary, and no weights.",
     )
     parser.add_argument("prompt", nargs="?", help="the prompt; default, or -: standard input")
-    parser.add_argument(
-        "--messages",
-        metavar="FILE",
-        help='instead of a prompt: a JSON file with [{"role": "user", "content": "..."}, ...]',
-    )
-    parser.add_argument("--raw", action="store_true", help="skip the model's chat template")
+    add_messages(parser)
     parser.add_argument(
         "--embed", action="store_true", help="count for the embedding model: a text, no prompt"
     )
@@ -39,13 +32,9 @@ def add_parser(commands: Commands) -> None:
 
 
 def run_tokens(options: argparse.Namespace) -> int:
-    what: dict[str, Any] = {"raw": True} if options.raw else {}
-    if options.messages is not None:
-        if options.prompt is not None:
-            raise InvalidRequestError("give either a prompt or --messages: both were given")
-        what["messages"] = _read_messages(options.messages)
-    elif options.prompt in (None, "-"):
-        options.prompt = read_standard_input("a prompt").removesuffix("\n")
+    what = prompt_arguments(options)
+    if options.embed and not what["raw"]:
+        del what["raw"]  # no option of embedding
     tokens = asyncio.run(_tokens(options, what))
     shown = [{"id": token, "text": piece.decode("utf-8", "replace")} for token, piece in tokens]
     if options.json:
@@ -57,13 +46,6 @@ def run_tokens(options: argparse.Namespace) -> int:
     else:
         print(len(tokens))
     return 0
-
-
-def _read_messages(file: str) -> Any:
-    try:
-        return json.loads(Path(file).read_text("utf-8"))
-    except ValueError as exc:
-        raise InvalidRequestError(f"--messages {file} is not JSON: {exc}") from None
 
 
 async def _tokens(options: argparse.Namespace, what: dict[str, Any]) -> list[tuple[int, bytes]]:

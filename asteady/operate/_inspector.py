@@ -254,7 +254,7 @@ def _trace(call: Observed, before: int | None = None, after: int | None = None) 
     kind: Kind = "generation" if isinstance(request, GenerateRequest) else "embedding"
     prompt = prompt_of(request)
     if isinstance(request, GenerateRequest) and request.prompt is None:
-        prompt = "\n".join(f"{role}: {content}" for role, content in request.messages)
+        prompt = "\n".join(map(str, request.messages))
     if isinstance(answer, Completion):
         # An answer may have ended in its reasoning.
         preview = shorten(answer.text or answer.reasoning or "", _PREVIEW_CHARACTERS)

@@ -43,8 +43,7 @@ _VOCABULARY = 32_768
 
 
 def _echo(request: GenerateRequest) -> str:
-    prompt = request.prompt if request.prompt is not None else request.messages[-1][1]
-    return f"You said: {prompt}"
+    return f"You said: {request.conversation()[-1].content}"
 
 
 def _words(text: str) -> list[str]:
@@ -55,8 +54,8 @@ def _words(text: str) -> list[str]:
 def _words_of(request: Request) -> list[str]:
     if isinstance(request, EmbedRequest):
         return _words(request.text)
-    contents = [content for _, content in request.messages]
-    return _words(" ".join(contents if request.prompt is None else [request.prompt]))
+    texts = [text for message in request.conversation() for text in message.texts()]
+    return _words(" ".join(texts))
 
 
 @attrs.frozen

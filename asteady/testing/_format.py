@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import difflib
+import json
 import re
 import textwrap
 import tomllib
@@ -19,6 +20,7 @@ import attrs
 
 from asteady._base import errors as _errors
 from asteady._base.errors import AsteadyError
+from asteady._base.messages import Message
 from asteady._base.public import public
 from asteady._base.requests import (
     Completion,
@@ -146,7 +148,8 @@ def _request_lines(model_request: ModelRequest) -> list[str]:
         value = getattr(model_request.request, field.name)
         if value != _DEFAULTS[model_request.kind].get(field.name, _NOTHING):
             if field.name == "messages":
-                lines += ["messages = [", *(f"    {_value(message)}," for message in value), "]"]
+                messages = [_message_value(message) for message in value]
+                lines += ["messages = [", *(f"    {message}," for message in messages), "]"]
             else:
                 lines.append(f"{field.name} = {_value(value)}")
     return lines
@@ -171,6 +174,14 @@ def _value(value: object) -> str:
         return _string(value)
     assert isinstance(value, tuple)
     return f"[{', '.join(map(_value, value))}]"
+
+
+def _message_value(message: Message) -> str:
+    """A pair of role and content where that is all, else JSON."""
+    plain = message.key()
+    if len(plain) == 2:
+        return _value(plain)
+    return _string(json.dumps(message.as_dict(), ensure_ascii=False))
 
 
 def _wrapped(name: str, values: Sequence[str]) -> list[str]:
@@ -228,10 +239,17 @@ def _read(recorded: Recorded, kind: Kind, table: dict[str, Any]) -> None:
     model, answer, refused = (table.pop(name, None) for name in ("model", "answer", "refused"))
     request: Request
     if kind == "generation":
-        for name, convert in (("messages", _messages), ("logit_bias", dict)):
+        for name, convert in (
+            ("messages", _messages),
+            ("logit_bias", dict),
+            ("chat_template_kwargs", _variables),
+        ):
             if name in table:
                 table[name] = convert(table[name])
+        isolation = table.pop("isolation", None)
+        tools = tuple(table.pop("tools", ()))
         request = GenerateRequest.of(**table)
+        request = attrs.evolve(request, isolation=isolation, tools=tools)
     else:
         request = EmbedRequest.of(**table)
     model_request = ModelRequest(kind, str(model), request)
@@ -243,8 +261,17 @@ def _read(recorded: Recorded, kind: Kind, table: dict[str, Any]) -> None:
         recorded[model_request] = _embedding(model_request.model, **answer)
 
 
-def _messages(messages: list[tuple[str, str]]) -> list[dict[str, str]]:
-    return [{"role": role, "content": content} for role, content in messages]
+def _messages(messages: list[Any]) -> list[dict[str, Any]]:
+    return [
+        json.loads(message)
+        if isinstance(message, str)
+        else dict(zip(("role", "content"), message, strict=True))
+        for message in messages
+    ]
+
+
+def _variables(variables: list[tuple[str, str]]) -> dict[str, Any]:
+    return {name: json.loads(value) for name, value in variables}
 
 
 def _completion(

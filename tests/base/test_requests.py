@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, strategies as st
 
 from asteady._base.errors import InvalidRequestError, PromptTooLongError
+from asteady._base.messages import MAX_MESSAGES, Message
 from asteady._base.options import EmbedOptions, GenerateOptions, check_options
 from asteady._base.requests import (
     LARGE_CHARACTERS,
-    MAX_MESSAGES,
     MAX_PREFIX_CHARACTERS,
     DeclaredPrefix,
     EmbedRequest,
@@ -145,6 +145,8 @@ def test_what_looks_like_another_field_does_not_collide() -> None:
 def test_every_field_is_part_of_the_key(field: str) -> None:
     request = GenerateRequest.of("hi")
     changes: Any = {field: "something else"}
+    if field == "messages":
+        changes[field] = (Message(role="user", content="something else"),)
     changed = attrs.evolve(request, **changes)
     assert changed.key("f") != request.key("f")
 
@@ -228,7 +230,8 @@ def test_a_prompt_is_text(prompt: Any) -> None:
         (5, "messages=5"),
         ({"role": "user", "content": "hi"}, "messages="),
         (["hi"], r"messages\[0\]='hi'"),
-        ([{"role": "user"}], r"messages\[0\]="),
+        ([{"role": "user"}], r"messages\[0\]\['content'\]=None"),
+        ([{"content": "hi"}], r"messages\[0\]\['role'\]=None"),
         ([{"role": "", "content": "hi"}], r"messages\[0\]\['role'\]"),
         ([{"role": "user", "content": None}], r"messages\[0\]\['content'\]=None"),
     ],

@@ -85,7 +85,7 @@ async def test_messages_are_seen_and_fill_the_context() -> None:
     messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "go on"}]
     async with Session(engine=FakeEngine(answer, context=6)) as session:
         found = await session.complete(messages=messages)
-        assert seen[0].messages == (("system", "be brief"), ("user", "go on"))
+        assert [message.as_dict() for message in seen[0].messages] == messages
         assert (found.prompt_tokens, found.completion_tokens) == (4, 2)
         assert found.finish_reason == "length"
         with pytest.raises(PromptTooLongError, match="the prompt has 6 words"):

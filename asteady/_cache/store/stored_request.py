@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import attrs
 
+from asteady._base.rendering import tool_texts
 from asteady._base.requests import EmbedRequest, GenerateRequest, Key, namespace_path
 from asteady._base.validation import shorten
 
@@ -19,6 +20,7 @@ Request: TypeAlias = GenerateRequest | EmbedRequest
 
 # Stored with the arguments, but none of them: it comes from the namespace.
 _ISOLATION = "isolation"
+_TOOLS = "tools"
 
 # How a request begins the number of dimensions it asks for: JSON escapes it in any text.
 DIMENSIONS_FIELD = '"dimensions":'
@@ -36,12 +38,12 @@ def arguments(request: Request) -> dict[str, Any]:
     changed = {
         name: value
         for name, default in _DEFAULTS[type(request)].items()
-        if name != _ISOLATION and (value := getattr(request, name)) != default
+        if name not in (_ISOLATION, _TOOLS) and (value := getattr(request, name)) != default
     }
     if "messages" in changed:
-        changed["messages"] = [
-            {"role": role, "content": content} for role, content in changed["messages"]
-        ]
+        changed["messages"] = [message.as_dict() for message in changed["messages"]]
+    if variables := changed.get("chat_template_kwargs"):
+        changed["chat_template_kwargs"] = {name: json.loads(text) for name, text in variables}
     if "logit_bias" in changed:
         changed["logit_bias"] = dict(changed["logit_bias"])
     return changed
@@ -56,6 +58,8 @@ def to_json(request: Request, limit_bytes: int) -> str | None:
     fields = arguments(request)
     if request.isolation is not None:
         fields[_ISOLATION] = request.isolation
+    if isinstance(request, GenerateRequest) and request.tools:
+        fields[_TOOLS] = [json.loads(tool) for tool in request.tools]
     text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
     return text if len(text.encode()) <= limit_bytes else None
 
@@ -77,7 +81,8 @@ def from_json(text: str) -> Request:
             # JSON's keys are strings.
             biases = fields["logit_bias"].items()
             fields["logit_bias"] = {int(token): bias for token, bias in biases}
-        return attrs.evolve(GenerateRequest.of(**fields), isolation=isolation)
+        tools = tool_texts(fields.pop(_TOOLS, ()))
+        return attrs.evolve(GenerateRequest.of(**fields), isolation=isolation, tools=tools)
     except Exception as exc:
         # A hostile file may hold anything: JSON nested too deep, other types, ...
         raise ValueError("the text is not a request") from exc
@@ -98,7 +103,7 @@ def prompt_of(request: Request) -> str:
     """The prompt, the last message, or the text of a request."""
     if isinstance(request, EmbedRequest):
         return request.text
-    return request.messages[-1][1] if request.prompt is None else request.prompt
+    return request.conversation()[-1].content or ""
 
 
 def preview(text: str | None) -> str | None:

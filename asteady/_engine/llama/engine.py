@@ -136,7 +136,9 @@ class LlamaEngine:
             what, characters = "prompt", len(request.prompt)
         else:
             what = "conversation"
-            characters = sum(len(role) + len(text) for role, text in request.messages)
+            characters = sum(
+                len(message.role) + sum(map(len, message.texts())) for message in request.messages
+            )
         if characters > self._max_characters:
             raise PromptTooLongError(
                 f"the {what} has {characters:,} characters, and a context of "

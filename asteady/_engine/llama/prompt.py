@@ -7,7 +7,9 @@ special tokens.
 
 from __future__ import annotations
 
+import datetime
 import functools
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,8 +17,9 @@ import attrs
 import llama_cpp
 
 from asteady._base.errors import InvalidRequestError, ModelCapabilityError
+from asteady._base.messages import is_continued
 from asteady._base.requests import DeclaredPrefix, GenerateRequest
-from asteady._engine.llama.template import ChatTemplate, Messages
+from asteady._engine.llama.template import ChatTemplate
 from asteady._engine.llama.vocab import Vocab
 from asteady._engine.models.thinking_tags import ThinkingTags, tags_of
 
@@ -61,11 +64,7 @@ class PromptTokenizer:
             else:
                 tokens = self._vocab.tokenize_message(request.prompt)
         else:
-            prompt = request.prompt
-            pairs = request.messages if prompt is None else (("user", prompt),)
-            tokens = self._apply_template(
-                [{"role": role, "content": content} for role, content in pairs]
-            )
+            tokens = self._apply_template(request)
         if self._vocab.add_bos and tokens[:1] != [self._vocab.bos]:
             tokens.insert(0, self._vocab.bos)
         if not tokens:
@@ -85,7 +84,7 @@ class PromptTokenizer:
         if not end.endswith(known.tags.start):
             return known
         # Some templates write nothing after the messages: what these end with opens nothing.
-        given = request.prompt if request.prompt is not None else request.messages[-1][1]
+        given = request.conversation()[-1].content or ""
         typed = given.rstrip().endswith(known.tags.start) and end.endswith(given.rstrip()[-64:])
         return attrs.evolve(known, opened=not typed)
 
@@ -116,14 +115,21 @@ class PromptTokenizer:
         empty = GenerateRequest.of(messages=[{"role": "user", "content": ""}])
         return self.tokenize(prefix.before(empty))
 
-    def _apply_template(self, messages: Messages) -> list[int]:
+    def _apply_template(self, request: GenerateRequest) -> list[int]:
+        messages = request.conversation()
         for index, message in enumerate(messages):
-            role = message["role"]
-            if self._vocab.special.find(role) is not None:
+            if self._vocab.special.find(message.role) is not None:
                 raise InvalidRequestError(
-                    f"messages[{index}]['role']={role!r} is not allowed: it has a special token"
+                    f"messages[{index}]['role']={message.role!r} is not allowed: it has a special "
+                    "token"
                 )
-        rendered = self._template.render(messages)
+        rendered = self._template.render(
+            [message.for_template() for message in messages],
+            tools=[json.loads(tool) for tool in request.tools] or None,
+            date=datetime.date.fromisoformat(request.date),
+            options={name: json.loads(text) for name, text in request.chat_template_kwargs},
+            continued=is_continued(messages),
+        )
         return self._vocab.tokenize_message(rendered.text, rendered.trusted)
 
     @functools.cached_property
