@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import asteady
-from asteady import ModelCapabilityError, Session
+from asteady import InvalidRequestError, Session
 from asteady._base import rendering
 from asteady._cache.store import stored_request
 from asteady._engine.models.catalogue import BUNDLED
@@ -114,31 +114,46 @@ async def test_an_answer_is_continued(tmp_path: Path) -> None:
         assert begun.endswith(BEGUN["content"])
 
 
-async def test_what_the_template_would_lose_is_refused(tmp_path: Path) -> None:
-    source = (
-        "{{ messages[0].content }}{% if strftime_now is defined %}{{ strftime_now('%Y') }}"
-        "{% endif %}{{ enable_thinking }}"
-    )
+async def prompt_of(session: Session, *args: str, **options: Any) -> str:
+    tokens = await session.tokenize(*args, **options)
+    return b"".join(piece for _, piece in tokens).decode().removeprefix("<|begin|>")
+
+
+async def test_the_template_is_given_the_date_and_the_variables(tmp_path: Path) -> None:
+    source = "{{ strftime_now('%d %b %Y') }} {{ thinking }} {{ messages[0].content }}"
     model = write_llama(tmp_path / "dated.gguf", template=source)
     async with Session(generation_model=str(model)) as session:
-        assert await session.count_tokens("hi", chat_template_kwargs={"unknown": 1})
-        refused: list[Any] = [
-            {"date": "2026-11-25"},
-            {"chat_template_kwargs": {"enable_thinking": 1}},
-        ]
-        for options in refused:
-            with pytest.raises(ModelCapabilityError, match="does not give"):
-                await session.count_tokens("hi", **options)
-        with pytest.raises(ModelCapabilityError, match="tool_calls"):
-            await session.count_tokens(messages=TOOLS)
+        assert await prompt_of(session, "hi") == "26 Jul 2024  hi"
+        options: Any = {"date": "2026-11-25", "chat_template_kwargs": {"thinking": [1, None]}}
+        assert await prompt_of(session, "hi", **options) == "25 Nov 2026 [1, None] hi"
 
 
-async def test_a_template_that_opens_reasoning_continues_nothing(tmp_path: Path) -> None:
-    source = "{{ messages[0].content }}</think><think>\n"
-    model = write_llama(tmp_path / "thinks.gguf", template=source)
+async def test_the_template_is_given_calls_their_results_names_and_reasoning(
+    tmp_path: Path,
+) -> None:
+    source = (
+        "{% for m in messages %}{{ m.role }} {{ m.name }} {{ m.content }} {{ m.reasoning_content }}"
+        "{% for call in m.tool_calls %}{{ call.function.name }}{{ call.function.arguments.zone }}"
+        "{{ call.id }}{% endfor %}{{ m.tool_call_id }};{% endfor %}"
+    )
+    model = write_llama(tmp_path / "calls.gguf", template=source)
+    user, asked, told = TOOLS
+    messages = [{**user, "name": "Ada"}, {**asked, "reasoning": "hm"}, told]
+    async with Session(generation_model=str(model)) as session:
+        prompt = await prompt_of(session, messages=messages)
+    first, second, third, _ = prompt.split(";")
+    assert first.split() == ["user", "Ada", "What", "is", "a", "cache?"]
+    assert second.endswith("hmnowUTC1")
+    assert third.split() == ["tool", "12:00", "1"]
+
+
+async def test_a_template_that_does_not_write_the_last_message_continues_nothing(
+    tmp_path: Path,
+) -> None:
+    model = write_llama(tmp_path / "first.gguf", template="{{ messages[0].content }}")
     async with Session(generation_model=str(model)) as session:
         assert await session.count_tokens(messages=[USER])
-        with pytest.raises(ModelCapabilityError, match="reasoning"):
+        with pytest.raises(InvalidRequestError, match="continued"):
             await session.count_tokens(messages=[USER, BEGUN])
 
 
