@@ -5,6 +5,7 @@ from asteady._base.public import lazy_exports
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from asteady import blocking as blocking, operate as operate, testing as testing
+    from asteady._base.activity import Activity as Activity, Phase as Phase
     from asteady._base.errors import (
         AsteadyError as AsteadyError,
         CacheMissError as CacheMissError,
@@ -116,6 +117,7 @@ else:
             "asteady.blocking": "",
             "asteady.operate": "",
             "asteady.testing": "",
+            "asteady._base.activity": "Activity Phase",
             "asteady._base.errors": (
                 "AsteadyError CacheMissError EngineError InvalidRequestError ModelCapabilityError"
                 " ModelChangedError ModelError ModelFormatError ModelNotFoundError"

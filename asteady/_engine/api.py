@@ -20,6 +20,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 import attrs
 
+from asteady._base.activity import Activities
 from asteady._base.public import public
 from asteady._base.requests import (
     ChunkKind,
@@ -274,6 +275,14 @@ class LoadsTokenizers(Protocol):
 
     def tokenizer(self, kind: Kind, reference: str) -> ClosableTokenizer:
         """Blocks for less than `EngineSource.load`, and raises as it does."""
+
+
+@runtime_checkable
+class Reports(Protocol):
+    """A source that says what it is busy with, and its engines too."""
+
+    @property
+    def activities(self) -> Activities: ...
 
 
 @runtime_checkable

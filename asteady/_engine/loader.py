@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 
+from asteady._base.activity import Activities, Running
 from asteady._base.errors import EngineError, ModelChangedError
 from asteady._base.files import recall, remember
 from asteady._base.forks import fork_gate
@@ -64,6 +65,7 @@ class LlamaSource:
     def __init__(self, settings: Settings) -> None:
         self._options = EngineOptions.of(settings)
         self._cache_dir = settings.cache_dir
+        self.activities = Activities()
 
     # What the machine has is read from files, so not on the event loop, where sessions are made.
 
@@ -79,7 +81,9 @@ class LlamaSource:
         return self._identified(kind, reference, fingerprint_of)
 
     def load(self, kind: Kind, reference: str) -> Engine:
-        load = functools.partial(load_engine, cores=self._cores, memory=self._memory)
+        load = functools.partial(
+            load_engine, cores=self._cores, memory=self._memory, activities=self.activities
+        )
         return self._identified(kind, reference, load)
 
     def tokenizer(self, kind: Kind, reference: str) -> LlamaTokenizer:
@@ -99,14 +103,17 @@ class LlamaSource:
 
     def fetch(self, reference: str, stopped: Callable[[], bool]) -> None:
         if reference.startswith("hf:"):
-            resolve_hub(reference, self._cache_dir, stopped=stopped)
+            with self.activities.during("downloading", reference):
+                resolve_hub(reference, self._cache_dir, stopped=stopped)
 
     def _identified(
         self, kind: Kind, reference: str, use: Callable[[ModelFile, EngineOptions, Path], T]
     ) -> T:
         def attempt() -> T:
             try:
-                file = resolve_model(reference, kind=kind, cache_dir=self._cache_dir)
+                file = resolve_model(
+                    reference, kind=kind, cache_dir=self._cache_dir, activities=self.activities
+                )
                 return use(file, self._options, self._cache_dir)
             except (ImportError, OSError) as exc:  # of llama.cpp, or for lack of descriptors
                 raise EngineError(f"the model {reference} cannot be loaded: {exc}") from exc
@@ -125,6 +132,7 @@ def load_engine(
     *,
     cores: Cores | None = None,
     memory: ContextMemory | None = None,
+    activities: Activities | None = None,
 ) -> LlamaEngine:
     """Load the weights. Blocks for as long as reading the file takes.
 
@@ -137,11 +145,25 @@ def load_engine(
     Raises as `fingerprint_of` does, a ModelChangedError if a file was replaced or written to since
     it was identified, and a ModelCapabilityError for a kind of model that asteady does not serve.
     """
+    activities = activities or Activities()
+    with activities.during("loading", str(model.path), model.size_bytes) as loading:
+        return _load(model, options, cache_dir, setup, cores, memory, activities, loading)
+
+
+def _load(
+    model: ModelFile,
+    options: EngineOptions,
+    cache_dir: Path,
+    setup: Setup | None,
+    cores: Cores | None,
+    memory: ContextMemory | None,
+    activities: Activities,
+    loading: Running,
+) -> LlamaEngine:
     # Importing llama.cpp takes 0.2 s.
     with fork_gate:
         from asteady._engine.llama.engine import LlamaEngine
 
-    began = perf_counter()
     store = None
     if setup is None:
         report = width_report(model, options, cache_dir)
@@ -163,8 +185,11 @@ def load_engine(
         cores=cores or Cores(options.cores, options.threads),
         memory=memory or ContextMemory(options.context_bytes),
         remember_widths=store,
+        activities=activities,
+        loading=loading,
     )
-    _log.info("loaded %s in %.2f s (%s)", model.path, perf_counter() - began, setup)
+    megabytes, took_s = model.size_bytes / 1e6, perf_counter() - loading.began
+    _log.info("loaded %s (%.1f MB) in %.2f s (%s)", model.path, megabytes, took_s, setup)
     return engine
 
 
@@ -216,7 +241,12 @@ def width_report(model: ModelFile, options: EngineOptions, cache_dir: Path) -> W
     )
 
 
-def probe_report(model: ModelFile, options: EngineOptions, cache_dir: Path) -> WidthReport:
+def probe_report(
+    model: ModelFile,
+    options: EngineOptions,
+    cache_dir: Path,
+    activities: Activities | None = None,
+) -> WidthReport:
     """As `width_report`, but probed now if need be: loads the model and blocks, for seconds.
 
     Raises as `load_engine` does.
@@ -224,7 +254,7 @@ def probe_report(model: ModelFile, options: EngineOptions, cache_dir: Path) -> W
     known = width_report(model, options, cache_dir)
     if known is not None:
         return known
-    engine = load_engine(model, options, cache_dir)
+    engine = load_engine(model, options, cache_dir, activities=activities)
     try:
         return engine.probe()
     finally:

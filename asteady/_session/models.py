@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 from weakref import WeakSet
 
+from asteady._base.activity import Activities
 from asteady._base.errors import ModelChangedError, SessionClosedError
 from asteady._base.forks import fork_gate
 from asteady._base.requests import DeclaredPrefix, Kind
 from asteady._base.settings import Settings
 from asteady._base.tasks import run_in_daemon
-from asteady._engine.api import EngineSource, Fetching, KnowsDimensions, LoadsTokenizers
+from asteady._engine.api import EngineSource, Fetching, KnowsDimensions, LoadsTokenizers, Reports
 from asteady._session.flight import Flight, Flights
 
 # The engine's modules are imported by the threads that need them first, off the event loop:
@@ -91,6 +92,7 @@ class Models:
         switched: Callable[[Kind, str, str], None],
     ) -> None:
         self._source = source
+        self.activities = source.activities if isinstance(source, Reports) else Activities()
         self._settings = settings
         self._flights = flights
         self._pools: dict[tuple[Kind, str], Pool] = {}

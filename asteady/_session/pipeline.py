@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from functools import cache, cached_property, partial
 from marshal import dumps
 from pathlib import Path
@@ -334,7 +335,9 @@ class Pipeline(Generic[A]):
         # Before the lock, which is an open file, and may be held up by the loading of others.
         pool = await self._models.pool(self._kind, call.model)
         key_now = key_by(pool.fingerprint)
-        async with cache.computing(key_now):
+        async with AsyncExitStack() as stack:
+            with self._models.activities.during("waiting", call.model):
+                await stack.enter_async_context(cache.computing(key_now))
             # Another process may have stored it since the lookup.
             if call.mode == "use" and (found := await cache.peek(key_now, fits=fits)) is not None:
                 return _replay(flight, found)

@@ -12,6 +12,7 @@ from typing import Self, Unpack
 
 import attrs
 
+from asteady._base.activity import Activity
 from asteady._base.errors import (
     InvalidRequestError,
     SessionClosedError,
@@ -51,13 +52,15 @@ class SessionStatistics:
 
     `flights` is the number of computations in progress. `pools` and `prefixes` are by model, as
     "generation:builtin". `pools` count the tokens of prompts that were reused of earlier ones;
-    `prefixes` is what `Session.prefix` has saved.
+    `prefixes` is what `Session.prefix` has saved. `activities` are what requests wait for just now,
+    as loading a model: for a progress bar, or the page that says whether an application is ready.
     """
 
     state: str
     flights: int
     pools: dict[str, PoolStatistics]
     prefixes: dict[str, PrefixStatistics]
+    activities: tuple[Activity, ...]
 
 
 @public
@@ -278,6 +281,7 @@ class Session(Calls):
             flights=len(self._flights),
             pools=self._models.statistics(),
             prefixes=self._models.prefixes(),
+            activities=self._models.activities.now(),
         )
 
     def observe(

@@ -11,7 +11,15 @@ import attrs
 
 from asteady._base.errors import InvalidRequestError
 from asteady._session.session import Session
-from asteady.cli._common import Commands, add_json, add_max_new_tokens, add_model, add_seed
+from asteady.cli._common import (
+    Commands,
+    activities_of,
+    add_json,
+    add_max_new_tokens,
+    add_model,
+    add_seed,
+)
+from asteady.cli._progress import add_quiet, progress
 
 if TYPE_CHECKING:
     from asteady.operate import PromptTiming
@@ -49,6 +57,7 @@ def add_parser(commands: Commands) -> None:
         "--policy", choices=("tide", "lru", "lfu"), help="with --accesses; default: tide"
     )
     add_json(parser)
+    add_quiet(parser)
     parser.set_defaults(run=run)
 
 
@@ -75,7 +84,10 @@ async def _time(options: argparse.Namespace) -> PromptTiming:
     # Imported here, so that other commands start faster.
     from asteady.operate import CacheBenchmark
 
-    async with Session(generation_model=options.model, context_tokens=options.context) as session:
+    async with (
+        Session(generation_model=options.model, context_tokens=options.context) as session,
+        progress(options, activities_of(session), "measuring"),
+    ):
         return await CacheBenchmark(session).benchmark_single_prompt(
             options.prompt,
             iterations=options.iterations,

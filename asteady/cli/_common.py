@@ -6,13 +6,14 @@ import argparse
 import json
 import sqlite3
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import attrs
 
+from asteady._base.activity import Activity
 from asteady._base.errors import InvalidRequestError, SettingsError, StoreError
 from asteady._base.rendering import DEFAULT_DATE
 from asteady._base.requests import DEFAULT_MAX_NEW_TOKENS, DEFAULT_SEED, KINDS
@@ -22,6 +23,7 @@ from asteady._cache.policy import POLICIES
 from asteady._cache.store.schema import is_busy
 from asteady._session.calls import Calls
 from asteady._session.session import Session
+from asteady.cli._progress import add_quiet
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -137,11 +139,16 @@ def add_request(parser: argparse.ArgumentParser) -> None:
     )
     add_namespace(parser, 'tag the answer with this namespace, as "emails/marketing"')
     add_json(parser, "print the whole answer as JSON")
+    add_quiet(parser)
 
 
 def calls_under(session: Session, path: str | None) -> Calls:
     """The session, or its namespace with this path."""
     return session if path is None else session.namespace(path)
+
+
+def activities_of(session: Session) -> Callable[[], tuple[Activity, ...]]:
+    return lambda: session.statistics().activities
 
 
 def read_standard_input(what: str) -> str:

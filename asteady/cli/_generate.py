@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 from pathlib import Path
+from time import perf_counter
 from typing import Any, TextIO
 
 import attrs
@@ -18,6 +20,7 @@ from asteady._session.generation import Stream
 from asteady._session.session import Session
 from asteady.cli._common import (
     Commands,
+    activities_of,
     add_max_new_tokens,
     add_messages,
     add_request,
@@ -26,6 +29,7 @@ from asteady.cli._common import (
     prompt_arguments,
     read_standard_input,
 )
+from asteady.cli._progress import Progress, progress, speaks, summary
 
 
 def add_parser(commands: Commands) -> None:
@@ -95,14 +99,15 @@ def run_generate(options: argparse.Namespace) -> int:
 
 async def _generate(options: argparse.Namespace, what: dict[str, Any]) -> int:
     async with Session(generation_model=options.model, context_tokens=options.context) as session:
-        if session.settings.generation_model == "builtin":
+        if session.settings.generation_model == "builtin" and not options.quiet:
             print(
                 "asteady: the built-in model is only a small demonstration; choose another one with"
                 " --model smollm2, --model FILE.gguf or ASTEADY_GENERATION_MODEL (asteady models"
                 " list shows more)",
                 file=sys.stderr,
             )
-        async with calls_under(session, options.namespace).stream(
+        began = perf_counter()
+        stream = calls_under(session, options.namespace).stream(
             options.prompt,
             cache=options.cache,
             seed=options.seed,
@@ -111,15 +116,17 @@ async def _generate(options: argparse.Namespace, what: dict[str, Any]) -> int:
             stop=options.stop,
             eos_string=options.eos_string,
             **what,
-        ) as stream:
-            if options.json:
-                answer = await stream.read()
-                _write(_as_json(answer))
-            else:
-                answer = await _show(stream, options)
+        )
+        async with progress(options, activities_of(session), "computing the answer") as line:
+            async with stream:
+                first_s = await _show(stream, options, line) - began
+            took_s = perf_counter() - began
+        answer = stream.answer
         if options.json or not answer.text.endswith("\n"):
             _write("\n")
-        if answer.finish_reason == "length" and not options.json:
+        if speaks(options):
+            print(f"asteady: {summary(answer, first_s, took_s)}", file=sys.stderr)
+        elif answer.finish_reason == "length" and not (options.json or options.quiet):
             print(
                 f"asteady: stopped after {answer.completion_tokens} tokens"
                 " (--max-new-tokens, or the context)",
@@ -128,30 +135,40 @@ async def _generate(options: argparse.Namespace, what: dict[str, Any]) -> int:
     return 0
 
 
-async def _show(stream: Stream, options: argparse.Namespace) -> Completion:
-    """Print the chunks as they come, with `no_stream` the text when it is complete."""
+async def _show(stream: Stream, options: argparse.Namespace, line: Progress) -> float:
+    """Print the chunks as they come, with `no_stream` or `json` the answer when it is complete.
+
+    The line of progress vanishes before anything is printed. Returns when the first chunk came.
+    """
     terminal = sys.stderr.isatty()
-    shown = terminal if options.reasoning is None else options.reasoning
-    dim, plain = ("\x1b[2m", "\x1b[0m") if terminal else ("", "")
+    shown = (terminal if options.reasoning is None else options.reasoning) and not options.json
+    dim, plain = ("\x1b[2m", "\x1b[0m") if terminal and "NO_COLOR" not in os.environ else ("", "")
     open_line = False
+    first = 0.0
     try:
         async for event in stream.events():
+            first = first or perf_counter()
             if isinstance(event, ReasoningChunk):
                 if shown:
+                    line.hide()
                     _write(event.text if open_line else dim + event.text, sys.stderr)
                     open_line = True
                 continue
             if open_line:
                 _write(f"{plain}\n\n", sys.stderr)
                 open_line = False
-            if not options.no_stream:
+            if not (options.no_stream or options.json):
+                line.hide()
                 _write(event.text)
     finally:
         if open_line:
             _write(f"{plain}\n", sys.stderr)
-    if options.no_stream:
+    line.hide()
+    if options.json:
+        _write(_as_json(stream.answer))
+    elif options.no_stream:
         _write(stream.answer.text)
-    return stream.answer
+    return first or perf_counter()
 
 
 def _write(text: str, to: TextIO | None = None) -> None:
@@ -191,7 +208,8 @@ def run_embed(options: argparse.Namespace) -> int:
 async def _embed(texts: list[str], options: argparse.Namespace) -> Vector:
     async with Session(embedding_model=options.model, context_tokens=options.context) as session:
         calls = calls_under(session, options.namespace)
-        return await calls.embed(texts, cache=options.cache, truncate=options.truncate)
+        async with progress(options, activities_of(session), "computing the vectors"):
+            return await calls.embed(texts, cache=options.cache, truncate=options.truncate)
 
 
 def _save(matrix: Vector, target: Path) -> None:

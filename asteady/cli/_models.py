@@ -14,6 +14,7 @@ from pathlib import Path
 
 import attrs
 
+from asteady._base.activity import Activities
 from asteady._base.errors import (
     AsteadyError,
     EngineError,
@@ -23,6 +24,7 @@ from asteady._base.errors import (
 )
 from asteady._base.requests import KINDS, Kind
 from asteady._base.settings import NAMED_MODELS, Settings
+from asteady._base.tasks import run_in_daemon
 from asteady._engine.build import REBUILD
 from asteady._engine.loader import LlamaSource
 from asteady._engine.models.catalogue import BUNDLED, KNOWN, Known
@@ -39,6 +41,7 @@ from asteady._engine.models.minilm import find_minilm
 from asteady._engine.models.resolve import ModelFile, inspect_model
 from asteady._session.session import Session
 from asteady.cli._common import Commands, add_json
+from asteady.cli._progress import add_quiet, progress
 
 
 @attrs.frozen(kw_only=True)
@@ -101,6 +104,7 @@ def add_parser(commands: Commands) -> None:
         "model", nargs="?", help="any model reference; default: the generation model"
     )
     add_json(probe_, "print everything known, as JSON")
+    add_quiet(probe_)
     probe_.set_defaults(run=probe)
     remove_ = actions.add_parser("remove", help="remove a model from the hub's cache")
     remove_.add_argument("model", help="hf:owner/repo/file.gguf[@revision] or hf:owner/repo:Q4_K_M")
@@ -291,13 +295,25 @@ async def _compute(settings: Settings, reference: str, kind: Kind) -> None:
 def probe(options: argparse.Namespace) -> int:
     from asteady._engine.loader import build_of, probe_report
     from asteady._engine.models.resolve import resolve_model
-    from asteady._engine.plan import EngineOptions, repacks
+    from asteady._engine.plan import EngineOptions, WidthReport, repacks
 
     settings = Settings.from_environment()
     reference = options.model or settings.generation_model
-    file = resolve_model(reference, kind="generation", cache_dir=settings.cache_dir)
     engine_options = EngineOptions.of(settings)
-    report = probe_report(file, engine_options, settings.cache_dir)
+    activities = Activities()
+
+    def measure() -> tuple[ModelFile, WidthReport]:
+        cache_dir = settings.cache_dir
+        file = resolve_model(
+            reference, kind="generation", cache_dir=cache_dir, activities=activities
+        )
+        return file, probe_report(file, engine_options, cache_dir, activities)
+
+    async def show_measuring() -> tuple[ModelFile, WidthReport]:
+        async with progress(options, activities.now, "measuring"):
+            return await run_in_daemon("asteady-probe", measure)
+
+    file, report = asyncio.run(show_measuring())
     system = build_of(settings.cache_dir)["system"]
     layout = "repacked" if repacks(file.header.matrix_types, system, engine_options) else "plain"
     if options.json:

@@ -15,12 +15,14 @@ from asteady._base.requests import DEFAULT_SEED
 from asteady._session.session import Session
 from asteady.cli._common import (
     Commands,
+    activities_of,
     add_json,
     add_max_new_tokens,
     add_model,
     add_namespace,
     calls_under,
 )
+from asteady.cli._progress import Progress, add_quiet, progress, speaks
 
 if TYPE_CHECKING:
     from asteady.operate import WarmProgress, WarmReport
@@ -52,6 +54,7 @@ def add_parser(commands: Commands) -> None:
     add_model(parser)
     add_namespace(parser, 'tag the answers with this namespace, as "emails/marketing"')
     add_json(parser, "print the report as JSON")
+    add_quiet(parser)
     parser.set_defaults(run=run)
 
 
@@ -81,29 +84,36 @@ async def _warm(raw: bytes, options: argparse.Namespace) -> WarmReport:
     from asteady._session.warm import JsonLines, warm
 
     async with Session(generation_model=options.model, context_tokens=options.context) as session:
-        with _progress(sys.stderr.isatty()) as show:
-            return await warm(
-                context_of(calls_under(session, options.namespace)),
-                JsonLines(raw),
-                seeds=options.seed,
-                concurrency=options.concurrency,
-                budget_s=options.budget,
-                max_new_tokens=options.max_new_tokens,
-                on_progress=show,
-            )
+        activities = activities_of(session)
+        async with progress(options, activities, "computing the first answers") as line:
+            with _prompts(line if speaks(options) else None) as show:
+                return await warm(
+                    context_of(calls_under(session, options.namespace)),
+                    JsonLines(raw),
+                    seeds=options.seed,
+                    concurrency=options.concurrency,
+                    budget_s=options.budget,
+                    max_new_tokens=options.max_new_tokens,
+                    on_progress=show,
+                )
 
 
 @contextmanager
-def _progress(on_terminal: bool) -> Iterator[Callable[[WarmProgress], None] | None]:
-    """A progress bar on standard error, or a counter without tqdm. None if not on a terminal."""
-    if not on_terminal:
+def _prompts(line: Progress | None) -> Iterator[Callable[[WarmProgress], None] | None]:
+    """A progress bar on standard error, or a counter without tqdm, in place of the line from the
+    first prompt on. None without a line."""
+    if line is None:
         yield None
         return
     try:
         from tqdm import tqdm
     except ImportError:
+        counted = False
 
         def count(progress: WarmProgress) -> None:
+            nonlocal counted
+            counted = True
+            line.hide()
             print(
                 f"\rasteady: {progress.done} of {progress.total}",
                 end="",
@@ -111,14 +121,25 @@ def _progress(on_terminal: bool) -> Iterator[Callable[[WarmProgress], None] | No
                 flush=True,
             )
 
-        yield count
-        print(file=sys.stderr)
+        try:
+            yield count
+        finally:
+            if counted:
+                print(file=sys.stderr)
         return
-    with tqdm(unit="prompt", file=sys.stderr) as bar:
+    bars: list[tqdm[None]] = []
 
-        def advance(progress: WarmProgress) -> None:
-            bar.total = progress.total
-            bar.set_postfix_str(progress.outcome, refresh=False)
-            bar.update(progress.done - bar.n)
+    def advance(progress: WarmProgress) -> None:
+        if not bars:
+            line.hide()
+            bars.append(tqdm(unit="prompt", file=sys.stderr))
+        (bar,) = bars
+        bar.total = progress.total
+        bar.set_postfix_str(progress.outcome, refresh=False)
+        bar.update(progress.done - bar.n)
 
+    try:
         yield advance
+    finally:
+        for bar in bars:
+            bar.close()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from asteady.cli._warm import _progress
+from asteady.cli._progress import Progress
+from asteady.cli._warm import _prompts
 from asteady.operate import WarmProgress
 from tests.cli.test_cli import run
 
@@ -45,11 +46,11 @@ def test_progress_is_shown_on_a_terminal(
         pytest.importorskip("tqdm")
     else:
         monkeypatch.setitem(sys.modules, "tqdm", None)
-    with _progress(True) as show:
+    with _prompts(Progress(tuple, "")) as show:
         assert show is not None
         show(WarmProgress(done=2, total=2, prompt="p", seed=1, outcome="warmed"))
     captured = capsys.readouterr()
     assert captured.out == ""
     assert ("100%" if with_tqdm else "2 of 2") in captured.err
-    with _progress(False) as show:
+    with _prompts(None) as show:
         assert show is None

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import attrs
 import llama_cpp
 
+from asteady._base.activity import Activities
 from asteady._base.errors import EngineError
 from asteady._engine.api import SlotId
 from asteady._engine.cores import Cores
@@ -54,6 +55,7 @@ class LoadedModel:
     cores: Cores
     division: Division = attrs.Factory(Division)
     memory: ContextMemory
+    activities: Activities
 
 
 class Interruptions:

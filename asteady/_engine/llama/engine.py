@@ -14,6 +14,7 @@ from collections.abc import Callable
 import attrs
 import llama_cpp
 
+from asteady._base.activity import Activities, Running
 from asteady._base.errors import (
     EngineError,
     InvalidRequestError,
@@ -76,11 +77,15 @@ class LlamaEngine:
         cores: Cores,
         memory: ContextMemory,
         remember_widths: Callable[[WidthReport], None] | None = None,
+        activities: Activities,
+        loading: Running,
     ) -> None:
         header = file.header
         self._files = OpenModel(file)
         try:
-            native = load_model(self._files, repack=setup.repack, gpu_layers=options.gpu_layers)
+            native = load_model(
+                self._files, repack=setup.repack, gpu_layers=options.gpu_layers, running=loading
+            )
         except BaseException:
             self._files.close()
             raise
@@ -121,6 +126,7 @@ class LlamaEngine:
             ),
             cores=cores,
             memory=memory,
+            activities=activities,
         )
 
     def __repr__(self) -> str:

@@ -19,6 +19,7 @@ import attrs
 import llama_cpp
 import numpy as np
 
+from asteady._base.activity import Running
 from asteady._base.errors import EngineError, ModelChangedError
 from asteady._base.requests import Completion, FinishReason, GenerateRequest, TokenLogprob, Vector
 from asteady._engine.api import (
@@ -120,6 +121,7 @@ class _Sequence:
         self.generated = 0
         self.logprobs: list[TokenLogprob] | None = None if job.request.logprobs is None else []
         self.cost_s = 0.0
+        self.activity: Running | None = None  # while the prompt is computed
 
     @property
     def decoding(self) -> bool:
@@ -184,6 +186,8 @@ class GenerateWorker:
         sequence = self._slots.pop(slot, None)
         if sequence is None:
             return
+        if sequence.activity is not None:
+            self._model.activities.end(sequence.activity)
         if sequence.sampler is not None:
             llama_cpp.llama_sampler_free(sequence.sampler)
         self._interruptions.leave(slot)
@@ -277,6 +281,9 @@ class GenerateWorker:
         if sequence.job.shared_tokens:
             self._begin_with_prefix(room, sequence)
         sequence.reused = sequence.computed
+        sequence.activity = self._model.activities.begin(
+            "prompt", self._model.name, len(tokens) - sequence.computed
+        )
         return True
 
     def _begin_with_prefix(self, room: Room, sequence: _Sequence) -> None:
@@ -373,10 +380,14 @@ class GenerateWorker:
         if done:
             self._threads.record("prompt", threads, (perf_counter() - began) / piece)
             sequence.computed += piece
+            if sequence.activity is not None:
+                sequence.activity.done += piece
             room.computed(sequence.number, sequence.job.marked_tokens[: sequence.computed])
             if sequence.computed == sequence.job.shared_tokens:
                 self._cache_prefix(room, sequence)
             if last:
+                if sequence.activity is not None:
+                    self._model.activities.end(sequence.activity)
                 sequence.position = len(tokens)
                 self._sample_token(sequence, piece - 1, events)
         sequence.cost_s += perf_counter() - began

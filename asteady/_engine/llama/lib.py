@@ -14,6 +14,7 @@ from typing import Any
 
 import llama_cpp
 
+from asteady._base.activity import Running
 from asteady._base.errors import EngineError, ModelChangedError, ModelFormatError
 from asteady._base.forks import ProcessLock, fork_gate
 from asteady._engine.models.opened import OpenModel
@@ -62,9 +63,16 @@ def start_backend() -> None:
 
 
 def load_model(
-    files: OpenModel, *, repack: bool, gpu_layers: int = 0, vocabulary_only: bool = False
+    files: OpenModel,
+    *,
+    repack: bool,
+    gpu_layers: int = 0,
+    vocabulary_only: bool = False,
+    running: Running | None = None,
 ) -> Any:
     """Load a model, or its vocabulary and metadata only; free it with ``llama_model_free``.
+
+    `running` is told how much of its total has been loaded.
 
     Raises:
         EngineError: `gpu_layers` is not 0, and this build cannot offload.
@@ -86,6 +94,9 @@ def load_model(
     # another order, and a build that reports AMX crashes with them.
     parameters.use_extra_bufts = repack
     parameters.vocab_only = vocabulary_only
+    if running is not None:
+        advance = _advancer(running)
+        parameters.progress_callback = advance
     paths = [os.fsencode(path) for path in files.paths()]
     with _load_lock:
         error_lines = _error_lines = []
@@ -109,6 +120,16 @@ def load_model(
             reason = reason.replace(str(path), str(name))
         raise ModelFormatError(f"llama.cpp cannot load {files.names[0]}: {reason}")
     return model
+
+
+def _advancer(running: Running) -> Any:
+    """A progress callback for llama.cpp; to be kept until the model is loaded."""
+
+    def advance(fraction: float, user_data: Any) -> bool:
+        running.done = int(fraction * running.total)
+        return True  # go on
+
+    return llama_cpp.llama_progress_callback(advance)
 
 
 def version_and_system() -> tuple[str, str]:

@@ -6,10 +6,11 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import attrs
 
+from asteady._base.activity import Activities, Running
 from asteady._base.errors import (
     ModelCapabilityError,
     ModelChangedError,
@@ -29,6 +30,8 @@ _KNOWN = (
     'known references are "builtin", "smollm2", "minilm" (for embeddings), hf:owner/repo/file.gguf '
     "and the path of a .gguf file"
 )
+# What a digest is computed of at once.
+_CHUNK_BYTES = 2**20
 _FACTS_FILE = "models.json"
 # Raise it when the facts remembered of a file, or the check of its header, change.
 _FACTS_VERSION = 5
@@ -72,7 +75,12 @@ class _Located:
 
 
 def resolve_model(
-    reference: str, *, kind: Kind, cache_dir: Path, builtin_folder: Path = BUILTIN_FOLDER
+    reference: str,
+    *,
+    kind: Kind,
+    cache_dir: Path,
+    builtin_folder: Path = BUILTIN_FOLDER,
+    activities: Activities | None = None,
 ) -> ModelFile:
     """Find the files of a model reference, and check them. Downloads a model of the hub if needed.
 
@@ -85,7 +93,13 @@ def resolve_model(
         ModelFormatError: it is not a complete GGUF file, or not the expected one.
         ModelCapabilityError: the model is of the other kind.
     """
-    file = inspect_model(reference, kind=kind, cache_dir=cache_dir, builtin_folder=builtin_folder)
+    file = inspect_model(
+        reference,
+        kind=kind,
+        cache_dir=cache_dir,
+        builtin_folder=builtin_folder,
+        activities=activities,
+    )
     header = file.header
     if header.kind != kind:
         raise wrong_kind(f"{file.path} ({header.architecture})", kind)
@@ -98,7 +112,12 @@ def resolve_model(
 
 
 def inspect_model(
-    reference: str, *, kind: Kind, cache_dir: Path, builtin_folder: Path = BUILTIN_FOLDER
+    reference: str,
+    *,
+    kind: Kind,
+    cache_dir: Path,
+    builtin_folder: Path = BUILTIN_FOLDER,
+    activities: Activities | None = None,
 ) -> ModelFile:
     """As `resolve_model`, but also for a model of the other kind."""
     found = _locate(reference, kind, cache_dir, builtin_folder)
@@ -106,7 +125,7 @@ def inspect_model(
     try:
         if path.exists() and not path.is_file():
             raise ModelFormatError(f"{path} is not a file: name a .gguf file")
-        return _checked(found, reference, cache_dir)
+        return _checked(found, reference, cache_dir, activities or Activities())
     except FileNotFoundError as exc:
         missing = Path(exc.filename or path)
         what = "model file" if missing == path else f"file of the model {path}:"
@@ -164,9 +183,9 @@ def _locate_builtin(path: Path) -> _Located:
     return _Located(parts=(path,), sha256=(expected,), remedy=remedy)
 
 
-def _checked(found: _Located, reference: str, cache_dir: Path) -> ModelFile:
+def _checked(found: _Located, reference: str, cache_dir: Path, activities: Activities) -> ModelFile:
     checked = [
-        _facts(part, expected, found, cache_dir)
+        _facts(part, expected, found, cache_dir, activities)
         for part, expected in zip(found.parts, found.sha256, strict=True)
     ]
     parts, headers = zip(*checked, strict=True)
@@ -187,7 +206,7 @@ def _checked(found: _Located, reference: str, cache_dir: Path) -> ModelFile:
 
 
 def _facts(
-    path: Path, expected: str | None, found: _Located, cache_dir: Path
+    path: Path, expected: str | None, found: _Located, cache_dir: Path, activities: Activities
 ) -> tuple[ModelPart, GgufHeader]:
     """The identity, digest and header of a file: remembered, or computed and checked."""
     facts = cache_dir / _FACTS_FILE
@@ -202,7 +221,8 @@ def _facts(
         # The header first: a file that is no model need not be read to its end. But no byte of a
         # file that is not the expected one is parsed.
         header = read_header(path, descriptor) if expected is None else None
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        with activities.during("identifying", str(path), settled.size_bytes) as running:
+            sha256 = _digest(stream, running)
         if Identity.of(os.fstat(descriptor)) != settled:
             raise ModelChangedError(
                 f"{path} was written to while it was read: call again when it is complete"
@@ -219,6 +239,16 @@ def _facts(
     key = _facts_key(path, settled)
     remember(facts, key, {"sha256": sha256, "header": attrs.asdict(header)})
     return ModelPart(path=path, sha256=sha256, identity=settled), header
+
+
+def _digest(stream: BinaryIO, running: Running) -> str:
+    """The SHA-256 of a file from its start, in hexadecimal digits; says how far it is."""
+    digest, buffer = hashlib.sha256(), bytearray(_CHUNK_BYTES)
+    view = memoryview(buffer)
+    while size := stream.readinto(buffer):  # type: ignore[attr-defined]  # of a file opened "rb"
+        digest.update(view[:size])
+        running.done += size
+    return digest.hexdigest()
 
 
 def _facts_key(path: Path, known: Identity) -> str:
