@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
@@ -110,6 +111,22 @@ def test_every_request_comes_back(messages: list[tuple[str, str]], numbers: dict
     request = GenerateRequest.of(
         messages=[{"role": role, "content": content} for role, content in messages], **numbers
     )
+    recorded: Recorded = {ModelRequest("generation", "m", request): completion("x")}
+    assert set(loads(dumps(recorded), "here")) == set(recorded)
+
+
+def test_conversations_with_tools_come_back() -> None:
+    call = {"id": "1", "function": {"name": "f", "arguments": {"b": 1.0, "a": [None, "\n"]}}}
+    request = GenerateRequest.of(
+        messages=[
+            {"role": "user", "content": "hi", "name": "Ada"},
+            {"role": "assistant", "content": None, "tool_calls": [call], "reasoning": "hm"},
+            {"role": "tool", "content": "12:00", "tool_call_id": "1"},
+        ],
+        chat_template_kwargs={"enable_thinking": False, "x": "a"},
+        date="2026-11-25",
+    )
+    request = attrs.evolve(request, tools=('{"type":"function"}',), isolation="team")
     recorded: Recorded = {ModelRequest("generation", "m", request): completion("x")}
     assert set(loads(dumps(recorded), "here")) == set(recorded)
 
