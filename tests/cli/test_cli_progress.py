@@ -36,16 +36,15 @@ sys.exit(main(sys.argv[1:]))
 
 
 class Terminal:
-    """A command whose standard error is a terminal."""
+    """A command whose standard error is a terminal, with `one_terminal` standard output too."""
 
-    def __init__(self, program: str, *arguments: str, **environment: str) -> None:
+    def __init__(self, program: str, *arguments: str, one_terminal: bool = False) -> None:
         self._screen, stderr = pty.openpty()
         self.process = subprocess.Popen(
             [sys.executable, "-c", program, *arguments],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=stderr if one_terminal else subprocess.PIPE,
             stderr=stderr,
-            env={**os.environ, **environment},
         )
         os.close(stderr)
         self.said = ""
@@ -61,7 +60,7 @@ class Terminal:
             pass
         os.close(self._screen)
         stdout, _ = self.process.communicate(timeout=60)
-        return self.process.returncode, stdout.decode()
+        return self.process.returncode, (stdout or b"").decode()
 
     def _read(self) -> bool:
         try:
@@ -102,6 +101,18 @@ def test_the_line_vanishes_and_one_line_says_how_it_went() -> None:
     again = Terminal(_AT_ONCE, *_ARGUMENTS)
     assert again.finish() == (0, stdout)
     assert shown(again.said)[-1].startswith("asteady: 5 tokens, from the cache")
+
+
+def test_the_line_has_vanished_when_the_text_begins() -> None:
+    separate = Terminal(_AT_ONCE, *_ARGUMENTS)
+    _, text = separate.finish()
+    together = Terminal(_AT_ONCE, *_ARGUMENTS, "--cache", "bypass", one_terminal=True)
+    assert together.finish()[0] == 0
+    assert "\rasteady: " in together.said
+    hint, *answer, last = shown(together.said)
+    assert "demonstration" in hint
+    assert answer == [row.rstrip() for row in text.splitlines() if row.strip()]
+    assert last.startswith("asteady: 5 tokens, ")
 
 
 def test_quiet_says_nothing() -> None:
