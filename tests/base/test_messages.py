@@ -25,12 +25,19 @@ def key_of(*messages: Any, **options: Any) -> str:
     return GenerateRequest.of(messages=messages, **options).key("f")
 
 
-def test_keys_of_roles_and_contents_are_those_of_pairs() -> None:
-    request = GenerateRequest.of(messages=[{"role": "system", "content": "a"}, USER])
-    pairs = (("system", "a"), ("user", "hi"))
+def of_pairs(*pairs: tuple[str, str]) -> str:
     fields = (None, pairs, False, 42, 512, 0.0, 0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, (), (), None, None)
-    described = repr((1, "generate", "f", fields))
-    assert request.key("f") == hashlib.sha256(described.encode()).hexdigest()
+    return hashlib.sha256(repr((1, "generate", "f", fields)).encode()).hexdigest()
+
+
+def test_keys_of_roles_and_contents_are_those_of_pairs() -> None:
+    begun = {"role": "assistant", "content": "a"}
+    assert key_of({"role": "system", "content": "a"}, USER) == of_pairs(
+        ("system", "a"), ("user", "hi")
+    )
+    assert key_of(begun, USER) == of_pairs(("assistant", "a"), ("user", "hi"))
+    # It is continued, which it was not when keys were first made.
+    assert key_of(USER, begun) != of_pairs(("user", "hi"), ("assistant", "a"))
 
 
 @pytest.mark.parametrize(
