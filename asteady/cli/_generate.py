@@ -140,9 +140,8 @@ async def _show(stream: Stream, options: argparse.Namespace, line: Progress) -> 
 
     The line of progress vanishes before anything is printed. Returns when the first chunk came.
     """
-    terminal = sys.stderr is not None and sys.stderr.isatty()
-    wanted = terminal if options.reasoning is None else options.reasoning
-    shown = wanted and not options.json and sys.stderr is not None
+    terminal = sys.stderr.isatty()
+    shown = (terminal if options.reasoning is None else options.reasoning) and not options.json
     dim, plain = ("\x1b[2m", "\x1b[0m") if terminal and "NO_COLOR" not in os.environ else ("", "")
     open_line = False
     first = 0.0

@@ -17,6 +17,9 @@ from asteady.cli import _bench, _cache, _generate, _models, _tokens, _verify, _w
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, and return its exit code."""
+    if sys.stderr is None:
+        # `print` would take standard output in its place.
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # until the process ends
     parser = _parser()
     options = parser.parse_args(arguments)
     if sys.stdout is None:

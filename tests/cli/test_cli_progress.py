@@ -122,6 +122,15 @@ def test_quiet_says_nothing() -> None:
     assert stdout
 
 
+def test_with_standard_error_closed_only_the_text_is_printed() -> None:
+    command = f'exec "{sys.executable}" -m asteady "$@" 2>&-'
+    done = subprocess.run(
+        ["sh", "-c", command, "sh", *_ARGUMENTS], stdout=subprocess.PIPE, timeout=60, check=True
+    )
+    assert done.stdout
+    assert b"asteady" not in done.stdout
+
+
 @pytest.mark.parametrize("command", [("embed", "a text"), ("bench", "--iterations", "2")])
 def test_other_commands_leave_nothing_on_the_screen(command: Sequence[str]) -> None:
     terminal = Terminal(_AT_ONCE, *command)
