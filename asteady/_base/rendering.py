@@ -40,10 +40,10 @@ def date_of(name: str, value: object, *, error: type[AsteadyError] = InvalidRequ
     if isinstance(value, datetime.date):
         return value.isoformat()
     if isinstance(value, str):
-        if (stripped := value.strip()) == TODAY:
+        if value == TODAY:
             return TODAY
         try:
-            found = datetime.date.fromisoformat(stripped)
+            found = datetime.date.fromisoformat(value)
         except ValueError:
             pass
         else:
