@@ -4,6 +4,7 @@
     ├── InvalidRequestError (ValueError)    an argument of a request is not allowed
     │   └── PromptTooLongError              more tokens than the model's context holds
     ├── SettingsError (ValueError)          a setting or its variable is not allowed
+    ├── IncompleteAnswerError (ValueError)  cut by `max_new_tokens` before its form was complete
     ├── CacheMissError (LookupError)        cache="only", and the answer is not in the cache
     ├── QueueFullError                      `max_pending` requests are already waiting
     ├── SessionError (RuntimeError)         the session is in the wrong state for this call
@@ -49,6 +50,16 @@ class PromptTooLongError(InvalidRequestError):
 @public
 class SettingsError(AsteadyError, ValueError):
     """A setting is not allowed; the message names it, its value and what is."""
+
+
+@public
+class IncompleteAnswerError(AsteadyError, ValueError):
+    """An answer with a form (schema, choices, ...) was cut by `max_new_tokens`, incomplete.
+
+    `text` is what there was of it. It is not stored.
+    """
+
+    text: str = ""
 
 
 @public

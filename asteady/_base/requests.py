@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import attrs
 
 from asteady._base import validation
+from asteady._base.constraints import Constraint, constraint_of
 from asteady._base.errors import InvalidRequestError, PromptTooLongError
 from asteady._base.messages import AnyMessage, Message, is_continued, messages_of
 from asteady._base.public import public
@@ -144,6 +145,7 @@ def _later(default: Any) -> Any:
     return attrs.field(default=default, metadata={"later": True})
 
 
+# ruff: noqa: RUF009  # _later is attrs.field
 @public
 @attrs.frozen(kw_only=True)
 class GenerateRequest:
@@ -175,6 +177,7 @@ class GenerateRequest:
     chat_template_kwargs: tuple[tuple[str, str], ...] = _later(())
     date: str = _later(DEFAULT_DATE)
     tools: tuple[str, ...] = _later(())
+    constraint: Constraint | None = _later(None)
 
     @classmethod
     def of(
@@ -199,6 +202,10 @@ class GenerateRequest:
         logprobs: int | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         date: str | datetime.date | None = None,
+        schema: Mapping[str, Any] | bool | str | None = None,
+        choices: Iterable[str] | None = None,
+        regex: str | None = None,
+        grammar: str | None = None,
     ) -> GenerateRequest:
         """Validate the arguments of `Session.generate` and put them into canonical form.
 
@@ -224,6 +231,14 @@ class GenerateRequest:
         if variables and raw:
             raise refuse("raw", raw, "chat_template_kwargs are for the template that raw skips")
         day = resolved(date_of("date", _or(date, DEFAULT_DATE)))
+        stops = _stops(stop, _or(eos_string, OWN_END))
+        constraint = constraint_of(schema=schema, choices=choices, regex=regex, grammar=grammar)
+        if constraint is not None and stops:
+            raise refuse(
+                "stop",
+                stops[0],
+                "an answer with a schema, choices, a regex or a grammar ends where its form ends",
+            )
         return cls(
             prompt=prompt,
             messages=() if messages is None else messages_of(messages),
@@ -245,13 +260,14 @@ class GenerateRequest:
                 "frequency_penalty", _or(frequency_penalty, 0.0), -10, 10
             ),
             logit_bias=_biases(logit_bias),
-            stop=_stops(stop, _or(eos_string, OWN_END)),
+            stop=stops,
             logprobs=None
             if logprobs is None
             else whole_number("logprobs", logprobs, 0, MAX_LOGPROBS),
             chat_template_kwargs=variables,
             # Nothing of a raw prompt depends on it.
             date=DEFAULT_DATE if raw else day,
+            constraint=constraint,
         )
 
     def conversation(self) -> tuple[Message, ...]:
@@ -360,7 +376,7 @@ def _key_fields(request: GenerateRequest | EmbedRequest) -> tuple[Any, ...]:
         elif "later" not in field.metadata:
             first.append(value)
         elif value != field.default:
-            later.append((field.name, value))
+            later.append((field.name, value.key() if field.name == "constraint" else value))
     return (*first, *later)
 
 

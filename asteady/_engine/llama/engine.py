@@ -34,6 +34,7 @@ from asteady._engine.cores import Cores
 from asteady._engine.llama.context import LoadedModel
 from asteady._engine.llama.embed import EmbedJob, EmbedWorker, with_instruction
 from asteady._engine.llama.generate import GenerateJob, GenerateWorker
+from asteady._engine.llama.grammar import Grammars
 from asteady._engine.llama.lib import load_model
 from asteady._engine.llama.probe import Probe, lower_priority
 from asteady._engine.llama.prompt import PromptTokenizer
@@ -110,6 +111,7 @@ class LlamaEngine:
         self.dimensions: int = llama_cpp.llama_model_n_embd_out(native)
         self.vocab = Vocab(native)
         self._tokenizer = PromptTokenizer(native, self.vocab)
+        self._grammars = Grammars(self.vocab)
         self._prefixes = PrefixCache(options.prefix_max_bytes, options.piece_tokens)
         self._loaded: LoadedModel | None = LoadedModel(
             native=native,
@@ -251,6 +253,8 @@ class LlamaEngine:
                     f"logit_bias token {token} is not allowed: the model's tokens are 0 to "
                     f"{self.vocab.size - 1}"
                 )
+        constraint = request.constraint
+        matcher = None if constraint is None else self._grammars.compile(constraint)
         tokens = self._tokenizer.tokenize(request)
         room = self.context_tokens - len(tokens)
         if room < 1:
@@ -265,6 +269,7 @@ class LlamaEngine:
             tokens=tuple(tokens),
             limit=limit,
             thinking=self._tokenizer.thinking(request, tokens),
+            matcher=matcher,
             checked=checked,
         )
 

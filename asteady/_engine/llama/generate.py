@@ -20,7 +20,7 @@ import llama_cpp
 import numpy as np
 
 from asteady._base.activity import Running
-from asteady._base.errors import EngineError, ModelChangedError
+from asteady._base.errors import EngineError, IncompleteAnswerError, ModelChangedError
 from asteady._base.requests import Completion, FinishReason, GenerateRequest, TokenLogprob, Vector
 from asteady._engine.api import (
     AnswerEvent,
@@ -32,6 +32,7 @@ from asteady._engine.api import (
 )
 from asteady._engine.cores import ThreadChooser
 from asteady._engine.llama.context import Interruptions, LoadedModel
+from asteady._engine.llama.grammar import Form, MaskThread, most_tokens
 from asteady._engine.llama.lib import check, holding_gil
 from asteady._engine.llama.prompt import Thinking
 from asteady._engine.llama.room import Room, Tokens
@@ -84,6 +85,8 @@ class GenerateJob:
     limit: int
     shared_tokens: int = 0
     thinking: Thinking | None = None
+    matcher: Any = None
+    """The compiled form of the answer, if it has one."""
     checked: int = 0
     """What `OpenModel.check` returned before."""
     marked_tokens: Tokens = attrs.field(init=False)
@@ -111,6 +114,8 @@ class _Sequence:
             splitter = ReasoningSplitter(thinking.tags, opened=thinking.opened)
             self.hidden = thinking.hidden
         self.text = TextStream(job.request.stop, splitter)
+        self.form: Form | None = None
+        self.ended = False  # its form allows no more
         self.chunks: list[str] = []
         self.reasoning_chunks: list[str] = []
         self.reasoning_tokens = 0
@@ -126,6 +131,11 @@ class _Sequence:
     @property
     def decoding(self) -> bool:
         return self.computed == len(self.job.tokens)
+
+    @property
+    def form_now(self) -> Form | None:
+        """What the next token must follow: reasoning has no form."""
+        return None if self.text.in_reasoning else self.form
 
     @property
     def needed_tokens(self) -> int:
@@ -146,6 +156,7 @@ class GenerateWorker:
         self._prefixes = prefixes
         self._interruptions = Interruptions()
         self._threads = ThreadChooser(model.cores)
+        self._masks = MaskThread()
         self._sample = llama_cpp.llama_sampler_sample
         if vocab.size <= _SMALL_VOCABULARY:
             self._sample = holding_gil(self._sample)
@@ -168,7 +179,9 @@ class GenerateWorker:
         if not self._slots:
             self._model.cores.enter()
             self._model.division.enter()
-        self._slots[slot] = _Sequence(slot, job, sampler)
+        sequence = self._slots[slot] = _Sequence(slot, job, sampler)
+        if job.matcher is not None:
+            sequence.form = Form(job.matcher, self._vocab.size, self._masks)
         return slot
 
     def interrupt(self, slot: SlotId) -> None:
@@ -216,6 +229,7 @@ class GenerateWorker:
             for slot in list(self._slots):
                 self._release(slot)
             self._close_rooms(list(self._rooms))
+            self._masks.close()
 
     def step(self) -> list[Event]:
         with self._stepping:
@@ -371,6 +385,8 @@ class GenerateWorker:
         batch.fill(sequence.number, first, tokens[first : first + piece], outputs=last)
         threads = self._threads.choose("prompt")
         room.context.use_threads(threads)
+        if last and (form := sequence.form_now) is not None:
+            form.begin_mask()
         try:
             done = room.context.compute_for(sequence.slot, llama_cpp.llama_decode, batch)
         except EngineError as exc:
@@ -409,6 +425,8 @@ class GenerateWorker:
         began = perf_counter()
         for place, sequence in enumerate(running):
             room.batch.put(place, sequence.number, sequence.position, sequence.token)
+            if (form := sequence.form_now) is not None:
+                form.begin_mask()
         threads = self._threads.choose(len(running))
         room.context.use_threads(threads)
         room.context.decode(room.batch)
@@ -441,17 +459,31 @@ class GenerateWorker:
             )
             events.append(ErrorEvent(sequence.slot, error))
             return
-        if sequence.sampler is None:
-            token = likeliest
-        else:
-            token = self._sample(sequence.sampler, context, place)
-        sequence.token = token
-        if self._vocab.is_end(token):
+        raw, form = logits, sequence.form_now
+        try:
+            if form is not None:
+                if sequence.logprobs is not None:
+                    raw = logits.copy()
+                form.apply(logits)
+                likeliest = int(logits.argmax())
+            if sequence.sampler is None:
+                token = likeliest
+            else:
+                token = self._sample(sequence.sampler, context, place)
+            sequence.token = token
+            if self._vocab.is_end(token):
+                return
+            if form is not None:
+                sequence.ended = form.accept(token)
+        except EngineError as exc:
+            sequence.token = -1
+            self._release(sequence.slot)
+            events.append(ErrorEvent(sequence.slot, exc))
             return
         sequence.generated += 1
         if sequence.logprobs is not None:
             count = sequence.job.request.logprobs or 0
-            sequence.logprobs.append(logprob_of(logits, token, count, self._vocab))
+            sequence.logprobs.append(logprob_of(raw, token, count, self._vocab))
         stream, began = sequence.text, sequence.text.in_reasoning
         text = ""
         if token in sequence.hidden:
@@ -475,7 +507,7 @@ class GenerateWorker:
         if sequence.token < 0:
             return
         reason: FinishReason
-        if sequence.text.stopped or self._vocab.is_end(sequence.token):
+        if sequence.text.stopped or sequence.ended or self._vocab.is_end(sequence.token):
             reason = "stop"
         elif sequence.generated == sequence.job.limit:
             reason = "length"
@@ -484,6 +516,10 @@ class GenerateWorker:
         self._emit(sequence, sequence.text.end(cut=reason == "length"), events)
         if sequence.text.stopped:
             reason = "stop"
+        if reason == "length" and self._lacks(sequence):
+            self._release(sequence.slot)
+            events.append(ErrorEvent(sequence.slot, self._incomplete(sequence), as_is=True))
+            return
         request = sequence.job.request
         answer = Completion(
             text="".join(sequence.chunks),
@@ -508,6 +544,24 @@ class GenerateWorker:
             events.append(ErrorEvent(sequence.slot, exc))
             return
         events.append(AnswerEvent(sequence.slot, answer))
+
+    def _lacks(self, sequence: _Sequence) -> bool:
+        """Whether the form of the answer is not complete."""
+        form = sequence.form
+        return form is not None and (sequence.text.in_reasoning or not form.complete)
+
+    def _incomplete(self, sequence: _Sequence) -> IncompleteAnswerError:
+        constraint, limit = sequence.job.request.constraint, sequence.job.limit
+        assert constraint is not None
+        most = most_tokens(constraint, lambda text: self._vocab.tokenize(text, special=False))
+        remedy = "raise max_new_tokens" if most is None else f"{most} are always enough"
+        if limit < sequence.job.request.max_new_tokens:
+            remedy = "the context holds no more: shorten the prompt"
+        error = IncompleteAnswerError(
+            f"the answer was cut after {limit} tokens, before its form was complete: {remedy}"
+        )
+        error.text = "".join(sequence.chunks)
+        return error
 
 
 def make_sampler(request: GenerateRequest, vocabulary_size: int) -> Any:

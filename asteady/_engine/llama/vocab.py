@@ -173,6 +173,10 @@ class Vocab:
         """A token as a template writes it, control tokens too; "" for a negative number (none)."""
         return "" if token < 0 else self._to_piece(token, special=True).decode("utf-8", "replace")
 
+    def ends(self) -> list[int]:
+        """All tokens with which the model may end its answer; walks the vocabulary."""
+        return [token for token in range(self.size) if self.is_end(token)]
+
     def is_end(self, token: int) -> bool:
         """Whether the model ends its answer with this token."""
         known = self._is_end.get(token)

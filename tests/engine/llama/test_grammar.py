@@ -1,0 +1,249 @@
+"""Answers that have a form: only allowed tokens, the same bits, and errors before the queue."""
+
+from __future__ import annotations
+
+import gc
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from asteady._base.constraints import Constraint, constraint_of
+from asteady._base.errors import EngineError, IncompleteAnswerError, InvalidRequestError
+from asteady._base.requests import Completion, GenerateRequest
+from asteady._engine.api import AnswerEvent, ErrorEvent
+from asteady._engine.llama.engine import LlamaEngine
+from asteady._engine.llama.grammar import Form, MaskThread
+from asteady._engine.loader import load_engine
+from asteady._engine.models.resolve import resolve_model
+from asteady._engine.plan import EngineOptions, Setup
+from tests.engine.driving import digest, drain, together
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 12},
+        "age": {"type": "integer", "minimum": 0, "maximum": 150},
+    },
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaEngine]:
+    folder = tmp_path_factory.mktemp("grammar")
+    file = resolve_model("builtin", kind="generation", cache_dir=folder)
+    engine = load_engine(file, EngineOptions(), folder, Setup(width=8))
+    yield engine
+    engine.close()
+
+
+def ask(prompt: str = "Describe a person", **options: Any) -> GenerateRequest:
+    return GenerateRequest.of(prompt, **{"max_new_tokens": 60, "logprobs": 2, **options})
+
+
+def answer(engine: LlamaEngine, request: GenerateRequest) -> Completion:
+    (completion,) = together(engine, [request])
+    assert isinstance(completion, Completion)
+    return completion
+
+
+def error(engine: LlamaEngine, request: GenerateRequest) -> Exception:
+    worker = engine.open_worker()
+    slot = worker.admit(engine.prepare(request))
+    while True:
+        for event in worker.step():
+            assert not isinstance(event, AnswerEvent), event
+            if isinstance(event, ErrorEvent):
+                assert event.slot == slot
+                worker.close()
+                return event.error
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 5.0])
+def test_a_schema(engine: LlamaEngine, temperature: float) -> None:
+    for seed in range(5):
+        completion = answer(engine, ask(schema=SCHEMA, temperature=temperature, seed=seed))
+        value = json.loads(completion.text)
+        assert list(value) == ["name", "age"]
+        assert len(value["name"]) <= 12
+        assert 0 <= value["age"] <= 150
+        assert completion.finish_reason == "stop"
+        assert completion.text == json.dumps(value, ensure_ascii=False)
+
+
+def test_choices_a_regex_and_a_grammar(engine: LlamaEngine) -> None:
+    for seed in range(5):
+        options: Any = {"temperature": 2.0, "seed": seed}
+        assert answer(engine, ask(choices=["yes", "no", "日本"], **options)).text in {
+            "yes",
+            "no",
+            "日本",
+        }
+        assert re.fullmatch(r"[A-Z]{3}-\d{4}", answer(engine, ask(regex=r"[A-Z]{3}-[0-9]{4}")).text)
+        found = answer(
+            engine, ask(grammar='start: "<" /[a-z]{1,8}/ ("," /[a-z]{1,8}/)~2 ">"', **options)
+        )
+        assert re.fullmatch(r"<[a-z]{1,8}(,[a-z]{1,8}){2}>", found.text)
+
+
+def test_a_choice_that_begins_another_may_end_or_go_on(engine: LlamaEngine) -> None:
+    found = {
+        answer(engine, ask(choices=["a", "ab", "abc"], temperature=10.0, seed=seed)).text
+        for seed in range(30)
+    }
+    assert found == {"a", "ab", "abc"}
+
+
+def test_forms_and_free_answers_in_one_batch_have_the_bits_of_each_alone(
+    engine: LlamaEngine,
+) -> None:
+    requests = [
+        ask("Describe a person", schema=SCHEMA),
+        ask("Write a haiku about caching", max_new_tokens=30),
+        ask("Is it good?", choices=["good", "bad"], temperature=1.0),
+        ask("Describe a dog", schema=SCHEMA, temperature=1.0, seed=3),
+        ask("Write a haiku about rain", temperature=0.7, max_new_tokens=30),
+        ask("A number", regex="[0-9]{3,9}", repeat_penalty=1.3),
+        ask("Explain recursion", max_new_tokens=30),
+    ]
+    alone = [digest(answer(engine, request)) for request in requests]
+    worker = engine.open_worker()
+    slots = [worker.admit(engine.prepare(request)) for request in requests]
+    found, _ = drain(worker, *slots)
+    assert [digest(found[slot]) for slot in slots] == alone
+    worker.close()
+
+
+def test_log_probabilities_are_the_models_own(engine: LlamaEngine) -> None:
+    free = answer(engine, ask("Is it good?", max_new_tokens=1, logprobs=5))
+    bound = answer(engine, ask("Is it good?", choices=["zebra"], logprobs=5))
+    assert free.logprobs is not None
+    assert bound.logprobs is not None
+    assert bound.logprobs[0].top == free.logprobs[0].top
+    assert bound.logprobs[0].logprob < free.logprobs[0].logprob
+
+
+def test_an_answer_that_is_cut_is_an_error_with_what_there_was(engine: LlamaEngine) -> None:
+    cut = error(engine, ask(schema=SCHEMA, max_new_tokens=5))
+    assert isinstance(cut, IncompleteAnswerError)
+    assert str(cut) == (
+        "the answer was cut after 5 tokens, before its form was complete: raise max_new_tokens"
+    )
+    assert cut.text.startswith('{"name": "')
+    cut = error(engine, ask(choices=["a rather long choice"], max_new_tokens=1))
+    assert "20 are always enough" in str(cut)
+    # What is complete may be cut.
+    completion = answer(engine, ask(regex="[0-9]+", max_new_tokens=3))
+    assert (completion.finish_reason, completion.completion_tokens) == ("length", 3)
+
+
+@pytest.mark.parametrize(
+    ("form", "named"),
+    [
+        ({"schema": {"type": "objekt"}}, "schema is not allowed: .*objekt"),
+        ({"schema": {"type": "string", "pattern": "["}}, "schema is not allowed: "),
+        ({"schema": {"$ref": "#/nowhere"}}, "schema is not allowed: "),
+        ({"schema": "[1"}, "schema='\\[1' is not allowed: it is not JSON"),
+        ({"schema": 5}, "schema=5 is not allowed"),
+        ({"schema": {"a": {1, 2}}}, "cannot be JSON"),
+        ({"regex": "(["}, "regex is not allowed: "),
+        ({"regex": ""}, "regex='' is not allowed"),
+        ({"grammar": "start: nowhere"}, "grammar is not allowed: "),
+        ({"choices": []}, "at least one choice"),
+        ({"choices": ["a", ""]}, "at least one choice"),
+        ({"choices": "yes"}, "a list of texts"),
+        ({"choices": ["a", 1]}, "choices=1 is not allowed"),
+        ({"choices": ["a"], "regex": "a"}, "give one of choices, regex"),
+        ({"choices": ["a"], "stop": "a"}, "ends where its form ends"),
+        ({"regex": "a" * 600_000}, "at most 524,288"),
+        ({"choices": [str(n) for n in range(10_001)]}, "10,001 choices are too many"),
+    ],
+)
+def test_a_form_that_cannot_be_is_refused_before_the_queue(
+    engine: LlamaEngine, form: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(InvalidRequestError, match=named):
+        engine.prepare(ask(**form))
+
+
+def test_equal_forms_are_equal_and_in_the_key() -> None:
+    assert constraint_of(choices=["b", "a", "b"]) == constraint_of(choices=("a", "b"))
+    text = json.dumps(SCHEMA, indent=4)
+    assert constraint_of(schema=text) == constraint_of(schema=SCHEMA)
+    keys = {
+        GenerateRequest.of("x", **form).key("f")
+        for form in (
+            {},
+            {"schema": SCHEMA},
+            {"schema": {**SCHEMA, "required": ["age"]}},
+            {"choices": ["a"]},
+            {"regex": "a"},
+            {"grammar": "a"},
+        )
+    }
+    assert len(keys) == 6
+    # The order of properties is that of the answer.
+    turned = {**SCHEMA, "properties": dict(reversed(SCHEMA["properties"].items()))}  # type: ignore[attr-defined]
+    assert constraint_of(schema=turned) != constraint_of(schema=SCHEMA)
+
+
+def test_no_special_token_is_allowed(engine: LlamaEngine) -> None:
+    constraint = constraint_of(regex="(?s:.*)")
+    assert constraint is not None
+    masks = MaskThread()
+    form = Form(engine._grammars.compile(constraint), engine.vocab.size, masks)
+    import numpy as np
+
+    logits = np.zeros(engine.vocab.size, np.float32)
+    form.apply(logits)
+    allowed = {int(token) for token in np.flatnonzero(np.isfinite(logits))}
+    ends = set(engine.vocab.ends())
+    assert ends & allowed
+    assert {token for token in allowed if not engine.vocab.piece(token)} <= ends
+    assert len(allowed) > 256
+    with pytest.raises(EngineError, match="cannot be followed"):
+        form.accept(next(iter(set(range(engine.vocab.size)) - allowed)))
+    masks.close()
+
+
+def test_a_form_that_fails_in_the_middle_is_an_error_and_no_answer(
+    engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accepted = Form.accept
+
+    def accept(self: Form, token: int) -> bool:
+        return accepted(self, 0)
+
+    monkeypatch.setattr(Form, "accept", accept)
+    assert isinstance(error(engine, ask(schema=SCHEMA)), EngineError)
+
+
+def test_many_forms_are_forgotten(engine: LlamaEngine) -> None:
+    for number in range(200):
+        engine.prepare(ask(choices=[f"choice {number}"]))
+    gc.collect()
+    assert len(engine._grammars._compiled) <= 64
+
+
+def test_interrupted_while_a_mask_is_computed(engine: LlamaEngine) -> None:
+    worker = engine.open_worker()
+    slot = worker.admit(engine.prepare(ask(schema=SCHEMA)))
+    for _ in range(6):
+        worker.step()
+    worker.interrupt(slot)
+    worker.release(slot)
+    again = worker.admit(engine.prepare(ask(schema=SCHEMA)))
+    found, _ = drain(worker, again)
+    assert digest(found[again]) == digest(answer(engine, ask(schema=SCHEMA)))
+    worker.close()
+
+
+def test_the_record_is_public_and_says_what_it_is() -> None:
+    assert constraint_of() is None
+    constraint = constraint_of(choices=["a"])
+    assert isinstance(constraint, Constraint)
+    assert (constraint.kind, constraint.choices) == ("choices", ["a"])
