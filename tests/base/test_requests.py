@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
+from asteady._base.constraints import constraint_of
 from asteady._base.errors import InvalidRequestError, PromptTooLongError
 from asteady._base.messages import MAX_MESSAGES, Message
 from asteady._base.options import EmbedOptions, GenerateOptions, check_options
@@ -147,6 +148,8 @@ def test_every_field_is_part_of_the_key(field: str) -> None:
     changes: Any = {field: "something else"}
     if field == "messages":
         changes[field] = (Message(role="user", content="something else"),)
+    if field == "constraint":
+        changes[field] = constraint_of(choices=["something else"])
     changed = attrs.evolve(request, **changes)
     assert changed.key("f") != request.key("f")
 
