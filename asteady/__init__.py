@@ -6,10 +6,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from asteady import blocking as blocking, operate as operate, testing as testing
     from asteady._base.activity import Activity as Activity, Phase as Phase
+    from asteady._base.constraints import Constraint as Constraint
     from asteady._base.errors import (
         AsteadyError as AsteadyError,
         CacheMissError as CacheMissError,
         EngineError as EngineError,
+        IncompleteAnswerError as IncompleteAnswerError,
         InvalidRequestError as InvalidRequestError,
         ModelCapabilityError as ModelCapabilityError,
         ModelChangedError as ModelChangedError,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
         EmbedOptions as EmbedOptions,
         GenerateOptions as GenerateOptions,
         SettingsOptions as SettingsOptions,
+        TypedOptions as TypedOptions,
     )
     from asteady._base.requests import (
         Completion as Completion,
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
         StreamEvent as StreamEvent,
         TextChunk as TextChunk,
         TokenLogprob as TokenLogprob,
+        TypedCompletion as TypedCompletion,
         Vector as Vector,
     )
     from asteady._base.settings import CachePolicy as CachePolicy, Settings as Settings
@@ -85,7 +89,11 @@ if TYPE_CHECKING:
         stream as stream,
         warm as warm,
     )
-    from asteady._session.generation import Prefix as Prefix, Stream as Stream
+    from asteady._session.generation import (
+        Prefix as Prefix,
+        Stream as Stream,
+        TypedStream as TypedStream,
+    )
     from asteady._session.namespace import (
         Namespace as Namespace,
         NamespaceCounts as NamespaceCounts,
@@ -118,18 +126,20 @@ else:
             "asteady.operate": "",
             "asteady.testing": "",
             "asteady._base.activity": "Activity Phase",
+            "asteady._base.constraints": "Constraint",
             "asteady._base.errors": (
-                "AsteadyError CacheMissError EngineError InvalidRequestError ModelCapabilityError"
+                "AsteadyError CacheMissError EngineError IncompleteAnswerError InvalidRequestError"
+                " ModelCapabilityError"
                 " ModelChangedError ModelError ModelFormatError ModelNotFoundError"
                 " PromptTooLongError QueueFullError SessionClosedError SessionError"
                 " SessionNotOpenError SettingsError StoreError StoreVersionError"
             ),
             "asteady._base.files": "AnyPath",
             "asteady._base.messages": "AnyMessage HasModelDump Message ToolCall",
-            "asteady._base.options": "EmbedOptions GenerateOptions SettingsOptions",
+            "asteady._base.options": "EmbedOptions GenerateOptions SettingsOptions TypedOptions",
             "asteady._base.requests": (
                 "Completion Embedding EmbedMode EmbedRequest FinishReason GenerateRequest Key Kind"
-                " ReasoningChunk StreamEvent TextChunk TokenLogprob Vector"
+                " ReasoningChunk StreamEvent TextChunk TokenLogprob TypedCompletion Vector"
             ),
             "asteady._base.settings": "CachePolicy Settings",
             "asteady._cache.cache": "Cache",
@@ -144,7 +154,7 @@ else:
                 "aclose complete count_tokens embed generate get_cache_manager is_cached stream"
                 " warm"
             ),
-            "asteady._session.generation": "Prefix Stream",
+            "asteady._session.generation": "Prefix Stream TypedStream",
             "asteady._session.namespace": "Namespace NamespaceCounts NamespaceStatistics",
             "asteady._session.observe": "Observed Observer Outcome",
             "asteady._session.pipeline": "CacheMode",

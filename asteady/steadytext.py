@@ -154,7 +154,8 @@ def generate(
     """
     options = _options(eos_string=eos_string, max_new_tokens=max_new_tokens, **options)
     if not return_logprobs:
-        return blocking.generate(prompt, **options)
+        text: str = blocking.generate(prompt, **options)
+        return text
     answer = blocking.complete(prompt, logprobs=_ALTERNATIVES, **options)
     return answer.text, {"content": [_shown(token) for token in answer.logprobs or ()]}
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, TypeAlias
 
@@ -15,6 +14,7 @@ import attrs
 
 from asteady._base import validation
 from asteady._base.errors import InvalidRequestError
+from asteady._base.forms import form_of
 from asteady._base.public import public
 from asteady._base.validation import refuse
 
@@ -42,6 +42,19 @@ class Constraint:
         """Its part of a request's key; another version of the library may allow other tokens."""
         return self.kind, self.source, _library_version()
 
+    def arguments(self) -> dict[str, Any]:
+        """The argument of `Session.generate` that gives it."""
+        if self.kind == "json":
+            return {"schema": json.loads(self.source)}
+        return self.as_texts()
+
+    def as_texts(self) -> dict[str, Any]:
+        """As `arguments`, with a schema as JSON."""
+        if self.kind == "choices":
+            return {"choices": self.choices}
+        names = {"json": "schema", "regex": "regex", "lark": "grammar"}
+        return {names[self.kind]: self.source}
+
     @property
     def choices(self) -> list[str]:
         """The choices, if it has them."""
@@ -51,8 +64,8 @@ class Constraint:
 
 def constraint_of(
     *,
-    schema: Mapping[str, Any] | bool | str | None = None,
-    choices: Iterable[str] | None = None,
+    schema: Any = None,
+    choices: Any = None,
     regex: str | None = None,
     grammar: str | None = None,
 ) -> Constraint | None:
@@ -60,13 +73,9 @@ def constraint_of(
 
     Raises:
         InvalidRequestError: more than one is given, or it is not allowed.
+        SettingsError: the schema is a type that needs pydantic, which is not installed.
     """
-    given = {
-        "schema": schema,
-        "choices": choices,
-        "regex": regex,
-        "grammar": grammar,
-    }
+    given = {"schema": schema, "choices": choices, "regex": regex, "grammar": grammar}
     names = [name for name, value in given.items() if value is not None]
     if not names:
         return None
@@ -74,9 +83,9 @@ def constraint_of(
         raise InvalidRequestError(f"give one of {', '.join(names)}: an answer has one form")
     (name,) = names
     if name == "schema":
-        constraint = Constraint("json", _json("schema", schema))
+        constraint = Constraint("json", _json(form_of(schema, None).options["schema"]))
     elif name == "choices":
-        constraint = Constraint("choices", _choices(choices))
+        constraint = Constraint("choices", _choices(form_of(None, choices).options["choices"]))
     else:
         kind: ConstraintKind = "regex" if name == "regex" else "lark"
         source = validation.text(name, given[name])
@@ -91,27 +100,20 @@ def constraint_of(
     return constraint
 
 
-def _json(name: str, value: object) -> str:
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError as exc:
-            raise refuse(name, value, f"it is not JSON: {exc}") from None
-    if not isinstance(value, Mapping | bool):
-        raise refuse(name, value, 'a JSON schema, such as {"type": "object", "properties": {...}}')
+def _json(text: str) -> str:
     try:
-        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as exc:
-        raise InvalidRequestError(f"{name} is not allowed: it cannot be JSON: {exc}") from None
-    return validation.text(name, text)
+        value = json.loads(validation.text("schema", text))
+    except (ValueError, RecursionError) as exc:
+        raise refuse("schema", text, f"it is not JSON: {exc}") from None
+    if not isinstance(value, dict | bool):
+        raise refuse("schema", text, 'a JSON schema, such as {"type": "object", ...}, is needed')
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def _choices(value: object) -> str:
-    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
-        raise refuse("choices", value, 'a list of texts, such as ["yes", "no"]')
-    texts = {validation.text("choices", item) for item in value}
+def _choices(choices: tuple[object, ...]) -> str:
+    texts = {validation.text("choices", item) for item in choices}
     if not texts or "" in texts:
-        raise refuse("choices", value, "at least one choice, each of at least one character")
+        raise refuse("choices", choices, "at least one choice, each of at least one character")
     if len(texts) > MAX_CHOICES:
         raise InvalidRequestError(f"{len(texts):,} choices are too many: at most {MAX_CHOICES:,}")
     return json.dumps(sorted(texts), ensure_ascii=False)

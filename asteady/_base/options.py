@@ -17,7 +17,7 @@ from asteady._base.requests import EmbedMode
 @public
 class GenerateOptions(TypedDict, total=False):
     """The options of `Session.generate`, `complete`, `stream` and `is_cached`; None stands for the
-    default of each."""
+    default of each. `TypedOptions` has two more."""
 
     messages: Sequence[AnyMessage] | None
     """Instead of a prompt: ``[{"role": "user", "content": "Hello"}]``, and what else OpenAI's API
@@ -63,6 +63,21 @@ class GenerateOptions(TypedDict, total=False):
     date: str | datetime.date | None
     """The date that a chat template may write: "today", or an ISO date. Default: the setting
     `date`."""
+    regex: str | None
+    """The whole answer matches this regular expression, in Rust's syntax."""
+    grammar: str | None
+    """The answer follows this grammar, in Lark's syntax as llguidance reads it."""
+
+
+@public
+class TypedOptions(GenerateOptions, total=False):
+    """`GenerateOptions`, and those that give the answer a type."""
+
+    schema: Any
+    """The answer is JSON for this type (of pydantic, a dataclass, an attrs class, a TypedDict,
+    ``int``, ``list[...]``), or by this JSON schema; see docs/typed.md."""
+    choices: Any
+    """The answer is one of these texts, or of the members of this Enum."""
 
 
 @public
@@ -119,8 +134,12 @@ _HINTS = {
     "stop_sequences stop_strings stop_words": "it is called 'stop' here",
     "top_logprobs": "give their number as 'logprobs'",
     "random_state random_seed": "it is called 'seed' here",
-    "schema response_format response_model json_schema format grammar regex choices tools"
-    " tool_choice": "answers are plain text: there is no option that constrains their form",
+    "response_format response_model response_schema json_schema output_type guided_json": (
+        "it is called 'schema' here: a type, or a JSON schema"
+    ),
+    "guided_choice literals": "it is called 'choices' here",
+    "guided_regex pattern": "it is called 'regex' here",
+    "guided_grammar gbnf ebnf lark": "it is called 'grammar' here, in Lark's syntax",
     "system_prompt system instructions": (
         'give messages=[{"role": "system", ...}, ...], or use session.prefix(text)'
     ),
@@ -169,7 +188,7 @@ def check_options(call: str, options: Mapping[str, object], known: Iterable[str]
 
 def unknown_setting(name: str, known: Iterable[str]) -> str:
     """The message for an argument of `Session` that is no setting."""
-    generating = GenerateOptions.__annotations__.keys() | EmbedOptions.__annotations__
+    generating = TypedOptions.__annotations__.keys() | EmbedOptions.__annotations__
     if name in generating:
         hint = "it is an option of each call, not of the session"
     else:

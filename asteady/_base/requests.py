@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
 import attrs
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 else:
     # Importing numpy takes a tenth of a second, which programs that only generate do without.
     Vector = Any
+
+T = TypeVar("T")
 
 Kind: TypeAlias = Literal["generation", "embedding"]
 KINDS: tuple[Kind, ...] = ("generation", "embedding")
@@ -202,8 +204,8 @@ class GenerateRequest:
         logprobs: int | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         date: str | datetime.date | None = None,
-        schema: Mapping[str, Any] | bool | str | None = None,
-        choices: Iterable[str] | None = None,
+        schema: Any = None,
+        choices: Any = None,
         regex: str | None = None,
         grammar: str | None = None,
     ) -> GenerateRequest:
@@ -540,6 +542,20 @@ class Completion:
         if self.reasoning is not None:
             message["reasoning_content"] = self.reasoning
         return message
+
+
+@public
+@attrs.frozen(kw_only=True)
+class TypedCompletion(Completion, Generic[T]):
+    """A `Completion` with the value that its text stands for, by the `schema` or `choices` of the
+    call. Each call gets a value of its own."""
+
+    value: T
+
+    @classmethod
+    def of(cls, answer: Completion, value: T) -> TypedCompletion[T]:
+        fields = {field.name: getattr(answer, field.name) for field in attrs.fields(Completion)}
+        return cls(**fields, value=value)
 
 
 @public

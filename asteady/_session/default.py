@@ -12,17 +12,17 @@ import functools
 import inspect
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack, cast
 
 from asteady._base.errors import SessionError
 from asteady._base.files import AnyPath
 from asteady._base.options import GenerateOptions, shows_options_of
 from asteady._base.public import public
-from asteady._base.requests import Completion, GenerateRequest, Kind
+from asteady._base.requests import GenerateRequest
 from asteady._base.tasks import running_loop
 from asteady._cache.manager import CacheManager
-from asteady._session.generation import Stream, context_of, generation_call
-from asteady._session.pipeline import CacheMode, Joined
+from asteady._session.generation import Stream, context_of, make_stream
+from asteady._session.pipeline import CacheMode, CallContext
 from asteady._session.session import Session
 
 P = ParamSpec("P")
@@ -111,66 +111,41 @@ def _of_default(
     return public(call)
 
 
-generate = _of_default(Session.generate)
-complete = _of_default(Session.complete)
-embed = _of_default(Session.embed)
-is_cached = _of_default(Session.is_cached)
-
-
-@overload
-async def count_tokens(
-    prompt: str | None = None,
-    *,
-    model: AnyPath | None = None,
-    kind: Kind = "generation",
-    **options: Unpack[GenerateOptions],
-) -> int: ...
-
-
-@overload
-async def count_tokens(
-    prompt: list[str] | tuple[str, ...],
-    *,
-    model: AnyPath | None = None,
-    kind: Kind = "generation",
-    **options: Unpack[GenerateOptions],
-) -> list[int]: ...
-
-
 @public
 @shows_options_of(GenerateRequest.of)
-@functools.wraps(Session.count_tokens, assigned=("__doc__",), updated=())
-async def count_tokens(
-    prompt: Any = None,
-    *,
-    model: AnyPath | None = None,
-    kind: Kind = "generation",
-    **options: Unpack[GenerateOptions],
-) -> Any:
-    session = await default_session()
-    return await session.count_tokens(prompt, model=model, kind=kind, **options)
-
-
-warm = _of_default(Session.warm)
-
-
-@public
-@shows_options_of(GenerateRequest.of)
-def stream(
+def _stream(
     prompt: str | None = None,
     *,
     model: AnyPath | None = None,
     cache: CacheMode = "use",
+    schema: Any = None,
+    choices: Any = None,
     **options: Unpack[GenerateOptions],
 ) -> Stream:
     """`Session.stream` of the running loop's default session, which opens with the stream."""
 
-    async def start() -> Joined[Completion]:
-        context = context_of(await default_session())
-        call = await generation_call(context, "stream", prompt, model, cache, options)
-        return await context.generation.join(call)
+    async def context() -> CallContext:
+        return context_of(await default_session())
 
-    return Stream(start)
+    return make_stream(context, prompt, model, cache, schema, choices, options)
+
+
+embed = _of_default(Session.embed)
+is_cached = _of_default(Session.is_cached)
+warm = _of_default(Session.warm)
+if TYPE_CHECKING:
+    # A decorator would lose their overloads.
+    _any = cast(Session, None)
+    generate = _any.generate
+    complete = _any.complete
+    stream = _any.stream
+    count_tokens = _any.count_tokens
+else:
+    generate = _of_default(Session.generate)
+    complete = _of_default(Session.complete)
+    count_tokens = _of_default(Session.count_tokens)
+    stream = _stream
+    stream.__name__ = stream.__qualname__ = "stream"
 
 
 @public

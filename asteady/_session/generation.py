@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
 
 import attrs
 
 from asteady._base.errors import SessionError
 from asteady._base.files import AnyPath
-from asteady._base.options import GenerateOptions, check_options, shows_options_of
+from asteady._base.forms import form_of
+from asteady._base.options import GenerateOptions, TypedOptions, check_options, shows_options_of
 from asteady._base.public import public
 from asteady._base.requests import (
     KINDS,
@@ -23,6 +25,7 @@ from asteady._base.requests import (
     Kind,
     StreamEvent,
     TextChunk,
+    TypedCompletion,
     may_be_large,
 )
 from asteady._base.tasks import run_aside
@@ -34,8 +37,10 @@ if TYPE_CHECKING:
     from asteady._engine.counting import OfTokens
 
 T = TypeVar("T")
+M = TypeVar("M", bound=Enum)
+C = TypeVar("C", bound=str)
 
-_OPTIONS = frozenset(GenerateOptions.__annotations__) | {"model", "cache"}
+_OPTIONS = frozenset(TypedOptions.__annotations__) | {"model", "cache"}
 
 
 @public
@@ -170,6 +175,60 @@ class _Events:
         return TextChunk(chunk) if isinstance(chunk, str) else chunk
 
 
+@public
+class TypedStream(Stream, Generic[T]):
+    """A `Stream` of an answer with a `schema` or `choices`."""
+
+    def __init__(
+        self, start: Callable[[], Awaitable[Joined[Completion]]], parse: Callable[[str], T]
+    ) -> None:
+        super().__init__(start)
+        self._parse = parse
+        self._typed: TypedCompletion[T] | None = None
+
+    async def __aenter__(self) -> TypedStream[T]:
+        await super().__aenter__()
+        return self
+
+    @property
+    def answer(self) -> TypedCompletion[T]:
+        """The whole completion with its value, once the iteration has ended.
+
+        Raises:
+            SessionError: the iteration has not ended yet.
+        """
+        if self._typed is None:
+            answer = super().answer
+            self._typed = TypedCompletion.of(answer, self._parse(answer.text))
+        return self._typed
+
+    async def read(self) -> TypedCompletion[T]:
+        """Read to the end, and return the whole completion."""
+        await super().read()
+        return self.answer
+
+
+def make_stream(
+    context_of_it: Callable[[], Awaitable[CallContext]],
+    prompt: str | None,
+    model: AnyPath | None,
+    cache: CacheMode,
+    schema: Any,
+    choices: Any,
+    options: GenerateOptions,
+) -> Stream:
+    """The stream for these arguments; the context is asked for when it is opened."""
+    form = None if schema is None and choices is None else form_of(schema, choices)
+    formed: Any = options if form is None else {**options, **form.options}
+
+    async def start() -> Joined[Completion]:
+        context = await context_of_it()
+        call = await generation_call(context, "stream", prompt, model, cache, formed)
+        return await context.generation.join(call)
+
+    return Stream(start) if form is None else TypedStream(start, form.parse)
+
+
 async def generation_call(
     context: CallContext,
     name: str,
@@ -218,7 +277,7 @@ class GenerationCalls:
             context.alias_of, context.observers, context.namespace
         )
 
-    @shows_options_of(GenerateRequest.of)
+    @overload
     async def generate(
         self,
         prompt: str | None = None,
@@ -226,7 +285,74 @@ class GenerationCalls:
         model: AnyPath | None = None,
         cache: CacheMode = "use",
         **options: Unpack[GenerateOptions],
-    ) -> str:
+    ) -> str: ...
+
+    @overload
+    async def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        cache: CacheMode = "use",
+        schema: type[T],
+        **options: Unpack[GenerateOptions],
+    ) -> T: ...
+
+    @overload
+    async def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        cache: CacheMode = "use",
+        schema: object,
+        **options: Unpack[GenerateOptions],
+    ) -> Any: ...
+
+    @overload
+    async def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        cache: CacheMode = "use",
+        choices: type[M],
+        **options: Unpack[GenerateOptions],
+    ) -> M: ...
+
+    @overload
+    async def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        cache: CacheMode = "use",
+        choices: Sequence[C],
+        **options: Unpack[GenerateOptions],
+    ) -> C: ...
+
+    @overload
+    async def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        cache: CacheMode = "use",
+        choices: object,
+        **options: Unpack[GenerateOptions],
+    ) -> Any: ...
+
+    @shows_options_of(GenerateRequest.of)
+    async def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        cache: CacheMode = "use",
+        schema: Any = None,
+        choices: Any = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Any:
         """Generate text from a prompt, or from ``messages=[{"role": ..., "content": ...}]``.
 
         The same request gets the same text, byte for byte. Equal requests at the same time are
@@ -237,19 +363,28 @@ class GenerationCalls:
             model: a reference, see docs/models.md; default: the session's.
             cache: "use" the cache; "refresh" computes and stores anew; "bypass" neither reads nor
                 writes it, and does not share a computation; "only" never computes.
+            schema: a type, or a JSON schema: the answer is a value of that type, or what JSON has.
+            choices: texts, or an Enum: the answer is one of them.
             options: seed=42, max_new_tokens=512, temperature=0.0, stop=None and the others of
                 `GenerateOptions`.
+
+        Returns the text, or with `schema` or `choices` the value, a new one for each call.
 
         Cancelling stops waiting; the computation stops too when nobody else waits for it.
 
         Raises:
             InvalidRequestError: an argument is not allowed.
+            IncompleteAnswerError: `max_new_tokens` cut it before its form was complete.
             PromptTooLongError: the prompt has more tokens than the model's context.
             CacheMissError: ``cache="only"``, and the answer is not in the cache.
             QueueFullError: `max_pending` requests are already waiting for a worker.
             ModelError: the model is unavailable or cannot do this.
             SessionError: the session is not open, or was closed meanwhile.
         """
+        if schema is not None or choices is not None:
+            form = form_of(schema, choices)
+            formed: Any = {**options, **form.options}
+            return form.parse((await self._complete("generate", prompt, model, cache, formed)).text)
         if cache == "use":
             try:  # `suppress` would cost a warm hit a third more
                 answer = self._recall(prompt, model, options)
@@ -260,7 +395,7 @@ class GenerationCalls:
         call = await generation_call(self._context, "generate", prompt, model, cache, options)
         return (await self._context.generation.answer(call)).text
 
-    @shows_options_of(GenerateRequest.of)
+    @overload
     async def complete(
         self,
         prompt: str | None = None,
@@ -268,8 +403,93 @@ class GenerationCalls:
         model: AnyPath | None = None,
         cache: CacheMode = "use",
         **options: Unpack[GenerateOptions],
+    ) -> Completion: ...
+
+    @overload
+    async def complete(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        cache: CacheMode = "use",
+        schema: type[T],
+        **options: Unpack[GenerateOptions],
+    ) -> TypedCompletion[T]: ...
+
+    @overload
+    async def complete(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        cache: CacheMode = "use",
+        schema: object,
+        **options: Unpack[GenerateOptions],
+    ) -> TypedCompletion[Any]: ...
+
+    @overload
+    async def complete(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        cache: CacheMode = "use",
+        choices: type[M],
+        **options: Unpack[GenerateOptions],
+    ) -> TypedCompletion[M]: ...
+
+    @overload
+    async def complete(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        cache: CacheMode = "use",
+        choices: Sequence[C],
+        **options: Unpack[GenerateOptions],
+    ) -> TypedCompletion[C]: ...
+
+    @overload
+    async def complete(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        cache: CacheMode = "use",
+        choices: object,
+        **options: Unpack[GenerateOptions],
+    ) -> TypedCompletion[Any]: ...
+
+    @shows_options_of(GenerateRequest.of)
+    async def complete(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        cache: CacheMode = "use",
+        schema: Any = None,
+        choices: Any = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Any:
+        """As `generate`, with the whole record: text, reasoning, finish reason, logprobs.
+
+        With `schema` or `choices` a `TypedCompletion`, which has the `value` too.
+        """
+        if schema is None and choices is None:
+            return await self._complete("complete", prompt, model, cache, options)
+        form = form_of(schema, choices)
+        formed: Any = {**options, **form.options}
+        answer = await self._complete("complete", prompt, model, cache, formed)
+        return TypedCompletion.of(answer, form.parse(answer.text))
+
+    async def _complete(
+        self,
+        name: str,
+        prompt: str | None,
+        model: AnyPath | None,
+        cache: CacheMode,
+        options: GenerateOptions,
     ) -> Completion:
-        """As `generate`, with the whole record: text, reasoning, finish reason, logprobs."""
         if cache == "use":
             try:
                 answer = self._recall(prompt, model, options)
@@ -277,8 +497,73 @@ class GenerationCalls:
                     return answer
             except (TypeError, ValueError):
                 pass
-        call = await generation_call(self._context, "complete", prompt, model, cache, options)
+        call = await generation_call(self._context, name, prompt, model, cache, options)
         return await self._context.generation.answer(call)
+
+    @overload
+    def stream(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        cache: CacheMode = "use",
+        **options: Unpack[GenerateOptions],
+    ) -> Stream: ...
+
+    @overload
+    def stream(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        cache: CacheMode = "use",
+        schema: type[T],
+        **options: Unpack[GenerateOptions],
+    ) -> TypedStream[T]: ...
+
+    @overload
+    def stream(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        cache: CacheMode = "use",
+        schema: object,
+        **options: Unpack[GenerateOptions],
+    ) -> TypedStream[Any]: ...
+
+    @overload
+    def stream(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        cache: CacheMode = "use",
+        choices: type[M],
+        **options: Unpack[GenerateOptions],
+    ) -> TypedStream[M]: ...
+
+    @overload
+    def stream(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        cache: CacheMode = "use",
+        choices: Sequence[C],
+        **options: Unpack[GenerateOptions],
+    ) -> TypedStream[C]: ...
+
+    @overload
+    def stream(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        cache: CacheMode = "use",
+        choices: object,
+        **options: Unpack[GenerateOptions],
+    ) -> TypedStream[Any]: ...
 
     @shows_options_of(GenerateRequest.of)
     def stream(
@@ -287,20 +572,20 @@ class GenerationCalls:
         *,
         model: AnyPath | None = None,
         cache: CacheMode = "use",
+        schema: Any = None,
+        choices: Any = None,
         **options: Unpack[GenerateOptions],
-    ) -> Stream:
+    ) -> Any:
         """As `generate`, in chunks as they are computed; see `Stream`.
 
-        Errors are raised when the stream is opened or read.
+        With `schema` or `choices` a `TypedStream`, whose `answer` has the `value`. Errors are
+        raised when the stream is opened or read.
         """
 
-        context = self._context
+        async def context() -> CallContext:
+            return self._context
 
-        async def start() -> Joined[Completion]:
-            call = await generation_call(context, "stream", prompt, model, cache, options)
-            return await context.generation.join(call)
-
-        return Stream(start)
+        return make_stream(context, prompt, model, cache, schema, choices, options)
 
     @shows_options_of(GenerateRequest.of)
     async def is_cached(
@@ -308,7 +593,7 @@ class GenerationCalls:
         prompt: str | None = None,
         *,
         model: AnyPath | None = None,
-        **options: Unpack[GenerateOptions],
+        **options: Unpack[TypedOptions],
     ) -> bool:
         """Whether `generate` with these arguments would be answered from the cache.
 
@@ -324,7 +609,7 @@ class GenerationCalls:
         *,
         model: AnyPath | None = None,
         kind: Kind = "generation",
-        **options: Unpack[GenerateOptions],
+        **options: Unpack[TypedOptions],
     ) -> int: ...
 
     @overload
@@ -334,7 +619,7 @@ class GenerationCalls:
         *,
         model: AnyPath | None = None,
         kind: Kind = "generation",
-        **options: Unpack[GenerateOptions],
+        **options: Unpack[TypedOptions],
     ) -> list[int]: ...
 
     @shows_options_of(GenerateRequest.of)
@@ -344,7 +629,7 @@ class GenerationCalls:
         *,
         model: AnyPath | None = None,
         kind: Kind = "generation",
-        **options: Unpack[GenerateOptions],
+        **options: Unpack[TypedOptions],
     ) -> int | list[int]:
         """How many tokens `generate` with these arguments would have in its prompt.
 
@@ -376,7 +661,7 @@ class GenerationCalls:
         *,
         model: AnyPath | None = None,
         kind: Kind = "generation",
-        **options: Unpack[GenerateOptions],
+        **options: Unpack[TypedOptions],
     ) -> list[tuple[int, bytes]]:
         """The tokens that `count_tokens` counts: the id and the bytes of each.
 

@@ -25,7 +25,7 @@ import attrs
 
 from asteady._base.errors import InvalidRequestError, SessionError, StoreError
 from asteady._base.files import AnyPath
-from asteady._base.options import GenerateOptions, check_options, shows_options_of
+from asteady._base.options import GenerateOptions, TypedOptions, check_options, shows_options_of
 from asteady._base.public import public
 from asteady._base.requests import DEFAULT_SEED, GenerateRequest, Key, namespace_path
 from asteady._base.validation import one_of, refuse, seconds, shorten, whole_number
@@ -45,7 +45,7 @@ WarmPrompt: TypeAlias = str | Mapping[str, Any]
 WarmSource: TypeAlias = Iterable[WarmPrompt] | AsyncIterable[WarmPrompt] | os.PathLike[str]
 """Prompts, or the path of a JSON Lines file with one of them on each line."""
 
-_OPTIONS = frozenset(GenerateOptions.__annotations__)
+_OPTIONS = frozenset(TypedOptions.__annotations__)
 _SHOWN = 60
 
 

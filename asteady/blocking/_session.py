@@ -9,6 +9,7 @@ import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar, Unpack, overload
 
@@ -20,7 +21,12 @@ from asteady._base.errors import (
     SessionNotOpenError,
 )
 from asteady._base.files import AnyPath
-from asteady._base.options import EmbedOptions, GenerateOptions, SettingsOptions
+from asteady._base.options import (
+    EmbedOptions,
+    GenerateOptions,
+    SettingsOptions,
+    TypedOptions,  # noqa: F401  # of the hints of plain calls
+)
 from asteady._base.public import public
 from asteady._base.requests import (
     Completion,
@@ -29,6 +35,7 @@ from asteady._base.requests import (
     Kind,
     StreamEvent,
     TextChunk,
+    TypedCompletion,
     Vector,
     namespace_path,
 )
@@ -65,6 +72,9 @@ logger = logging.getLogger("asteady")
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
+M = TypeVar("M", bound=Enum)
+E = TypeVar("E", bound=str)
 S = TypeVar("S")
 A = TypeVar("A", Completion, Embedding)
 C = TypeVar("C", bound=AsyncGenerationCalls)
@@ -282,7 +292,7 @@ class GenerationCalls(Part[C]):
             self._fast_path.renew(self._calls, self._root.counter)
         return self._calls
 
-    @documented_as(AsyncGenerationCalls.generate, timeout_in_options=True)
+    @overload
     def generate(
         self,
         prompt: str | None = None,
@@ -290,7 +300,77 @@ class GenerationCalls(Part[C]):
         model: AnyPath | None = None,
         cache: CacheMode = "use",
         **options: Unpack[_GenerateOptions],
-    ) -> str:
+    ) -> str: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        cache: CacheMode = "use",
+        schema: type[T],
+        **options: Unpack[_GenerateOptions],
+    ) -> T: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        cache: CacheMode = "use",
+        schema: object,
+        **options: Unpack[_GenerateOptions],
+    ) -> Any: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        cache: CacheMode = "use",
+        choices: type[M],
+        **options: Unpack[_GenerateOptions],
+    ) -> M: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        cache: CacheMode = "use",
+        choices: Sequence[E],
+        **options: Unpack[_GenerateOptions],
+    ) -> E: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        cache: CacheMode = "use",
+        choices: object,
+        **options: Unpack[_GenerateOptions],
+    ) -> Any: ...
+
+    @documented_as(AsyncGenerationCalls.generate, timeout_in_options=True)
+    def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        cache: CacheMode = "use",
+        schema: Any = None,
+        choices: Any = None,
+        **options: Unpack[_GenerateOptions],
+    ) -> Any:
+        if schema is not None or choices is not None:
+            formed: Any = {**options, "schema": schema, "choices": choices}
+            return self._generate(prompt, model=model, cache=cache, **formed)
         recall = self._fast_path.completion
         if recall is not None and cache == "use":
             answer = recall(prompt, model, options)
@@ -303,7 +383,77 @@ class GenerationCalls(Part[C]):
         return self._generate(prompt, model=model, cache=cache, **options)
 
     _generate = waited(AsyncGenerationCalls.generate)
-    complete = waited(AsyncGenerationCalls.complete)
+
+    @overload
+    def complete(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        cache: CacheMode = "use",
+        **options: Unpack[_GenerateOptions],
+    ) -> Completion: ...
+
+    @overload
+    def complete(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        cache: CacheMode = "use",
+        schema: type[T],
+        **options: Unpack[_GenerateOptions],
+    ) -> TypedCompletion[T]: ...
+
+    @overload
+    def complete(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        cache: CacheMode = "use",
+        schema: object,
+        **options: Unpack[_GenerateOptions],
+    ) -> TypedCompletion[Any]: ...
+
+    @overload
+    def complete(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        cache: CacheMode = "use",
+        choices: type[M],
+        **options: Unpack[_GenerateOptions],
+    ) -> TypedCompletion[M]: ...
+
+    @overload
+    def complete(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        cache: CacheMode = "use",
+        choices: Sequence[E],
+        **options: Unpack[_GenerateOptions],
+    ) -> TypedCompletion[E]: ...
+
+    @overload
+    def complete(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        cache: CacheMode = "use",
+        choices: object,
+        **options: Unpack[_GenerateOptions],
+    ) -> TypedCompletion[Any]: ...
+
+    @documented_as(AsyncGenerationCalls.complete, timeout_in_options=True)
+    def complete(self, prompt: str | None = None, **options: Any) -> Any:
+        return self._complete(prompt, **options)
+
+    _complete = waited(AsyncGenerationCalls.complete)
     is_cached = waited(AsyncGenerationCalls.is_cached)
     tokenize = waited(AsyncGenerationCalls.tokenize)
 

@@ -63,6 +63,15 @@ def _add_generate(commands: Commands) -> None:
         help="the same as --stop TEXT, for users of SteadyText; default: %(default)s, the model's"
         " own end",
     )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument(
+        "--schema", metavar="FILE", help="answer with JSON by the JSON schema in this file"
+    )
+    form.add_argument("--choices", nargs="+", metavar="TEXT", help="answer with one of these")
+    form.add_argument("--regex", metavar="REGEX", help="answer with a match of this, as a whole")
+    form.add_argument(
+        "--grammar", metavar="FILE", help="answer by the grammar in this file, in Lark's syntax"
+    )
     add_messages(parser)
     parser.add_argument(
         "--no-stream", action="store_true", help="print the text when it is complete"
@@ -94,7 +103,14 @@ def _add_embed(commands: Commands) -> None:
 
 
 def run_generate(options: argparse.Namespace) -> int:
-    return asyncio.run(_generate(options, prompt_arguments(options)))
+    return asyncio.run(_generate(options, {**prompt_arguments(options), **_form(options)}))
+
+
+def _form(options: argparse.Namespace) -> dict[str, Any]:
+    """The form of the answer: a schema or grammar from its file."""
+    read = {name: getattr(options, name) for name in ("schema", "grammar")}
+    found = {name: Path(file).read_text("utf-8") for name, file in read.items() if file is not None}
+    return found | {"choices": options.choices, "regex": options.regex}
 
 
 async def _generate(options: argparse.Namespace, what: dict[str, Any]) -> int:

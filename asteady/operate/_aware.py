@@ -12,7 +12,7 @@ import attrs
 
 from asteady._base.errors import AsteadyError, CacheMissError
 from asteady._base.files import AnyPath
-from asteady._base.options import GenerateOptions, check_options, shows_options_of
+from asteady._base.options import GenerateOptions, TypedOptions, check_options, shows_options_of
 from asteady._base.public import public
 from asteady._base.requests import DEFAULT_SEED, GenerateRequest
 from asteady._base.tasks import map_concurrently
@@ -25,7 +25,7 @@ from asteady.operate._resolve_session import opened_session
 logger = logging.getLogger("asteady")
 
 
-_OPTIONS = GenerateOptions.__annotations__.keys()
+_OPTIONS = TypedOptions.__annotations__.keys()
 _FALLBACK_OPTIONS = _OPTIONS | {"model", "background", "timeout_s"}
 _BATCH_OPTIONS = _OPTIONS | {"model", "concurrency"}
 

@@ -160,7 +160,9 @@ class HierarchicalCache:
     ) -> str:
         """`Session.generate` under the namespace ``category/subcategory``; options as there."""
         namespace = await self.namespace(f"{category}/{subcategory}")
-        return await namespace.generate(prompt, model=model, cache=cache, seed=seed, **options)
+        options["seed"] = seed
+        text: str = await namespace.generate(prompt, model=model, cache=cache, **options)
+        return text
 
     @shows_options_of(warm)
     async def preload_category(

@@ -497,7 +497,9 @@ async def _computed(session: Session, kind: Kind, model: str, request: VerifyReq
 
 async def _complete(calls: GenerationCalls, model: str, request: VerifyRequest) -> Completion:
     # A difference shows in the log probabilities long before it shows in a token.
-    return await calls.complete(model=model, cache="bypass", **{"logprobs": 0, **request})
+    options: Any = {"logprobs": 0, **request}
+    answer: Completion = await calls.complete(model=model, cache="bypass", **options)
+    return answer
 
 
 async def _answer_in_process(

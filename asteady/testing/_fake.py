@@ -36,13 +36,16 @@ from asteady._engine.api import (
     SlotId,
     Worker,
 )
-from asteady._engine.llama.text import TextStream
+from asteady._engine.output.text import TextStream
+from asteady.testing._example import example_of
 
 _DIMENSIONS = 8
 _VOCABULARY = 32_768
 
 
 def _echo(request: GenerateRequest) -> str:
+    if request.constraint is not None:
+        return example_of(request.constraint)
     return f"You said: {request.conversation()[-1].content}"
 
 
@@ -78,7 +81,8 @@ class FakeEngine:
 
     Args:
         answer: returns the text for a `GenerateRequest`, or raises the error that the request
-            shall fail with. It runs on a worker thread. Default: echoes the prompt.
+            shall fail with. It runs on a worker thread. Default: echoes the prompt, or writes a
+            text with the form (schema, choices, ...) that the request asks for.
         reasoning: returns the reasoning before that text, or None for none; its words are tokens
             too. Default: none.
         width: how many jobs a worker computes at the same time.

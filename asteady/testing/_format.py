@@ -150,6 +150,11 @@ def _request_lines(model_request: ModelRequest) -> list[str]:
             if field.name == "messages":
                 messages = [_message_value(message) for message in value]
                 lines += ["messages = [", *(f"    {message}," for message in messages), "]"]
+            elif field.name == "constraint":
+                lines += [
+                    f"{name} = {_value(tuple(given) if isinstance(given, list) else given)}"
+                    for name, given in value.as_texts().items()
+                ]
             else:
                 lines.append(f"{field.name} = {_value(value)}")
     return lines

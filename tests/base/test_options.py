@@ -25,8 +25,8 @@ pytestmark = pytest.mark.anyio
         ("max_new_token", "did you mean 'max_new_tokens'"),
         ("temp", "'temperature'"),
         ("repetition_penalty", "'repeat_penalty'"),
-        ("schema", "plain text"),
-        ("response_format", "plain text"),
+        ("guided_regex", "'regex'"),
+        ("response_format", "'schema'"),
         ("system_prompt", 'messages=.*"system".*prefix'),
         ("n_ctx", "context_tokens"),
         ("timeout", "asyncio.timeout"),
@@ -48,7 +48,7 @@ async def test_an_option_of_another_library_leads_to_ours(
 async def test_a_name_that_resembles_none_gets_the_list(session: Session) -> None:
     options: dict[str, Any] = {"wavelength": 2}
     with pytest.raises(
-        InvalidRequestError, match="'wavelength'; it has: cache, chat_template_kwargs, date, "
+        InvalidRequestError, match="'wavelength'; it has: cache, chat_template_kwargs, choices, "
     ):
         await session.generate("hi", **options)
 

@@ -119,9 +119,9 @@ def test_any_number_of_texts_are_embedded_in_batches(session: blocking.Session) 
 
 def test_errors_are_those_of_the_asyncio_functions() -> None:
     with pytest.raises(asteady.InvalidRequestError, match="no option 'sede'"):
-        blocking.generate("hi", sede=1)  # type: ignore[call-arg]  # the point of the test
+        blocking.generate("hi", sede=1)  # type: ignore[call-overload]  # the point of the test
     with pytest.raises(asteady.InvalidRequestError, match="did you mean"):
-        blocking.generate("hi", stop_=["x"])  # type: ignore[call-arg]  # likewise
+        blocking.generate("hi", stop_=["x"])  # type: ignore[call-overload]  # likewise
     with pytest.raises(asteady.CacheMissError):
         blocking.generate("never generated", cache="only")
     with pytest.raises(asteady.InvalidRequestError):
@@ -175,7 +175,7 @@ def test_equal_numbers_of_other_types_are_other_requests(session: blocking.Sessi
     with pytest.raises(asteady.InvalidRequestError):
         session.generate("hi", seed=True)
     with pytest.raises(asteady.InvalidRequestError):
-        session.generate("hi", seed=1.0)  # type: ignore[arg-type]  # the point of the test
+        session.generate("hi", seed=1.0)  # type: ignore[call-overload]  # the point of the test
 
 
 def test_arguments_that_cannot_be_hashed_are_answered_from_the_cache(

@@ -115,7 +115,8 @@ async def test_an_unexpected_failure_in_the_background_does_not_close_the_sessio
     async def failing(prompt: str, **options: Any) -> str:
         if prompt == "primary":
             raise RuntimeError("a bug")
-        return await real(prompt, **options)
+        text: str = await real(prompt, **options)
+        return text
 
     monkeypatch.setattr(session, "generate", failing)
     await aware.generate_with_fallback("primary", "fallback", background=True)
@@ -168,7 +169,8 @@ async def test_a_fallback_that_is_evicted_meanwhile_is_not_computed(
     async def evicted(prompt: str, **options: Any) -> str:
         if options.get("cache") == "only":
             raise CacheMissError("evicted since we looked")
-        return await real(prompt, **options)
+        text: str = await real(prompt, **options)
+        return text
 
     await session.generate("fallback")
     monkeypatch.setattr(session, "generate", evicted)

@@ -128,7 +128,7 @@ async def test_cache_modes_work_as_in_the_session(session: Session, engine: Fake
     counts = (await session.namespace("docs").statistics()).generation
     assert (counts.hits, counts.misses) == (0, 0)  # no lookups
     with pytest.raises(InvalidRequestError, match="cache='sometimes'"):
-        await emails.generate("hello", cache="sometimes")  # type: ignore[arg-type]  # no mode
+        await emails.generate("hello", cache="sometimes")  # type: ignore[call-overload]  # no mode
 
 
 async def test_is_cached_ignores_tags_and_writes_none(session: Session) -> None:
@@ -264,7 +264,7 @@ async def test_a_refused_request_is_no_miss(session: Session) -> None:
     with pytest.raises(InvalidRequestError, match="prompt"):
         await emails.generate("")
     with pytest.raises(InvalidRequestError, match="did you mean 'seed'"):
-        await emails.generate("hello", sede=1)  # type: ignore[call-arg]  # no such option
+        await emails.generate("hello", sede=1)  # type: ignore[call-overload]  # no such option
     assert (await emails.statistics()).both.misses == 0
 
 

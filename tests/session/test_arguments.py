@@ -33,10 +33,10 @@ async def test_a_seed_of_numpy_finds_the_entry_of_the_plain_one(
 ) -> None:
     first = await session.complete("hi", seed=7, temperature=0.5)
     for seed in (np.int64(7), np.uint32(7)):
-        again = await session.complete("hi", seed=seed, temperature=np.float64(0.5))  # type: ignore[arg-type]
+        again = await session.complete("hi", seed=seed, temperature=np.float64(0.5))  # type: ignore[call-overload]
         assert again.cached
         assert again.text == first.text
-    await session.complete("cold", seed=np.int64(3))  # type: ignore[arg-type]
+    await session.complete("cold", seed=np.int64(3))  # type: ignore[call-overload]
     assert await session.is_cached("cold", seed=3)
     assert len(engine.computed) == 2
 

@@ -86,7 +86,7 @@ async def test_all_leave_and_a_new_caller_gets_the_right_answer(
 
     async def leave() -> None:
         with anyio.move_on_after(draw.uniform(0, 0.03)):
-            await session.generate(PROMPT, **long)  # type: ignore[arg-type]  # a dict of options
+            await session.generate(PROMPT, **long)  # type: ignore[call-overload]  # a dict of options
 
     async with asyncio.TaskGroup() as group:
         for _ in range(200):

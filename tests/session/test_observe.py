@@ -24,7 +24,7 @@ async def test_each_outcome_is_told(session: Session, engine: FakeEngine) -> Non
         with another.observe(seen.append):
             await another.generate("hi")
             with pytest.raises(InvalidRequestError):
-                await another.generate("hi", cache="never")  # type: ignore[arg-type]  # a failure
+                await another.generate("hi", cache="never")  # type: ignore[call-overload]  # a failure
     assert [o.outcome for o in seen] == ["computed", "memory", "disk", "failed"]
     assert [o.hit for o in seen] == [False, True, True, False]
     assert seen[0].answer is not None

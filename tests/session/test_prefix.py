@@ -237,7 +237,7 @@ async def test_arguments_under_a_prefix_are_checked_as_ever(session: Session) ->
     with pytest.raises(InvalidRequestError, match="either a prompt or messages"):
         await chat.generate()
     with pytest.raises(InvalidRequestError, match="did you mean 'seed'"):
-        await chat.generate("hi", sede=3)  # type: ignore[call-arg]
+        await chat.generate("hi", sede=3)  # type: ignore[call-overload]
 
 
 async def test_a_prefix_without_a_template_needs_raw_prompts(tmp_path: Any) -> None:

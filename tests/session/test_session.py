@@ -124,7 +124,7 @@ async def test_equal_numbers_of_another_type_are_not_taken_for_a_warm_hit(
     with pytest.raises(InvalidRequestError, match="seed=True"):
         await session.generate("hi", seed=True)
     with pytest.raises(InvalidRequestError, match=r"seed=1\.0"):
-        await session.generate("hi", seed=1.0)  # type: ignore[arg-type]  # what is tested
+        await session.generate("hi", seed=1.0)  # type: ignore[call-overload]  # what is tested
 
 
 async def test_options_that_cannot_be_hashed_are_answered_from_the_cache_too(
@@ -244,11 +244,11 @@ async def test_clearing_clears_both_tiers(session: Session, engine: FakeEngine) 
 
 async def test_bad_arguments_are_named(session: Session) -> None:
     with pytest.raises(InvalidRequestError, match="it is called 'max_new_tokens' here"):
-        await session.generate("hi", max_tokens=5)  # type: ignore[call-arg]  # what is tested
+        await session.generate("hi", max_tokens=5)  # type: ignore[call-overload]  # what is tested
     with pytest.raises(InvalidRequestError, match=r"embed\(\) has no option 'trunkate'"):
         await session.embed("hi", trunkate=True)  # type: ignore[call-arg]  # what is tested
     with pytest.raises(InvalidRequestError, match="cache='always'"):
-        await session.generate("hi", cache="always")  # type: ignore[arg-type]  # what is tested
+        await session.generate("hi", cache="always")  # type: ignore[call-overload]  # what is tested
     with pytest.raises(InvalidRequestError, match="model=''"):
         await session.generate("hi", model="")
     with pytest.raises(InvalidRequestError, match="'chat' is not allowed"):

@@ -27,7 +27,7 @@ FIVE = "one two three four five"
 
 async def completed(answer: str, **options: Any) -> Completion:
     async with Session(engine=FakeEngine(lambda request: answer)) as session:
-        found = await session.complete("hi", **options)
+        found: Completion = await session.complete("hi", **options)
         async with session.stream("hi", cache="bypass", **options) as stream:
             chunks = [chunk async for chunk in stream]
     assert tuple(chunks) == found.chunks

@@ -46,7 +46,7 @@ async def checked(session: asteady.Session) -> None:
     assert_type(await emails.preload([{"subcategory": "a", "prompt": "b"}]), operate.WarmReport)
     assert_type((await emails.statistics()).both.hit_rate, float)
     assert_type(await emails.clear(), int)
-    await emails.generate("hi", sede=3)  # type: ignore[call-arg]  # no such option
+    await emails.generate("hi", sede=3)  # type: ignore[call-overload]  # no such option
     hierarchy = operate.HierarchicalCache(session)
     assert_type(await hierarchy.get_or_generate("emails", "marketing", "hi", seed=3), str)
 

@@ -33,8 +33,8 @@ async def checked(session: asteady.Session) -> None:
         async for chunk in stream:
             assert_type(chunk, str)
         assert_type(stream.answer, asteady.Completion)
-    await session.generate("hi", sede=1)  # type: ignore[call-arg]  # no such option
-    await session.generate("hi", seed="1")  # type: ignore[arg-type]  # an int is needed
+    await session.generate("hi", sede=1)  # type: ignore[call-overload]  # no such option
+    await session.generate("hi", seed="1")  # type: ignore[call-overload]  # an int is needed
 
 
 def test_the_module_is_imported() -> None:
@@ -70,7 +70,7 @@ def checked_blocking(session: blocking.Session) -> None:
         assert_type(next(stream), str)
         assert_type(next(stream.events()), asteady.StreamEvent)
         assert_type(stream.read(), asteady.Completion)
-    session.generate("hi", sede=1)  # type: ignore[call-arg]  # no such option
+    session.generate("hi", sede=1)  # type: ignore[call-overload]  # no such option
     session.complete("hi", sede=1)  # type: ignore[call-overload]  # no such option
     session.prefix("a").embed("hi")  # type: ignore[attr-defined]  # a prefix is for generating
     blocking.Session(wrokers=1)  # type: ignore[call-arg]  # no such setting

@@ -42,6 +42,8 @@ def arguments(request: Request) -> dict[str, Any]:
     }
     if "messages" in changed:
         changed["messages"] = [message.as_dict() for message in changed["messages"]]
+    if constraint := changed.pop("constraint", None):
+        changed |= constraint.arguments()
     if variables := changed.get("chat_template_kwargs"):
         changed["chat_template_kwargs"] = {name: json.loads(text) for name, text in variables}
     if "logit_bias" in changed:

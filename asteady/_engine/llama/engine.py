@@ -34,7 +34,6 @@ from asteady._engine.cores import Cores
 from asteady._engine.llama.context import LoadedModel
 from asteady._engine.llama.embed import EmbedJob, EmbedWorker, with_instruction
 from asteady._engine.llama.generate import GenerateJob, GenerateWorker
-from asteady._engine.llama.grammar import Grammars
 from asteady._engine.llama.lib import load_model
 from asteady._engine.llama.probe import Probe, lower_priority
 from asteady._engine.llama.prompt import PromptTokenizer
@@ -43,6 +42,7 @@ from asteady._engine.llama.vocab import Vocab
 from asteady._engine.memory import ContextMemory
 from asteady._engine.models.opened import OpenModel
 from asteady._engine.models.resolve import ModelFile, wrong_kind
+from asteady._engine.output.grammar import Grammars
 from asteady._engine.plan import EngineOptions, Setup, WidthReport, room_shape
 from asteady._engine.prefix_cache import PrefixCache
 

@@ -32,13 +32,13 @@ from asteady._engine.api import (
 )
 from asteady._engine.cores import ThreadChooser
 from asteady._engine.llama.context import Interruptions, LoadedModel
-from asteady._engine.llama.grammar import Form, MaskThread, most_tokens
 from asteady._engine.llama.lib import check, holding_gil
 from asteady._engine.llama.prompt import Thinking
 from asteady._engine.llama.room import Room, Tokens
-from asteady._engine.llama.text import TextStream
-from asteady._engine.llama.thinking import ReasoningSplitter
 from asteady._engine.llama.vocab import Vocab
+from asteady._engine.output.grammar import Form, MaskThread, most_tokens
+from asteady._engine.output.text import TextStream
+from asteady._engine.output.thinking import ReasoningSplitter
 from asteady._engine.plan import RoomShape, divide, room_shape
 from asteady._engine.prefix_cache import PrefixCache
 

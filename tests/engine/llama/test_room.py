@@ -604,9 +604,9 @@ async def test_a_session_reports_reused_tokens(path: Path, tmp_path: Path) -> No
         cache_dir=tmp_path, workers=1, probe=False, generation_model=str(path)
     ) as session:
         options = {"raw": True, "max_new_tokens": 4}
-        first = await session.complete(SHARED + "first", **options)  # type: ignore[arg-type]
-        second = await session.complete(SHARED + "second", **options)  # type: ignore[arg-type]
-        cached = await session.complete(SHARED + "second", **options)  # type: ignore[arg-type]
+        first = await session.complete(SHARED + "first", **options)  # type: ignore[call-overload]
+        second = await session.complete(SHARED + "second", **options)  # type: ignore[call-overload]
+        cached = await session.complete(SHARED + "second", **options)  # type: ignore[call-overload]
     assert (first.reused_tokens, cached.reused_tokens) == (0, 0)
     assert cached.cached
     assert second.reused_tokens >= 2 * PIECE

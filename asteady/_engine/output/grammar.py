@@ -12,7 +12,7 @@ import queue
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -23,7 +23,6 @@ from asteady._base.threads import start_daemon
 
 if TYPE_CHECKING:
     from asteady._base.requests import Vector
-    from asteady._engine.llama.vocab import Vocab
 
 # Compiling a schema takes milliseconds, a hundred for a large one; copying it microseconds.
 _KEPT = 64
@@ -33,10 +32,29 @@ _JSON: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separat
 _NAMES = {"json": "schema", "choices": "choices", "regex": "regex", "lark": "grammar"}
 
 
+class Vocabulary(Protocol):
+    """The tokens of a model."""
+
+    size: int
+    bos: int
+    eos: int
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token stands for; b"" for a control token."""
+
+    def whole_piece(self, token: int) -> bytes:
+        """The bytes of a token, a control token's text too."""
+
+    def ends(self) -> list[int]:
+        """All tokens with which an answer may end."""
+
+    def tokenize(self, text: str, *, special: bool) -> list[int]: ...
+
+
 class Grammars:
     """The compiled forms of one model's answers. Thread-safe; compiling blocks."""
 
-    def __init__(self, vocab: Vocab) -> None:
+    def __init__(self, vocab: Vocabulary) -> None:
         self._vocab = vocab
         self._lock = threading.Lock()
         self._compiled: OrderedDict[Constraint, Any] = OrderedDict()
@@ -81,7 +99,7 @@ class Grammars:
 class _Pieces:
     """A vocabulary as llguidance takes it."""
 
-    def __init__(self, vocab: Vocab) -> None:
+    def __init__(self, vocab: Vocabulary) -> None:
         self._vocab = vocab
         ends = vocab.ends()
         self.eos_token_id = vocab.eos if vocab.eos in ends else ends[0]

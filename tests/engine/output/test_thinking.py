@@ -11,10 +11,10 @@ import pytest
 from asteady._base.requests import Completion, GenerateRequest
 from asteady._engine.api import AnswerEvent, ChunkEvent, Event
 from asteady._engine.llama.engine import LlamaEngine
-from asteady._engine.llama.thinking import ReasoningSplitter, hidden
 from asteady._engine.loader import fingerprint_of
 from asteady._engine.models.resolve import resolve_model
 from asteady._engine.models.thinking_tags import ThinkingTags, tags_of
+from asteady._engine.output.thinking import ReasoningSplitter, hidden
 from asteady._engine.plan import EngineOptions
 from tests.engine.conftest import load
 from tests.engine.driving import generate

@@ -6,7 +6,7 @@ import codecs
 from array import array
 from collections.abc import Sequence
 
-from asteady._engine.llama.thinking import ReasoningSplitter, hidden
+from asteady._engine.output.thinking import ReasoningSplitter, hidden
 
 
 class _StopMatcher:

@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import given, strategies as st
 
-from asteady._engine.llama.text import TextStream
+from asteady._engine.output.text import TextStream
 
 
 def run(pieces: Sequence[bytes], stops: Sequence[str] = ()) -> tuple[list[str], bool]:

@@ -15,9 +15,9 @@ from asteady._base.errors import EngineError, IncompleteAnswerError, InvalidRequ
 from asteady._base.requests import Completion, GenerateRequest
 from asteady._engine.api import AnswerEvent, ErrorEvent
 from asteady._engine.llama.engine import LlamaEngine
-from asteady._engine.llama.grammar import Form, MaskThread
 from asteady._engine.loader import load_engine
 from asteady._engine.models.resolve import resolve_model
+from asteady._engine.output.grammar import Form, MaskThread
 from asteady._engine.plan import EngineOptions, Setup
 from tests.engine.driving import digest, drain, together
 

@@ -1,0 +1,70 @@
+"""A text that has a given form, for answers without a model."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+from asteady._base.constraints import Constraint
+from asteady._base.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from asteady._engine.output.grammar import Grammars
+
+# Where the form leaves a choice, the first of these that it allows: what ends something, first.
+_PREFERRED = b'"}]0aA1-. ,:'
+_LONGEST_BYTES = 10_000
+_END = 256
+
+
+class _Bytes:
+    """A vocabulary with a token for each byte, and one for the end."""
+
+    size = 257
+    bos = -1
+    eos = _END
+
+    def piece(self, token: int) -> bytes:
+        return b"" if token == _END else bytes([token])
+
+    def whole_piece(self, token: int) -> bytes:
+        return b"<end>" if token == _END else bytes([token])
+
+    def ends(self) -> list[int]:
+        return [_END]
+
+    def tokenize(self, text: str, *, special: bool) -> list[int]:
+        return list(text.encode())
+
+
+@functools.cache
+def _grammars() -> Grammars:
+    from asteady._engine.output.grammar import Grammars
+
+    return Grammars(_Bytes())
+
+
+def example_of(constraint: Constraint) -> str:
+    """The same short text each time.
+
+    Raises:
+        InvalidRequestError: the form is not valid, or no short text has it.
+    """
+    import numpy as np
+
+    from asteady._engine.output.grammar import Form, MaskThread
+
+    form = Form(_grammars().compile(constraint), _Bytes.size, MaskThread())
+    found = bytearray()
+    while len(found) < _LONGEST_BYTES:
+        logits = np.zeros(_Bytes.size, np.float32)
+        form.apply(logits)
+        if np.isfinite(logits[_END]):
+            return found.decode()
+        allowed = np.flatnonzero(np.isfinite(logits))
+        preferred = (byte for byte in _PREFERRED if byte in allowed)
+        byte = next(preferred, int(allowed[0]))
+        found.append(byte)
+        if form.accept(byte):
+            return found.decode()
+    raise InvalidRequestError("no short text has the form of the answer: give the FakeEngine one")

@@ -1,0 +1,273 @@
+"""Typed answers: schemas, types, choices, regular expressions and grammars, in every call."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import enum
+import json
+import re
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal, get_origin
+
+import attrs
+import pydantic
+import pytest
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+from typing_extensions import TypedDict
+
+import asteady
+import asteady.blocking
+from asteady import IncompleteAnswerError, InvalidRequestError, Session, TypedCompletion
+from asteady.cli import main
+from asteady.testing import FakeEngine
+
+pytestmark = pytest.mark.anyio
+
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "maxLength": 10},
+        "days": {"type": "integer", "minimum": 1, "maximum": 9},
+    },
+    "required": ["city", "days"],
+    "additionalProperties": False,
+}
+
+
+class Line(pydantic.BaseModel):
+    text: str = pydantic.Field(max_length=8)
+    amount: Decimal
+
+
+class Invoice(pydantic.BaseModel):
+    number: int
+    paid: bool
+    lines: list[Line] = pydantic.Field(max_length=2)
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    y: int = 0
+
+
+@attrs.frozen
+class Size:
+    width: int
+    height: int
+
+
+@attrs.frozen(kw_only=True)
+class Box:
+    size: Size
+    corners: list[Size] = attrs.field(factory=list)
+
+
+class Trip(TypedDict):
+    city: Literal["Rome", "Paris"]
+
+
+class Mood(enum.Enum):
+    GOOD = "good"
+    BAD = "bad"
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[Session]:
+    async with Session() as session:
+        yield session
+
+
+async def test_a_json_schema_gives_what_json_has(session: Session) -> None:
+    value = await session.generate("Describe a trip", schema=SCHEMA)
+    assert set(value) == {"city", "days"}
+    assert 1 <= value["days"] <= 9
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [int, bool, float, list[int], Point, Size, Box, Trip, set[int], Literal["a", 3]],
+    ids=str,
+)
+async def test_a_type_gives_a_value_of_it(session: Session, kind: Any) -> None:
+    value = await session.generate("Say it", schema=kind, max_new_tokens=200, seed=3)
+    if kind is Trip:
+        assert value["city"] in ("Rome", "Paris")
+    elif isinstance(kind, type):
+        assert type(value) is (get_origin(kind) or kind)
+
+
+async def test_a_model_of_pydantic(session: Session) -> None:
+    invoice = await session.generate("Extract the invoice: ...", schema=Invoice, max_new_tokens=300)
+    assert isinstance(invoice, Invoice)
+    assert all(isinstance(line.amount, Decimal) for line in invoice.lines)
+    answer = await session.complete("Extract the invoice: ...", schema=Invoice, max_new_tokens=300)
+    assert isinstance(answer, TypedCompletion)
+    assert answer.value == invoice
+    assert answer.cached
+    assert Invoice.model_validate_json(answer.text) == invoice
+
+
+async def test_attrs_classes_in_each_other(session: Session) -> None:
+    box = await session.generate("A box", schema=Box, max_new_tokens=300)
+    assert isinstance(box.size, Size)
+    assert all(isinstance(corner, Size) for corner in box.corners)
+
+
+async def test_choices(session: Session) -> None:
+    assert await session.generate("Sentiment?", choices=["good", "bad"]) in ("good", "bad")
+    assert await session.generate("Sentiment?", choices=Mood) in Mood
+    assert await session.generate("Sentiment?", choices=Literal["good", "bad"]) in ("good", "bad")
+    answer = await session.complete("Sentiment?", choices=Mood)
+    assert answer.value is Mood(answer.text)
+
+
+async def test_a_regex_and_a_grammar(session: Session) -> None:
+    assert re.fullmatch(r"[A-Z]{3}-\d", await session.generate("Code?", regex="[A-Z]{3}-[0-9]"))
+    assert await session.generate("?", grammar='start: "yes" | "no"') in ("yes", "no")
+
+
+async def test_each_caller_gets_a_value_of_its_own(session: Session) -> None:
+    first = await session.generate("A trip", schema=SCHEMA)
+    first["city"] = "changed"
+    second = await session.generate("A trip", schema=SCHEMA)
+    assert second["city"] != "changed"
+    assert await session.is_cached("A trip", schema=SCHEMA)
+    assert not await session.is_cached("A trip")
+    assert not await session.is_cached("A trip", schema={**SCHEMA, "required": []})
+
+
+async def test_a_type_is_found_warm_and_is_the_same_request_as_its_schema(
+    session: Session,
+) -> None:
+    await session.generate("A point", schema=Point)
+    seen: list[asteady.Observed] = []
+    with session.observe(seen.append):
+        await session.generate("A point", schema=Point)
+    assert [each.outcome for each in seen] == ["memory"]
+    assert await session.is_cached("A point", schema=Point)
+
+
+async def test_streams(session: Session) -> None:
+    async with session.stream("A trip", schema=SCHEMA) as stream:
+        text = "".join([chunk async for chunk in stream])
+    assert stream.answer.value == json.loads(text)
+    async with session.stream("A trip", schema=Point) as typed:
+        assert isinstance((await typed.read()).value, Point)
+    assert typed.answer.value is typed.answer.value
+
+
+async def test_under_a_prefix_in_a_namespace_and_warmed(session: Session, tmp_path: Path) -> None:
+    chat = session.prefix("You plan trips.")
+    assert set(await chat.generate("Where to?", schema=SCHEMA)) == {"city", "days"}
+    namespace = session.namespace("trips")
+    await namespace.generate("Where to?", schema=SCHEMA)
+    file = tmp_path / "prompts.jsonl"
+    file.write_text(json.dumps({"prompt": "Warmed", "schema": SCHEMA}) + "\n")
+    report = await session.warm(file)
+    assert report.warmed == 1
+    assert await session.is_cached("Warmed", schema=SCHEMA)
+
+
+async def test_identical_calls_are_computed_once() -> None:
+    engine = FakeEngine()
+    async with Session(engine=engine) as session:
+        values = await asyncio.gather(
+            *(session.generate("A trip", schema=SCHEMA) for _ in range(20))
+        )
+    assert len(engine.computed) == 1
+    assert all(value == values[0] for value in values)
+    assert len({id(value) for value in values}) == 20
+
+
+async def test_a_fake_engine_answers_in_the_form() -> None:
+    async with Session(engine=FakeEngine()) as session:
+        assert isinstance(await session.generate("?", schema=Invoice), Invoice)
+        assert await session.generate("?", choices=["good", "bad"]) in ("good", "bad")
+        assert re.fullmatch(r"[A-Z]{3}-\d{4}", await session.generate("?", regex=r"[A-Z]{3}-\d{4}"))
+    async with Session(engine=FakeEngine(lambda request: '{"x": 1, "y": 2}')) as session:
+        assert await session.generate("?", schema=Point) == Point(1, 2)
+
+
+async def test_what_is_cut_is_not_stored(session: Session) -> None:
+    with pytest.raises(IncompleteAnswerError, match="raise max_new_tokens") as caught:
+        await session.generate("A trip", schema=SCHEMA, max_new_tokens=4)
+    assert caught.value.text.startswith("{")
+    assert (await session.cache.get_cache_stats())["generation"]["size"] == 0
+    async with session.stream("A trip", schema=SCHEMA, max_new_tokens=4) as stream:
+        assert await anext(stream)
+        with pytest.raises(IncompleteAnswerError):
+            await stream.read()
+
+
+@pytest.mark.parametrize(
+    ("form", "named"),
+    [
+        ({"schema": 5}, "schema=5 is not allowed: a type, or a JSON schema"),
+        ({"schema": Path}, "schema is not allowed: .*format"),
+        ({"schema": asyncio.Task}, "pydantic makes no JSON schema of it"),
+        ({"schema": int, "choices": ["a"]}, "give one of schema, choices"),
+        ({"schema": int, "regex": "a"}, "give one of schema, regex"),
+        ({"choices": 5}, "a list of texts"),
+        ({"choices": []}, "at least one choice"),
+        ({"schema": {"type": "thing"}}, "schema is not allowed"),
+        ({"schema": {"a": object()}}, "cannot be JSON"),
+    ],
+)
+async def test_a_form_that_cannot_be_is_named(
+    session: Session, form: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(InvalidRequestError, match=named):
+        await session.generate("hi", **form)
+
+
+async def test_the_stored_request_has_the_form(session: Session) -> None:
+    await session.generate("A trip", schema=SCHEMA)
+    await session.generate("A mood", choices=["b", "a"])
+    await session.generate("A code", regex="[a-z]{2}")
+    report = await asteady.operate.verify_cache(session)
+    assert (report.same, report.differences, report.skipped) == (3, (), {})
+
+
+def test_without_await() -> None:
+    with asteady.blocking.Session() as session:
+        assert isinstance(session.generate("A point", schema=Point), Point)
+        assert session.complete("A mood", choices=Mood).value in Mood
+        assert session.generate("A mood", choices=["x"]) == "x"
+    assert asteady.blocking.generate("A mood", choices=["x"]) == "x"
+
+
+async def test_the_module_level_functions() -> None:
+    assert isinstance(await asteady.generate("A point", schema=Point), Point)
+    async with asteady.stream("A point", schema=Point) as stream:
+        assert isinstance((await stream.read()).value, Point)
+    await asteady.aclose()
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "schema.json"
+    file.write_text(json.dumps(SCHEMA))
+    assert main(["generate", "A trip", "--schema", str(file), "-q"]) == 0
+    assert set(json.loads(capsys.readouterr().out)) == {"city", "days"}
+    assert main(["generate", "-q", "--regex", "[0-9]{3}", "A number"]) == 0
+    assert re.fullmatch(r"\d{3}\n", capsys.readouterr().out)
+    assert main(["generate", "A mood", "--json", "-q", "--choices", "good", "bad"]) == 0
+    assert json.loads(capsys.readouterr().out)["value"] in ("good", "bad")
+    file.write_text("{")
+    assert main(["generate", "A trip", "--schema", str(file), "-q"]) == 1
+    assert "it is not JSON" in capsys.readouterr().err
+
+
+def test_in_a_web_app() -> None:
+    app = FastAPI()
+
+    @app.get("/point")
+    async def point() -> Point:
+        return await asteady.generate("A point", schema=Point)
+
+    with TestClient(app) as client:
+        assert set(client.get("/point").json()) == {"x", "y"}
