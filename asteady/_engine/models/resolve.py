@@ -33,7 +33,7 @@ _KNOWN = (
 # What a digest is computed of at once.
 _CHUNK_BYTES = 2**20
 _FACTS_FILE = "models.json"
-# Raise it when the facts remembered of a file, or the check of its header, change.
+# Raise it when what a field of a header means (the thinking tags too), or its check, changes.
 _FACTS_VERSION = 5
 
 
@@ -259,11 +259,12 @@ def _facts_key(path: Path, known: Identity) -> str:
 def _restored(known: Any) -> tuple[str, GgufHeader] | None:
     """The facts that were remembered, if they are complete."""
     try:
-        sha256 = known["sha256"]
-        header = GgufHeader(
-            **{**known["header"], "matrix_types": tuple(known["header"]["matrix_types"])}
-        )
-    except (TypeError, KeyError, ValueError):
+        sha256, fields = known["sha256"], known["header"]
+        # An older version did not know all fields, and not having one has a meaning.
+        if fields.keys() != attrs.fields_dict(GgufHeader).keys():
+            return None
+        header = GgufHeader(**{**fields, "matrix_types": tuple(fields["matrix_types"])})
+    except (AttributeError, TypeError, KeyError, ValueError):
         return None
     return (sha256, header) if isinstance(sha256, str) and len(sha256) == 64 else None
 

@@ -83,6 +83,24 @@ def test_invalid_remembered_facts_are_computed_again(
     assert resolve_model(path, kind="generation", cache_dir=tmp_path) == first
 
 
+def test_facts_that_an_older_version_remembered_are_computed_again(
+    models: Path, tmp_path: Path
+) -> None:
+    path = str(models / "gpt2.gguf")
+    first = resolve_model(path, kind="generation", cache_dir=tmp_path)
+    memory = tmp_path / "models.json"
+    entries = json.loads(memory.read_text())
+    for facts in entries.values():
+        facts["header"]["thinks"] = True
+    memory.write_text(json.dumps(entries))
+    assert resolve_model(path, kind="generation", cache_dir=tmp_path).header.thinks, "remembered"
+    for facts in entries.values():
+        del facts["header"]["thinks"]
+        facts["header"]["context_length"] = 1
+    memory.write_text(json.dumps(entries))
+    assert resolve_model(path, kind="generation", cache_dir=tmp_path) == first
+
+
 def test_a_missing_file_is_named_with_the_known_references(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match=r"nowhere\.gguf.*builtin"):
         resolve_model(str(tmp_path / "nowhere.gguf"), kind="generation", cache_dir=tmp_path)
