@@ -23,7 +23,7 @@ def of_tokens(tokenizer: Tokenizer, request: Request, make: OfTokens[T]) -> T:
 
 
 class TokenCounter:
-    """A tokenizer and the threads that use it, until `aclose`, which closes it."""
+    """A tokenizer and the threads that use it, until `close`, which closes it."""
 
     def __init__(self, tokenizer: Tokenizer, close: Callable[[], None]) -> None:
         self._tokenizer = tokenizer
@@ -33,13 +33,17 @@ class TokenCounter:
     def tokens(self, request: Request, make: OfTokens[T]) -> asyncio.Future[T]:
         """What `make` makes of the tokens. Cancelling stops waiting.
 
-        Raises as `Tokenizer.tokenize` does, and SessionClosedError after `aclose`.
+        Raises as `Tokenizer.tokenize` does, and SessionClosedError after `close`.
         """
         find = functools.partial(of_tokens, self._tokenizer, request, make)
         return self._preparer.submit(find, characters_of(request))
 
-    async def aclose(self) -> None:
-        await run_in_daemon("asteady-close", self._close)
+    def close(self) -> asyncio.Future[None]:
+        """Refuse more, and close the tokenizer when no thread uses it any more.
+
+        It begins at once; cancelling stops waiting.
+        """
+        return run_in_daemon("asteady-close", self._close)
 
     def _close(self) -> None:
         for thread in self._preparer.close():

@@ -140,16 +140,16 @@ class Preparer:
         return preparation.future
 
     def close(self) -> list[threading.Thread]:
-        """Refuse more, fail what waits, and return the threads that may still be busy."""
+        """Refuse more, fail what was submitted, and return the threads that may still be busy."""
         with self._lock:
             self._closed = True
-            waiting = [*self._short, *self._long]
+            submitted = [*self._short, *self._long, *self._running]
             self._short.clear()
             self._long.clear()
             for preparation in self._running:
                 preparation.stopped = True
             self._ready.notify_all()
-        for preparation in waiting:
+        for preparation in submitted:
             error = SessionClosedError("the session was closed, so nothing more is computed")
             preparation.deliver(preparation.future.set_exception, error)
         return [thread for thread in (self._short_thread, self._long_thread) if thread is not None]

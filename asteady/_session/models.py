@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from asteady._engine.counting import OfTokens, TokenCounter
     from asteady._engine.pool import Emit, Pool, PoolStatistics
 
+# As long as closing a pool waits.
+_CLOSE_COUNTERS_S = 2.0
+
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
 
@@ -257,7 +260,7 @@ class Models:
 
         # All of it begins here and now, so that a caller who leaves stops none of it.
         unloading = [self._begin_unload(key) for key in [*self._pools] if meant(key)]
-        closing = [self._counters.pop(key).aclose() for key in [*self._counters] if meant(key)]
+        closing = [self._counters.pop(key).close() for key in [*self._counters] if meant(key)]
         await asyncio.gather(*(flight.wait() for flight in unloading), *closing)
 
     def _begin_unload(self, key: tuple[Kind, str]) -> Flight[bool]:
@@ -291,6 +294,9 @@ class Models:
             self._switched(kind, before, fingerprint)
 
     def _unload(self, key: tuple[Kind, str]) -> None:
+        counter = self._counters.pop(key, None)
+        if counter is not None:
+            counter.close()
         pool = self._pools.get(key)
         if pool is None:
             return
@@ -372,11 +378,12 @@ class Models:
             self._closed = True
             pools, self._pools = self._pools, {}
         counters, self._counters = self._counters, {}
-        closing = [pool.aclose() for pool in (*pools.values(), *self._leaving)]
-        closing += [counter.aclose() for counter in counters.values()]
+        closing = [counter.close() for counter in counters.values()]
         async with asyncio.TaskGroup() as group:
-            for each in closing:
-                group.create_task(each)
+            for pool in (*pools.values(), *self._leaving):
+                group.create_task(pool.aclose())
+            if closing:  # tokenising cannot be interrupted
+                group.create_task(asyncio.wait(closing, timeout=_CLOSE_COUNTERS_S))
 
     def forget(self) -> None:
         """Leave the pools to their own exit hook: at the end of the interpreter no thread can be

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 import asteady
 import asteady.blocking
-from asteady import InvalidRequestError, ModelCapabilityError, Session
+from asteady import InvalidRequestError, ModelCapabilityError, Session, SessionClosedError
 from asteady._engine.models.catalogue import BUNDLED
 from asteady.cli import main
 from asteady.testing import FakeEngine
@@ -118,6 +119,63 @@ async def test_many_at_once_load_one_vocabulary(tmp_path: Path) -> None:
         assert both[0].prompt_tokens == both[1]
         await session.unload()
         assert await session.count_tokens("hi") == both[1]
+
+
+@pytest.fixture
+def freed(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set when a vocabulary that was loaded without its weights has been freed."""
+    from asteady._engine.llama.tokenizer import LlamaTokenizer
+
+    event, close = threading.Event(), LlamaTokenizer.close
+
+    def closes(tokenizer: LlamaTokenizer) -> None:
+        close(tokenizer)
+        event.set()
+
+    monkeypatch.setattr(LlamaTokenizer, "close", closes)
+    return event
+
+
+async def test_the_vocabulary_is_freed_when_it_is_idle(freed: threading.Event) -> None:
+    async with Session(idle_unload_s=0.01) as session:
+        count = await session.count_tokens("hi")
+        assert await asyncio.to_thread(freed.wait, 60)
+        assert await session.count_tokens("hi") == count
+
+
+async def test_the_vocabulary_is_freed_though_who_unloads_it_leaves(freed: threading.Event) -> None:
+    async with Session() as session:
+        await session.count_tokens("hi")
+        unloading = asyncio.create_task(session.unload())
+        await asyncio.sleep(0)
+        unloading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await unloading
+        assert await asyncio.to_thread(freed.wait, 60)
+
+
+async def test_closing_does_not_wait_for_a_text_that_is_being_tokenised(
+    freed: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from asteady._engine.llama.tokenizer import LlamaTokenizer
+
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def tokenize(tokenizer: LlamaTokenizer, request: object) -> list[int]:
+        begun.set()
+        goes_on.wait(60)
+        return []
+
+    monkeypatch.setattr(LlamaTokenizer, "tokenize", tokenize)
+    session = await Session().open()
+    counting = asyncio.create_task(session.count_tokens("hi"))
+    assert await asyncio.to_thread(begun.wait, 60)
+    await session.aclose()
+    assert not freed.is_set()
+    goes_on.set()
+    assert await asyncio.to_thread(freed.wait, 60)
+    with pytest.raises(SessionClosedError):
+        await counting
 
 
 def test_functions_and_the_command(
