@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 import asteady
-from asteady import InvalidRequestError, Session, blocking
+from asteady import InvalidRequestError, Message, Session, blocking
 from asteady._base.requests import DeclaredPrefix, GenerateRequest
 from asteady._engine.api import Job, PrefixStatistics, Request
 from asteady._engine.prefix_cache import PrefixCache
@@ -175,7 +175,8 @@ async def test_streams_and_look_ups_go_through_the_prefix_too(
         text = "".join([chunk async for chunk in stream])
     assert await chat.is_cached("hi")
     assert await chat.generate("hi") == text
-    assert engine.computed[0].messages[0] == ("system", "Be brief.")  # type: ignore[union-attr]
+    first = engine.computed[0].messages[0]  # type: ignore[union-attr]
+    assert first == Message(role="system", content="Be brief.")
 
 
 class Noting(FakeEngine):
@@ -221,7 +222,10 @@ async def test_observers_see_the_request_as_it_is(session: Session) -> None:
     seen: list[Observed] = []
     with session.observe(seen.append):
         await session.prefix("Be brief.").generate("hi")
-    assert seen[0].request.messages == (("system", "Be brief."), ("user", "hi"))  # type: ignore[union-attr]
+    assert seen[0].request.messages == (  # type: ignore[union-attr]
+        Message(role="system", content="Be brief."),
+        Message(role="user", content="hi"),
+    )
 
 
 @pytest.mark.parametrize("wrong", ["", None, 3, b"x", "\ud800"])
