@@ -105,7 +105,9 @@ def _json(text: str) -> str:
         value = json.loads(validation.text("schema", text))
     except (ValueError, RecursionError) as exc:
         raise refuse("schema", text, f"it is not JSON: {exc}") from None
-    if not isinstance(value, dict | bool):
+    if value is True:
+        value = {}  # which means the same: any JSON
+    if not isinstance(value, dict):
         raise refuse("schema", text, 'a JSON schema, such as {"type": "object", ...}, is needed')
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 

@@ -54,7 +54,8 @@ class SettingsError(AsteadyError, ValueError):
 
 @public
 class IncompleteAnswerError(AsteadyError, ValueError):
-    """An answer with a form (schema, choices, ...) was cut by `max_new_tokens`, incomplete.
+    """An answer with a form (schema, choices, ...) was cut by `max_new_tokens`, incomplete, or the
+    model ended it in its reasoning.
 
     `text` is what there was of it. It is not stored.
     """

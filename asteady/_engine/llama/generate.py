@@ -138,6 +138,12 @@ class _Sequence:
         return None if self.text.in_reasoning else self.form
 
     @property
+    def reasoning_start(self) -> int:
+        """The token by which the answer may begin with reasoning in place of its form, or -1."""
+        thinking = self.job.thinking
+        return -1 if self.generated or thinking is None else thinking.start_token
+
+    @property
     def needed_tokens(self) -> int:
         return len(self.job.tokens) + self.job.limit
 
@@ -459,12 +465,12 @@ class GenerateWorker:
             )
             events.append(ErrorEvent(sequence.slot, error))
             return
-        raw, form = logits, sequence.form_now
+        raw, form, think = logits, sequence.form_now, sequence.reasoning_start
         try:
             if form is not None:
                 if sequence.logprobs is not None:
                     raw = logits.copy()
-                form.apply(logits)
+                form.apply(logits, also=think)
                 likeliest = int(logits.argmax())
             if sequence.sampler is None:
                 token = likeliest
@@ -473,7 +479,7 @@ class GenerateWorker:
             sequence.token = token
             if self._vocab.is_end(token):
                 return
-            if form is not None:
+            if form is not None and token != think:
                 sequence.ended = form.accept(token)
         except EngineError as exc:
             sequence.token = -1
@@ -492,6 +498,8 @@ class GenerateWorker:
             text = stream.add(data)
         if began or stream.in_reasoning:
             sequence.reasoning_tokens = sequence.generated
+            if sequence.form is not None:
+                text = ""  # behind the end tag in the same token, where the form has not begun
         self._emit(sequence, text, events)
 
     def _emit(self, sequence: _Sequence, text: str, events: list[Event]) -> None:
@@ -516,7 +524,7 @@ class GenerateWorker:
         self._emit(sequence, sequence.text.end(cut=reason == "length"), events)
         if sequence.text.stopped:
             reason = "stop"
-        if reason == "length" and self._lacks(sequence):
+        if self._lacks(sequence):
             self._release(sequence.slot)
             events.append(ErrorEvent(sequence.slot, self._incomplete(sequence), as_is=True))
             return
@@ -557,9 +565,13 @@ class GenerateWorker:
         remedy = "raise max_new_tokens" if most is None else f"{most} are always enough"
         if limit < sequence.job.request.max_new_tokens:
             remedy = "the context holds no more: shorten the prompt"
-        error = IncompleteAnswerError(
-            f"the answer was cut after {limit} tokens, before its form was complete: {remedy}"
-        )
+        what = f"the answer was cut after {limit} tokens, before its form was complete: {remedy}"
+        if self._vocab.is_end(sequence.token):
+            what = (
+                "the model ended its answer in its reasoning: switch that off, where its template "
+                'can, by chat_template_kwargs={"enable_thinking": False}'
+            )
+        error = IncompleteAnswerError(what)
         error.text = "".join(sequence.chunks)
         return error
 

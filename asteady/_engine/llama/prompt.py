@@ -31,11 +31,13 @@ _TAIL_TOKENS = 32
 class Thinking:
     """The tags of a model that may think before it answers, and whether the prompt opened them.
 
-    `hidden` has the texts of the control tokens that tags are made of.
+    `hidden` has the texts of the control tokens that tags are made of. `start_token` is the start
+    tag's only token; -1 if it is of several.
     """
 
     tags: ThinkingTags
     hidden: Mapping[int, str]
+    start_token: int
     opened: bool
 
 
@@ -93,7 +95,13 @@ class PromptTokenizer:
         tags = None if self._source is None else tags_of(self._source)
         if tags is None:
             return None
-        return Thinking(tags, self._vocab.control_texts_in(tags.texts), opened=False)
+        start = self._vocab.tokenize(tags.start, special=True)
+        return Thinking(
+            tags=tags,
+            hidden=self._vocab.control_texts_in(tags.texts),
+            start_token=start[0] if len(start) == 1 else -1,
+            opened=False,
+        )
 
     def shared_tokens(
         self, request: GenerateRequest, tokens: Sequence[int], prefix: DeclaredPrefix

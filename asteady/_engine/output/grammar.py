@@ -70,7 +70,8 @@ class Grammars:
             if known is not None:
                 self._compiled.move_to_end(constraint)
                 return known
-        import llguidance
+        with fork_gate:
+            import llguidance
 
         name = _NAMES[constraint.kind]
         try:
@@ -88,8 +89,7 @@ class Grammars:
 
     @functools.cached_property
     def _tokenizer(self) -> Any:
-        with fork_gate:
-            import llguidance
+        import llguidance
 
         return llguidance.LLTokenizer(
             llguidance.TokenizerWrapper(_Pieces(self._vocab)), eos_token=self._vocab.ends()
@@ -157,8 +157,9 @@ class Form:
         """Compute the mask beside what follows."""
         self._computed = self._masks.submit(self._compute)
 
-    def apply(self, logits: Vector) -> None:
-        """Set the logits of all tokens that are not allowed to minus infinity.
+    def apply(self, logits: Vector, *, also: int = -1) -> None:
+        """Set the logits of all tokens that are not allowed to minus infinity; `also` is a token
+        that is allowed too.
 
         Raises:
             EngineError: the library failed, or the form allows no token.
@@ -171,6 +172,8 @@ class Form:
         if self._matcher.is_error():
             raise self._failed()
         allowed = np.unpackbits(self._bits.view(np.uint8), count=self._size, bitorder="little")
+        if also >= 0:
+            allowed[also] = 1
         if not allowed.any():
             raise EngineError("the form of the answer allows no token of the model's vocabulary")
         np.copyto(logits, -np.inf, where=allowed.view(np.bool_) ^ True)

@@ -90,6 +90,13 @@ def test_choices_a_regex_and_a_grammar(engine: LlamaEngine) -> None:
         assert re.fullmatch(r"<[a-z]{1,8}(,[a-z]{1,8}){2}>", found.text)
 
 
+def test_a_schema_that_allows_all_and_one_that_allows_nothing(engine: LlamaEngine) -> None:
+    assert ask(schema=True) == ask(schema={})
+    engine.prepare(ask(schema=True))
+    with pytest.raises(InvalidRequestError, match=r"schema='false' is not allowed: a JSON schema"):
+        ask(schema=False)
+
+
 def test_a_choice_that_begins_another_may_end_or_go_on(engine: LlamaEngine) -> None:
     found = {
         answer(engine, ask(choices=["a", "ab", "abc"], temperature=10.0, seed=seed)).text

@@ -8,6 +8,7 @@ from pathlib import Path
 import attrs
 import pytest
 
+from asteady._base.errors import IncompleteAnswerError
 from asteady._base.requests import Completion, GenerateRequest
 from asteady._engine.api import AnswerEvent, ChunkEvent, Event
 from asteady._engine.llama.engine import LlamaEngine
@@ -198,6 +199,41 @@ def test_an_empty_block_in_the_prompt_leaves_no_reasoning(open_model: Open) -> N
     assert "\n\n" not in generate(engine, "Hi").text
     answer = generate(engine, "Hi")
     assert (answer.reasoning, answer.reasoning_tokens) == (None, 0)
+
+
+TAGS = ["<think>", "</think>"]
+
+
+@pytest.mark.parametrize("kind", ["control", "user_defined"])
+def test_a_form_begins_after_the_reasoning(open_model: Open, kind: str) -> None:
+    engine = open_model(TAGS[0], "I", " see", TAGS[1], "no", **{kind: TAGS})
+    answer = generate(engine, "Hi", choices=["yes", "now"], logprobs=0)
+    assert (answer.reasoning, answer.text) == ("I see", "now")
+    assert len(answer.logprobs or ()) == answer.completion_tokens
+    assert answer.reasoning_tokens == 4
+    # Text that looks like the tag comes after it.
+    assert generate(engine, "Hi", choices=[TAGS[0]]).text == TAGS[0]
+
+
+def test_a_form_begins_after_the_reasoning_that_the_prompt_opened(open_model: Open) -> None:
+    engine = open_model("a", TAGS[1], "no", template=OPENS + KNOWS, control=TAGS)
+    answer = generate(engine, "Hi", choices=["yes", "now"])
+    assert (answer.reasoning, answer.text) == ("a", "now")
+
+
+def test_what_is_behind_the_end_tag_in_its_token_is_not_of_the_form(open_model: Open) -> None:
+    engine = open_model("a", "</think", ">x", "yes", template=OPENS + KNOWS)
+    answer = generate(engine, "Hi", choices=["yes"])
+    assert (answer.reasoning, answer.text) == ("a", "yes")
+
+
+def test_an_answer_that_ends_in_its_reasoning_lacks_its_form(open_model: Open) -> None:
+    engine = open_model("a", "b", template=OPENS + KNOWS, control=TAGS)
+    with pytest.raises(IncompleteAnswerError, match="ended its answer in its reasoning"):
+        generate(engine, "Hi", choices=["yes"])
+    with pytest.raises(IncompleteAnswerError, match="cut after 1 tokens"):
+        generate(engine, "Hi", choices=["yes"], max_new_tokens=1)
+    assert generate(engine, "Hi").reasoning == "ab"
 
 
 def test_without_such_a_template_or_raw_an_answer_is_what_it_was(open_model: Open) -> None:
