@@ -11,7 +11,7 @@ from typing import Any, TypedDict, TypeVar
 from asteady._base.errors import InvalidRequestError
 from asteady._base.messages import AnyMessage
 from asteady._base.public import public
-from asteady._base.requests import EmbedMode
+from asteady._base.requests import EmbedMode, FloatLike, IntLike, LogitBias
 
 
 @public
@@ -25,38 +25,38 @@ class GenerateOptions(TypedDict, total=False):
     raw: bool | None
     """Give the prompt to the model as it is, without its chat template. Special tokens in it count,
     so keep your users' text out of it."""
-    seed: int | None
+    seed: IntLike | None
     """0 to 4294967294; decides among likely tokens when the temperature is above 0. None is the
     default, 42, and not a random one."""
-    max_new_tokens: int | None
+    max_new_tokens: IntLike | None
     """Stop after so many tokens (finish_reason "length"); the context may end sooner. A character
     whose last bytes are missing then is left out of the text, but its tokens count."""
-    temperature: float | None
+    temperature: FloatLike | None
     """0 takes the most likely token each time; above, tokens are drawn. Below 0.000001 counts as
     0."""
-    top_k: int | None
+    top_k: IntLike | None
     """Draw from the k most likely tokens; 0 from all."""
-    top_p: float | None
+    top_p: FloatLike | None
     """Draw from the most likely tokens that together have this probability; 1 from all."""
-    min_p: float | None
+    min_p: FloatLike | None
     """Drop tokens less likely than this share of the most likely one's probability."""
-    typical_p: float | None
+    typical_p: FloatLike | None
     """Locally typical sampling (Meister et al. 2022); 1 is off."""
-    repeat_penalty: float | None
+    repeat_penalty: FloatLike | None
     """Divide the logits of tokens seen in the last 64 by this; 1 is off."""
-    presence_penalty: float | None
+    presence_penalty: FloatLike | None
     """Subtract this from the logits of tokens seen in the last 64."""
-    frequency_penalty: float | None
+    frequency_penalty: FloatLike | None
     """Subtract this, times how often they were seen in the last 64, from tokens' logits."""
-    logit_bias: Mapping[int, float] | None
-    """Add to the logits of these token ids."""
+    logit_bias: LogitBias | None
+    """Add to the logits of these token ids, -100 to 100; the ids may be texts, as in JSON."""
     stop: str | Sequence[str] | None
     """End before the first of these strings; it is not part of the text. At most 100 strings of at
     most 1000 characters."""
     eos_string: str | None
     """One more string to end before, by SteadyText's name; "[EOS]" adds none. The model's own end
     counts always."""
-    logprobs: int | None
+    logprobs: IntLike | None
     """Record each token's log probability, and that of so many alternatives."""
     chat_template_kwargs: Mapping[str, Any] | None
     """Variables of the model's chat template, such as ``{"enable_thinking": False}``."""
@@ -86,7 +86,7 @@ class EmbedOptions(TypedDict, total=False):
 
     truncate: bool | None
     """Cut text that is longer than the model's context instead of raising PromptTooLongError."""
-    dimensions: int | None
+    dimensions: IntLike | None
     """Keep only the first so many components, normalised again (Matryoshka models)."""
     mode: EmbedMode | None
     """Put the model's prefix for a query or a document before the text."""
@@ -131,6 +131,9 @@ _HINTS = {
     ),
     "temp": "it is called 'temperature' here",
     "repetition_penalty penalty_repeat": "it is called 'repeat_penalty' here",
+    "penalty_freq": "it is called 'frequency_penalty' here",
+    "penalty_present present_penalty": "it is called 'presence_penalty' here",
+    "typ_p": "it is called 'typical_p' here",
     "stop_sequences stop_strings stop_words": "it is called 'stop' here",
     "top_logprobs": "give their number as 'logprobs'",
     "random_state random_seed": "it is called 'seed' here",
@@ -153,8 +156,17 @@ _HINTS = {
     "stream": "use session.stream(...)",
     "timeout": "use asyncio.timeout() around the call",
     "do_sample": "a temperature above 0 samples",
-    "mirostat mirostat_tau mirostat_eta dry_multiplier xtc_probability top_n_sigma"
-    " dynatemp_range": ("that sampler is not offered: docs/sampling.md has those that are"),
+    "mirostat mirostat_mode mirostat_tau mirostat_eta dry_multiplier dry_base dry_allowed_length"
+    " dry_penalty_last_n dry_sequence_breakers xtc_probability xtc_threshold top_n_sigma tfs tfs_z"
+    " dynatemp_range dynatemp_exponent adaptive_target adaptive_decay samplers logits_processor"
+    " no_repeat_ngram_size num_beams best_of": (
+        "that sampler is not offered: docs/sampling.md has those that are"
+    ),
+    "repeat_last_n penalty_last_n last_n_tokens_size": "the penalties count the last 64 tokens",
+    "ignore_eos min_tokens min_new_tokens": (
+        "give logit_bias={id of the model's end token: -100}, which forbids its own end"
+    ),
+    "n_probs return_logprobs": "it is called 'logprobs' here",
     "n": "make one call for each seed",
     "use_cache no_cache cache_prompt": 'use cache="bypass"',
     "ttl expire expiration": "answers never become stale: none expires",

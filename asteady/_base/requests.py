@@ -9,8 +9,18 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Literal,
+    SupportsFloat,
+    SupportsIndex,
+    TypeAlias,
+    TypeVar,
+)
 
 import attrs
 
@@ -38,6 +48,11 @@ KINDS: tuple[Kind, ...] = ("generation", "embedding")
 
 Key: TypeAlias = str
 """64 hexadecimal digits: the SHA-256 of a canonical request and the fingerprint of its engine."""
+
+# What is taken as a number: those of numpy, decimal and fractions too.
+IntLike: TypeAlias = int | SupportsIndex
+FloatLike: TypeAlias = float | SupportsFloat
+LogitBias: TypeAlias = Mapping[int, FloatLike] | Mapping[str, FloatLike]
 
 FinishReason: TypeAlias = Literal["stop", "length"]
 EmbedMode: TypeAlias = Literal["query", "document"]
@@ -103,15 +118,16 @@ def _biases(value: object) -> tuple[tuple[int, float], ...]:
         return ()
     if not isinstance(value, Mapping):
         raise refuse("logit_bias", value, "a mapping from token id to a number from -100 to 100")
-    return tuple(
-        sorted(
-            (
-                whole_number("logit_bias token", token, 0, 2**31 - 1),
-                validation.number(f"logit_bias[{token!r}]", bias, -100, 100),
-            )
-            for token, bias in value.items()
-        )
-    )
+    biases: dict[int, float] = {}
+    for token, bias in value.items():
+        # The keys of JSON are texts.
+        if isinstance(token, str) and re.fullmatch("[0-9]{1,10}", token):
+            token = int(token)
+        number = whole_number("logit_bias token", token, 0, 2**31 - 1)
+        if number in biases:
+            raise refuse("logit_bias", value, f"token {number} is there twice")
+        biases[number] = validation.number(f"logit_bias[{number}]", bias, -100, 100)
+    return tuple(sorted(biases.items()))
 
 
 def namespace_path(value: object) -> str:
@@ -188,20 +204,20 @@ class GenerateRequest:
         *,
         messages: Sequence[AnyMessage] | None = None,
         raw: bool | None = False,
-        seed: int | None = DEFAULT_SEED,
-        max_new_tokens: int | None = DEFAULT_MAX_NEW_TOKENS,
-        temperature: float | None = 0.0,
-        top_k: int | None = 0,
-        top_p: float | None = 1.0,
-        min_p: float | None = 0.0,
-        typical_p: float | None = 1.0,
-        repeat_penalty: float | None = 1.0,
-        presence_penalty: float | None = 0.0,
-        frequency_penalty: float | None = 0.0,
-        logit_bias: Mapping[int, float] | None = None,
+        seed: IntLike | None = DEFAULT_SEED,
+        max_new_tokens: IntLike | None = DEFAULT_MAX_NEW_TOKENS,
+        temperature: FloatLike | None = 0.0,
+        top_k: IntLike | None = 0,
+        top_p: FloatLike | None = 1.0,
+        min_p: FloatLike | None = 0.0,
+        typical_p: FloatLike | None = 1.0,
+        repeat_penalty: FloatLike | None = 1.0,
+        presence_penalty: FloatLike | None = 0.0,
+        frequency_penalty: FloatLike | None = 0.0,
+        logit_bias: LogitBias | None = None,
         stop: str | Sequence[str] | None = None,
         eos_string: str | None = OWN_END,
-        logprobs: int | None = None,
+        logprobs: IntLike | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         date: str | datetime.date | None = None,
         schema: Any = None,
@@ -303,7 +319,7 @@ class EmbedRequest:
         text: str,
         *,
         truncate: bool | None = False,
-        dimensions: int | None = None,
+        dimensions: IntLike | None = None,
         mode: EmbedMode | None = None,
     ) -> EmbedRequest:
         """Validate the arguments of `Session.embed` for one text.

@@ -9,6 +9,7 @@ import importlib
 import math
 import operator
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from itertools import islice
 from numbers import Real
 from typing import Any
@@ -68,6 +69,11 @@ def text(name: str, value: object) -> str:
     return plain
 
 
+def _scalar(value: Any) -> object:
+    """A scalar of numpy, or an array or tensor without dimensions, as Python's own number."""
+    return value.item() if getattr(value, "shape", None) == () else value
+
+
 def whole_number(
     name: str,
     value: object,
@@ -82,9 +88,10 @@ def whole_number(
     `allowed` replaces the description of the type and range in the message.
     """
     try:
-        if isinstance(value, bool):
+        plain = _scalar(value)
+        if isinstance(plain, bool):
             raise TypeError
-        whole = int(operator.index(value))  # type: ignore[arg-type]  # refused if not
+        whole = int(operator.index(plain))  # type: ignore[arg-type]  # refused if not
     except TypeError:
         raise refuse(
             name, value, allowed or f"an int is needed, not {type(value).__name__}", error
@@ -105,18 +112,19 @@ def number(
     above: bool = False,
     error: type[AsteadyError] = InvalidRequestError,
 ) -> float:
-    """A finite number, of numpy too, but no `bool`; from `low` (with `above`: more than `low`) to
-    `high`, as a plain `float`.
+    """A finite number, of numpy, `decimal` and `fractions` too, but no `bool`; from `low` (with
+    `above`: more than `low`) to `high`, as a plain `float`.
 
     `allowed` replaces the description of the range in the message.
     """
-    if isinstance(value, bool) or not isinstance(value, Real):
+    plain = _scalar(value)
+    if isinstance(plain, bool) or not isinstance(plain, Real | Decimal):
         raise refuse(
             name, value, allowed or f"a number is needed, not {type(value).__name__}", error
         )
     try:
-        real = float(value)
-    except OverflowError:
+        real = float(plain)
+    except (OverflowError, ValueError):  # ValueError: a signaling NaN of decimal
         real = math.inf
     if not (math.isfinite(real) and low <= real <= high) or (above and real == low):
         raise refuse(name, value, allowed or f"a number from {low:g} to {high:g}", error)

@@ -33,6 +33,16 @@ pytestmark = pytest.mark.anyio
         ("stream", r"session\.stream"),
         ("no_cache", 'cache="bypass"'),
         ("ttl", "never become stale"),
+        ("mirostat_tau", "not offered: docs/sampling.md"),
+        ("dry_multiplier", "not offered: docs/sampling.md"),
+        ("xtc_threshold", "not offered: docs/sampling.md"),
+        ("top_n_sigma", "not offered: docs/sampling.md"),
+        ("logits_processor", "not offered: docs/sampling.md"),
+        ("typ_p", "'typical_p'"),
+        ("present_penalty", "'presence_penalty'"),
+        ("repeat_last_n", "last 64 tokens"),
+        ("ignore_eos", "logit_bias="),
+        ("n_probs", "'logprobs'"),
     ],
 )
 async def test_an_option_of_another_library_leads_to_ours(

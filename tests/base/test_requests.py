@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import unicodedata
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import attrs
@@ -57,12 +59,40 @@ def test_numbers_of_numpy_are_the_plain_numbers() -> None:
         "top_k": np.array(3),
         "logprobs": np.int32(2),
         "logit_bias": {np.int16(5): np.float16(1.5)},
+        "top_p": np.array(1.0),
+        "min_p": np.longdouble(0),
+        "typical_p": Decimal("1.0"),
+        "repeat_penalty": Fraction(3, 3),
     }
     request = GenerateRequest.of("a", **numpys)
     assert request.key("f") == plain.key("f")
     assert repr(request) == repr(plain), "the types are plain too"
     dimensions: Any = np.int64(4)
     assert EmbedRequest.of("a", dimensions=dimensions) == EmbedRequest.of("a", dimensions=4)
+
+
+def test_the_ids_of_biases_are_numbers_or_their_texts() -> None:
+    assert GenerateRequest.of("a", logit_bias={"7": 1, "12": -1}) == GenerateRequest.of(
+        "a", logit_bias={12: -1, 7: 1}
+    )
+    twice: Any = {"7": 1, 7: 2}
+    with pytest.raises(InvalidRequestError, match="token 7 is there twice"):
+        GenerateRequest.of("a", logit_bias=twice)
+
+
+@pytest.mark.parametrize(
+    "token", ["", "x", "-1", "1.0", "7 ", "\u0667", "9" * 5000, True, 1.0, None]
+)
+def test_what_is_no_token_id_has_no_bias(token: Any) -> None:
+    with pytest.raises(InvalidRequestError, match="logit_bias token="):
+        GenerateRequest.of("a", logit_bias={token: 1})
+
+
+def test_numbers_that_only_float32_rounds_together_are_different_requests() -> None:
+    plain, numpys = GenerateRequest.of("a", temperature=0.7), np.float32(0.7)
+    assert np.float32(plain.temperature) == numpys
+    assert GenerateRequest.of("a", temperature=numpys).key("f") != plain.key("f")
+    assert GenerateRequest.of("a", temperature=1e-40).key("f") != GenerateRequest.of("a").key("f")
 
 
 def test_none_stands_for_every_default() -> None:
@@ -85,6 +115,15 @@ def test_none_stands_for_every_default() -> None:
         {"temperature": np.array([0.5])},
         {"temperature": 10**400},
         {"temperature": 1j},
+        {"temperature": np.array(True)},
+        {"temperature": np.array("0.5")},
+        {"temperature": Decimal("NaN")},
+        {"temperature": Decimal("sNaN")},
+        {"temperature": Decimal("1e400")},
+        {"seed": np.array(True)},
+        {"seed": np.array(7.0)},
+        {"seed": Decimal(7)},
+        {"seed": 7.0},
         {"temperature": "0.5"},
     ],
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Coroutine
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +35,32 @@ async def test_a_seed_of_numpy_finds_the_entry_of_the_plain_one(
 ) -> None:
     first = await session.complete("hi", seed=7, temperature=0.5)
     for seed in (np.int64(7), np.uint32(7)):
-        again = await session.complete("hi", seed=seed, temperature=np.float64(0.5))  # type: ignore[call-overload]
+        again = await session.complete("hi", seed=seed, temperature=np.float64(0.5))
         assert again.cached
         assert again.text == first.text
-    await session.complete("cold", seed=np.int64(3))  # type: ignore[call-overload]
+    await session.complete("cold", seed=np.int64(3))
     assert await session.is_cached("cold", seed=3)
     assert len(engine.computed) == 2
+
+
+async def test_numbers_of_other_types_and_none_are_the_plain_request(
+    session: Session, engine: FakeEngine
+) -> None:
+    answer = await session.complete("hi", temperature=0.5, logit_bias={5: 0.25})
+    same: list[dict[str, Any]] = [
+        {"temperature": Decimal("0.5"), "logit_bias": {np.int64(5): Fraction(1, 4)}},
+        {"temperature": np.array(0.5), "logit_bias": {"5": np.float16(0.25)}},
+        {"temperature": np.float32(0.5), "logit_bias": {5: 0.25}, "top_k": np.array(0)},
+        {"temperature": 0.5, "logit_bias": {5: 0.25}, "seed": None, "top_p": None, "stop": None},
+        {"temperature": 0.5, "logit_bias": {5: 0.25}, "max_new_tokens": None, "raw": None},
+    ]
+    for options in same * 2:
+        assert await session.is_cached("hi", **options)
+        again = await session.complete("hi", **options)
+        assert again.cached
+        assert again.seed == 42
+        assert again.text == answer.text
+    assert len(engine.computed) == 1
 
 
 async def test_numbers_with_the_same_bytes_are_no_warm_hits_of_each_other() -> None:

@@ -270,6 +270,8 @@ async def test_settings_come_whole_or_one_by_one() -> None:
         {"seed": 7, "temperature": 0.5},
         {"stop": ["a", "b"]},
         {"logit_bias": {5: 1.0}},
+        {"logit_bias": {"5": 1.0}},
+        {"seed": None, "temperature": None, "top_p": None, "stop": None, "max_new_tokens": None},
         {"prompt": None, "messages": [{"role": "user", "content": "hi"}]},
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any, TypeAlias, assert_type
 
 import numpy as np
@@ -16,6 +18,11 @@ Vector: TypeAlias = NDArray[np.float32]
 async def checked(session: asteady.Session) -> None:
     assert_type(await session.generate("hi", seed=1, stop=["x"], cache="only"), str)
     assert_type(await session.generate("hi", eos_string="x"), str)
+    assert_type(await session.generate("hi", seed=None, temperature=None, top_p=None), str)
+    assert_type(await session.generate("hi", seed=np.int64(1), temperature=np.float32(0.5)), str)
+    assert_type(await session.generate("hi", temperature=Decimal("0.5"), min_p=Fraction(1, 9)), str)
+    assert_type(await session.generate("hi", logit_bias={"5": 1}), str)
+    assert_type(await session.generate("hi", logit_bias={5: np.float32(1)}), str)
     assert_type(await session.generate(messages=[{"role": "user", "content": "hi"}]), str)
     assert_type(await session.complete("hi"), asteady.Completion)
     assert_type(await session.embed("hi"), Vector)
@@ -35,6 +42,8 @@ async def checked(session: asteady.Session) -> None:
         assert_type(stream.answer, asteady.Completion)
     await session.generate("hi", sede=1)  # type: ignore[call-overload]  # no such option
     await session.generate("hi", seed="1")  # type: ignore[call-overload]  # an int is needed
+    await session.generate("hi", seed=1.0)  # type: ignore[call-overload]
+    await session.generate("hi", temperature="0.5")  # type: ignore[call-overload]
 
 
 def test_the_module_is_imported() -> None:

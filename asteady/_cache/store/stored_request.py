@@ -79,10 +79,6 @@ def from_json(text: str) -> Request:
             isolation = namespace_path(isolation)
         if "text" in fields:
             return attrs.evolve(EmbedRequest.of(**fields), isolation=isolation)
-        if "logit_bias" in fields:
-            # JSON's keys are strings.
-            biases = fields["logit_bias"].items()
-            fields["logit_bias"] = {int(token): bias for token, bias in biases}
         tools = tool_texts(fields.pop(_TOOLS, ()))
         return attrs.evolve(GenerateRequest.of(**fields), isolation=isolation, tools=tools)
     except Exception as exc:
