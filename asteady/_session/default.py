@@ -12,11 +12,11 @@ import functools
 import inspect
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 from asteady._base.errors import SessionError
 from asteady._base.files import AnyPath
-from asteady._base.options import GenerateOptions, shows_options_of
+from asteady._base.options import shows_options_of
 from asteady._base.public import public
 from asteady._base.requests import GenerateRequest
 from asteady._base.tasks import running_loop
@@ -118,16 +118,14 @@ def _stream(
     *,
     model: AnyPath | None = None,
     cache: CacheMode = "use",
-    schema: Any = None,
-    choices: Any = None,
-    **options: Unpack[GenerateOptions],
+    **options: Any,
 ) -> Stream:
     """`Session.stream` of the running loop's default session, which opens with the stream."""
 
     async def context() -> CallContext:
         return context_of(await default_session())
 
-    return make_stream(context, prompt, model, cache, schema, choices, options)
+    return make_stream(context, prompt, model, cache, options)
 
 
 embed = _of_default(Session.embed)

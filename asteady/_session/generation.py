@@ -12,7 +12,7 @@ import attrs
 
 from asteady._base.errors import SessionError
 from asteady._base.files import AnyPath
-from asteady._base.forms import form_of
+from asteady._base.forms import Form, form_of
 from asteady._base.options import GenerateOptions, TypedOptions, check_options, shows_options_of
 from asteady._base.public import public
 from asteady._base.requests import (
@@ -208,18 +208,27 @@ class TypedStream(Stream, Generic[T]):
         return self.answer
 
 
+def _split(options: dict[str, Any]) -> tuple[Form[Any] | None, Any]:
+    """The form that `schema` or `choices` give, if one is there; and the options of the request."""
+    if "schema" not in options and "choices" not in options:
+        return None, options
+    rest = {name: value for name, value in options.items() if name not in ("schema", "choices")}
+    schema, choices = options.get("schema"), options.get("choices")
+    if schema is None and choices is None:
+        return None, rest
+    form = form_of(schema, choices)
+    return form, {**rest, **form.options}
+
+
 def make_stream(
     context_of_it: Callable[[], Awaitable[CallContext]],
     prompt: str | None,
     model: AnyPath | None,
     cache: CacheMode,
-    schema: Any,
-    choices: Any,
-    options: GenerateOptions,
+    options: dict[str, Any],
 ) -> Stream:
     """The stream for these arguments; the context is asked for when it is opened."""
-    form = None if schema is None and choices is None else form_of(schema, choices)
-    formed: Any = options if form is None else {**options, **form.options}
+    form, formed = _split(options)
 
     async def start() -> Joined[Completion]:
         context = await context_of_it()
@@ -349,9 +358,7 @@ class GenerationCalls:
         *,
         model: AnyPath | None = None,
         cache: CacheMode = "use",
-        schema: Any = None,
-        choices: Any = None,
-        **options: Unpack[GenerateOptions],
+        **options: Any,
     ) -> Any:
         """Generate text from a prompt, or from ``messages=[{"role": ..., "content": ...}]``.
 
@@ -381,10 +388,6 @@ class GenerationCalls:
             ModelError: the model is unavailable or cannot do this.
             SessionError: the session is not open, or was closed meanwhile.
         """
-        if schema is not None or choices is not None:
-            form = form_of(schema, choices)
-            formed: Any = {**options, **form.options}
-            return form.parse((await self._complete("generate", prompt, model, cache, formed)).text)
         if cache == "use":
             try:  # `suppress` would cost a warm hit a third more
                 answer = self._recall(prompt, model, options)
@@ -392,7 +395,11 @@ class GenerationCalls:
                     return answer.text
             except (TypeError, ValueError):  # no alias; the arguments are validated below
                 pass
-        call = await generation_call(self._context, "generate", prompt, model, cache, options)
+        form, formed = _split(options)
+        if form is not None:
+            answer = await self._complete("generate", prompt, model, cache, formed)
+            return form.parse(answer.text)
+        call = await generation_call(self._context, "generate", prompt, model, cache, formed)
         return (await self._context.generation.answer(call)).text
 
     @overload
@@ -467,20 +474,15 @@ class GenerationCalls:
         *,
         model: AnyPath | None = None,
         cache: CacheMode = "use",
-        schema: Any = None,
-        choices: Any = None,
-        **options: Unpack[GenerateOptions],
+        **options: Any,
     ) -> Any:
         """As `generate`, with the whole record: text, reasoning, finish reason, logprobs.
 
         With `schema` or `choices` a `TypedCompletion`, which has the `value` too.
         """
-        if schema is None and choices is None:
-            return await self._complete("complete", prompt, model, cache, options)
-        form = form_of(schema, choices)
-        formed: Any = {**options, **form.options}
-        answer = await self._complete("complete", prompt, model, cache, formed)
-        return TypedCompletion.of(answer, form.parse(answer.text))
+        form, options = _split(options)
+        answer = await self._complete("complete", prompt, model, cache, options)
+        return answer if form is None else TypedCompletion.of(answer, form.parse(answer.text))
 
     async def _complete(
         self,
@@ -488,7 +490,7 @@ class GenerationCalls:
         prompt: str | None,
         model: AnyPath | None,
         cache: CacheMode,
-        options: GenerateOptions,
+        options: Any,
     ) -> Completion:
         if cache == "use":
             try:
@@ -572,9 +574,7 @@ class GenerationCalls:
         *,
         model: AnyPath | None = None,
         cache: CacheMode = "use",
-        schema: Any = None,
-        choices: Any = None,
-        **options: Unpack[GenerateOptions],
+        **options: Any,
     ) -> Any:
         """As `generate`, in chunks as they are computed; see `Stream`.
 
@@ -585,7 +585,7 @@ class GenerationCalls:
         async def context() -> CallContext:
             return self._context
 
-        return make_stream(context, prompt, model, cache, schema, choices, options)
+        return make_stream(context, prompt, model, cache, options)
 
     @shows_options_of(GenerateRequest.of)
     async def is_cached(

@@ -364,13 +364,8 @@ class GenerationCalls(Part[C]):
         *,
         model: AnyPath | None = None,
         cache: CacheMode = "use",
-        schema: Any = None,
-        choices: Any = None,
-        **options: Unpack[_GenerateOptions],
+        **options: Any,
     ) -> Any:
-        if schema is not None or choices is not None:
-            formed: Any = {**options, "schema": schema, "choices": choices}
-            return self._generate(prompt, model=model, cache=cache, **formed)
         recall = self._fast_path.completion
         if recall is not None and cache == "use":
             answer = recall(prompt, model, options)
