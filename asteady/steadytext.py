@@ -17,7 +17,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
-from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import asteady.blocking as blocking
@@ -31,7 +30,7 @@ from asteady._base.requests import (
     TokenLogprob,
     Vector,
 )
-from asteady._base.validation import refuse
+from asteady._base.validation import number, refuse
 from asteady._engine.models.hub import hub_cache
 from asteady._session.default import default_session
 from asteady.blocking import (
@@ -308,9 +307,8 @@ def _options(**given: Any) -> dict[str, Any]:
     if given.get("eos_string") == "":
         del given["eos_string"]
     options = {name: value for name, value in given.items() if value is not None}
-    temperature = options.get("temperature", 0)
-    sampled = isinstance(temperature, Real) and float(temperature) > 0
-    return {**_SAMPLING, **options} if sampled else options
+    temperature = number("temperature", options.get("temperature", 0), 0, 100)
+    return {**_SAMPLING, **options} if temperature else options
 
 
 def _shown(token: TokenLogprob) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,9 @@ def test_above_temperature_0_it_samples_as_steadytext() -> None:
     assert blocking.is_cached("hello", max_new_tokens=5, **sampling)
     assert not blocking.is_cached("hello", max_new_tokens=5, temperature=0.8)
     assert steadytext.is_cached("hello", 5, temperature=0.8)
+    assert steadytext.is_cached("hello", 5, temperature=Decimal("0.8"))
+    with pytest.raises(InvalidRequestError, match=r"temperature='0.8' .*a number"):
+        steadytext.generate("hello", 5, temperature="0.8")
     assert "".join(steadytext.generate_iter("hello", 5, temperature=0.8)) == text
     steadytext.generate("hello", 5, temperature=0.8, top_k=3)
     assert blocking.is_cached("hello", max_new_tokens=5, **{**sampling, "top_k": 3})
