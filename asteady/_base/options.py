@@ -153,6 +153,7 @@ _HINTS = {
         "it is called 'chat_template_kwargs' here"
     ),
     "enable_thinking": 'give chat_template_kwargs={"enable_thinking": ...}',
+    "reasoning_effort": 'give chat_template_kwargs={"reasoning_effort": ...}',
     "stream": "use session.stream(...)",
     "timeout": "use asyncio.timeout() around the call",
     "do_sample": "a temperature above 0 samples",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
 
 import attrs
 
-from asteady._base.errors import SessionError
+from asteady._base.errors import InvalidRequestError, SessionError
 from asteady._base.files import AnyPath
 from asteady._base.forms import Form, form_of
 from asteady._base.options import GenerateOptions, TypedOptions, check_options, shows_options_of
@@ -692,7 +692,10 @@ async def _tokens(
     request: GenerateRequest | EmbedRequest
     if kind == "embedding":
         context.tasks.check_open()
-        check_options(name, options, ())
+        if options:
+            raise InvalidRequestError(
+                f'{name}(kind="embedding") takes a text, and no {", ".join(options)}'
+            )
         request = EmbedRequest.of(prompt)
         reference = context.model(kind, model)
     else:

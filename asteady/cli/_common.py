@@ -28,13 +28,15 @@ from asteady.cli._progress import add_quiet
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: argparse.ArgumentParser, *, context: bool = True) -> None:
     """The model, and how much of its context is used."""
     parser.add_argument(
         "--model",
         metavar="MODEL",
         help='"builtin", "smollm2", the path of a .gguf file, or hf:...; see asteady models list',
     )
+    if not context:
+        return
     parser.add_argument(
         "--context",
         type=int,
@@ -101,9 +103,9 @@ def prompt_arguments(options: argparse.Namespace) -> dict[str, Any]:
         try:
             variables[name] = json.loads(value)
         except ValueError as exc:
-            what = "it is no JSON" if equals else "it has no ="
+            what = f"it is no JSON ({exc})" if equals else "it has no ="
             raise InvalidRequestError(
-                f"--template-option {given} is not allowed: {what} ({exc}); a value is as in "
+                f"--template-option {given} is not allowed: {what}; a value is as in "
                 "enable_thinking=false or style='\"short\"'"
             ) from None
     if variables:

@@ -67,7 +67,12 @@ def _add_generate(commands: Commands) -> None:
     form.add_argument(
         "--schema", metavar="FILE", help="answer with JSON by the JSON schema in this file"
     )
-    form.add_argument("--choices", nargs="+", metavar="TEXT", help="answer with one of these")
+    form.add_argument(
+        "--choices",
+        nargs="+",
+        metavar="TEXT",
+        help="answer with one of these; the prompt comes before",
+    )
     form.add_argument("--regex", metavar="REGEX", help="answer with a match of this, as a whole")
     form.add_argument(
         "--grammar", metavar="FILE", help="answer by the grammar in this file, in Lark's syntax"

@@ -26,7 +26,7 @@ def add_parser(commands: Commands) -> None:
         "--embed", action="store_true", help="count for the embedding model: a text, no prompt"
     )
     parser.add_argument("--show", action="store_true", help="print the id and text of each token")
-    add_model(parser)
+    add_model(parser, context=False)
     add_json(parser)
     parser.set_defaults(run=run_tokens)
 

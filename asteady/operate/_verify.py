@@ -323,7 +323,7 @@ class _Verification:
         ]
         # The more at once the more can differ; of the numbers between, the powers of two first.
         for count in range(2, 2 * together + 1):
-            rank = {together: 0, 2: 4, 2 * together: 6}.get(
+            rank = {2: 4, 2 * together: 6, together: 0}.get(
                 count, 10 + 20 * bool(count & count - 1)
             )
             at_once = partial(self._at_once, every, count)

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.anyio
         ("repetition_penalty", "'repeat_penalty'"),
         ("guided_regex", "'regex'"),
         ("response_format", "'schema'"),
+        ("reasoning_effort", "chat_template_kwargs"),
         ("system_prompt", 'messages=.*"system".*prefix'),
         ("n_ctx", "context_tokens"),
         ("timeout", "asyncio.timeout"),

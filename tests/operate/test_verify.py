@@ -108,6 +108,15 @@ async def test_a_limit_of_time_leaves_out_requests_and_steps_and_says_so() -> No
             await verify(session, budget_s=0)
 
 
+@pytest.mark.parametrize("workers", [1, 2, 4])
+async def test_what_there_is_time_for_begins_with_all_workers(workers: int) -> None:
+    async with Session(engine=FakeEngine(), workers=workers) as session:
+        report = await verify(session, requests=4, budget_s=1e-9, second_process=False)
+        assert [step.name for step in report.steps] == [
+            "alone, shuffled" if workers == 1 else f"{workers} at once"
+        ]
+
+
 async def test_answers_alone_are_computed_whole_and_those_in_company_reuse_prompts() -> None:
     beginning = "Once upon a time there was a cache. " * 30
     prompts = [beginning + end for end in ("It", "It forgot", "A queue")]

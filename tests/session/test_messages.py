@@ -183,7 +183,7 @@ def test_the_command_line_takes_messages_a_date_and_variables(
     for wrong, said in (
         (["hi", *given], "both were given"),
         (["hi", "--template-option", "x=yes"], "no JSON"),
-        (["hi", "--template-option", "x"], "it has no ="),
+        (["hi", "--template-option", "x"], "it has no =; a value"),
         (["hi", "--date", "soon"], "today"),
     ):
         assert main(["generate", *wrong]) != 0

@@ -94,6 +94,8 @@ async def test_of_the_other_kind_of_model_and_of_wrong_arguments() -> None:
             await session.count_tokens("hi", max_token=5)  # type: ignore[call-overload]
         with pytest.raises(InvalidRequestError, match="give either a prompt or messages"):
             await session.count_tokens()
+        with pytest.raises(InvalidRequestError, match="takes a text, and no messages, seed"):
+            await session.count_tokens(messages=[], seed=1, kind="embedding")
 
 
 def _embedder() -> Path:

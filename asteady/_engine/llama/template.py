@@ -23,6 +23,7 @@ from jinja2.parser import Parser
 from jinja2.visitor import NodeTransformer
 
 from asteady._base.errors import EngineError, InvalidRequestError, ModelCapabilityError
+from asteady._base.rendering import DEFAULT_DATE
 from asteady._engine.llama.bounded import BoundedEnvironment, TemplateLimitError
 from asteady._engine.llama.special import Span, SpecialTexts
 
@@ -30,8 +31,7 @@ Messages: TypeAlias = Sequence[Mapping[str, Any]]
 """As chat templates take them: role, content, and where they have it name, tool_calls (whose
 function has the arguments as a mapping), tool_call_id and reasoning_content."""
 
-# Where there is no clock, the templates of Llama write this date.
-DEFAULT_DATE = Date(2024, 7, 26)
+_DEFAULT_DATE = Date.fromisoformat(DEFAULT_DATE)
 
 # A mark is a lone surrogate, which stands for a piece of text. No message has one.
 _FIRST_MARK, _LAST_MARK = "\ud800", "\udffe"
@@ -228,7 +228,7 @@ def _strftime(date: Date, text: str) -> str:
             return number.lstrip("0") or "0"
         return number
 
-    return _DIRECTIVE.sub(directive, str.__str__(text))
+    return _DIRECTIVE.sub(directive, _plain(text))
 
 
 def _replace(value: object, old: str, new: object, count: int = -1) -> str:
@@ -333,7 +333,7 @@ class ChatTemplate:
         messages: Messages,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
-        date: Date = DEFAULT_DATE,
+        date: Date = _DEFAULT_DATE,
         options: Mapping[str, Any] | None = None,
         continued: bool = False,
     ) -> Rendered:
