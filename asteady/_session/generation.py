@@ -220,6 +220,15 @@ def _split(options: dict[str, Any]) -> tuple[Form[Any] | None, Any]:
     return form, {**rest, **form.options}
 
 
+def _typed(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the alias of an answer with a `schema` or `choices` is made of.
+
+    `generate` looks its raw arguments up, and returns the text of what it finds, which a schema as
+    JSON must not find: it has a name that no arguments have.
+    """
+    return {**options, "": True}
+
+
 def make_stream(
     context_of_it: Callable[[], Awaitable[CallContext]],
     prompt: str | None,
@@ -266,7 +275,8 @@ async def generation_call(
     else:
         request = validate()
         with suppress(ValueError):  # a valid option of a type that cannot be serialised
-            alias = context.alias(prompt, model, options)
+            typed = "schema" in options or "choices" in options
+            alias = context.alias(prompt, model, _typed(options) if typed else options)
     return Call(
         request=context.isolated(request),
         model=context.model("generation", model),
@@ -397,7 +407,7 @@ class GenerationCalls:
                 pass
         form, formed = _split(options)
         if form is not None:
-            answer = await self._complete("generate", prompt, model, cache, formed)
+            answer = await self._complete("generate", prompt, model, cache, formed, typed=True)
             return form.parse(answer.text)
         call = await generation_call(self._context, "generate", prompt, model, cache, formed)
         return (await self._context.generation.answer(call)).text
@@ -481,8 +491,10 @@ class GenerationCalls:
         With `schema` or `choices` a `TypedCompletion`, which has the `value` too.
         """
         form, options = _split(options)
-        answer = await self._complete("complete", prompt, model, cache, options)
-        return answer if form is None else TypedCompletion.of(answer, form.parse(answer.text))
+        if form is None:
+            return await self._complete("complete", prompt, model, cache, options)
+        answer = await self._complete("complete", prompt, model, cache, options, typed=True)
+        return TypedCompletion.of(answer, form.parse(answer.text))
 
     async def _complete(
         self,
@@ -491,10 +503,12 @@ class GenerationCalls:
         model: AnyPath | None,
         cache: CacheMode,
         options: Any,
+        *,
+        typed: bool = False,
     ) -> Completion:
         if cache == "use":
             try:
-                answer = self._recall(prompt, model, options)
+                answer = self._recall(prompt, model, _typed(options) if typed else options)
                 if answer is not None:
                     return answer
             except (TypeError, ValueError):

@@ -118,6 +118,17 @@ async def test_attrs_classes_in_each_other(session: Session) -> None:
     assert all(isinstance(corner, Size) for corner in box.corners)
 
 
+async def test_a_schema_as_json_gives_a_value_also_when_it_is_warm(session: Session) -> None:
+    schema = '{"type": "integer", "maximum": 9, "minimum": 0}'
+    values = [await session.generate("A number", schema=schema) for _ in range(3)]
+    assert values == [int(values[0])] * 3
+    assert (await session.complete("A number", schema=schema)).value == values[0]
+    async with session.stream("Another number", schema=schema) as stream:
+        streamed = (await stream.read()).value
+    assert await session.generate("Another number", schema=schema) == streamed
+    assert isinstance(streamed, int)
+
+
 async def test_choices(session: Session) -> None:
     assert await session.generate("Sentiment?", choices=["good", "bad"]) in ("good", "bad")
     assert await session.generate("Sentiment?", choices=Mood) in Mood
@@ -231,6 +242,14 @@ async def test_the_stored_request_has_the_form(session: Session) -> None:
     await session.generate("A code", regex="[a-z]{2}")
     report = await asteady.operate.verify_cache(session)
     assert (report.same, report.differences, report.skipped) == (3, (), {})
+
+
+def test_a_schema_as_json_without_await() -> None:
+    with asteady.blocking.Session() as session:
+        schema = '{"type": "integer", "maximum": 9, "minimum": 0}'
+        first = session.generate("A number", schema=schema)
+        assert isinstance(first, int)
+        assert session.generate("A number", schema=schema) == first
 
 
 def test_without_await() -> None:
