@@ -94,14 +94,20 @@ def _schema_generator() -> Any:
     return Generator
 
 
-def _for_pydantic(kind: Any) -> Any:
-    """The type, with the classes of attrs in it as data classes that become them."""
+def _for_pydantic(kind: Any, within: tuple[type, ...] = ()) -> Any:
+    """The type, with the classes of attrs in it as data classes that become them; it is part of
+    these classes."""
+    if kind in within:
+        raise InvalidRequestError(
+            f"schema={within[0]!r} is not allowed: the attrs class {kind.__name__} contains itself;"
+            " write it as a model of pydantic or as a dataclass"
+        )
     if isinstance(kind, type) and attrs.has(kind):
-        return _attrs_type(kind)
+        return _attrs_type(kind, (*within, kind))
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is None or origin is Literal:
         return kind
-    replaced = tuple(_for_pydantic(argument) for argument in arguments)
+    replaced = tuple(_for_pydantic(argument, within) for argument in arguments)
     if replaced == arguments:
         return kind
     if origin is types.UnionType or origin is typing.Union:
@@ -109,7 +115,7 @@ def _for_pydantic(kind: Any) -> Any:
     return origin[replaced]
 
 
-def _attrs_type(kind: type) -> Any:
+def _attrs_type(kind: type, within: tuple[type, ...]) -> Any:
     import dataclasses
 
     import pydantic
@@ -120,13 +126,14 @@ def _attrs_type(kind: type) -> Any:
         if not field.init:
             continue
         default = field.default
-        if default is attrs.NOTHING:
+        made_by: Any = default if isinstance(default, attrs.Factory) else None  # type: ignore[arg-type]  # it is a class
+        if default is attrs.NOTHING or (made_by is not None and made_by.takes_self):
             more = dataclasses.field(kw_only=True)
-        elif isinstance(default, attrs.Factory):  # type: ignore[arg-type]  # it is a class
-            more = dataclasses.field(kw_only=True, default_factory=default.factory)
+        elif made_by is not None:
+            more = dataclasses.field(kw_only=True, default_factory=made_by.factory)
         else:
             more = dataclasses.field(kw_only=True, default=default)
-        fields.append((field.alias, _for_pydantic(hints[field.name]), more))
+        fields.append((field.alias, _for_pydantic(hints[field.name], within), more))
     record = dataclasses.make_dataclass(kind.__name__, fields)
 
     def made(found: Any) -> Any:

@@ -112,6 +112,25 @@ async def test_a_model_of_pydantic(session: Session) -> None:
     assert Invoice.model_validate_json(answer.text) == invoice
 
 
+@attrs.frozen
+class Node:
+    children: list[Node]
+
+
+@attrs.frozen
+class Square:
+    width: int = attrs.field(default=1)
+    height: int = attrs.field(default=attrs.Factory(lambda self: self.width, takes_self=True))
+
+
+async def test_attrs_classes_that_contain_themselves_or_have_derived_defaults() -> None:
+    async with Session(engine=FakeEngine()) as session:
+        with pytest.raises(InvalidRequestError, match="the attrs class Node contains itself"):
+            await session.generate("A tree", schema=list[Node])
+        square = await session.generate("A square", schema=Square)
+        assert isinstance(square, Square)
+
+
 async def test_attrs_classes_in_each_other(session: Session) -> None:
     box = await session.generate("A box", schema=Box, max_new_tokens=300)
     assert isinstance(box.size, Size)
