@@ -91,7 +91,9 @@ _SAMPLING = {"top_k": 40, "top_p": 0.95, "min_p": 0.05}
 _ALTERNATIVES = 5
 
 # Arguments of SteadyText for what asteady has not: the value that asks for nothing, and the remedy.
-_STRUCTURED = "answers are plain text"
+_STRUCTURED = (
+    "answers are plain text here: asteady.blocking.generate takes schema, choices and regex"
+)
 _NOT_HERE: dict[str, tuple[object, str]] = {
     "size": (None, "there are no sizes: give model=, or set ASTEADY_GENERATION_MODEL"),
     "response_format": (None, _STRUCTURED),

@@ -133,9 +133,9 @@ def test_a_list_of_texts_is_embedded_as_one_vector() -> None:
     ("arguments", "message"),
     [
         ({"size": "small"}, "there are no sizes"),
-        ({"schema": {"type": "object"}}, "answers are plain text"),
-        ({"regex": "[0-9]+"}, "answers are plain text"),
-        ({"choices": ["yes", "no"]}, "answers are plain text"),
+        ({"schema": {"type": "object"}}, "asteady.blocking.generate takes"),
+        ({"regex": "[0-9]+"}, "asteady.blocking.generate takes"),
+        ({"choices": ["yes", "no"]}, "asteady.blocking.generate takes"),
         ({"unsafe_mode": True}, "models are local"),
         ({"model_repo": "owner/name"}, "give both"),
         ({"sede": 1}, "did you mean 'seed'"),
