@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 import attrs
 
 from asteady._base.public import public
+from asteady._base.records import Record
 
 _log = logging.getLogger("asteady")
 
@@ -32,7 +33,7 @@ _ENDED: dict[Phase, str] = {
 
 @public
 @attrs.frozen(kw_only=True)
-class Activity:
+class Activity(Record):
     """Something that a session is busy with, and that requests wait for; see `SessionStatistics`.
 
     `subject` is the model's reference or the path of its file. `done` and `total` are bytes

@@ -17,6 +17,7 @@ import attrs
 from asteady._base import validation
 from asteady._base.errors import InvalidRequestError, PromptTooLongError
 from asteady._base.public import public
+from asteady._base.records import Record
 from asteady._base.validation import refuse
 
 logger = logging.getLogger("asteady")
@@ -25,6 +26,41 @@ logger = logging.getLogger("asteady")
 MAX_MESSAGES = 100_000
 # Less than what json and a template may recurse.
 _MAX_DEPTH = 100
+# What `messages_of` takes, for the documentation of a web API.
+_JSON_SCHEMA = """{
+    "title": "Message",
+    "description": "One message of a conversation, as OpenAI's chat API has it.",
+    "type": "object",
+    "properties": {
+        "role": {"type": "string"},
+        "content": {"anyOf": [
+            {"type": "string"},
+            {"type": "array", "items": {
+                "type": "object",
+                "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+                "required": ["type", "text"]
+            }},
+            {"type": "null"}
+        ]},
+        "name": {"type": "string"},
+        "tool_calls": {"type": "array", "items": {
+            "type": "object",
+            "properties": {
+                "id": {"type": "string"},
+                "type": {"const": "function"},
+                "function": {
+                    "type": "object",
+                    "properties": {"name": {"type": "string"}, "arguments": {"type": "string"}},
+                    "required": ["name", "arguments"]
+                }
+            },
+            "required": ["function"]
+        }},
+        "tool_call_id": {"type": "string"},
+        "reasoning_content": {"type": "string"}
+    },
+    "required": ["role"]
+}"""
 
 
 @public
@@ -36,7 +72,7 @@ class HasModelDump(Protocol):
 
 @public
 @attrs.frozen(kw_only=True)
-class ToolCall:
+class ToolCall(Record):
     """A call of a function that the assistant has asked for.
 
     `arguments` is a JSON object without spaces, with its keys in the order that they were given in.
@@ -108,6 +144,22 @@ class Message:
     def __str__(self) -> str:
         calls = " ".join(f"{call.name}({call.arguments})" for call in self.tool_calls)
         return f"{self.role}: " + " ".join(text for text in (self.content, calls) if text)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """Whatever `messages=[...]` takes as a message; `as_dict` when it is dumped."""
+        from pydantic_core import core_schema as core
+
+        return core.no_info_plain_validator_function(
+            lambda value: _message("message", value, set()),
+            serialization=core.plain_serializer_function_ser_schema(
+                cls.as_dict, return_schema=core.dict_schema()
+            ),
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> dict[str, Any]:
+        return json.loads(_JSON_SCHEMA)  # type: ignore[no-any-return]
 
 
 AnyMessage: TypeAlias = Mapping[str, Any] | Message | HasModelDump

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import (
     TYPE_CHECKING,
+    Annotated,
     Any,
     Generic,
     Literal,
@@ -29,6 +30,7 @@ from asteady._base.constraints import Constraint, constraint_of
 from asteady._base.errors import InvalidRequestError, PromptTooLongError
 from asteady._base.messages import AnyMessage, Message, is_continued, messages_of
 from asteady._base.public import public
+from asteady._base.records import JsonForm, Record
 from asteady._base.rendering import DEFAULT_DATE, date_of, resolved, template_options
 from asteady._base.validation import SLICE, refuse, whole_number
 
@@ -38,8 +40,16 @@ if TYPE_CHECKING:
 
     Vector: TypeAlias = NDArray[np.float32]
 else:
-    # Importing numpy takes a tenth of a second, which programs that only generate do without.
-    Vector = Any
+
+    def _vector(numbers: list[float]) -> Any:
+        # Importing numpy takes a tenth of a second, which programs that only generate do without.
+        import numpy as np
+
+        vector = np.array(numbers, np.float32)
+        vector.flags.writeable = False
+        return vector
+
+    Vector = Annotated[Any, JsonForm(list[float], _vector)]
 
 T = TypeVar("T")
 
@@ -469,18 +479,25 @@ class DeclaredPrefix:
         return attrs.evolve(request, prompt=None, messages=(system, *request.conversation()))
 
 
+def _token(form: str | list[int]) -> bytes:
+    return form.encode() if isinstance(form, str) else bytes(form)
+
+
+TokenBytes: TypeAlias = Annotated[bytes, JsonForm(str | list[int], _token)]
+
+
 @public
 @attrs.frozen(kw_only=True)
-class TokenLogprob:
+class TokenLogprob(Record):
     """The natural logarithm of one token's probability, before temperature and the other filters.
 
     `top` has the most likely tokens at this position as (token id, bytes, logprob), best first.
     """
 
     token_id: int
-    token: bytes
+    token: TokenBytes
     logprob: float
-    top: tuple[tuple[int, bytes, float], ...] = ()
+    top: tuple[tuple[int, TokenBytes, float], ...] = ()
 
 
 ChunkKind: TypeAlias = Literal["text", "reasoning"]
@@ -511,7 +528,7 @@ Chunk: TypeAlias = str | ReasoningChunk
 
 @public
 @attrs.frozen(kw_only=True)
-class Completion:
+class Completion(Record):
     """The immutable answer to a `GenerateRequest`.
 
     ``"".join(chunks) == text``. `reasoning` is what a thinking model wrote before its text, without
@@ -576,7 +593,7 @@ class TypedCompletion(Completion, Generic[T]):
 
 @public
 @attrs.frozen(kw_only=True, eq=False)
-class Embedding:
+class Embedding(Record):
     """The immutable answer to an `EmbedRequest`.
 
     `vector` is a read-only float32 array of shape (dimensions,) with L2 norm 1; `truncated` tells
@@ -590,3 +607,9 @@ class Embedding:
     fingerprint: str
     cost_s: float
     cached: bool = False
+
+    def __setstate__(self, state: tuple[None, dict[str, Any]]) -> None:
+        for name, value in state[1].items():
+            object.__setattr__(self, name, value)
+        # A copy of an array, and one that was pickled, can be written to.
+        self.vector.flags.writeable = False

@@ -22,6 +22,7 @@ import attrs
 
 from asteady._base.activity import Activities
 from asteady._base.public import public
+from asteady._base.records import Record
 from asteady._base.requests import (
     ChunkKind,
     Completion,
@@ -145,7 +146,7 @@ class Engine(Protocol):
 
 @public
 @attrs.frozen(kw_only=True)
-class PrefixStatistics:
+class PrefixStatistics(Record):
     """The cached states of declared prefixes that a model's workers share, and their use.
 
     `states` are cached now, in `size_bytes` of at most `max_bytes`. `made` were added so far,

@@ -33,6 +33,7 @@ from asteady._base.errors import (
 )
 from asteady._base.forks import FORKED
 from asteady._base.public import public
+from asteady._base.records import Record
 from asteady._base.requests import (
     LARGE_CHARACTERS,
     Chunk,
@@ -80,7 +81,7 @@ _EXIT_JOIN_S = 1.0
 
 @public
 @attrs.frozen(kw_only=True)
-class PoolStatistics:
+class PoolStatistics(Record):
     """What a pool was doing at one moment, and what it has done so far.
 
     `running` jobs have a slot of a worker, `pending` ones wait for one; `cancelled` counts jobs

@@ -11,6 +11,7 @@ from asteady._base.errors import InvalidRequestError
 from asteady._base.files import AnyPath
 from asteady._base.options import shows_options_of
 from asteady._base.public import public
+from asteady._base.records import Record
 from asteady._base.requests import KINDS, Kind, is_below, namespace_path
 from asteady._base.validation import flag, one_of, refuse
 from asteady._cache.cache import NamespaceLookups
@@ -26,7 +27,7 @@ _ISOLATED = object()
 
 @public
 @attrs.frozen(kw_only=True)
-class NamespaceCounts:
+class NamespaceCounts(Record):
     """A namespace in one cache, with all below it.
 
     `entries` and `size_bytes` are common to all processes; an entry with several namespaces counts
@@ -49,7 +50,7 @@ class NamespaceCounts:
 
 @public
 @attrs.frozen(kw_only=True)
-class NamespaceStatistics:
+class NamespaceStatistics(Record):
     """A namespace in both caches, with all below it."""
 
     path: str

@@ -22,6 +22,7 @@ from asteady._base.errors import (
 from asteady._base.files import AnyPath
 from asteady._base.options import SettingsOptions, shows_options_of
 from asteady._base.public import public
+from asteady._base.records import Record
 from asteady._base.requests import KINDS, Kind
 from asteady._base.settings import Settings
 from asteady._base.validation import flag, one_of
@@ -47,7 +48,7 @@ _CACHE_ENDS_S = 30.0
 
 @public
 @attrs.frozen(kw_only=True)
-class SessionStatistics:
+class SessionStatistics(Record):
     """What a session is doing now.
 
     `flights` is the number of computations in progress. `pools` and `prefixes` are by model, as

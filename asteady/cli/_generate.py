@@ -11,11 +11,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, TextIO
 
-import attrs
-
 from asteady._base.errors import InvalidRequestError
 from asteady._base.files import atomic_write
-from asteady._base.requests import OWN_END, Completion, ReasoningChunk, Vector
+from asteady._base.requests import OWN_END, ReasoningChunk, Vector
 from asteady._session.generation import Stream
 from asteady._session.session import Session
 from asteady.cli._common import (
@@ -186,7 +184,7 @@ async def _show(stream: Stream, options: argparse.Namespace, line: Progress) -> 
             _write(f"{plain}\n", sys.stderr)
     line.hide()
     if options.json:
-        _write(_as_json(stream.answer))
+        _write(json.dumps(stream.answer.as_dict(), ensure_ascii=False))
     elif options.no_stream:
         _write(stream.answer.text)
     return first or perf_counter()
@@ -197,13 +195,6 @@ def _write(text: str, to: TextIO | None = None) -> None:
     buffer = (sys.stdout if to is None else to).buffer
     buffer.write(text.encode())
     buffer.flush()
-
-
-def _as_json(answer: Completion) -> str:
-    record = attrs.asdict(
-        answer, value_serializer=lambda _, __, v: v.decode("latin-1") if isinstance(v, bytes) else v
-    )
-    return json.dumps(record, ensure_ascii=False)
 
 
 def run_embed(options: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ import attrs
 
 from asteady._base.errors import InvalidRequestError, SessionError
 from asteady._base.public import public
+from asteady._base.records import Record
 from asteady._base.requests import KINDS, GenerateRequest, Kind
 from asteady._base.validation import one_of
 from asteady._session.observe import Observed, Outcome
@@ -28,7 +29,7 @@ _BY_COST: tuple[Outcome, ...] = ("memory", "disk", "coalesced", "computed", "fai
 
 @public
 @attrs.frozen(kw_only=True)
-class Counts:
+class Counts(Record):
     """The counters of one cache since a mark, in this process.
 
     Each call is one of `hits`, `misses` and `coalesced`: answered from the cache, computed, or

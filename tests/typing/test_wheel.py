@@ -48,6 +48,15 @@ async def main() -> None:
     Session(wrokers=3)
     Settings(wrokers=3)
     await asteady.generate("hi", sede=1)
+    reveal_type(Reply(answer=asteady.Completion.from_dict({})).answer.as_dict())
+    reveal_type(dict(Reply.model_validate({}).answer))
+
+
+from pydantic import BaseModel
+
+
+class Reply(BaseModel):
+    answer: asteady.Completion
 
 
 asyncio.run(main())
@@ -70,6 +79,8 @@ TYPES = {
     26: "CacheManager",
     27: "FakeEngine",
     28: "Literal['tide', 'lru', 'lfu']",
+    32: "dict[str, Any]",
+    33: "dict[str, Any]",
 }
 ERRORS = {29, 30, 31}
 

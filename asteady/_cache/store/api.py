@@ -12,6 +12,7 @@ import attrs
 
 from asteady._base.errors import StoreError
 from asteady._base.public import public
+from asteady._base.records import Record
 from asteady._base.requests import Key
 from asteady._cache.store.stored_request import Request
 
@@ -33,7 +34,7 @@ MAX_FILE_BYTES = 4 * 1024**3
 
 @public
 @attrs.frozen(kw_only=True)
-class Entry:
+class Entry(Record):
     """One entry of a cache, without its answer.
 
     `size_bytes` is its size in the byte budget (docs/performance.md says how it is counted); times
@@ -125,7 +126,7 @@ class Untag:
 
 @public
 @attrs.frozen(kw_only=True)
-class Holding:
+class Holding(Record):
     """The entries of a namespace in one cache: their number and size."""
 
     entries: int = 0
@@ -134,7 +135,7 @@ class Holding:
 
 @public
 @attrs.frozen(kw_only=True)
-class NamespaceSize:
+class NamespaceSize(Record):
     """The entries of a namespace in each cache."""
 
     generation: Holding
