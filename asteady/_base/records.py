@@ -130,6 +130,8 @@ def plain(value: Any) -> Any:
         return value
     if isinstance(value, Record):
         return value.as_dict()
+    if attrs.has(type(value)):  # a value of a class of the caller's
+        return {name: plain(getattr(value, name)) for name in attrs.fields_dict(type(value))}
     if isinstance(value, bytes):
         try:
             return value.decode()

@@ -8,7 +8,9 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from decimal import Decimal
+from enum import Enum
+from typing import Any
 
 import attrs
 import numpy as np
@@ -16,9 +18,14 @@ import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 import asteady
-from asteady import Completion, Embedding, InvalidRequestError, Message, TokenLogprob
-
-T = TypeVar("T")
+from asteady import (
+    Completion,
+    Embedding,
+    InvalidRequestError,
+    Message,
+    TokenLogprob,
+    TypedCompletion,
+)
 
 LOGPROBS = (
     TokenLogprob(token_id=1, token="é".encode(), logprob=-0.5),
@@ -83,18 +90,21 @@ def check_same(found: Embedding, given: Embedding) -> None:
     assert found.as_dict() == given.as_dict()
 
 
-@attrs.frozen(kw_only=True)
-class Answer(Completion, Generic[T]):
-    """A record with one more field, of a type that its user chooses."""
-
-    value: T
+class Color(Enum):
+    RED = "red"
 
 
 class Invoice(BaseModel):
     total: int
 
 
-ANSWER = Answer(**attrs.asdict(COMPLETION, recurse=False), value=Invoice(total=7))
+@attrs.frozen
+class Line:
+    label: str
+    parts: tuple[Decimal, ...]
+
+
+TYPED = TypedCompletion.of(COMPLETION, Invoice(total=7))
 
 
 class Reply(BaseModel):
@@ -166,7 +176,7 @@ def test_what_cannot_be_read_is_named(values: Any, message: str) -> None:
 def test_records_can_be_copied_and_pickled(do: Callable[[Any], Any]) -> None:
     found = do(COMPLETION)
     assert attrs.asdict(found) == attrs.asdict(COMPLETION)
-    assert do(ANSWER) == ANSWER
+    assert do(TYPED) == TYPED
     given = embedding()
     check_same(do(given), given)
 
@@ -265,16 +275,32 @@ def test_the_json_schema_has_all_fields_and_says_which_can_be_missing() -> None:
     assert (vector["type"], vector["items"]) == ("array", {"type": "number"})
 
 
-def test_a_record_with_more_fields_needs_nothing_more() -> None:
-    assert ANSWER.as_dict() == {**AS_DICT, "value": {"total": 7}}
-    typed: TypeAdapter[Any] = TypeAdapter(Answer[Invoice])
-    assert typed.validate_json(typed.dump_json(ANSWER)) == ANSWER
+def test_the_value_of_a_typed_completion_comes_along() -> None:
+    assert TYPED.as_dict() == {**AS_DICT, "value": {"total": 7}}
+    assert TypedCompletion.from_dict(TYPED.as_dict()).value == {"total": 7}
+    typed: TypeAdapter[Any] = TypeAdapter(TypedCompletion[Invoice])
+    assert typed.validate_json(typed.dump_json(TYPED)) == TYPED
     assert typed.json_schema()["properties"]["value"] == {"$ref": "#/$defs/Invoice"}
-    both: TypeAdapter[Any] = TypeAdapter(list[Answer[Invoice] | Answer[int]])
+    both: TypeAdapter[Any] = TypeAdapter(list[TypedCompletion[Invoice] | TypedCompletion[int]])
     assert len(both.json_schema()["$defs"]) == 4
-    assert TypeAdapter(Answer).dump_python(ANSWER)["value"] == {"total": 7}
+    assert TypeAdapter(TypedCompletion).dump_python(TYPED)["value"] == {"total": 7}
     # As pydantic does with a subclass of its own: what the type has.
-    assert TypeAdapter(Completion).dump_python(ANSWER, mode="json") == AS_DICT
+    assert TypeAdapter(Completion).dump_python(TYPED, mode="json") == AS_DICT
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        (Line("a", (Decimal("1.5"),)), {"label": "a", "parts": ["1.5"]}),
+        ([Invoice(total=1)], [{"total": 1}]),
+        ({"a": np.float32(0.5)}, {"a": 0.5}),
+        (Color.RED, "red"),
+        ({3}, [3]),
+        (None, None),
+    ],
+)
+def test_values_of_all_types_that_a_schema_can_have_are_plain(value: Any, plain: Any) -> None:
+    assert TypedCompletion.of(COMPLETION, value).as_dict()["value"] == plain
 
 
 def test_messages_are_fields_of_a_users_model() -> None:

@@ -11,7 +11,7 @@ from fastapi import Body, FastAPI
 from pydantic import BaseModel
 
 import asteady
-from asteady import Completion, Embedding, Message, Session, SessionStatistics
+from asteady import Completion, Embedding, Message, Session, SessionStatistics, TypedCompletion
 from asteady.testing import FakeEngine
 
 pytestmark = pytest.mark.anyio
@@ -61,6 +61,11 @@ def app_of(session: Session) -> FastAPI:
     async def model() -> Any:
         return await complete()
 
+    @app.get("/typed")
+    async def typed() -> TypedCompletion[Reply]:
+        answer = await complete()
+        return TypedCompletion.of(answer, Reply(answer=answer, vector=await session.embed("hi")))
+
     @app.get("/embedding")
     async def embedding() -> Embedding:
         return await session.embedding("hi")
@@ -105,7 +110,10 @@ async def test_a_completion_is_returned_with_and_without_a_type(
 
 
 async def test_records_go_both_ways(client: httpx.AsyncClient) -> None:
-    reply = (await client.get("/reply")).json()
+    await client.get("/reply")
+    reply = (await client.get("/reply")).json()  # from the cache, as all that follow
+    typed = (await client.get("/typed")).json()
+    assert typed == {**reply["answer"], "value": reply}
     assert (await client.post("/reply", json=reply)).json() == reply
     assert (await client.post("/completion", json=reply["answer"])).json() == reply["answer"]
     refused = await client.post("/completion", json=reply["answer"] | {"seed": "x"})
