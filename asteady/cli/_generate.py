@@ -162,7 +162,7 @@ async def _show(stream: Stream, options: argparse.Namespace, line: Progress) -> 
     terminal = sys.stderr.isatty()
     shown = (terminal if options.reasoning is None else options.reasoning) and not options.json
     dim, plain = ("\x1b[2m", "\x1b[0m") if terminal and "NO_COLOR" not in os.environ else ("", "")
-    open_line = False
+    open_line = printed = False
     first = 0.0
     try:
         async for event in stream.events():
@@ -179,6 +179,11 @@ async def _show(stream: Stream, options: argparse.Namespace, line: Progress) -> 
             if not (options.no_stream or options.json):
                 line.hide()
                 _write(event.text)
+                printed = True
+    except BaseException:
+        if printed and sys.stdout.isatty():
+            _write("\n")  # what is said next has a line of its own
+        raise
     finally:
         if open_line:
             _write(f"{plain}\n", sys.stderr)

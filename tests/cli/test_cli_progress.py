@@ -115,6 +115,19 @@ def test_the_line_has_vanished_when_the_text_begins() -> None:
     assert last.startswith("asteady: 5 tokens, ")
 
 
+def test_an_error_after_some_text_has_a_line_of_its_own(tmp_path: Path) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "object", "properties": {"a": {"type": "string"}}}')
+    arguments = ("generate", "hi", "--schema", str(schema), "--max-new-tokens", "2", "--quiet")
+    terminal = Terminal(_AT_ONCE, *arguments, one_terminal=True)
+    assert terminal.finish()[0] == 1
+    text, error = shown(terminal.said)
+    assert text.startswith("{")
+    assert error.startswith("asteady: the answer was cut after 2 tokens")
+    _, stdout = Terminal(_AT_ONCE, *arguments).finish()
+    assert stdout == text
+
+
 def test_quiet_says_nothing() -> None:
     terminal = Terminal(_AT_ONCE, *_ARGUMENTS, "--quiet")
     code, stdout = terminal.finish()
