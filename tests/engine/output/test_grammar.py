@@ -97,6 +97,13 @@ def test_a_schema_that_allows_all_and_one_that_allows_nothing(engine: LlamaEngin
         ask(schema=False)
 
 
+def test_an_object_with_many_optional_properties(engine: LlamaEngine) -> None:
+    properties = {f"p{index}": {"type": "boolean"} for index in range(1000)}
+    schema = {"type": "object", "properties": properties, "required": ["p999"]}
+    with pytest.raises(IncompleteAnswerError):
+        answer(engine, ask(schema=schema, max_new_tokens=4))
+
+
 def test_a_choice_that_begins_another_may_end_or_go_on(engine: LlamaEngine) -> None:
     found = {
         answer(engine, ask(choices=["a", "ab", "abc"], temperature=10.0, seed=seed)).text
