@@ -592,8 +592,9 @@ class GenerationCalls:
     ) -> Any:
         """As `generate`, in chunks as they are computed; see `Stream`.
 
-        With `schema` or `choices` a `TypedStream`, whose `answer` has the `value`. Errors are
-        raised when the stream is opened or read.
+        With `schema` or `choices` a `TypedStream`, whose `answer` has the `value`. A schema of
+        which no form can be made is refused at once; other errors are raised when the stream is
+        opened or read.
         """
 
         async def context() -> CallContext:
