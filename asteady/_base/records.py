@@ -5,6 +5,7 @@ All of it follows from a record's attrs fields and their types, so a new field n
 
 from __future__ import annotations
 
+import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -67,7 +68,7 @@ class Record:
             )
             for name, (hint, required) in _fields(cls).items()  # type: ignore[arg-type]  # hashable
         }
-        form = core.typed_dict_schema(fields, cls=cls)
+        form = core.typed_dict_schema(fields)
 
         def read(value: Any, inner: Callable[[Any], dict[str, Any]]) -> Any:
             return value if isinstance(value, cls) else cls(**inner(value))
@@ -93,8 +94,9 @@ class Record:
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> Any:
         schema = handler(core_schema)
+        found = handler.resolve_ref_schema(schema)
+        found |= {"title": cls.__name__, "description": inspect.getdoc(cls)}
         if handler.mode == "serialization":
-            found = handler.resolve_ref_schema(schema)
             found["required"] = list(found["properties"])
         return schema
 

@@ -253,6 +253,8 @@ def test_each_kind_of_a_union_is_dumped_as_itself() -> None:
         "hi",
         None,
     ]
+    with pytest.warns(UserWarning, match="Completion is expected"):
+        assert TypeAdapter[Any](Completion).dump_python("hi") == "hi"
 
 
 def test_the_json_schema_has_all_fields_and_says_which_can_be_missing() -> None:
@@ -263,6 +265,8 @@ def test_the_json_schema_has_all_fields_and_says_which_can_be_missing() -> None:
         field.name for field in attrs.fields(Completion) if field.default is attrs.NOTHING
     ]
     assert written["required"] == list(AS_DICT)
+    assert read["title"] == "Completion"
+    assert read["description"].startswith("The immutable answer to a `GenerateRequest`.\n\n``")
     assert written["properties"]["logprobs"]["anyOf"][0]["items"] == {
         "$ref": "#/$defs/TokenLogprob"
     }
