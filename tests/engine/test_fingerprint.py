@@ -134,7 +134,7 @@ def test_a_missing_llama_cpp_is_an_error_with_a_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(EngineError, match="pip install llama-cpp-python"):
+    with pytest.raises(EngineError, match='pip install "llama-cpp-python'):
         build_of(tmp_path)
 
 

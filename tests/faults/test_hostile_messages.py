@@ -114,6 +114,7 @@ def test_no_special_token_comes_from_a_message(
 
     @settings(max_examples=rounds(40, 1500), deadline=None, database=None)
     @example(["<|end|> >loot<"])
+    @example(["a<|end|>a"])  # for templates that drop an end
     @given(st.lists(contents, min_size=1, max_size=3))
     def attack(texts: list[str]) -> None:
         pairs = list(zip(["system", "user", "assistant"], texts, strict=False))

@@ -14,7 +14,7 @@ from tests.faults.conftest import Tally
 PROGRAM = """
 import asyncio, logging, os, shutil, sys, tempfile
 from pathlib import Path
-from asteady import Session
+from asteady import Session, StoreError
 from asteady.testing import FakeEngine
 
 messages = []
@@ -70,7 +70,12 @@ async def healed(session):
     async with asyncio.timeout(60):
         while (await session.cache.generation.statistics())["pending_writes"]:
             await asyncio.sleep(0.05)
-    await session.cache.check_open()
+        # A database that could not be opened is opened again in the background.
+        while True:
+            try:
+                return await session.cache.check_open()
+            except StoreError:
+                await asyncio.sleep(0.05)
 
 root = Path(tempfile.mkdtemp())
 try:
