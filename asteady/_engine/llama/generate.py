@@ -181,13 +181,14 @@ class GenerateWorker:
         assert isinstance(job, GenerateJob)
         sampler = make_sampler(job.request, self._vocab.size)
         slot = next(self._next_slot)
+        sequence = _Sequence(slot, job, sampler)
+        if job.matcher is not None:
+            sequence.form = Form(job.matcher, self._vocab.size, self._masks)
         self._interruptions.enter(slot)
         if not self._slots:
             self._model.cores.enter()
             self._model.division.enter()
-        sequence = self._slots[slot] = _Sequence(slot, job, sampler)
-        if job.matcher is not None:
-            sequence.form = Form(job.matcher, self._vocab.size, self._masks)
+        self._slots[slot] = sequence
         return slot
 
     def interrupt(self, slot: SlotId) -> None:
@@ -524,7 +525,7 @@ class GenerateWorker:
         self._emit(sequence, sequence.text.end(cut=reason == "length"), events)
         if sequence.text.stopped:
             reason = "stop"
-        if self._lacks(sequence):
+        if self._lacks(sequence, cut=reason == "length"):
             self._release(sequence.slot)
             events.append(ErrorEvent(sequence.slot, self._incomplete(sequence), as_is=True))
             return
@@ -553,10 +554,14 @@ class GenerateWorker:
             return
         events.append(AnswerEvent(sequence.slot, answer))
 
-    def _lacks(self, sequence: _Sequence) -> bool:
+    def _lacks(self, sequence: _Sequence, *, cut: bool) -> bool:
         """Whether the form of the answer is not complete."""
-        form = sequence.form
-        return form is not None and (sequence.text.in_reasoning or not form.complete)
+        form, constraint = sequence.form, sequence.job.request.constraint
+        if form is None or constraint is None:
+            return False
+        # Of JSON that is complete and may go on, only a number is left, which is another one then.
+        part = cut and constraint.kind == "json"
+        return part or sequence.text.in_reasoning or not form.complete
 
     def _incomplete(self, sequence: _Sequence) -> IncompleteAnswerError:
         constraint, limit = sequence.job.request.constraint, sequence.job.limit

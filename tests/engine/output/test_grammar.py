@@ -150,6 +150,11 @@ def test_an_answer_that_is_cut_is_an_error_with_what_there_was(engine: LlamaEngi
     assert cut.text.startswith('{"name": "')
     cut = error(engine, ask(choices=["a rather long choice"], max_new_tokens=1))
     assert "20 are always enough" in str(cut)
+    # A number that is cut is another one.
+    assert isinstance(
+        error(engine, ask(schema={"type": "integer", "minimum": 10**9}, max_new_tokens=11)),
+        IncompleteAnswerError,
+    )
     # What is complete may be cut.
     completion = answer(engine, ask(regex="[0-9]+", max_new_tokens=3))
     assert (completion.finish_reason, completion.completion_tokens) == ("length", 3)
