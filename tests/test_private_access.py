@@ -14,6 +14,8 @@ ALLOWED = {
     # Public functions of os and of the C library, whose names begin so.
     ("_base/threads.py", "_exit"),
     ("cli/__init__.py", "_exit"),
+    # llguidance: the file of its extension module, which has its C interface.
+    ("_engine/output/guidance.py", "_lib"),
     # aiosqlite: whole transactions as one call on its thread, which is made a daemon.
     *(
         ("_cache/store/sqlite_thread.py", name)

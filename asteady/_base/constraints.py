@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import json
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, TypeAlias
 
 import attrs
@@ -20,9 +19,13 @@ from asteady._base.validation import refuse
 
 ConstraintKind: TypeAlias = Literal["json", "choices", "regex", "lark"]
 
-# A grammar is compiled in a thread that other requests need too: so much takes a second or two.
-MAX_CONSTRAINT_CHARACTERS = 2**19
+# A form is compiled in a thread that other requests need too. So much takes a second or two:
+# optional characters in a row take the square of their number.
+MAX_CONSTRAINT_CHARACTERS = {"schema": 2**19, "choices": 2**19, "regex": 2**13, "grammar": 2**14}
 MAX_CHOICES = 10_000
+
+# Part of the keys of answers with a form. Raise it when the engine makes another grammar of it.
+_FORM_VERSION = 1
 
 
 @public
@@ -38,9 +41,9 @@ class Constraint:
     kind: ConstraintKind
     source: str
 
-    def key(self) -> tuple[str, str, str]:
+    def key(self) -> tuple[str, str, str, int]:
         """Its part of a request's key; another version of the library may allow other tokens."""
-        return self.kind, self.source, _library_version()
+        return self.kind, self.source, _library_version(), _FORM_VERSION
 
     def arguments(self) -> dict[str, Any]:
         """The argument of `Session.generate` that gives it."""
@@ -92,10 +95,9 @@ def constraint_of(
         if not source:
             raise refuse(name, source, "it must have at least one character")
         constraint = Constraint(kind, source)
-    if len(constraint.source) > MAX_CONSTRAINT_CHARACTERS:
+    if len(constraint.source) > (most := MAX_CONSTRAINT_CHARACTERS[name]):
         raise InvalidRequestError(
-            f"{name} has {len(constraint.source):,} characters, and may have at most "
-            f"{MAX_CONSTRAINT_CHARACTERS:,}"
+            f"{name} has {len(constraint.source):,} characters, and may have at most {most:,}"
         )
     return constraint
 
@@ -123,6 +125,8 @@ def _choices(choices: tuple[object, ...]) -> str:
 
 @functools.cache
 def _library_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # only for this: it takes 15 ms
+
     try:
         return version("llguidance")
     except PackageNotFoundError:

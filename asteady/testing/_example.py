@@ -21,7 +21,6 @@ class _Bytes:
     """A vocabulary with a token for each byte, and one for the end."""
 
     size = 257
-    bos = -1
     eos = _END
 
     def piece(self, token: int) -> bytes:
@@ -32,9 +31,6 @@ class _Bytes:
 
     def ends(self) -> list[int]:
         return [_END]
-
-    def tokenize(self, text: str, *, special: bool) -> list[int]:
-        return list(text.encode())
 
 
 @functools.cache
@@ -54,7 +50,7 @@ def example_of(constraint: Constraint) -> str:
 
     from asteady._engine.output.grammar import Form, MaskThread
 
-    form = Form(_grammars().compile(constraint), _Bytes.size, MaskThread())
+    form = Form(_grammars().compile(constraint), MaskThread())
     found = bytearray()
     while len(found) < _LONGEST_BYTES:
         logits = np.zeros(_Bytes.size, np.float32)

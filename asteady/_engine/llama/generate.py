@@ -183,7 +183,7 @@ class GenerateWorker:
         slot = next(self._next_slot)
         sequence = _Sequence(slot, job, sampler)
         if job.matcher is not None:
-            sequence.form = Form(job.matcher, self._vocab.size, self._masks)
+            sequence.form = Form(job.matcher, self._masks)
         self._interruptions.enter(slot)
         if not self._slots:
             self._model.cores.enter()
@@ -478,10 +478,12 @@ class GenerateWorker:
             else:
                 token = self._sample(sequence.sampler, context, place)
             sequence.token = token
-            if self._vocab.is_end(token):
-                return
             if form is not None and token != think:
                 sequence.ended = form.accept(token)
+            if self._vocab.is_end(token):
+                if form is not None and not sequence.ended:
+                    raise EngineError("the form of the answer goes on after the model's end token")
+                return
         except EngineError as exc:
             sequence.token = -1
             self._release(sequence.slot)
@@ -525,9 +527,11 @@ class GenerateWorker:
         self._emit(sequence, sequence.text.end(cut=reason == "length"), events)
         if sequence.text.stopped:
             reason = "stop"
-        if self._lacks(sequence, cut=reason == "length"):
+        cut = reason == "length"
+        if self._lacks(sequence, cut=cut):
             self._release(sequence.slot)
-            events.append(ErrorEvent(sequence.slot, self._incomplete(sequence), as_is=True))
+            error = self._incomplete(sequence, cut=cut)
+            events.append(ErrorEvent(sequence.slot, error, as_is=True))
             return
         request = sequence.job.request
         answer = Completion(
@@ -555,26 +559,28 @@ class GenerateWorker:
         events.append(AnswerEvent(sequence.slot, answer))
 
     def _lacks(self, sequence: _Sequence, *, cut: bool) -> bool:
-        """Whether the form of the answer is not complete."""
+        """Whether the answer does not have its form; a part of a number or of a choice does not."""
         form, constraint = sequence.form, sequence.job.request.constraint
         if form is None or constraint is None:
             return False
-        # Of JSON that is complete and may go on, only a number is left, which is another one then.
-        part = cut and constraint.kind == "json"
-        return part or sequence.text.in_reasoning or not form.complete
+        if sequence.text.in_reasoning or not form.complete:
+            return True
+        return cut and constraint.kind in ("json", "choices")
 
-    def _incomplete(self, sequence: _Sequence) -> IncompleteAnswerError:
+    def _incomplete(self, sequence: _Sequence, *, cut: bool) -> IncompleteAnswerError:
         constraint, limit = sequence.job.request.constraint, sequence.job.limit
         assert constraint is not None
-        most = most_tokens(constraint, lambda text: self._vocab.tokenize(text, special=False))
-        remedy = "raise max_new_tokens" if most is None else f"{most} are always enough"
-        if limit < sequence.job.request.max_new_tokens:
-            remedy = "the context holds no more: shorten the prompt"
-        what = f"the answer was cut after {limit} tokens, before its form was complete: {remedy}"
-        if self._vocab.is_end(sequence.token):
+        what = (
+            "the model ended its answer in its reasoning: switch that off, where its template "
+            'can, by chat_template_kwargs={"enable_thinking": False}'
+        )
+        if cut:
+            most = None if sequence.reasoning_tokens else most_tokens(constraint)
+            remedy = "raise max_new_tokens" if most is None else f"{most} are always enough"
+            if limit < sequence.job.request.max_new_tokens:
+                remedy = "the context holds no more: shorten the prompt"
             what = (
-                "the model ended its answer in its reasoning: switch that off, where its template "
-                'can, by chat_template_kwargs={"enable_thinking": False}'
+                f"the answer was cut after {limit} tokens, before its form was complete: {remedy}"
             )
         error = IncompleteAnswerError(what)
         error.text = "".join(sequence.chunks)

@@ -1,4 +1,4 @@
-"""Which tokens the form of an answer allows next, by llguidance.
+"""Which tokens the form of an answer allows next.
 
 The mask of the next token depends on the tokens before it only, so it is computed in a thread of
 its own while llama.cpp computes the logits that it is for.
@@ -6,40 +6,45 @@ its own while llama.cpp computes the logits that it is for.
 
 from __future__ import annotations
 
-import functools
 import json
+import logging
 import queue
+import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from asteady._base.constraints import Constraint
 from asteady._base.errors import EngineError, InvalidRequestError
-from asteady._base.forks import fork_gate
 from asteady._base.threads import start_daemon
+from asteady._base.validation import shorten
+from asteady._engine.output.guidance import Language, Matcher, Tokens
+from asteady._engine.output.schemas import grammar_of, place_of
 
 if TYPE_CHECKING:
     from asteady._base.requests import Vector
 
-# Compiling a schema takes milliseconds, a hundred for a large one; copying it microseconds.
+_log = logging.getLogger("asteady")
+
+# Compiling takes milliseconds, up to a second for a large form; copying what was compiled takes
+# microseconds. It is about as large as a hundred times its text.
 _KEPT = 64
-# Four for each optional property of an object. By default it is 2,000, and an answer fails at its
-# second token; a mask of 12,000 takes 60 ms.
-_MOST_ITEMS = 20_000
-# What json.dumps writes, which models have seen most; with free white space a small model may
-# write nothing else until its tokens are used up.
-_JSON: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_KEPT_CHARACTERS = 2**20
+_TOO_DEEP = "it is nested too deep"
 _NAMES = {"json": "schema", "choices": "choices", "regex": "regex", "lark": "grammar"}
+
+# In the library's messages: where in a grammar, and what of a regular expression.
+_POSITION = re.compile(r"(?:at )?(\d+)\((\d+)\): ")
+_IN_REGEX = re.compile(r".*?\n(?P<line>.*)\n(?P<marks> *\^+)\nerror: (?P<error>.*)", re.DOTALL)
 
 
 class Vocabulary(Protocol):
     """The tokens of a model."""
 
     size: int
-    bos: int
     eos: int
 
     def piece(self, token: int) -> bytes:
@@ -51,91 +56,107 @@ class Vocabulary(Protocol):
     def ends(self) -> list[int]:
         """All tokens with which an answer may end."""
 
-    def tokenize(self, text: str, *, special: bool) -> list[int]: ...
-
 
 class Grammars:
     """The compiled forms of one model's answers. Thread-safe; compiling blocks."""
 
     def __init__(self, vocab: Vocabulary) -> None:
         self._vocab = vocab
+        self._tokens: Tokens | None = None
+        self._making_tokens = threading.Lock()
         self._lock = threading.Lock()
-        self._compiled: OrderedDict[Constraint, Any] = OrderedDict()
+        self._compiled: OrderedDict[Constraint, Matcher] = OrderedDict()
 
-    def compile(self, constraint: Constraint) -> Any:
+    def compile(self, constraint: Constraint) -> Matcher:
         """The matcher that those of answers are copied from.
 
         Raises:
-            InvalidRequestError: the form is not valid, not supported, or too large.
+            InvalidRequestError: the form is not valid, not supported, or too large, or no text has
+                it.
         """
         with self._lock:
             known = self._compiled.get(constraint)
             if known is not None:
                 self._compiled.move_to_end(constraint)
                 return known
-        with fork_gate:
-            import llguidance
-
-        name = _NAMES[constraint.kind]
-        try:
-            grammar = _grammar(llguidance.LLMatcher, constraint)
-        except ValueError as exc:
-            raise InvalidRequestError(f"{name} is not allowed: {exc}") from None
-        limits = llguidance.LLParserLimits(max_items_in_row=_MOST_ITEMS)
-        matcher = llguidance.LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits)
-        if matcher.is_error():
-            raise InvalidRequestError(f"{name} is not allowed: {_first_line(matcher.get_error())}")
+        matcher = _compiled(self._known_tokens(), constraint)
         with self._lock:
             self._compiled[constraint] = matcher
-            while len(self._compiled) > _KEPT:
-                self._compiled.popitem(last=False)
+            characters = sum(len(other.source) for other in self._compiled)
+            while len(self._compiled) > _KEPT or (
+                len(self._compiled) > 1 and characters > _KEPT_CHARACTERS
+            ):
+                other, _ = self._compiled.popitem(last=False)
+                characters -= len(other.source)
         return matcher
 
-    @functools.cached_property
-    def _tokenizer(self) -> Any:
-        import llguidance
-
-        return llguidance.LLTokenizer(
-            llguidance.TokenizerWrapper(_Pieces(self._vocab)), eos_token=self._vocab.ends()
-        )
-
-
-class _Pieces:
-    """A vocabulary as llguidance takes it."""
-
-    def __init__(self, vocab: Vocabulary) -> None:
-        self._vocab = vocab
-        ends = vocab.ends()
-        self.eos_token_id = vocab.eos if vocab.eos in ends else ends[0]
-        self.bos_token_id = vocab.bos if vocab.bos >= 0 else None
-        self.tokens = [vocab.piece(token) for token in range(vocab.size)]
-        # What stands for no bytes is special, and is never allowed by a form.
-        self.special_token_ids = [token for token, piece in enumerate(self.tokens) if not piece]
-        for token in self.special_token_ids:
-            self.tokens[token] = vocab.whole_piece(token) or b"<%d>" % token
-
-    def __call__(self, text: str | bytes) -> list[int]:
-        if isinstance(text, bytes):
-            text = text.decode("utf-8", "replace")
-        return self._vocab.tokenize(text, special=False)
+    def _known_tokens(self) -> Tokens:
+        with self._making_tokens:
+            if self._tokens is None:
+                vocab = self._vocab
+                pieces = [vocab.piece(token) for token in range(vocab.size)]
+                # What stands for no bytes is special, and is never allowed by a form.
+                names = [
+                    b"" if piece else vocab.whole_piece(token) or b"<%d>" % token
+                    for token, piece in enumerate(pieces)
+                ]
+                ends = sorted(vocab.ends(), key=lambda token: (token != vocab.eos, token))
+                self._tokens = Tokens(pieces, names, ends)
+            return self._tokens
 
 
-def _grammar(matcher: Any, constraint: Constraint) -> str:
-    grammar: str
+def _compiled(tokens: Tokens, constraint: Constraint) -> Matcher:
+    name = _NAMES[constraint.kind]
+    if "\0" in constraint.source:
+        raise InvalidRequestError(f"{name} is not allowed: it has the character U+0000")
+    language, source = _grammar(constraint)
+    matcher = tokens.matcher(language, source)
+    # The first mask tells whether any text has the form, and is computed for all answers.
+    if not matcher.error and matcher.mask_into(matcher.new_mask()):
+        return matcher
+    reason, where = _reason(matcher.error, constraint), ""
+    if constraint.kind == "json" and reason != _TOO_DEEP:
+        schema = json.loads(constraint.source)
+        place = place_of(schema, lambda text: tokens.error_in(language, text))
+        where = "" if place == "#" else f" at {place}"
+    raise InvalidRequestError(f"{name} is not allowed{where}: {reason}")
+
+
+def _grammar(constraint: Constraint) -> tuple[Language, str]:
     if constraint.kind == "json":
-        grammar = matcher.grammar_from_json_schema(constraint.source, overrides=_JSON)
-    elif constraint.kind == "regex":
-        grammar = matcher.grammar_from_regex(constraint.source)
-    elif constraint.kind == "choices":
-        texts = " | ".join(json.dumps(text, ensure_ascii=False) for text in constraint.choices)
-        grammar = matcher.grammar_from_lark(f"start: {texts}")
-    else:
-        grammar = matcher.grammar_from_lark(constraint.source)
-    return grammar
+        return "json_schema", grammar_of(constraint.source)
+    if constraint.kind == "choices":
+        return "regex", "|".join(map(_escaped, constraint.choices))
+    return ("regex" if constraint.kind == "regex" else "lark"), constraint.source
 
 
-def _first_line(error: str) -> str:
-    return error.strip().splitlines()[0] if error.strip() else "the library gives no reason"
+def _escaped(text: str) -> str:
+    """The regular expression that only this text matches."""
+    return re.sub(r"[^\w ]", lambda found: f"\\x{{{ord(found[0]):x}}}", text)
+
+
+def _reason(error: str, constraint: Constraint) -> str:
+    """The library's message in one line."""
+    text = error.split("\n<")[0].strip()
+    if text.startswith("panic"):
+        return "llguidance cannot compile it: it is too large, or nested too deep"
+    if text.startswith("recursion limit"):
+        return _TOO_DEEP
+    if text.startswith("Unimplemented keys: ["):
+        keywords = text.splitlines()[0].removeprefix("Unimplemented keys: [").rstrip("]")
+        return f"llguidance cannot follow {keywords}: leave it out"
+    if not text or text == "NoExtensionBias":
+        return "no text has this form"
+    where = ""
+    if position := _POSITION.match(text):
+        text = text[position.end() :]
+        if constraint.kind == "lark":
+            where = f"line {position[1]}, column {position[2]}: "
+    if found := _IN_REGEX.match(text):
+        start, end = found["marks"].index("^"), len(found["marks"])
+        part = shorten(found["line"][start:end], 40)
+        return f"{where}{found['error'].splitlines()[0]}, in {part!r}"
+    return where + text.splitlines()[0].rpartition(" (in regex): ")[2]
 
 
 class Form:
@@ -145,20 +166,21 @@ class Form:
     there, `accept` with the token that was sampled.
     """
 
-    def __init__(self, matcher: Any, size: int, masks: MaskThread) -> None:
-        self._matcher = matcher.deep_copy()
-        self._bits = np.zeros((size + 31) // 32, np.int32)
-        self._size = size
+    def __init__(self, matcher: Matcher, masks: MaskThread) -> None:
+        self._matcher = matcher.copy()
+        self._mask = self._matcher.new_mask()
         self._masks = masks
         self._computed: threading.Event | None = None
+        self._valid = False
 
     @property
     def complete(self) -> bool:
         """Whether the answer may end here."""
-        return bool(self._matcher.is_accepting())
+        return self._matcher.accepting
 
     def begin_mask(self) -> None:
         """Compute the mask beside what follows."""
+        self._valid = False
         self._computed = self._masks.submit(self._compute)
 
     def apply(self, logits: Vector, *, also: int = -1) -> None:
@@ -173,33 +195,33 @@ class Form:
         else:
             self._computed.wait()
             self._computed = None
-        if self._matcher.is_error():
+        if not self._valid:
             raise self._failed()
-        allowed = np.unpackbits(self._bits.view(np.uint8), count=self._size, bitorder="little")
+        refused = np.unpackbits(~self._mask.view(np.uint8), count=logits.size, bitorder="little")
         if also >= 0:
-            allowed[also] = 1
-        if not allowed.any():
-            raise EngineError("the form of the answer allows no token of the model's vocabulary")
-        np.copyto(logits, -np.inf, where=allowed.view(np.bool_) ^ True)
+            refused[also] = 0
+        np.copyto(logits, -np.inf, where=refused.view(np.bool_))
 
     def accept(self, token: int) -> bool:
         """The answer goes on with this token; whether it ends, as the form allows no more.
 
         Raises:
-            EngineError: the library failed.
+            EngineError: the library failed, or the form does not allow the token.
         """
-        if not self._matcher.consume_token(token):
+        if not self._matcher.accept(token):
             raise self._failed()
-        return bool(self._matcher.is_stopped())
+        if not self._matcher.stopped:
+            return False
+        if not self._matcher.accepting:
+            raise self._failed()
+        return True
 
     def _compute(self) -> None:
-        bits = self._bits
-        self._matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
+        self._valid = self._matcher.mask_into(self._mask)
 
     def _failed(self) -> EngineError:
-        return EngineError(
-            f"the form of the answer cannot be followed: {_first_line(self._matcher.get_error())}"
-        )
+        reason = self._matcher.error.split("\n<")[0].strip() or "llguidance gives no reason"
+        return EngineError(f"the form of the answer cannot be followed: {reason}")
 
 
 class MaskThread:
@@ -213,9 +235,14 @@ class MaskThread:
 
     def submit(self, compute: Callable[[], None]) -> threading.Event:
         """Have it called; the event is set when that is done."""
-        if self._thread is None:
-            self._thread = start_daemon("asteady-masks", self._run)
         done = threading.Event()
+        try:
+            if self._thread is None:
+                self._thread = start_daemon("asteady-masks", self._run)
+        except EngineError:
+            compute()  # the system has no room for a thread
+            done.set()
+            return done
         self._work.put((compute, done))
         return done
 
@@ -229,15 +256,17 @@ class MaskThread:
             compute, done = work
             try:
                 compute()
+            except Exception:
+                _log.exception("a mask could not be computed")
             finally:
                 done.set()
+            del work, compute, done  # or an answer's form would live until the next one's mask
 
 
-def most_tokens(constraint: Constraint, tokenize: Callable[[str], Sequence[int]]) -> int | None:
+def most_tokens(constraint: Constraint) -> int | None:
     """How many tokens an answer of this form has at most; None if that is not bounded, or not
     known."""
     if constraint.kind != "choices":
         return None
-    # A model may take other tokens than the tokenizer, at worst one for each byte.
-    longest = max(constraint.choices, key=lambda text: len(text.encode()))
-    return max(len(tokenize(longest)), len(longest.encode()))
+    # A token is at least one byte, and the longest choice ends where it ends.
+    return max(len(text.encode()) for text in constraint.choices)

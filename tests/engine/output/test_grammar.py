@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 from asteady._base.constraints import Constraint, constraint_of
@@ -30,6 +31,11 @@ SCHEMA = {
     "required": ["name", "age"],
     "additionalProperties": False,
 }
+
+# A text of 2**25 characters in one terminal.
+DOUBLED = "\n".join(
+    ["start: X0", *(f"X{n}: X{n + 1} X{n + 1}" for n in range(25)), 'X25: "a"'],
+)
 
 
 @pytest.fixture(scope="module")
@@ -147,25 +153,63 @@ def test_an_answer_that_is_cut_is_an_error_with_what_there_was(engine: LlamaEngi
     assert str(cut) == (
         "the answer was cut after 5 tokens, before its form was complete: raise max_new_tokens"
     )
-    assert cut.text.startswith('{"name": "')
+    assert cut.text.startswith('{"name')
     cut = error(engine, ask(choices=["a rather long choice"], max_new_tokens=1))
     assert "20 are always enough" in str(cut)
-    # A number that is cut is another one.
-    assert isinstance(
-        error(engine, ask(schema={"type": "integer", "minimum": 10**9}, max_new_tokens=11)),
-        IncompleteAnswerError,
-    )
-    # What is complete may be cut.
+    # A text may be cut where its form is complete; no number, nor a choice that begins another.
     completion = answer(engine, ask(regex="[0-9]+", max_new_tokens=3))
     assert (completion.finish_reason, completion.completion_tokens) == ("length", 3)
+    cut = error(engine, ask(schema={"type": "integer", "minimum": 10**9}, max_new_tokens=10))
+    assert isinstance(cut, IncompleteAnswerError)
+    assert cut.text.isdecimal()
+    cut = error(engine, ask(choices=["a", "a rather long choice"], max_new_tokens=1))
+    assert isinstance(cut, IncompleteAnswerError)
 
 
 @pytest.mark.parametrize(
     ("form", "named"),
     [
         ({"schema": {"type": "objekt"}}, "schema is not allowed: .*objekt"),
-        ({"schema": {"type": "string", "pattern": "["}}, "schema is not allowed: "),
-        ({"schema": {"$ref": "#/nowhere"}}, "schema is not allowed: "),
+        ({"schema": {"type": "string", "pattern": "a["}}, "unclosed character class, in '\\['"),
+        ({"schema": {"$ref": "#/nowhere"}}, "schema is not allowed: .*'/nowhere' does not exist"),
+        ({"schema": {"properties": {"a/b": {"type": "objekt"}}}}, "at #/properties/a~1b: .*objekt"),
+        (
+            {"schema": {"items": {"anyOf": [{"type": "null"}, {"not": {}}]}}},
+            'at #/items/anyOf/1: llguidance cannot follow "not"',
+        ),
+        (
+            # A list that has itself in it.
+            {
+                "schema": {
+                    "$ref": "#/$defs/list",
+                    "$defs": {
+                        "list": {
+                            "properties": {
+                                "next": {"$ref": "#/$defs/list"},
+                                "items": {"type": "array", "uniqueItems": True},
+                            }
+                        }
+                    },
+                }
+            },
+            'at #/\\$defs/list/properties/items: llguidance cannot follow "uniqueItems"',
+        ),
+        (
+            {"schema": {"items": {"type": "object", "minProperties": 2}}},
+            "at #/items: minProperties asks for 2 properties that properties does not name",
+        ),
+        ({"schema": {"properties": {"a": {"pattern": "a" * 17_000}}}}, "at #/properties/a: with"),
+        ({"schema": '{"items":' * 300 + "{}" + "}" * 300}, "allowed: it is nested too deep"),
+        ({"schema": {"type": "integer", "minimum": 2, "maximum": 1}}, "minimum \\(2\\) is greater"),
+        ({"schema": {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}}, "no text has"),
+        ({"regex": "a(?=b)"}, "regex is not allowed: look-around, .* not supported, in '\\(\\?='"),
+        ({"regex": "a\0"}, "it has the character U\\+0000"),
+        ({"grammar": "start: a\na: a"}, "grammar is not allowed: no text has this form"),
+        (
+            {"grammar": "start: b\nb: c"},
+            "grammar is not allowed: line 2, column 4: unknown name",
+        ),
+        ({"grammar": DOUBLED}, "grammar is not allowed: .* too big"),
         ({"schema": "[1"}, "schema='\\[1' is not allowed: it is not JSON"),
         ({"schema": 5}, "schema=5 is not allowed"),
         ({"schema": {"a": {1, 2}}}, "cannot be JSON"),
@@ -178,7 +222,7 @@ def test_an_answer_that_is_cut_is_an_error_with_what_there_was(engine: LlamaEngi
         ({"choices": ["a", 1]}, "choices=1 is not allowed"),
         ({"choices": ["a"], "regex": "a"}, "give one of choices, regex"),
         ({"choices": ["a"], "stop": "a"}, "ends where its form ends"),
-        ({"regex": "a" * 600_000}, "at most 524,288"),
+        ({"regex": "a" * 9_000}, "at most 8,192"),
         ({"choices": [str(n) for n in range(10_001)]}, "10,001 choices are too many"),
     ],
 )
@@ -210,13 +254,36 @@ def test_equal_forms_are_equal_and_in_the_key() -> None:
     assert constraint_of(schema=turned) != constraint_of(schema=SCHEMA)
 
 
+def test_ten_thousand_choices_of_any_characters(engine: LlamaEngine) -> None:
+    numbers = [f"choice number {number}" for number in range(10_000)]
+    assert answer(engine, ask(choices=numbers)).text in numbers
+    # What means something in a regular expression, in JSON or in Lark's syntax, and to no terminal.
+    odd = [chr(code) + "|\\Q/\"'$^.*+?()[]{}#&-~%" for code in (*range(1, 256), 0x2028, 0x1F600)]
+    for seed in range(5):
+        assert answer(engine, ask(choices=odd, temperature=5.0, seed=seed)).text in odd
+    alone = ["a\0b"]
+    assert answer(engine, ask(choices=alone)).text == "a\0b"
+
+
+def test_a_format_that_is_not_known_is_an_annotation(engine: LlamaEngine) -> None:
+    schema = {
+        "type": "object",
+        # A property of this name is not the keyword.
+        "properties": {
+            "format": {"format": "password", "enum": ["a"]},
+            "ids": {"type": "array", "uniqueItems": False, "items": {"const": 1}, "minItems": 2},
+        },
+        "required": ["format", "ids"],
+    }
+    text = answer(engine, ask(schema=schema, max_new_tokens=400)).text
+    assert text.startswith('{"format": "a", "ids": [1, 1')
+
+
 def test_no_special_token_is_allowed(engine: LlamaEngine) -> None:
     constraint = constraint_of(regex="(?s:.*)")
     assert constraint is not None
     masks = MaskThread()
-    form = Form(engine._grammars.compile(constraint), engine.vocab.size, masks)
-    import numpy as np
-
+    form = Form(engine._grammars.compile(constraint), masks)
     logits = np.zeros(engine.vocab.size, np.float32)
     form.apply(logits)
     allowed = {int(token) for token in np.flatnonzero(np.isfinite(logits))}
@@ -245,7 +312,38 @@ def test_many_forms_are_forgotten(engine: LlamaEngine) -> None:
     for number in range(200):
         engine.prepare(ask(choices=[f"choice {number}"]))
     gc.collect()
-    assert len(engine._grammars._compiled) <= 64
+    assert len(engine._grammars._compiled) == 64
+    for number in range(4):
+        engine.prepare(ask(choices=[f"{number}" * 400_000]))
+    assert len(engine._grammars._compiled) == 2
+
+
+def test_a_mask_that_cannot_be_computed_ends_that_answer_only(engine: LlamaEngine) -> None:
+    def fail() -> None:
+        raise RuntimeError
+
+    masks = MaskThread()
+    assert masks.submit(fail).wait(10)
+    constraint = constraint_of(choices=["a"])
+    assert constraint is not None
+    form = Form(engine._grammars.compile(constraint), masks)
+    with pytest.raises(EngineError, match="cannot be followed"):
+        form.accept(engine.vocab.ends()[0])
+    form.begin_mask()
+    with pytest.raises(EngineError, match="cannot be followed"):
+        form.apply(np.zeros(engine.vocab.size, np.float32))
+    masks.close()
+
+
+def test_without_room_for_a_thread_masks_are_computed_at_once(
+    engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(*arguments: object) -> None:
+        raise EngineError("no room")
+
+    expected = digest(answer(engine, ask(schema=SCHEMA)))
+    monkeypatch.setattr("asteady._engine.output.grammar.start_daemon", no_thread)
+    assert digest(answer(engine, ask(schema=SCHEMA))) == expected
 
 
 def test_interrupted_while_a_mask_is_computed(engine: LlamaEngine) -> None:

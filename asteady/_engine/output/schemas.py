@@ -1,0 +1,168 @@
+"""JSON schemas as llguidance reads them, and where in one it finds a fault."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+from asteady._base.errors import InvalidRequestError
+
+Path: TypeAlias = tuple[str | int, ...]
+
+# The keywords whose values are a schema, a list of schemas, or schemas by name.
+_ONE = {
+    "additionalItems",
+    "additionalProperties",
+    "contains",
+    "else",
+    "if",
+    "items",
+    "not",
+    "propertyNames",
+    "then",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+}
+_LISTS = {"allOf", "anyOf", "items", "oneOf", "prefixItems"}
+_BY_NAME = {
+    "$defs",
+    "definitions",
+    "dependencies",
+    "dependentSchemas",
+    "patternProperties",
+    "properties",
+}
+_DEFINITIONS = ("$defs", "definitions")
+
+# Those that the library can follow. Others are annotations, as by the standard all are.
+_FORMATS = {
+    "date",
+    "date-time",
+    "duration",
+    "email",
+    "hostname",
+    "ipv4",
+    "ipv6",
+    "time",
+    "uri",
+    "uuid",
+}
+
+# What json.dumps writes, which models have seen most; with free white space a small model may write
+# nothing else until its tokens are used up.
+_WRITTEN: dict[str, Any] = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+}
+
+# Compiling optional characters in a row takes a time that grows with the square of their number: a
+# second for so many.
+_MOST_PATTERN_CHARACTERS = 2**14
+
+# Looking for a fault reads about so many characters at most.
+_MOST_READ = 10_000_000
+
+
+def grammar_of(source: str) -> str:
+    """A schema for llguidance: without what means nothing to it, and with how JSON is written.
+
+    Raises:
+        InvalidRequestError: an answer could not be held to it, or compiling it could take long.
+    """
+    schema = json.loads(source)
+    pattern_characters = 0
+    left: list[tuple[Path, Any]] = [((), schema)]
+    while left:
+        place, part = left.pop()
+        if not isinstance(part, dict):
+            continue
+        left += (((*place, *path), child) for path, child in _subschemas(part))
+        if isinstance(kind := part.get("format"), str) and kind not in _FORMATS:
+            del part["format"]
+        if part.get("uniqueItems") is False:
+            del part["uniqueItems"]
+        patterns = [part.get("pattern"), *_named(part, "patternProperties")]
+        pattern_characters += sum(len(text) for text in patterns if isinstance(text, str))
+        if pattern_characters > _MOST_PATTERN_CHARACTERS:
+            raise InvalidRequestError(
+                f"schema is not allowed at {pointer(place)}: with this one its patterns have "
+                f"{pattern_characters:,} characters, and may have {_MOST_PATTERN_CHARACTERS:,}"
+            )
+        least, named = part.get("minProperties"), _named(part, "properties")
+        # The library does not see to it that the names of other properties differ.
+        if isinstance(least, int) and (unnamed := least - len(named)) > 1:
+            raise InvalidRequestError(
+                f"schema is not allowed at {pointer(place)}: minProperties asks for {unnamed} "
+                "properties that properties does not name, and a model could give two of them the "
+                "same name: name them, or use an array"
+            )
+    return _written(schema)
+
+
+def place_of(schema: Any, error_of: Callable[[str], str]) -> str:
+    """Where in a schema the fault is for which `error_of` gives a message, as a JSON pointer such
+    as "#/properties/name"; "#" if it is all of it, or cannot be told."""
+    wanted = error_of(_written(schema))
+    definitions = {name: schema[name] for name in _DEFINITIONS if name in schema}
+    left = _MOST_READ
+    place: Path = ()
+    part, seen = schema, {place}
+    while True:
+        # References last: one that leads back here has the fault too, but not in itself.
+        inner = sorted(_inner(schema, place, part), key=lambda item: _refers(item[1]))
+        for path, child in inner:
+            if path in seen or not isinstance(child, dict):
+                continue
+            seen.add(path)
+            text = _written({**definitions, **child})
+            left -= len(text)
+            if left >= 0 and error_of(text) == wanted:
+                place, part = path, child
+                break
+        else:
+            return pointer(place)
+
+
+def pointer(place: Path) -> str:
+    """A JSON pointer, as in a reference."""
+    steps = (str(step).replace("~", "~0").replace("/", "~1") for step in place)
+    return "".join(["#", *(f"/{step}" for step in steps)])
+
+
+def _refers(part: Any) -> bool:
+    return isinstance(part, dict) and "$ref" in part
+
+
+def _inner(schema: Any, place: Path, part: Any) -> Iterator[tuple[Path, Any]]:
+    """The schemas that an answer to this part must follow, and their places."""
+    for path, child in _subschemas(part):
+        if path[0] not in _DEFINITIONS:
+            yield (*place, *path), child
+    reference = part.get("$ref")
+    if isinstance(reference, str) and reference.startswith("#/"):
+        steps = [step.replace("~1", "/").replace("~0", "~") for step in reference[2:].split("/")]
+        found = schema
+        for step in steps:
+            found = found.get(step) if isinstance(found, dict) else None
+        yield tuple(steps), found
+
+
+def _subschemas(schema: dict[str, Any]) -> Iterator[tuple[Path, Any]]:
+    for name, value in schema.items():
+        if name in _LISTS and isinstance(value, list):
+            yield from (((name, index), item) for index, item in enumerate(value))
+        elif name in _ONE:
+            yield (name,), value
+        elif name in _BY_NAME and isinstance(value, dict):
+            yield from (((name, key), item) for key, item in value.items())
+
+
+def _named(part: dict[str, Any], keyword: str) -> dict[str, Any]:
+    found = part.get(keyword)
+    return found if isinstance(found, dict) else {}
+
+
+def _written(schema: dict[str, Any]) -> str:
+    return json.dumps({**schema, "x-guidance": _WRITTEN}, ensure_ascii=False)

@@ -1,0 +1,118 @@
+"""llguidance through its C interface: other threads run meanwhile, and memory is given back."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from asteady._base.errors import EngineError
+from asteady._engine.output import guidance
+from asteady._engine.output.guidance import Tokens
+from tests.faults.campaign import rounds
+
+
+def byte_tokens() -> Tokens:
+    pieces = [b"", *(bytes([byte]) for byte in range(256))]
+    return Tokens(pieces, [b"<end>"] + [b""] * 256, [0])
+
+
+def test_other_threads_run_while_a_vocabulary_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = guidance._library()
+    seen: list[int] = []
+    turns, stop = [0], threading.Event()
+
+    def other() -> None:
+        while not stop.wait(0.0001):
+            turns[0] += 1
+
+    def watched(*arguments: Any) -> Any:
+        before = turns[0]
+        native = library.llg_new_tokenizer_v2(*arguments)
+        seen.append(turns[0] - before)
+        return native
+
+    functions = {name: getattr(library, name) for name in guidance._FUNCTIONS}
+    monkeypatch.setattr(
+        guidance,
+        "_library",
+        lambda: SimpleNamespace(**functions | {"llg_new_tokenizer_v2": watched}),
+    )
+    thread = threading.Thread(target=other)
+    thread.start()
+    pieces = [b"", *(f"piece {number}".encode() for number in range(100_000))]
+    Tokens(pieces, [b"<end>"] + [b""] * 100_000, [0])
+    stop.set()
+    thread.join()
+    # It takes a tenth of a second.
+    assert seen[0] > 0
+
+
+def test_an_error_is_told_and_stays() -> None:
+    matcher = byte_tokens().matcher("regex", "ab")
+    assert not matcher.error
+    assert not matcher.accept(1 + ord("x"))
+    assert matcher.error
+    assert matcher.stopped
+    assert not matcher.accepting
+    assert not matcher.mask_into(matcher.new_mask())
+
+
+def test_a_copy_goes_its_own_way() -> None:
+    tokens = byte_tokens()
+    matcher = tokens.matcher("regex", "ab|cd")
+    copy = matcher.copy()
+    assert copy.accept(1 + ord("c"))
+    masks = [matcher.new_mask(), copy.new_mask()]
+    assert matcher.mask_into(masks[0])
+    assert copy.mask_into(masks[1])
+    del tokens, matcher
+    bits = np.unpackbits(np.stack(masks).view(np.uint8), axis=1, bitorder="little")
+    assert [np.flatnonzero(row).tolist() for row in bits] == [
+        [1 + ord("a"), 1 + ord("c")],
+        [1 + ord("d")],
+    ]
+    assert copy.accept(1 + ord("d"))
+    assert copy.stopped
+    assert copy.accepting
+
+
+def test_a_vocabulary_that_cannot_be_is_an_error() -> None:
+    with pytest.raises(EngineError, match=r"cannot use the model's vocabulary: .*out of range"):
+        Tokens([b"a"], [b""], [7])
+
+
+def test_a_library_without_a_c_interface_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace())
+    with pytest.raises(EngineError, match=r"C interface.*pip install 'llguidance>=1.9,<2'"):
+        guidance._library.__wrapped__()
+
+
+def resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 2**20
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc/self/statm")
+def test_a_thousand_grammars_leave_no_memory_behind() -> None:
+    tokens = byte_tokens()
+
+    def use(number: int) -> None:
+        matcher = tokens.matcher("json_schema", '{"enum": ["%s"]}' % ("x" * 10_000 + str(number)))
+        copy = matcher.copy()
+        assert copy.mask_into(copy.new_mask())
+        assert tokens.error_in("json_schema", '{"type": "objekt"}')
+        assert tokens.matcher("regex", "[").error
+
+    for number in range(300):
+        use(number)
+    before = resident_mb()
+    for number in range(rounds(1_000, 10_000)):
+        use(number)
+    # Without giving back, 1,000 of them are 40 MB.
+    assert resident_mb() - before < 8
