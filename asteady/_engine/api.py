@@ -266,6 +266,14 @@ class KnowsDimensions(Protocol):
         """Those of whole vectors, or 0 if unknown. Raises as `EngineSource.fingerprint` does."""
 
 
+@runtime_checkable
+class ReadsFiles(Protocol):
+    """A source that may read a whole file to identify a model, and can load it meanwhile."""
+
+    def identify(self, kind: Kind, reference: str, reading: Callable[[], None]) -> str:
+        """As `EngineSource.fingerprint`; calls `reading` when such a file begins to be read."""
+
+
 class ClosableTokenizer(Tokenizer, Protocol):
     def close(self) -> None: ...
 

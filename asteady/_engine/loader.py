@@ -12,7 +12,9 @@ import hashlib
 import json
 import logging
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
@@ -20,23 +22,25 @@ from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 
-from asteady._base.activity import Activities, Running
+from asteady._base.activity import Activities
 from asteady._base.errors import EngineError, ModelChangedError
 from asteady._base.files import recall, remember
 from asteady._base.forks import fork_gate
 from asteady._base.requests import Kind
 from asteady._base.settings import Settings
+from asteady._base.threads import start_daemon
 from asteady._engine.api import Engine
 from asteady._engine.build import digest_of, libraries, processor
 from asteady._engine.cores import Cores
 from asteady._engine.memory import ContextMemory
 from asteady._engine.models.hub import resolve_hub
-from asteady._engine.models.resolve import ModelFile, resolve_model
+from asteady._engine.models.resolve import FoundModel, ModelFile, find_model, resolve_model
 from asteady._engine.plan import NEVER_EQUAL, EngineOptions, Setup, WidthReport, repacks
 
 if TYPE_CHECKING:
     from asteady._engine.llama.engine import LlamaEngine
     from asteady._engine.llama.tokenizer import LlamaTokenizer
+    from asteady._engine.llama.weights import Weights
 
 T = TypeVar("T")
 
@@ -66,6 +70,8 @@ class LlamaSource:
         self._options = EngineOptions.of(settings)
         self._cache_dir = settings.cache_dir
         self.activities = Activities()
+        self._resolving: dict[tuple[Kind, str], Future[ModelFile]] = {}
+        self._lock = threading.Lock()
 
     # What the machine has is read from files, so not on the event loop, where sessions are made.
 
@@ -80,11 +86,24 @@ class LlamaSource:
     def fingerprint(self, kind: Kind, reference: str) -> str:
         return self._identified(kind, reference, fingerprint_of)
 
+    def identify(self, kind: Kind, reference: str, reading: Callable[[], None]) -> str:
+        return self._identified(kind, reference, fingerprint_of, reading)
+
     def load(self, kind: Kind, reference: str) -> Engine:
-        load = functools.partial(
-            load_engine, cores=self._cores, memory=self._memory, activities=self.activities
-        )
-        return self._identified(kind, reference, load)
+        def attempt() -> Engine:
+            resolved = self._resolve(kind, reference).result
+            found = find_model(reference, kind=kind, cache_dir=self._cache_dir)
+            return load_engine(
+                found or resolved(),
+                self._options,
+                self._cache_dir,
+                resolved=resolved,
+                cores=self._cores,
+                memory=self._memory,
+                activities=self.activities,
+            )
+
+        return self._attempts(reference, attempt)
 
     def tokenizer(self, kind: Kind, reference: str) -> LlamaTokenizer:
         def load(model: ModelFile, options: EngineOptions, cache_dir: Path) -> LlamaTokenizer:
@@ -107,34 +126,81 @@ class LlamaSource:
                 resolve_hub(reference, self._cache_dir, stopped=stopped)
 
     def _identified(
-        self, kind: Kind, reference: str, use: Callable[[ModelFile, EngineOptions, Path], T]
+        self,
+        kind: Kind,
+        reference: str,
+        use: Callable[[ModelFile, EngineOptions, Path], T],
+        reading: Callable[[], None] | None = None,
     ) -> T:
         def attempt() -> T:
-            try:
-                file = resolve_model(
-                    reference, kind=kind, cache_dir=self._cache_dir, activities=self.activities
-                )
-                return use(file, self._options, self._cache_dir)
-            except (ImportError, OSError) as exc:  # of llama.cpp, or for lack of descriptors
-                raise EngineError(f"the model {reference} cannot be loaded: {exc}") from exc
+            file = self._resolve(kind, reference, reading).result()
+            return use(file, self._options, self._cache_dir)
 
-        for _ in range(_ATTEMPTS - 1):
-            with suppress(ModelChangedError):
-                return attempt()
-        return attempt()
+        return self._attempts(reference, attempt)
+
+    def _attempts(self, reference: str, attempt: Callable[[], T]) -> T:
+        try:
+            for _ in range(_ATTEMPTS - 1):
+                with suppress(ModelChangedError):
+                    return attempt()
+            return attempt()
+        except (ImportError, OSError) as exc:  # of llama.cpp, or for lack of descriptors
+            raise EngineError(f"the model {reference} cannot be loaded: {exc}") from exc
+
+    def _resolve(
+        self, kind: Kind, reference: str, reading: Callable[[], None] | None = None
+    ) -> Future[ModelFile]:
+        """`resolve_model` in a thread; one at a time for a reference, so it is read only once."""
+        key = (kind, reference)
+        with self._lock:
+            future = self._resolving.get(key)
+            if future is None:
+                future = Future()
+                start_daemon("asteady-read", self._read, kind, reference, reading, future)
+                self._resolving[key] = future
+            return future
+
+    def _read(
+        self,
+        kind: Kind,
+        reference: str,
+        reading: Callable[[], None] | None,
+        future: Future[ModelFile],
+    ) -> None:
+        file, error = None, None
+        try:
+            file = resolve_model(
+                reference,
+                kind=kind,
+                cache_dir=self._cache_dir,
+                activities=self.activities,
+                reading=reading,
+            )
+        except BaseException as exc:
+            error = exc
+        with self._lock:
+            # First, as who has the result may ask again.
+            del self._resolving[kind, reference]
+        if file is not None:
+            future.set_result(file)
+        else:
+            future.set_exception(error)
 
 
 def load_engine(
-    model: ModelFile,
+    model: FoundModel,
     options: EngineOptions,
     cache_dir: Path,
     setup: Setup | None = None,
     *,
+    resolved: Callable[[], ModelFile] | None = None,
     cores: Cores | None = None,
     memory: ContextMemory | None = None,
     activities: Activities | None = None,
 ) -> LlamaEngine:
     """Load the weights. Blocks for as long as reading the file takes.
+
+    If the digest of `model` is not known, `resolved` waits for it when the weights are loaded.
 
     The engine computes one sequence per step until a probe has found how many more change no bit;
     `setup` says how it computes instead, and then there is no probe. Without `cores` and `memory`
@@ -143,24 +209,46 @@ def load_engine(
     The engine's fingerprint is that of the bytes that were loaded.
 
     Raises as `fingerprint_of` does, a ModelChangedError if a file was replaced or written to since
-    it was identified, and a ModelCapabilityError for a kind of model that asteady does not serve.
+    it was found, and a ModelCapabilityError for a kind of model that asteady does not serve.
     """
     activities = activities or Activities()
     with activities.during("loading", str(model.path), model.size_bytes) as loading:
-        return _load(model, options, cache_dir, setup, cores, memory, activities, loading)
+        # Importing llama.cpp takes 0.2 s.
+        with fork_gate:
+            from asteady._engine.llama.weights import Weights
+
+        if setup is None:
+            system = build_of(cache_dir)["system"]
+            repack = repacks(model.header.matrix_types, system, options)
+        else:
+            repack = setup.repack
+        weights = Weights(model, repack=repack, gpu_layers=options.gpu_layers, running=loading)
+        try:
+            if not isinstance(model, ModelFile):
+                assert resolved is not None
+                model = resolved()
+                weights.files.check_identified(model)
+            engine = _engine(model, weights, options, cache_dir, setup, cores, memory, activities)
+        except BaseException:
+            weights.close()
+            raise
+        megabytes, took_s = model.size_bytes / 1e6, perf_counter() - loading.began
+        message = "loaded %s (%.1f MB) in %.2f s (%s)"
+        _log.info(message, model.path, megabytes, took_s, engine.setup)
+        return engine
 
 
-def _load(
+def _engine(
     model: ModelFile,
+    weights: Weights,
     options: EngineOptions,
     cache_dir: Path,
     setup: Setup | None,
     cores: Cores | None,
     memory: ContextMemory | None,
     activities: Activities,
-    loading: Running,
 ) -> LlamaEngine:
-    # Importing llama.cpp takes 0.2 s.
+    """The engine of a model that is loaded."""
     with fork_gate:
         from asteady._engine.llama.engine import LlamaEngine
 
@@ -177,8 +265,9 @@ def _load(
             def store(found: WidthReport) -> None:
                 remember(cache_dir / _PROBES_FILE, key, attrs.asdict(found))
 
-    engine = LlamaEngine(
+    return LlamaEngine(
         model,
+        weights,
         options,
         setup,
         fingerprint_of(model, options, cache_dir, setup),
@@ -186,11 +275,7 @@ def _load(
         memory=memory or ContextMemory(options.context_bytes),
         remember_widths=store,
         activities=activities,
-        loading=loading,
     )
-    megabytes, took_s = model.size_bytes / 1e6, perf_counter() - loading.began
-    _log.info("loaded %s (%.1f MB) in %.2f s (%s)", model.path, megabytes, took_s, setup)
-    return engine
 
 
 def fingerprint_of(

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 from weakref import WeakSet
 
@@ -17,7 +17,14 @@ from asteady._base.forks import fork_gate
 from asteady._base.requests import DeclaredPrefix, Kind
 from asteady._base.settings import Settings
 from asteady._base.tasks import run_in_daemon
-from asteady._engine.api import EngineSource, Fetching, KnowsDimensions, LoadsTokenizers, Reports
+from asteady._engine.api import (
+    EngineSource,
+    Fetching,
+    KnowsDimensions,
+    LoadsTokenizers,
+    ReadsFiles,
+    Reports,
+)
 from asteady._session.flight import Flight, Flights
 
 # The engine's modules are imported by the threads that need them first, off the event loop:
@@ -114,8 +121,11 @@ class Models:
         self._given_up: WeakSet[Pool] = WeakSet()
         self._idle = IdleTimers(settings.idle_unload_s, self._unload)
 
-    async def fingerprint(self, kind: Kind, reference: str) -> str:
+    async def fingerprint(self, kind: Kind, reference: str, *, load: bool = False) -> str:
         """The fingerprint of a model; remembered until another one is loaded. Failures are not.
+
+        With `load` the model begins to be loaded where its file must be read for that: the caller
+        will need it, unless the answer is in the cache.
 
         Raises:
             ModelError: the model is unavailable.
@@ -126,14 +136,20 @@ class Models:
 
         async def identify(flight: Flight[str]) -> str:
             await self._fetch(reference)
-            found = await run_in_daemon("asteady-identify", self._identify, kind, reference)
+            reading = self._load_soon((kind, reference)) if load else None
+            found = await run_in_daemon(
+                "asteady-identify", self._identify, kind, reference, reading
+            )
             # It may have been loaded meanwhile, which is what counts.
             return self._fingerprints.setdefault((kind, reference), found)
 
         return await self._once(("identify", kind, reference), identify)
 
-    def _identify(self, kind: Kind, reference: str) -> str:
-        fingerprint = self._source.fingerprint(kind, reference)
+    def _identify(self, kind: Kind, reference: str, reading: Callable[[], None] | None) -> str:
+        if reading is not None and isinstance(self._source, ReadsFiles):
+            fingerprint = self._source.identify(kind, reference, reading)
+        else:
+            fingerprint = self._source.fingerprint(kind, reference)
         if kind == "embedding" and isinstance(self._source, KnowsDimensions):
             self._dimensions[fingerprint] = self._source.dimensions(reference)
         return fingerprint
@@ -147,15 +163,33 @@ class Models:
         pool = self._pools.get((kind, reference))
         if pool is not None:
             return pool
+        return await self._begin_load((kind, reference)).wait()
 
+    def _begin_load(self, key: tuple[Kind, str]) -> Flight[Pool]:
         async def load(flight: Flight[Pool]) -> Pool:
-            await self._fetch(reference)
-            loaded = await run_in_daemon("asteady-load", self._load, kind, reference)
-            self._identified((kind, reference), loaded.fingerprint)
-            self._idle.rest((kind, reference))
+            await self._fetch(key[1])
+            loaded = await run_in_daemon("asteady-load", self._load, *key)
+            self._identified(key, loaded.fingerprint)
+            self._idle.rest(key)
             return loaded
 
-        return await self._once(("load", kind, reference), load)
+        return self._begin(("load", *key), load)
+
+    def _load_soon(self, key: tuple[Kind, str]) -> Callable[[], None]:
+        """A function that begins to load a model; for any thread. Its errors are those of a load
+        that is tried again when the model is needed."""
+        loop = asyncio.get_running_loop()
+
+        def begin() -> None:
+            with suppress(SessionClosedError):
+                if key not in self._pools:
+                    self._begin_load(key).leave()
+
+        def begin_soon() -> None:
+            with suppress(RuntimeError):  # the loop has been closed meanwhile
+                loop.call_soon_threadsafe(begin)
+
+        return begin_soon
 
     async def run(
         self,
@@ -391,12 +425,15 @@ class Models:
         self._pools = {}
 
     async def _once(self, key: Hashable, compute: Callable[[Flight[T]], Awaitable[T]]) -> T:
+        return await self._begin(key, compute).wait()
+
+    def _begin(self, key: Hashable, compute: Callable[[Flight[T]], Awaitable[T]]) -> Flight[T]:
         flight, started = self._flights.join(key, compute)
         if started:
             # The session itself waits too: a load is finished even if its callers leave, or the
             # next caller would load the same weights beside it.
             flight.waiters += 1
-        return await flight.wait()
+        return flight
 
 
 class IdleTimers(Generic[K]):

@@ -235,7 +235,9 @@ class Pipeline(Generic[A]):
         try:
             one_of("cache", call.mode, _MODES)
             try:
-                fingerprint = await self._models.fingerprint(self._kind, call.model)
+                fingerprint = await self._models.fingerprint(
+                    self._kind, call.model, load=call.mode != "only"
+                )
                 key = await _key_of(call.request, fingerprint)
             except BaseException:
                 self._missed(call)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import attrs
 import llama_cpp
 
-from asteady._base.activity import Activities, Running
+from asteady._base.activity import Activities
 from asteady._base.errors import (
     EngineError,
     InvalidRequestError,
@@ -34,13 +34,12 @@ from asteady._engine.cores import Cores
 from asteady._engine.llama.context import LoadedModel
 from asteady._engine.llama.embed import EmbedJob, EmbedWorker, with_instruction
 from asteady._engine.llama.generate import GenerateJob, GenerateWorker
-from asteady._engine.llama.lib import load_model
 from asteady._engine.llama.probe import Probe, lower_priority
 from asteady._engine.llama.prompt import PromptTokenizer
 from asteady._engine.llama.tokenizer import tokenize
 from asteady._engine.llama.vocab import Vocab
+from asteady._engine.llama.weights import Weights
 from asteady._engine.memory import ContextMemory
-from asteady._engine.models.opened import OpenModel
 from asteady._engine.models.resolve import ModelFile, wrong_kind
 from asteady._engine.output.grammar import Grammars
 from asteady._engine.plan import EngineOptions, Setup, WidthReport, room_shape
@@ -60,17 +59,16 @@ _log = logging.getLogger("asteady")
 class LlamaEngine:
     """An `Engine` over one loaded model; close it after its workers.
 
-    Constructing one loads the weights: it blocks for as long as reading the file takes.
+    Once it is constructed, it closes `weights`, which must be those of `file`.
 
     Raises:
-        ModelChangedError: a file was replaced or written to since it was identified.
-        ModelFormatError: llama.cpp cannot load the file; the message has its reason.
         ModelCapabilityError: a kind of model that asteady does not serve.
     """
 
     def __init__(
         self,
         file: ModelFile,
+        weights: Weights,
         options: EngineOptions,
         setup: Setup,
         fingerprint: str,
@@ -79,24 +77,14 @@ class LlamaEngine:
         memory: ContextMemory,
         remember_widths: Callable[[WidthReport], None] | None = None,
         activities: Activities,
-        loading: Running,
     ) -> None:
-        header = file.header
-        self._files = OpenModel(file)
-        try:
-            native = load_model(
-                self._files, repack=setup.repack, gpu_layers=options.gpu_layers, running=loading
-            )
-        except BaseException:
-            self._files.close()
-            raise
+        header, native = file.header, weights.native
         if header.kind == "generation" and llama_cpp.llama_model_has_encoder(native):
-            llama_cpp.llama_model_free(native)
-            self._files.close()
             raise ModelCapabilityError(
                 f"{file.path} is an encoder-decoder model ({header.architecture}); only decoder "
                 "models can generate"
             )
+        self._weights = weights
         self._header = header
         self.kind = header.kind
         self.model = file.reference
@@ -115,7 +103,7 @@ class LlamaEngine:
         self._prefixes = PrefixCache(options.prefix_max_bytes, options.piece_tokens)
         self._loaded: LoadedModel | None = LoadedModel(
             native=native,
-            files=self._files,
+            files=weights.files,
             name=self.model,
             fingerprint=fingerprint,
             context_tokens=self.context_tokens,
@@ -166,7 +154,7 @@ class LlamaEngine:
         kind: Kind = "generation" if isinstance(request, GenerateRequest) else "embedding"
         if kind != self.kind:
             raise wrong_kind(f"the model {self.model!r}", kind)
-        checked = self._files.check()
+        checked = self._weights.files.check()
         if isinstance(request, GenerateRequest):
             return self._prepare_generate(request, checked)
         return self._prepare_embed(request, checked)
@@ -358,6 +346,5 @@ class LlamaEngine:
             probing.join()
         self._prefixes.clear()
         if self._loaded is not None:
-            llama_cpp.llama_model_free(self._loaded.native)
             self._loaded = None
-            self._files.close()
+            self._weights.close()

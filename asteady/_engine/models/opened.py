@@ -17,19 +17,19 @@ from pathlib import Path
 
 from asteady._base.errors import ModelChangedError
 from asteady._base.files import Identity, settled_identity
-from asteady._engine.models.resolve import ModelFile, ModelPart
+from asteady._engine.models.resolve import FoundModel, FoundPart, ModelFile, ModelPart
 
 _DESCRIPTORS = Path("/proc/self/fd")
 
 
 class OpenModel:
-    """The identified files of a model, held open; close it when its weights are freed.
+    """The files of a model, held open; close it when its weights are freed.
 
     Raises:
-        ModelChangedError: a file was replaced, written to or removed since it was identified.
+        ModelChangedError: a file was replaced, written to or removed since it was found.
     """
 
-    def __init__(self, file: ModelFile) -> None:
+    def __init__(self, file: FoundModel) -> None:
         self._parts = file.parts
         self.names = [part.path for part in file.parts]
         self._lock = threading.Lock()
@@ -68,6 +68,17 @@ class OpenModel:
         for part, path, known in zip(self._parts, self.paths(), self._identities, strict=True):
             if path == part.path and Identity.of(path.stat()) != known:
                 raise _replaced(part)
+
+    def check_identified(self, file: ModelFile) -> None:
+        """Raise unless these files are the ones whose bytes have the digests of `file`.
+
+        Raises:
+            ModelChangedError: a file was replaced or written to in between.
+        """
+        for part, known in zip(file.parts, self._identities, strict=True):
+            if part.identity != known:
+                raise _replaced(part)
+        self._parts = file.parts
 
     def check(self, since: int | None = None) -> int:
         """Raise if a file was written to since it was identified; usually takes a microsecond.
@@ -118,8 +129,11 @@ class OpenModel:
             if now[:-1] != known[:-1]:
                 return False
             stream.seek(0)
+            part = self._parts[index]
+            if not isinstance(part, ModelPart):
+                return False  # there is no digest to compare with yet
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            if digest != self._parts[index].sha256 or settled_identity(stream.fileno()) != now:
+            if digest != part.sha256 or settled_identity(stream.fileno()) != now:
                 return False
         except OSError:
             return False
@@ -136,7 +150,7 @@ def _attributes(stream: FileIO) -> tuple[int, ...]:
     return status.st_nlink, status.st_mode, status.st_uid, status.st_gid
 
 
-def _replaced(part: ModelPart) -> ModelChangedError:
+def _replaced(part: FoundPart) -> ModelChangedError:
     return ModelChangedError(
         f"{part.path} was replaced or written to while it was loaded: call again"
     )

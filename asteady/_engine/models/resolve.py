@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, overload
 
 import attrs
 
@@ -30,37 +31,51 @@ _KNOWN = (
     'known references are "builtin", "smollm2", "minilm" (for embeddings), hf:owner/repo/file.gguf '
     "and the path of a .gguf file"
 )
-# What a digest is computed of at once.
-_CHUNK_BYTES = 2**20
+# What a digest is computed of at once. After each piece the thread waits for the interpreter's
+# lock, for up to 5 ms while another thread imports llama.cpp.
+_CHUNK_BYTES = 2**23
 _FACTS_FILE = "models.json"
 # Raise it when what a field of a header means (the thinking tags too), or its check, changes.
 _FACTS_VERSION = 5
 
 
 @attrs.frozen(kw_only=True)
-class ModelPart:
-    """One file of a model. `identity` is that of the file whose bytes have this digest."""
+class FoundPart:
+    """One file of a model, which may not have been read whole. A later write changes `identity`."""
 
     path: Path
-    sha256: str
     identity: Identity
 
 
 @attrs.frozen(kw_only=True)
-class ModelFile:
-    """A complete model on this machine, and the reference that named it.
+class ModelPart(FoundPart):
+    """One file of a model. `identity` is that of the file whose bytes have this digest."""
+
+    sha256: str
+
+
+@attrs.frozen(kw_only=True)
+class FoundModel:
+    """A model on this machine, and the reference that named it; it may not have been read whole.
 
     Bytes of a path that are not valid UTF-8 are escaped in `reference`, which answers carry.
-    For a model in several files, `path` is the first one, `size_bytes` their sum, and `sha256` the
-    digest of their digests. `OpenModel` opens them again, and refuses others.
+    For a model in several files, `path` is the first one, and `size_bytes` their sum. `OpenModel`
+    opens them again, and refuses others.
     """
 
     path: Path
-    parts: tuple[ModelPart, ...]
+    parts: tuple[FoundPart, ...]
     reference: str
-    sha256: str
     size_bytes: int
     header: GgufHeader
+
+
+@attrs.frozen(kw_only=True)
+class ModelFile(FoundModel):
+    """A model whose digest is known: for a model in several files, that of their digests."""
+
+    parts: tuple[ModelPart, ...]
+    sha256: str
 
 
 @attrs.frozen(kw_only=True)
@@ -81,11 +96,13 @@ def resolve_model(
     cache_dir: Path,
     builtin_folder: Path = BUILTIN_FOLDER,
     activities: Activities | None = None,
+    reading: Callable[[], None] | None = None,
 ) -> ModelFile:
     """Find the files of a model reference, and check them. Downloads a model of the hub if needed.
 
     Blocks. A file is read whole once, to compute its digest, which is then remembered by path and
-    `identity`. `kind` chooses one of the two models that "builtin" names.
+    `identity`. `kind` chooses one of the two models that "builtin" names. `reading` is called
+    before a file is read that `find_model` finds.
 
     Raises:
         ModelChangedError: a file is being written to.
@@ -99,16 +116,43 @@ def resolve_model(
         cache_dir=cache_dir,
         builtin_folder=builtin_folder,
         activities=activities,
+        reading=reading,
     )
-    header = file.header
+    _check_kind(file, kind)
+    return file
+
+
+def find_model(
+    reference: str, *, kind: Kind, cache_dir: Path, builtin_folder: Path = BUILTIN_FOLDER
+) -> FoundModel | None:
+    """As `resolve_model`, but reads headers only: a `ModelFile` if its digest is remembered.
+
+    None if a digest is expected that is not remembered: no byte of the file may be parsed before
+    the digest has been computed.
+    """
+    found = _locate(reference, kind, cache_dir, builtin_folder)
+    with _explained(found.parts[0]):
+        checked = []
+        for part, expected in zip(found.parts, found.sha256, strict=True):
+            with part.open("rb") as stream:
+                known = _recalled(part, expected, cache_dir, stream)
+                if known is None and expected is not None:
+                    return None
+                checked.append(known or _unread(part, stream))
+    model = _joined(found, reference, checked)
+    _check_kind(model, kind)
+    return model
+
+
+def _check_kind(model: FoundModel, kind: Kind) -> None:
+    header = model.header
     if header.kind != kind:
-        raise wrong_kind(f"{file.path} ({header.architecture})", kind)
+        raise wrong_kind(f"{model.path} ({header.architecture})", kind)
     if kind == "embedding" and header.pooling not in ("mean", "cls", "last"):
         raise ModelCapabilityError(
-            f"{file.path} cannot embed: {header.architecture}.pooling_type in its metadata is "
+            f"{model.path} cannot embed: {header.architecture}.pooling_type in its metadata is "
             f"{header.pooling}, and must be mean, cls or last"
         )
-    return file
 
 
 def inspect_model(
@@ -118,14 +162,25 @@ def inspect_model(
     cache_dir: Path,
     builtin_folder: Path = BUILTIN_FOLDER,
     activities: Activities | None = None,
+    reading: Callable[[], None] | None = None,
 ) -> ModelFile:
     """As `resolve_model`, but also for a model of the other kind."""
     found = _locate(reference, kind, cache_dir, builtin_folder)
-    path = found.parts[0]
+    with _explained(found.parts[0]):
+        checked = [
+            _facts(part, expected, found, cache_dir, activities or Activities(), reading)
+            for part, expected in zip(found.parts, found.sha256, strict=True)
+        ]
+    return _joined(found, reference, checked)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Errors of the file system within the block are errors of the model at this path."""
     try:
         if path.exists() and not path.is_file():
             raise ModelFormatError(f"{path} is not a file: name a .gguf file")
-        return _checked(found, reference, cache_dir, activities or Activities())
+        yield
     except FileNotFoundError as exc:
         missing = Path(exc.filename or path)
         what = "model file" if missing == path else f"file of the model {path}:"
@@ -183,19 +238,27 @@ def _locate_builtin(path: Path) -> _Located:
     return _Located(parts=(path,), sha256=(expected,), remedy=remedy)
 
 
-def _checked(found: _Located, reference: str, cache_dir: Path, activities: Activities) -> ModelFile:
-    checked = [
-        _facts(part, expected, found, cache_dir, activities)
-        for part, expected in zip(found.parts, found.sha256, strict=True)
-    ]
+@overload
+def _joined(
+    found: _Located, reference: str, checked: Sequence[tuple[ModelPart, GgufHeader]]
+) -> ModelFile: ...
+
+
+@overload
+def _joined(
+    found: _Located, reference: str, checked: Sequence[tuple[FoundPart, GgufHeader]]
+) -> FoundModel: ...
+
+
+def _joined(
+    found: _Located, reference: str, checked: Sequence[tuple[FoundPart, GgufHeader]]
+) -> FoundModel:
     parts, headers = zip(*checked, strict=True)
     types = {name for header in headers for name in header.matrix_types}
-    joined = hashlib.sha256("\n".join(part.sha256 for part in parts).encode()).hexdigest()
-    return ModelFile(
+    model = FoundModel(
         path=found.parts[0],
         parts=parts,
         reference=os.fsencode(reference).decode("utf-8", "backslashreplace"),
-        sha256=parts[0].sha256 if len(parts) == 1 else joined,
         size_bytes=sum(part.identity.size_bytes for part in parts),
         header=attrs.evolve(
             headers[0],
@@ -203,25 +266,55 @@ def _checked(found: _Located, reference: str, cache_dir: Path, activities: Activ
             parameters=sum(header.parameters for header in headers),
         ),
     )
+    digests = [part.sha256 for part in parts if isinstance(part, ModelPart)]
+    if len(digests) < len(parts):
+        return model
+    joined = hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    return ModelFile(
+        **attrs.asdict(model, recurse=False),
+        sha256=digests[0] if len(digests) == 1 else joined,
+    )
+
+
+def _recalled(
+    path: Path, expected: str | None, cache_dir: Path, stream: BinaryIO
+) -> tuple[ModelPart, GgufHeader] | None:
+    """What is remembered of the file that is open, unless another digest is expected."""
+    now = Identity.of(os.fstat(stream.fileno()))
+    known = _restored(recall(cache_dir / _FACTS_FILE, _facts_key(path, now)))
+    if known is None or expected not in (None, known[0]):
+        return None
+    return ModelPart(path=path, sha256=known[0], identity=now), known[1]
+
+
+def _unread(path: Path, stream: BinaryIO) -> tuple[FoundPart, GgufHeader]:
+    descriptor = stream.fileno()
+    settled = settled_identity(descriptor)
+    return FoundPart(path=path, identity=settled), read_header(path, descriptor)
 
 
 def _facts(
-    path: Path, expected: str | None, found: _Located, cache_dir: Path, activities: Activities
+    path: Path,
+    expected: str | None,
+    found: _Located,
+    cache_dir: Path,
+    activities: Activities,
+    reading: Callable[[], None] | None,
 ) -> tuple[ModelPart, GgufHeader]:
     """The identity, digest and header of a file: remembered, or computed and checked."""
-    facts = cache_dir / _FACTS_FILE
     with path.open("rb") as stream:
         # All that is said of the file is said of the one that is open now.
+        known = _recalled(path, expected, cache_dir, stream)
+        if known is not None:
+            return known
         descriptor = stream.fileno()
-        now = Identity.of(os.fstat(descriptor))
-        known = _restored(recall(facts, _facts_key(path, now)))
-        if known is not None and expected in (None, known[0]):
-            return ModelPart(path=path, sha256=known[0], identity=now), known[1]
         settled = settled_identity(descriptor)
         # The header first: a file that is no model need not be read to its end. But no byte of a
         # file that is not the expected one is parsed.
         header = read_header(path, descriptor) if expected is None else None
         with activities.during("identifying", str(path), settled.size_bytes) as running:
+            if reading is not None and expected is None:
+                reading()
             sha256 = _digest(stream, running)
         if Identity.of(os.fstat(descriptor)) != settled:
             raise ModelChangedError(
@@ -237,7 +330,7 @@ def _facts(
             f"{found.remedy}"
         )
     key = _facts_key(path, settled)
-    remember(facts, key, {"sha256": sha256, "header": attrs.asdict(header)})
+    remember(cache_dir / _FACTS_FILE, key, {"sha256": sha256, "header": attrs.asdict(header)})
     return ModelPart(path=path, sha256=sha256, identity=settled), header
 
 
