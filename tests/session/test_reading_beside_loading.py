@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from asteady import ModelFormatError, ModelNotFoundError, Session, SessionClosedError
-from asteady._engine.llama import weights
+from asteady._engine.llama import lib, weights
 from asteady._engine.models import resolve
 from tests.gguf_files import write_llama
 from tests.session.test_replaced_model import by_renaming, in_place, with_the_old_times
@@ -32,7 +32,7 @@ class Gate:
         self.reads = self.loads = self.frees = 0
         self.read_error: Exception | None = None
         self.load_error: Exception | None = None
-        digest, load, free = resolve._digest, weights.load_model, weights.Weights.close
+        digest, load, free = resolve._digest, lib.load_model, weights.Weights.close
 
         def digest_behind(*given: Any) -> str:
             self.reads += 1
