@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from asteady import ModelFormatError, ModelNotFoundError, Session, SessionClosedError
+from asteady._engine import loader
 from asteady._engine.llama import lib, weights
 from asteady._engine.models import resolve
 from tests.gguf_files import write_llama
-from tests.session.test_replaced_model import by_renaming, in_place, with_the_old_times
+from tests.session.test_replaced_model import by_a_link, by_renaming, in_place, with_the_old_times
 
 pytestmark = pytest.mark.anyio
 
@@ -127,6 +128,32 @@ async def test_the_fingerprint_is_that_of_what_is_loaded(
         found = await asking
         # The old file once, and the new one once.
         assert (gate.loads, gate.frees) == (2, 1)
+        (entry,) = await session.cache.generation.entries()
+    assert entry.fingerprint == found[1]
+    async with new_session(other, cache_dir=tmp_path / "fresh") as session:
+        assert await answer(session) == found
+
+
+async def test_what_was_loaded_instead_of_what_was_read_is_freed(
+    path: Path, gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No file changes: only the name leads to another one when the weights are loaded."""
+    other = write_llama(tmp_path / "other.gguf", seed=2)
+    link = tmp_path / "link.gguf"
+    link.symlink_to(path)
+
+    def find_after_a_switch(*given: Any, **options: Any) -> Any:
+        if not gate.loads:
+            by_a_link(link, other)
+        return resolve.find_model(*given, **options)
+
+    monkeypatch.setattr(loader, "find_model", find_after_a_switch)
+    async with new_session(link) as session:
+        asking = asyncio.create_task(answer(session))
+        await gate.wait(gate.loaded)
+        gate.opened.set()
+        found = await asking
+        assert (gate.reads, gate.loads, gate.frees) == (2, 2, 1)
         (entry,) = await session.cache.generation.entries()
     assert entry.fingerprint == found[1]
     async with new_session(other, cache_dir=tmp_path / "fresh") as session:
