@@ -43,7 +43,7 @@ class Constraint:
 
     def key(self) -> tuple[str, str, str, int]:
         """Its part of a request's key; another version of the library may allow other tokens."""
-        return self.kind, self.source, _library_version(), _FORM_VERSION
+        return self.kind, self.source, *form_version()
 
     def arguments(self) -> dict[str, Any]:
         """The argument of `Session.generate` that gives it."""
@@ -121,6 +121,11 @@ def _choices(choices: tuple[object, ...]) -> str:
     if len(texts) > MAX_CHOICES:
         raise InvalidRequestError(f"{len(texts):,} choices are too many: at most {MAX_CHOICES:,}")
     return json.dumps(sorted(texts), ensure_ascii=False)
+
+
+def form_version() -> tuple[str, int]:
+    """What decides which tokens a form allows: a part of the keys of all answers that have one."""
+    return _library_version(), _FORM_VERSION
 
 
 @functools.cache

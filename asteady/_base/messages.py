@@ -9,16 +9,19 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NoReturn, Protocol, TypeAlias
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NoReturn, Protocol, TypeAlias, TypeVar, overload
 
 import attrs
 
 from asteady._base import validation
 from asteady._base.errors import InvalidRequestError, PromptTooLongError
+from asteady._base.functions import typed_arguments
 from asteady._base.public import public
 from asteady._base.records import Record
 from asteady._base.validation import refuse
+
+T = TypeVar("T")
 
 logger = logging.getLogger("asteady")
 
@@ -73,14 +76,63 @@ class HasModelDump(Protocol):
 @public
 @attrs.frozen(kw_only=True)
 class ToolCall(Record):
-    """A call of a function that the assistant has asked for.
+    """A call of a tool that the assistant asks for; in `Completion.tool_calls`, and in messages.
 
-    `arguments` is a JSON object without spaces, with its keys in the order that they were given in.
+    `arguments_json` is a JSON object; `arguments` is what it says. The `id` of a call in an answer
+    has 9 characters and is made of the answer's key and the call's place, so it is always the same.
     """
 
     name: str
-    arguments: str
+    arguments_json: str
     id: str | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments as JSON says; a new mapping each time."""
+        found: dict[str, Any] = json.loads(self.arguments_json)
+        return found
+
+    @overload
+    def arguments_for(self, tool: type[T]) -> T: ...
+
+    @overload
+    def arguments_for(self, tool: Callable[..., Any] | Mapping[str, Any]) -> dict[str, Any]: ...
+
+    def arguments_for(self, tool: Any) -> Any:
+        """The arguments, validated and typed for the function or class that `tools` had::
+
+            for call in answer.tool_calls:
+                result = weather(**call.arguments_for(weather))
+
+        For a class, such as a pydantic model, an instance; for a function its keyword arguments.
+        With pydantic installed their types are the annotated ones; without it they are as JSON
+        says, which is the same for all types that need no pydantic.
+
+        Raises:
+            InvalidRequestError: they do not fit its parameters.
+            pydantic.ValidationError: likewise, if pydantic is installed.
+        """
+        return typed_arguments(tool, self.arguments)
+
+    def message(self, result: object) -> dict[str, Any]:
+        """The message, of the role "tool", that answers this call in the next turn.
+
+        A `result` that is no str is written as JSON.
+
+        Raises:
+            InvalidRequestError: JSON cannot have it.
+        """
+        if isinstance(result, str):
+            content = result
+        elif callable(dump := getattr(result, "model_dump_json", None)):
+            content = dump()
+        else:
+            try:
+                content = json.dumps(result, ensure_ascii=False, allow_nan=False)
+            except (TypeError, ValueError) as exc:
+                raise refuse("result", result, f"a str, or what JSON can have ({exc})") from None
+        named = {} if self.id is None else {"tool_call_id": self.id}
+        return {"role": "tool", "name": self.name, **named, "content": content}
 
 
 @public
@@ -117,7 +169,7 @@ class Message:
                 {
                     **({} if call.id is None else {"id": call.id}),
                     "type": "function",
-                    "function": {"name": call.name, "arguments": arguments(call.arguments)},
+                    "function": {"name": call.name, "arguments": arguments(call.arguments_json)},
                 }
                 for call in self.tool_calls
             ]
@@ -130,7 +182,7 @@ class Message:
             if (value := getattr(self, field)) is not None:
                 more.append((field, value))
         if self.tool_calls:
-            calls = tuple((call.id, call.name, call.arguments) for call in self.tool_calls)
+            calls = tuple((call.id, call.name, call.arguments_json) for call in self.tool_calls)
             more.append(("tool_calls", calls))
         return (self.role, self.content, *more)
 
@@ -138,11 +190,11 @@ class Message:
         """Its content and whatever else a template writes of it, but the role."""
         texts = [self.reasoning_content, self.content, self.name, self.tool_call_id]
         for call in self.tool_calls:
-            texts += [call.name, call.arguments, call.id]
+            texts += [call.name, call.arguments_json, call.id]
         return [text for text in texts if text]
 
     def __str__(self) -> str:
-        calls = " ".join(f"{call.name}({call.arguments})" for call in self.tool_calls)
+        calls = " ".join(f"{call.name}({call.arguments_json})" for call in self.tool_calls)
         return f"{self.role}: " + " ".join(text for text in (self.content, calls) if text)
 
     @classmethod
@@ -169,7 +221,7 @@ _KNOWN = frozenset(attrs.fields_dict(Message)) | {"reasoning"}
 # What would be lost if it were ignored, and what helps.
 _REFUSED = {
     "function_call": "give tool_calls=[...], which has replaced it",
-    "functions": "tools are no part of a message",
+    "functions": "tools are no part of a message: give tools=[...] beside the messages",
     "audio": "models here read text only",
     "images": "models here read text only",
     "image": "models here read text only",
@@ -332,7 +384,7 @@ def _tool_calls(name: str, value: object) -> tuple[ToolCall, ...]:
         calls.append(
             ToolCall(
                 name=called,
-                arguments=_arguments(
+                arguments_json=_arguments(
                     f"{where}['function']['arguments']", function.get("arguments")
                 ),
                 id=_optional(f"{where}['id']", call.get("id")),

@@ -12,6 +12,7 @@ from asteady._base.errors import InvalidRequestError
 from asteady._base.messages import AnyMessage
 from asteady._base.public import public
 from asteady._base.requests import EmbedMode, FloatLike, IntLike, LogitBias
+from asteady._base.tools import AnyTool
 
 
 @public
@@ -67,6 +68,12 @@ class GenerateOptions(TypedDict, total=False):
     """The whole answer matches this regular expression, in Rust's syntax."""
     grammar: str | None
     """The answer follows this grammar, in Lark's syntax as llguidance reads it."""
+    tools: Iterable[AnyTool] | None
+    """What the model may call: functions with type hints, pydantic models, or definitions as
+    OpenAI's API has them. The calls are the answer's `tool_calls` (docs/tools.md)."""
+    tool_choice: str | Mapping[str, Any] | None
+    """How they are called: "auto" answers with text or calls; "required" calls at least one tool; the name of a tool
+    calls that one; "none" is as if there were no tools."""
 
 
 @public

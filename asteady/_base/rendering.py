@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from asteady._base.errors import AsteadyError, InvalidRequestError
 from asteady._base.messages import canonical_json
@@ -78,8 +78,3 @@ def template_options(value: object) -> tuple[tuple[str, str], ...]:
             f"chat_template_kwargs[{name!r}]", item
         )
     return tuple(sorted(found.items()))
-
-
-def tool_texts(tools: Iterable[Mapping[str, object]]) -> tuple[str, ...]:
-    """OpenAI's definitions of tools, each as JSON, as `GenerateRequest.tools` has them."""
-    return tuple(canonical_json(f"tools[{at}]", tool) for at, tool in enumerate(tools))

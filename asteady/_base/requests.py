@@ -26,12 +26,13 @@ from typing import (
 import attrs
 
 from asteady._base import validation
-from asteady._base.constraints import Constraint, constraint_of
+from asteady._base.constraints import Constraint, constraint_of, form_version
 from asteady._base.errors import InvalidRequestError, PromptTooLongError
-from asteady._base.messages import AnyMessage, Message, is_continued, messages_of
+from asteady._base.messages import AnyMessage, Message, ToolCall, is_continued, messages_of
 from asteady._base.public import public
 from asteady._base.records import JsonForm, Record
 from asteady._base.rendering import DEFAULT_DATE, date_of, resolved, template_options
+from asteady._base.tools import DEFAULT_CHOICE, AnyTool, tool_choice_of, tools_of
 from asteady._base.validation import SLICE, refuse, whole_number
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ IntLike: TypeAlias = int | SupportsIndex
 FloatLike: TypeAlias = float | SupportsFloat
 LogitBias: TypeAlias = Mapping[int, FloatLike] | Mapping[str, FloatLike]
 
-FinishReason: TypeAlias = Literal["stop", "length"]
+FinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]
 EmbedMode: TypeAlias = Literal["query", "document"]
 
 # llama.cpp reads the largest 32-bit number as "choose a seed at random".
@@ -182,7 +183,8 @@ class GenerateRequest:
     Build one with `of`, which takes the arguments of `Session.generate`. `isolation` is the path of
     the isolated namespace that it is made in: part of its key, so that its answer is shared with no
     request from elsewhere. `date` is an ISO date; the values of
-    `chat_template_kwargs`, by name, and `tools` are JSON texts.
+    `chat_template_kwargs`, by name, and `tools` are JSON texts; there are none with the choice
+    "none".
     """
 
     prompt: str | None
@@ -206,6 +208,7 @@ class GenerateRequest:
     date: str = _later(DEFAULT_DATE)
     tools: tuple[str, ...] = _later(())
     constraint: Constraint | None = _later(None)
+    tool_choice: str = _later(DEFAULT_CHOICE)
 
     @classmethod
     def of(
@@ -234,6 +237,8 @@ class GenerateRequest:
         choices: Any = None,
         regex: str | None = None,
         grammar: str | None = None,
+        tools: Iterable[AnyTool] | None = None,
+        tool_choice: str | Mapping[str, Any] | None = DEFAULT_CHOICE,
     ) -> GenerateRequest:
         """Validate the arguments of `Session.generate` and put them into canonical form.
 
@@ -267,6 +272,20 @@ class GenerateRequest:
                 stops[0],
                 "an answer with a schema, choices, a regex or a grammar ends where its form ends",
             )
+        definitions = tools_of(tools)
+        choice = tool_choice_of(tool_choice, definitions)
+        if choice == "none":  # as if there were none
+            definitions, choice = (), DEFAULT_CHOICE
+        if definitions:
+            if raw:
+                raise refuse("raw", raw, "tools are written by the chat template that raw skips")
+            if constraint is not None:
+                raise InvalidRequestError(
+                    "an answer that may call tools has no schema, choices, regex or grammar: leave "
+                    'one of them out, or give tool_choice="none"'
+                )
+            if choice != DEFAULT_CHOICE and stops:
+                raise refuse("stop", stops[0], f"with tool_choice={choice!r} there is no text")
         return cls(
             prompt=prompt,
             messages=() if messages is None else messages_of(messages),
@@ -296,6 +315,8 @@ class GenerateRequest:
             # Nothing of a raw prompt depends on it.
             date=DEFAULT_DATE if raw else day,
             constraint=constraint,
+            tools=definitions,
+            tool_choice=choice,
         )
 
     def conversation(self) -> tuple[Message, ...]:
@@ -357,9 +378,9 @@ def characters_of(request: GenerateRequest | EmbedRequest) -> int:
     """How much text it has, up to four million characters; for choosing where it is handled."""
     if isinstance(request, EmbedRequest):
         return len(request.text)
+    characters = sum(map(len, request.tools))
     if request.prompt is not None:
-        return len(request.prompt)
-    characters = 0
+        return characters + len(request.prompt)
     for message in request.messages:
         # What a template puts around it counts too.
         characters += 64 + len(message.role) + sum(map(len, message.texts()))
@@ -404,7 +425,11 @@ def _key_fields(request: GenerateRequest | EmbedRequest) -> tuple[Any, ...]:
         elif "later" not in field.metadata:
             first.append(value)
         elif value != field.default:
-            later.append((field.name, value.key() if field.name == "constraint" else value))
+            if field.name == "constraint":
+                value = value.key()
+            elif field.name == "tools":  # the library decides which tokens a call may have
+                value = (*value, *form_version())
+            later.append((field.name, value))
     return (*first, *later)
 
 
@@ -519,10 +544,10 @@ class ReasoningChunk:
     text: str
 
 
-StreamEvent: TypeAlias = TextChunk | ReasoningChunk
+StreamEvent: TypeAlias = TextChunk | ReasoningChunk | ToolCall
 """What `Stream.events` gives. Later versions have more kinds, which programs should ignore."""
 
-Chunk: TypeAlias = str | ReasoningChunk
+Chunk: TypeAlias = str | ReasoningChunk | ToolCall
 """A `StreamEvent` on its way to its readers: text, as nearly all are, is a plain str."""
 
 
@@ -537,7 +562,9 @@ class Completion(Record):
     included, and `logprobs` are those of all of them. `cost_s` is how long computing it took, in
     seconds of one worker; `cached` says whether this caller got it from the cache. `reused_tokens`
     of the prompt were in the worker's memory from an earlier one and not computed again; it is 0
-    from the cache, and of no account when two are compared.
+    from the cache, and of no account when two are compared. `tool_calls` are the calls of tools
+    that the answer ends with, which are not in its text; `finish_reason` is "tool_calls" if there
+    are any.
     """
 
     text: str
@@ -555,26 +582,39 @@ class Completion(Record):
     reasoning: str | None = None
     reasoning_chunks: tuple[str, ...] = ()
     reasoning_tokens: int = 0
+    tool_calls: tuple[ToolCall, ...] = ()
 
     def __str__(self) -> str:
         return self.text
 
     def all_chunks(self) -> Sequence[Chunk]:
-        """The chunks of reasoning and text, in the order in which they were computed."""
-        if not self.reasoning_chunks:
+        """The chunks of reasoning and text, and the calls, in the order of their computation."""
+        if not self.reasoning_chunks and not self.tool_calls:
             return self.chunks
-        return [*map(ReasoningChunk, self.reasoning_chunks), *self.chunks]
+        return [*map(ReasoningChunk, self.reasoning_chunks), *self.chunks, *self.tool_calls]
 
-    def message(self) -> dict[str, str]:
+    def message(self) -> dict[str, Any]:
         """The message that puts this answer into the `messages` of the next turn.
 
         It has the role "assistant", the text as its "content", and the reasoning, if there is any,
-        as its "reasoning_content": the chat template keeps it or leaves it out.
+        as its "reasoning_content": the chat template keeps it or leaves it out. Calls of tools are
+        its "tool_calls", beside which there may be no text (None).
         """
-        message = {"role": "assistant", "content": self.text}
-        if self.reasoning is not None:
-            message["reasoning_content"] = self.reasoning
-        return message
+        message = Message(
+            role="assistant",
+            content=None if self.tool_calls and not self.text else self.text,
+            tool_calls=self.tool_calls,
+            reasoning_content=self.reasoning,
+        )
+        return message.as_dict()
+
+
+def call_id(key: Key, place: int) -> str:
+    """The id of a call in the answer with this key.
+
+    Of 9 letters and digits, as some chat templates refuse others.
+    """
+    return hashlib.sha256(f"{key}:{place}".encode()).hexdigest()[:9]
 
 
 @public

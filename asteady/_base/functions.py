@@ -1,0 +1,199 @@
+"""Functions and classes as tools: their JSON schemas, and typed arguments for them.
+
+Simple types are described here, so that a request has the same key with and without pydantic; all
+others need pydantic.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import textwrap
+from collections.abc import Callable, Mapping
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from asteady._base.errors import InvalidRequestError
+
+_SIMPLE = {
+    str: {"type": "string"},
+    int: {"type": "integer"},
+    float: {"type": "number"},
+    bool: {"type": "boolean"},
+    NoneType: {"type": "null"},
+    list: {"type": "array"},
+    dict: {"type": "object"},
+}
+# Google's style of docstrings.
+_SECTION = re.compile(
+    r"^(Args|Arguments|Parameters|Returns?|Raises|Yields?|Examples?|Notes?)[ ]*:[ ]*$", re.MULTILINE
+)
+_ARGUMENT = re.compile(r"^\*{0,2}(\w+)[ ]*(?:\([^)\n]*\))?[ ]*:[ ]*(.*(?:\n[ ]+.*)*)", re.MULTILINE)
+
+
+def is_model(tool: object) -> bool:
+    """Whether it is a class of pydantic's."""
+    return isinstance(tool, type) and callable(getattr(tool, "model_json_schema", None))
+
+
+def definition_of(where: str, tool: Any) -> dict[str, Any]:
+    """Name, description and JSON schema of a function, or of a class.
+
+    Raises:
+        InvalidRequestError: it has no name, or a parameter that no JSON schema can describe.
+    """
+    name = getattr(tool, "__name__", None)
+    if not isinstance(name, str):
+        raise InvalidRequestError(
+            f"{where}={tool!r} is not allowed: it has no __name__; give a function"
+        )
+    if is_model(tool):
+        schema = tool.model_json_schema()
+        description = schema.pop("description", None)
+    else:
+        description, described = _documentation(tool)
+        schema = _schema_of(where, tool)
+        for parameter, text in described.items():
+            if parameter in schema["properties"]:
+                schema["properties"][parameter].setdefault("description", text)
+    schema.pop("title", None)
+    return {
+        "name": name,
+        **({"description": description} if description else {}),
+        "parameters": schema,
+    }
+
+
+def typed_arguments(tool: Any, arguments: Mapping[str, Any]) -> Any:
+    """The arguments as the tool takes them: an instance of a class, else a mapping.
+
+    Raises:
+        InvalidRequestError: they do not fit the parameters.
+        pydantic.ValidationError: likewise, found by pydantic.
+    """
+    if is_model(tool):
+        return tool.model_validate(arguments)
+    if not callable(tool):
+        return dict(arguments)
+    model = _model_of("tool", tool)
+    if model is None:
+        found = dict(arguments)
+        try:
+            inspect.signature(tool).bind(**found)
+        except TypeError as exc:
+            raise InvalidRequestError(f"{tool.__name__} cannot be called: {exc}") from None
+    else:
+        record = model.model_validate(arguments)
+        # Defaults are the function's own.
+        found = {
+            field.alias: getattr(record, name)
+            for name, field in model.model_fields.items()
+            if name in record.model_fields_set
+        }
+    return tool(**found) if isinstance(tool, type) else found
+
+
+def _parameters(where: str, tool: Any) -> dict[str, tuple[Any, Any]]:
+    """The type and the default of each parameter."""
+    try:
+        parameters = inspect.signature(tool).parameters.values()
+        source = tool.__init__ if isinstance(tool, type) else tool
+        hints = get_type_hints(source, include_extras=True)
+    except (TypeError, ValueError, NameError, AttributeError) as exc:
+        raise InvalidRequestError(f"{where}={tool!r} is not allowed: {exc}") from None
+    found = {}
+    for parameter in parameters:
+        name = f"{where}: the parameter {parameter.name!r} of {tool.__name__}"
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise InvalidRequestError(f"{name} has no name to pass it by; give it one")
+        if parameter.name not in hints:
+            raise InvalidRequestError(f"{name} has no type hint; give it one")
+        found[parameter.name] = hints[parameter.name], parameter.default
+    return found
+
+
+def _schema_of(where: str, tool: Any) -> dict[str, Any]:
+    parameters = _parameters(where, tool)
+    properties = {}
+    for name, (hint, default) in parameters.items():
+        simple = _simple_schema(hint)
+        if simple is None:
+            model = _model_of(where, tool)
+            if model is None:
+                raise InvalidRequestError(
+                    f"{where}: the parameter {name!r} of {tool.__name__} has the type {hint}, "
+                    "which needs pydantic: pip install pydantic"
+                )
+            schema: dict[str, Any] = model.model_json_schema(by_alias=True)
+            for described in schema.get("properties", {}).values():
+                described.pop("title", None)
+            return {"properties": {}, **schema}
+        if isinstance(default, str | int | float):
+            simple = {**simple, "default": default}
+        properties[name] = simple
+    required = [name for name, (_, default) in parameters.items() if default is inspect._empty]
+    return {
+        "type": "object",
+        "properties": properties,
+        **({"required": required} if required else {}),
+    }
+
+
+def _simple_schema(hint: Any) -> dict[str, Any] | None:
+    """The schema of a type that needs no pydantic; None for others."""
+    origin, given = get_origin(hint), get_args(hint)
+    if origin is None:
+        simple = _SIMPLE.get(hint) if isinstance(hint, type) else None
+        return None if simple is None else dict(simple)
+    if origin is Annotated:
+        described = _simple_schema(given[0])
+        if described is None or not all(isinstance(item, str) for item in given[1:]):
+            return None
+        return {**described, "description": given[1]}
+    if origin is Literal:
+        if not all(isinstance(item, str | int | None) for item in given):
+            return None
+        kinds = {_SIMPLE[type(item)]["type"] for item in given if type(item) in _SIMPLE}
+        return {**({"type": kinds.pop()} if len(kinds) == 1 else {}), "enum": list(given)}
+    parts = [_simple_schema(item) for item in given]
+    if any(part is None for part in parts):
+        return None
+    if origin in (Union, UnionType):
+        return {"anyOf": parts}
+    if origin is list:
+        return {"type": "array", "items": parts[0]}
+    if origin is dict and given[0] is str:
+        return {"type": "object", "additionalProperties": parts[1]}
+    return None
+
+
+def _model_of(where: str, tool: Any) -> Any:
+    """A model of pydantic's with the parameters, by alias, as fields; None without pydantic."""
+    try:
+        import pydantic
+    except ImportError:
+        return None
+    fields: dict[str, Any] = {
+        # A name of their own, as pydantic reserves some.
+        f"p{at}": (
+            Annotated[hint, pydantic.Field(alias=name)],
+            ... if default is inspect._empty else default,
+        )
+        for at, (name, (hint, default)) in enumerate(_parameters(where, tool).items())
+    }
+    config = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=False)
+    try:
+        return pydantic.create_model(tool.__name__, __config__=config, **fields)
+    except (pydantic.PydanticUserError, TypeError) as exc:
+        raise InvalidRequestError(f"{where}={tool!r} is not allowed: {exc}") from None
+
+
+def _documentation(tool: Callable[..., Any]) -> tuple[str, dict[str, str]]:
+    """What a docstring says before its sections, and about each parameter."""
+    head, *sections = _SECTION.split(inspect.getdoc(tool) or "")
+    described = {}
+    for title, body in zip(sections[::2], sections[1::2], strict=True):
+        if title in ("Args", "Arguments", "Parameters"):
+            for name, text in _ARGUMENT.findall(textwrap.dedent(body)):
+                described[name] = " ".join(text.split())
+    return head.strip(), described
