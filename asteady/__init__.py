@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     )
     from asteady._engine.api import (
         AnswerEvent as AnswerEvent,
+        CallEvent as CallEvent,
         ChunkEvent as ChunkEvent,
         Engine as Engine,
         ErrorEvent as ErrorEvent,
@@ -146,7 +147,7 @@ else:
             "asteady._cache.manager": "CacheManager",
             "asteady._cache.store.api": "Entry Exported Holding Merged NamespaceSize Order",
             "asteady._engine.api": (
-                "AnswerEvent ChunkEvent Engine ErrorEvent Job PrefixStatistics Worker"
+                "AnswerEvent CallEvent ChunkEvent Engine ErrorEvent Job PrefixStatistics Worker"
             ),
             "asteady._engine.pool": "PoolStatistics",
             "asteady._session.calls": "Progress",

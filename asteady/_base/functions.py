@@ -14,6 +14,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from asteady._base.errors import InvalidRequestError
+from asteady._base.validation import needs
 
 _SIMPLE = {
     str: {"type": "string"},
@@ -41,6 +42,7 @@ def definition_of(where: str, tool: Any) -> dict[str, Any]:
 
     Raises:
         InvalidRequestError: it has no name, or a parameter that no JSON schema can describe.
+        SettingsError: a type needs pydantic, which is not installed.
     """
     name = getattr(tool, "__name__", None)
     if not isinstance(name, str):
@@ -97,7 +99,7 @@ def _parameters(where: str, tool: Any) -> dict[str, tuple[Any, Any]]:
     """The type and the default of each parameter."""
     try:
         parameters = inspect.signature(tool).parameters.values()
-        source = tool.__init__ if isinstance(tool, type) else tool
+        source = tool.__init__ if isinstance(tool, type) else tool  # type: ignore[misc]  # hints only
         hints = get_type_hints(source, include_extras=True)
     except (TypeError, ValueError, NameError, AttributeError) as exc:
         raise InvalidRequestError(f"{where}={tool!r} is not allowed: {exc}") from None
@@ -118,20 +120,17 @@ def _schema_of(where: str, tool: Any) -> dict[str, Any]:
     for name, (hint, default) in parameters.items():
         simple = _simple_schema(hint)
         if simple is None:
-            model = _model_of(where, tool)
-            if model is None:
-                raise InvalidRequestError(
-                    f"{where}: the parameter {name!r} of {tool.__name__} has the type {hint}, "
-                    "which needs pydantic: pip install pydantic"
-                )
-            schema: dict[str, Any] = model.model_json_schema(by_alias=True)
+            needs("pydantic", extra="pydantic")
+            schema: dict[str, Any] = _model_of(where, tool).model_json_schema(by_alias=True)
             for described in schema.get("properties", {}).values():
                 described.pop("title", None)
             return {"properties": {}, **schema}
         if isinstance(default, str | int | float):
             simple = {**simple, "default": default}
         properties[name] = simple
-    required = [name for name, (_, default) in parameters.items() if default is inspect._empty]
+    required = [
+        name for name, (_, default) in parameters.items() if default is inspect.Parameter.empty
+    ]
     return {
         "type": "object",
         "properties": properties,
@@ -177,7 +176,7 @@ def _model_of(where: str, tool: Any) -> Any:
         # A name of their own, as pydantic reserves some.
         f"p{at}": (
             Annotated[hint, pydantic.Field(alias=name)],
-            ... if default is inspect._empty else default,
+            ... if default is inspect.Parameter.empty else default,
         )
         for at, (name, (hint, default)) in enumerate(_parameters(where, tool).items())
     }

@@ -93,7 +93,7 @@ class ToolCall(Record):
         return found
 
     @overload
-    def arguments_for(self, tool: type[T]) -> T: ...
+    def arguments_for(self, tool: type[T]) -> T: ...  # type: ignore[overload-overlap]  # a class is called too
 
     @overload
     def arguments_for(self, tool: Callable[..., Any] | Mapping[str, Any]) -> dict[str, Any]: ...

@@ -72,8 +72,8 @@ class GenerateOptions(TypedDict, total=False):
     """What the model may call: functions with type hints, pydantic models, or definitions as
     OpenAI's API has them. The calls are the answer's `tool_calls` (docs/tools.md)."""
     tool_choice: str | Mapping[str, Any] | None
-    """How they are called: "auto" answers with text or calls; "required" calls at least one tool; the name of a tool
-    calls that one; "none" is as if there were no tools."""
+    """With "auto" the answer is text, or calls, with "required" at least one call, with the name of
+    a tool a call of that one; "none" is as if there were no tools."""
 
 
 @public

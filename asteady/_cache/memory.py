@@ -32,6 +32,10 @@ ALIASES_PER_ENTRY = 8
 ENTRY_BYTES = 400
 
 
+# A call of a tool with its id, but without its other texts.
+_CALL_BYTES = 120
+
+
 @attrs.define(eq=False, weakref_slot=False)
 class Held(Generic[A]):
     """One answer in memory. `touches` counts the uses not yet flushed to the store.
@@ -179,6 +183,11 @@ def held_bytes(key: Key, answer: Any) -> int:
     total = ENTRY_BYTES + sys.getsizeof(key)
     if isinstance(answer, Completion):
         total += sys.getsizeof(answer.text) + deep_bytes(answer.chunks)
+        if answer.tool_calls:
+            total += sum(
+                _CALL_BYTES + sys.getsizeof(call.name) + sys.getsizeof(call.arguments_json)
+                for call in answer.tool_calls
+            )
         if answer.reasoning:
             total += sys.getsizeof(answer.reasoning) + deep_bytes(answer.reasoning_chunks)
         if answer.logprobs:

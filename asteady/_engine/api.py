@@ -21,6 +21,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 import attrs
 
 from asteady._base.activity import Activities
+from asteady._base.messages import ToolCall
 from asteady._base.public import public
 from asteady._base.records import Record
 from asteady._base.requests import (
@@ -55,6 +56,15 @@ class ChunkEvent:
 
 @public
 @attrs.frozen
+class CallEvent:
+    """The job in this slot has produced a whole call of a tool; after all text."""
+
+    slot: SlotId
+    call: ToolCall
+
+
+@public
+@attrs.frozen
 class AnswerEvent:
     """The job in this slot is done and the slot is free again."""
 
@@ -76,7 +86,7 @@ class ErrorEvent:
     as_is: bool = False
 
 
-Event: TypeAlias = ChunkEvent | AnswerEvent | ErrorEvent
+Event: TypeAlias = ChunkEvent | CallEvent | AnswerEvent | ErrorEvent
 
 
 @public

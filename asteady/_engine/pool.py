@@ -47,6 +47,7 @@ from asteady._base.threads import join_all, start_daemon
 from asteady._engine.api import (
     Answer,
     AnswerEvent,
+    CallEvent,
     ChecksSize,
     ChunkEvent,
     Engine,
@@ -161,9 +162,15 @@ class _Run:
             self.future.set_exception(event.error)
         elif self.emit is not None:
             try:
-                self.emit(event.text if event.kind == "text" else ReasoningChunk(event.text))
+                self.emit(_chunk_of(event))
             except Exception as exc:
                 self.future.set_exception(exc)
+
+
+def _chunk_of(event: ChunkEvent | CallEvent) -> Chunk:
+    if isinstance(event, CallEvent):
+        return event.call
+    return event.text if event.kind == "text" else ReasoningChunk(event.text)
 
 
 class _WorkerState:
@@ -505,7 +512,7 @@ class Pool:
         with self._lock:
             for event in events:
                 run = state.runs[event.slot]
-                if not isinstance(event, ChunkEvent):
+                if not isinstance(event, ChunkEvent | CallEvent):
                     del state.runs[event.slot]
                     if isinstance(event, ErrorEvent) and not event.as_is:
                         event = ErrorEvent(event.slot, _engine_error(event.error))

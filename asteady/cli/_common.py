@@ -86,6 +86,17 @@ def add_messages(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=JSON",
         help="a variable of the chat template, as enable_thinking=false; may be repeated",
     )
+    parser.add_argument(
+        "--tools",
+        metavar="FILE",
+        help="a JSON file with the tools that the model may call, as OpenAI's API has them; the"
+        " calls are printed after the text, each as a line of JSON",
+    )
+    parser.add_argument(
+        "--tool-choice",
+        metavar="CHOICE",
+        help='"auto" (default), "required", "none", or the name of the tool to call',
+    )
 
 
 def prompt_arguments(options: argparse.Namespace) -> dict[str, Any]:
@@ -108,6 +119,11 @@ def prompt_arguments(options: argparse.Namespace) -> dict[str, Any]:
                 f"--template-option {given} is not allowed: {what}; a value is as in "
                 "enable_thinking=false or style='\"short\"'"
             ) from None
+    if options.tools is not None:
+        text = Path(options.tools).read_text("utf-8")
+        arguments["tools"] = _read_json("--tools", options.tools, text)
+    if options.tool_choice is not None:
+        arguments["tool_choice"] = options.tool_choice
     if variables:
         arguments["chat_template_kwargs"] = variables
     if options.messages is None:
@@ -118,11 +134,15 @@ def prompt_arguments(options: argparse.Namespace) -> dict[str, Any]:
         raise InvalidRequestError("give either a prompt or --messages: both were given")
     file = options.messages
     text = read_standard_input("messages") if file == "-" else Path(file).read_text("utf-8")
-    try:
-        arguments["messages"] = json.loads(text)
-    except ValueError as exc:
-        raise InvalidRequestError(f"--messages {file} is not JSON: {exc}") from None
+    arguments["messages"] = _read_json("--messages", file, text)
     return arguments
+
+
+def _read_json(option: str, file: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as exc:
+        raise InvalidRequestError(f"{option} {file} is not JSON: {exc}") from None
 
 
 def add_namespace(parser: argparse.ArgumentParser, what: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 from asteady._base.errors import InvalidRequestError
 from asteady._base.files import atomic_write
+from asteady._base.messages import ToolCall
 from asteady._base.requests import OWN_END, ReasoningChunk, Vector
 from asteady._session.generation import Stream
 from asteady._session.session import Session
@@ -141,8 +142,12 @@ async def _generate(options: argparse.Namespace, what: dict[str, Any]) -> int:
                 first_s = await _show(stream, options, line) - began
             took_s = perf_counter() - began
         answer = stream.answer
-        if options.json or not answer.text.endswith("\n"):
+        calls = () if options.json else answer.tool_calls
+        if options.json or (not answer.text.endswith("\n") and (answer.text or not calls)):
             _write("\n")
+        for call in calls:
+            shown = {"id": call.id, "name": call.name, "arguments": call.arguments}
+            _write(json.dumps(shown, ensure_ascii=False) + "\n")
         if speaks(options):
             print(f"asteady: {summary(answer, first_s, took_s)}", file=sys.stderr)
         elif answer.finish_reason == "length" and not (options.json or options.quiet):
@@ -176,6 +181,8 @@ async def _show(stream: Stream, options: argparse.Namespace, line: Progress) -> 
             if open_line:
                 _write(f"{plain}\n\n", sys.stderr)
                 open_line = False
+            if isinstance(event, ToolCall):
+                continue  # printed at the end
             if not (options.no_stream or options.json):
                 line.hide()
                 _write(event.text)

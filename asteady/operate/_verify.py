@@ -732,6 +732,7 @@ def difference(
             "reasoning",
             "chunks",
             "reasoning_chunks",
+            "tool_calls",
             "finish_reason",
             "prompt_tokens",
             "completion_tokens",

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import math
 import re
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
 
 import attrs
 
+from asteady._base.constraints import Constraint
 from asteady._base.errors import InvalidRequestError, PromptTooLongError
+from asteady._base.messages import ToolCall
 from asteady._base.public import public
 from asteady._base.requests import (
     ChunkKind,
@@ -24,10 +28,14 @@ from asteady._base.requests import (
     EmbedRequest,
     FinishReason,
     GenerateRequest,
+    Key,
     TokenLogprob,
+    call_id,
 )
+from asteady._base.tools import DEFAULT_CHOICE
 from asteady._engine.api import (
     AnswerEvent,
+    CallEvent,
     ChunkEvent,
     ErrorEvent,
     Event,
@@ -36,6 +44,7 @@ from asteady._engine.api import (
     SlotId,
     Worker,
 )
+from asteady._engine.output.call_formats import schema_of
 from asteady._engine.output.text import TextStream
 from asteady.testing._example import example_of
 
@@ -47,6 +56,25 @@ def _echo(request: GenerateRequest) -> str:
     if request.constraint is not None:
         return example_of(request.constraint)
     return f"You said: {request.conversation()[-1].content}"
+
+
+AnyCall: TypeAlias = tuple[str, Mapping[str, Any]]
+
+
+def _forced_calls(request: GenerateRequest) -> list[AnyCall]:
+    """A valid call, if one is asked for."""
+    if request.tool_choice == DEFAULT_CHOICE:
+        return []
+    functions = [json.loads(tool)["function"] for tool in request.tools]
+    function = next((f for f in functions if f["name"] == request.tool_choice), functions[0])
+    arguments = example_of(Constraint("json", json.dumps(schema_of(function))))
+    return [(function["name"], json.loads(arguments))]
+
+
+def _tool_call(key: Key, place: int, call: AnyCall) -> ToolCall:
+    name, arguments = call
+    text = json.dumps(arguments, ensure_ascii=False)
+    return ToolCall(name=name, arguments_json=text, id=call_id(key, place))
 
 
 def _words(text: str) -> list[str]:
@@ -85,6 +113,9 @@ class FakeEngine:
             text with the form (schema, choices, ...) that the request asks for.
         reasoning: returns the reasoning before that text, or None for none; its words are tokens
             too. Default: none.
+        tool_calls: returns the calls of tools that the answer ends with, as (name, arguments), for
+            a request that has tools; where there are any, the text is "" unless `answer` is given.
+            Default: none, or, with `tool_choice` "required" or a name, a valid call.
         width: how many jobs a worker computes at the same time.
         context: how many words prompt (or messages) and answer may have; a prompt that leaves no
             room raises `PromptTooLongError`.
@@ -95,8 +126,9 @@ class FakeEngine:
 
     def __init__(
         self,
-        answer: Callable[[GenerateRequest], str] = _echo,
+        answer: Callable[[GenerateRequest], str] | None = None,
         *,
+        tool_calls: Callable[[GenerateRequest], Iterable[AnyCall]] | None = None,
         reasoning: Callable[[GenerateRequest], str | None] | None = None,
         width: int = 1,
         context: int = 100_000,
@@ -111,7 +143,9 @@ class FakeEngine:
         self.peak = 0
         """The largest number of jobs that were computed at the same time."""
         self.closed = False
-        self._answer = answer
+        self._answer = answer or _echo
+        self._texts_beside_calls = answer is not None
+        self._tool_calls = tool_calls or _forced_calls
         self._reasoning = reasoning
         self._context = context
         self._lock = threading.Condition()
@@ -262,7 +296,7 @@ class FakeWorker:
             if not self._engine._take_permit(lambda slot=slot: slot in self._interrupted):  # type: ignore[misc]  # binds the loop's value
                 break
             try:
-                shown, kind = job.step(self._engine._answer, self._engine._reasoning)
+                shown, kind = job.step(self._engine)
             except Exception as exc:
                 events.append(ErrorEvent(slot, exc, as_is=True))
                 self._end(slot, cancelled=False)
@@ -270,6 +304,7 @@ class FakeWorker:
             if shown:
                 events.append(ChunkEvent(slot, shown, kind))
             if job.done:
+                events += [CallEvent(slot, call) for call in job.tool_calls]
                 events.append(AnswerEvent(slot, job.answer(self._engine)))
                 self._end(slot, cancelled=False)
         return events
@@ -302,23 +337,27 @@ class _Running:
         self._reasoning: list[str] = []
         self._generated = 0
         self._chunks: list[str] = []
+        self.tool_calls: list[ToolCall] = []
         stop = job.request.stop if isinstance(job.request, GenerateRequest) else ()
         self._text = TextStream(stop)
 
-    def step(
-        self,
-        answer: Callable[[GenerateRequest], str],
-        reasoning: Callable[[GenerateRequest], str | None] | None,
-    ) -> tuple[str, ChunkKind]:
+    def step(self, engine: FakeEngine) -> tuple[str, ChunkKind]:
         """The next word and what it is, "" if it waits or if there is none: then it is done."""
         request = self.job.request
         if isinstance(request, EmbedRequest):
             self.done = True
             return "", "text"
         if self._words is None:
-            if reasoning is not None:
-                self._reasoning = _words(reasoning(request) or "")
-            self._words = _words(answer(request))
+            if engine._reasoning is not None:
+                self._reasoning = _words(engine._reasoning(request) or "")
+            if request.tools:
+                key = request.key(engine.fingerprint)
+                calls = enumerate(engine._tool_calls(request))
+                self.tool_calls = [_tool_call(key, at, call) for at, call in calls]
+            if self.tool_calls and not engine._texts_beside_calls:
+                self._words = []
+            else:
+                self._words = _words(engine._answer(request))
         at = self._generated
         if self._text.stopped or at == min(self._tokens, self.job.limit):
             self.done = True
@@ -351,7 +390,8 @@ class _Running:
         return Completion(
             text="".join(self._chunks),
             chunks=tuple(self._chunks),
-            finish_reason=reason,
+            finish_reason="tool_calls" if self.tool_calls else reason,
+            tool_calls=tuple(self.tool_calls),
             prompt_tokens=len(self.job.words),
             completion_tokens=self._generated,
             reasoning="".join(reasoning) or None,

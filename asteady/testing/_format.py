@@ -20,7 +20,7 @@ import attrs
 
 from asteady._base import errors as _errors
 from asteady._base.errors import AsteadyError
-from asteady._base.messages import Message
+from asteady._base.messages import Message, ToolCall
 from asteady._base.public import public
 from asteady._base.requests import (
     Completion,
@@ -137,6 +137,9 @@ def _block(model_request: ModelRequest, answer: Answer | RecordedError) -> list[
             *_wrapped("reasoning_chunks", [str(len(chunk)) for chunk in answer.reasoning_chunks]),
             f"reasoning_tokens = {answer.reasoning_tokens}",
         ]
+    if answer.tool_calls:
+        calls = [(call.name, call.arguments_json, call.id or "") for call in answer.tool_calls]
+        lines += ["tool_calls = [", *(f"    {_value(call)}," for call in calls), "]"]
     if answer.logprobs is not None:
         lines += ["logprobs = [", *(f"    {_value(_flat(t))}," for t in answer.logprobs), "]"]
     return lines
@@ -248,13 +251,13 @@ def _read(recorded: Recorded, kind: Kind, table: dict[str, Any]) -> None:
             ("messages", _messages),
             ("logit_bias", dict),
             ("chat_template_kwargs", _variables),
+            ("tools", _tools),
         ):
             if name in table:
                 table[name] = convert(table[name])
         isolation = table.pop("isolation", None)
-        tools = tuple(table.pop("tools", ()))
         request = GenerateRequest.of(**table)
-        request = attrs.evolve(request, isolation=isolation, tools=tools)
+        request = attrs.evolve(request, isolation=isolation)
     else:
         request = EmbedRequest.of(**table)
     model_request = ModelRequest(kind, str(model), request)
@@ -275,6 +278,10 @@ def _messages(messages: list[Any]) -> list[dict[str, Any]]:
     ]
 
 
+def _tools(tools: list[str]) -> list[dict[str, Any]]:
+    return [json.loads(tool) for tool in tools]
+
+
 def _variables(variables: list[tuple[str, str]]) -> dict[str, Any]:
     return {name: json.loads(value) for name, value in variables}
 
@@ -288,6 +295,7 @@ def _completion(
     reasoning: str = "",
     reasoning_chunks: Sequence[int] = (),
     logprobs: list[Any] | None = None,
+    tool_calls: Sequence[Sequence[str]] = (),
     **rest: Any,
 ) -> Completion:
     return Completion(
@@ -296,6 +304,10 @@ def _completion(
         reasoning=reasoning or None,
         reasoning_chunks=_cut(reasoning, reasoning_chunks),
         logprobs=None if logprobs is None else tuple(map(_token, logprobs)),
+        tool_calls=tuple(
+            ToolCall(name=name, arguments_json=arguments, id=id or None)
+            for name, arguments, id in tool_calls
+        ),
         seed=request.seed,
         model=model,
         fingerprint="",

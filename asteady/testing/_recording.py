@@ -22,6 +22,7 @@ from asteady._base.settings import Settings
 from asteady._engine.api import (
     Answer,
     AnswerEvent,
+    CallEvent,
     ChunkEvent,
     Engine,
     EngineSource,
@@ -248,6 +249,7 @@ class ReplayWorker:
                 chunks = job.answer.reasoning_chunks
                 events += [ChunkEvent(slot, chunk, "reasoning") for chunk in chunks]
                 events += [ChunkEvent(slot, chunk) for chunk in job.answer.chunks]
+                events += [CallEvent(slot, call) for call in job.answer.tool_calls]
             events.append(AnswerEvent(slot, job.answer))
         self._jobs.clear()
         return events

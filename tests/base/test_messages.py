@@ -64,7 +64,7 @@ def test_arguments_are_json_or_a_mapping_and_keep_their_order() -> None:
     assert one({"role": "assistant", "content": None, "tool_calls": [CALL]}) == Message(
         role="assistant",
         content=None,
-        tool_calls=(ToolCall(id="a", name="add", arguments='{"x":1,"b":2}'),),
+        tool_calls=(ToolCall(id="a", name="add", arguments_json='{"x":1,"b":2}'),),
     )
     mapping = {**CALL, "function": {"name": "add", "arguments": {"x": 1, "b": 2}}}
     assert one({"role": "assistant", "tool_calls": [mapping]}) == one(
@@ -75,7 +75,7 @@ def test_arguments_are_json_or_a_mapping_and_keep_their_order() -> None:
         {"role": "assistant", "tool_calls": [mapping]}, USER
     )
     empty = {"function": {"name": "now", "arguments": ""}}
-    assert one({"role": "assistant", "tool_calls": [empty]}).tool_calls[0].arguments == "{}"
+    assert one({"role": "assistant", "tool_calls": [empty]}).tool_calls[0].arguments_json == "{}"
 
 
 @pytest.mark.parametrize(

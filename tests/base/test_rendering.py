@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from asteady import GenerateRequest, InvalidRequestError, Settings, SettingsError
-from asteady._base.rendering import DEFAULT_DATE, tool_texts
+from asteady._base.rendering import DEFAULT_DATE
 
 
 def key_of(**options: Any) -> str:
@@ -81,9 +81,3 @@ def test_the_variables_of_a_template_have_no_order_but_types() -> None:
 def test_variables_that_are_refused_are_named(variables: Any, match: str) -> None:
     with pytest.raises(InvalidRequestError, match=match):
         key_of(chat_template_kwargs=variables)
-
-
-def test_tools_keep_the_order_of_their_keys() -> None:
-    assert tool_texts([{"type": "function", "function": {"b": 1, "a": 2}}]) == (
-        '{"type":"function","function":{"b":1,"a":2}}',
-    )

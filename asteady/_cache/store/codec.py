@@ -9,6 +9,7 @@ Nothing is pickled.
 
 from __future__ import annotations
 
+import json
 import math
 import struct
 import sys
@@ -20,6 +21,7 @@ from operator import attrgetter
 from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar, get_args
 
 from asteady._base.errors import AsteadyError
+from asteady._base.messages import ToolCall
 from asteady._base.requests import (
     MAX_LOGPROBS,
     Completion,
@@ -134,7 +136,8 @@ class CompletionCodec:
     """Stores the lengths of chunks, so that a stream replays with its original boundaries.
 
     Reasoning is before the text in the column of it, and so are its chunks; how many these are, and
-    of how many tokens, is in front of the lengths. Answers without have no such front, as those
+    of how many tokens, is in front of the lengths. Calls of tools are behind the text, as JSON, and
+    how many characters that has is in front of all. Answers without have no such fronts, as those
     that older versions stored.
     """
 
@@ -157,13 +160,16 @@ class CompletionCodec:
         reasoning = answer.reasoning or ""
         if "".join(answer.reasoning_chunks) != reasoning or answer.reasoning == "":
             raise ValueError("the chunks of a completion's reasoning must join to it")
-        front = b""
+        front, calls = b"", ""
+        if answer.tool_calls:
+            calls = _calls_text(answer.tool_calls)
+            front = _CALLS_FRONT.pack(3, len(calls))
         if answer.reasoning_tokens or reasoning:
-            front = _FRONT.pack(2, len(answer.reasoning_chunks), answer.reasoning_tokens)
+            front += _FRONT.pack(2, len(answer.reasoning_chunks), answer.reasoning_tokens)
         chunks = (*answer.reasoning_chunks, *answer.chunks)
         values = (
             *_PLAIN_VALUES(answer),
-            (reasoning + answer.text).encode(),
+            (reasoning + answer.text + calls).encode(),
             front + _pack_lengths([len(chunk) for chunk in chunks]),
             None if answer.logprobs is None else _pack_logprobs(answer.logprobs),
         )
@@ -177,16 +183,26 @@ class CompletionCodec:
             raise ValueError(f"finish_reason={finish_reason[:80]!r}")
         if not (prompt_tokens >= 0 and 0 <= tokens <= MAX_COMPLETION_TOKENS):
             raise ValueError(f"{prompt_tokens} tokens of prompt and {tokens} of completion")
+        size, chunks = _split_calls_front(chunks)
+        characters = text.decode()
+        if size:
+            _check_calls(characters[-size:], size)
+        if (finish_reason == "tool_calls") != (size > 0):
+            raise ValueError(f"finish_reason={finish_reason!r} with calls of {size} characters")
         reasoning, reasoning_tokens, lengths = _split_front(chunks)
         if reasoning_tokens > tokens or (reasoning and not reasoning_tokens):
             raise ValueError(f"{reasoning_tokens} of {tokens} tokens are reasoning")
-        _check_lengths(lengths, len(text.decode()), tokens, reasoning=reasoning)
+        _check_lengths(lengths, len(characters) - size, tokens, reasoning=reasoning)
         if logprobs is not None:
             _check_logprobs(logprobs, tokens)
 
     def decode(self, values: Sequence[Any], cost_s: float) -> Completion:
         *plain, encoded, packed, logprobs = values
+        size, packed = _split_calls_front(packed)
         both = encoded.decode()
+        calls: tuple[ToolCall, ...] = ()
+        if size:
+            calls, both = _calls_of(both[-size:]), both[:-size]
         count, reasoning_tokens, lengths = _split_front(packed)
         bounds = [0, *accumulate(_unpack_lengths(lengths))]
         chunks = tuple(both[start:end] for start, end in pairwise(bounds))
@@ -197,6 +213,7 @@ class CompletionCodec:
             reasoning=both[: bounds[count]] or None,
             reasoning_chunks=chunks[:count],
             reasoning_tokens=reasoning_tokens,
+            tool_calls=calls,
             logprobs=None if logprobs is None else _unpack_logprobs(logprobs),
             cost_s=cost_s,
             cached=True,
@@ -262,6 +279,47 @@ class EmbeddingCodec:
 
 # Before the lengths of chunks: 2, how many of them are reasoning, and of how many tokens.
 _FRONT = struct.Struct("<BII")
+
+
+# Before that: 3, and how many characters the calls of tools have.
+_CALLS_FRONT = struct.Struct("<BI")
+
+
+def _split_calls_front(packed: bytes) -> tuple[int, bytes]:
+    if packed[:1] != b"\x03":
+        return 0, packed
+    if len(packed) < _CALLS_FRONT.size:
+        raise ValueError("the size of its calls cannot be read")
+    _, size = _CALLS_FRONT.unpack_from(packed)
+    if not size:
+        raise ValueError("its calls are encoded differently")
+    return size, packed[_CALLS_FRONT.size :]
+
+
+def _calls_text(calls: Sequence[ToolCall]) -> str:
+    return json.dumps(
+        [[call.name, call.arguments_json, call.id] for call in calls], ensure_ascii=False
+    )
+
+
+def _calls_of(text: str) -> tuple[ToolCall, ...]:
+    return tuple(
+        ToolCall(name=name, arguments_json=arguments, id=id)
+        for name, arguments, id in json.loads(text)
+    )
+
+
+def _check_calls(text: str, size: int) -> None:
+    try:
+        calls = _calls_of(text)
+        fits = len(text) == size and calls and _calls_text(calls) == text
+        for call in calls:
+            fits = fits and isinstance(call.name, str) and isinstance(call.id, str)
+            fits = fits and isinstance(call.arguments, dict)
+    except (ValueError, TypeError, RecursionError) as exc:
+        raise ValueError("its calls of tools cannot be read") from exc
+    if not fits:
+        raise ValueError("its calls of tools are not as they are written")
 
 
 def _split_front(packed: bytes) -> tuple[int, int, bytes]:

@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from asteady._base.rendering import tool_texts
 from asteady._base.requests import EmbedRequest, GenerateRequest, Key, namespace_path
 from asteady._base.validation import shorten
 
@@ -20,7 +19,6 @@ Request: TypeAlias = GenerateRequest | EmbedRequest
 
 # Stored with the arguments, but none of them: it comes from the namespace.
 _ISOLATION = "isolation"
-_TOOLS = "tools"
 
 # How a request begins the number of dimensions it asks for: JSON escapes it in any text.
 DIMENSIONS_FIELD = '"dimensions":'
@@ -38,7 +36,7 @@ def arguments(request: Request) -> dict[str, Any]:
     changed = {
         name: value
         for name, default in _DEFAULTS[type(request)].items()
-        if name not in (_ISOLATION, _TOOLS) and (value := getattr(request, name)) != default
+        if name != _ISOLATION and (value := getattr(request, name)) != default
     }
     if "messages" in changed:
         changed["messages"] = [message.as_dict() for message in changed["messages"]]
@@ -46,6 +44,8 @@ def arguments(request: Request) -> dict[str, Any]:
         changed |= constraint.arguments()
     if variables := changed.get("chat_template_kwargs"):
         changed["chat_template_kwargs"] = {name: json.loads(text) for name, text in variables}
+    if tools := changed.get("tools"):
+        changed["tools"] = [json.loads(tool) for tool in tools]
     if "logit_bias" in changed:
         changed["logit_bias"] = dict(changed["logit_bias"])
     return changed
@@ -60,8 +60,6 @@ def to_json(request: Request, limit_bytes: int) -> str | None:
     fields = arguments(request)
     if request.isolation is not None:
         fields[_ISOLATION] = request.isolation
-    if isinstance(request, GenerateRequest) and request.tools:
-        fields[_TOOLS] = [json.loads(tool) for tool in request.tools]
     text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
     return text if len(text.encode()) <= limit_bytes else None
 
@@ -79,8 +77,7 @@ def from_json(text: str) -> Request:
             isolation = namespace_path(isolation)
         if "text" in fields:
             return attrs.evolve(EmbedRequest.of(**fields), isolation=isolation)
-        tools = tool_texts(fields.pop(_TOOLS, ()))
-        return attrs.evolve(GenerateRequest.of(**fields), isolation=isolation, tools=tools)
+        return attrs.evolve(GenerateRequest.of(**fields), isolation=isolation)
     except Exception as exc:
         # A hostile file may hold anything: JSON nested too deep, other types, ...
         raise ValueError("the text is not a request") from exc

@@ -6,6 +6,7 @@ Import this module only when an engine starts: it loads llama.cpp.
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import re
 import threading
@@ -15,6 +16,7 @@ import attrs
 import llama_cpp
 
 from asteady._base.activity import Activities
+from asteady._base.constraints import Constraint
 from asteady._base.errors import (
     EngineError,
     InvalidRequestError,
@@ -29,6 +31,7 @@ from asteady._base.requests import (
     characters_of,
 )
 from asteady._base.threads import start_daemon
+from asteady._base.tools import DEFAULT_CHOICE
 from asteady._engine.api import Job, PrefixStatistics, Request, Worker
 from asteady._engine.cores import Cores
 from asteady._engine.llama.context import LoadedModel
@@ -41,6 +44,8 @@ from asteady._engine.llama.vocab import Vocab
 from asteady._engine.llama.weights import Weights
 from asteady._engine.memory import ContextMemory
 from asteady._engine.models.resolve import ModelFile, wrong_kind
+from asteady._engine.output.call_formats import schema_of
+from asteady._engine.output.calls import CallPlan
 from asteady._engine.output.grammar import Grammars
 from asteady._engine.plan import EngineOptions, Setup, WidthReport, room_shape
 from asteady._engine.prefix_cache import PrefixCache
@@ -243,6 +248,9 @@ class LlamaEngine:
                 )
         constraint = request.constraint
         matcher = None if constraint is None else self._grammars.compile(constraint)
+        calls = self._plan_calls(request)
+        if calls is not None and calls.forced:
+            matcher = calls.matcher
         tokens = self._tokenizer.tokenize(request)
         room = self.context_tokens - len(tokens)
         if room < 1:
@@ -258,7 +266,30 @@ class LlamaEngine:
             limit=limit,
             thinking=self._tokenizer.thinking(request, tokens),
             matcher=matcher,
+            calls=calls,
             checked=checked,
+        )
+
+    def _plan_calls(self, request: GenerateRequest) -> CallPlan | None:
+        if not request.tools:
+            return None
+        found = self._tokenizer.call_format
+        tokens = self._tokenizer.control_tokens(found.tags)
+        grammar = found.grammar(request.tools, request.tool_choice, tokens)
+        compile_ = self._grammars.compile
+        try:
+            matcher = compile_(Constraint("lark", grammar), name="tools")
+        except InvalidRequestError:
+            for at, tool in enumerate(request.tools):
+                function = json.loads(tool)["function"]
+                name = f"tools[{at}]['function']['parameters'] of {function['name']}"
+                compile_(Constraint("json", json.dumps(schema_of(function))), name=name)
+            raise
+        return CallPlan(
+            format=found,
+            matcher=matcher,
+            forced=request.tool_choice != DEFAULT_CHOICE,
+            tokens=tokens,
         )
 
     def _longer_context(self) -> str:

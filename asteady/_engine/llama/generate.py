@@ -21,9 +21,18 @@ import numpy as np
 
 from asteady._base.activity import Running
 from asteady._base.errors import EngineError, IncompleteAnswerError, ModelChangedError
-from asteady._base.requests import Completion, FinishReason, GenerateRequest, TokenLogprob, Vector
+from asteady._base.messages import ToolCall
+from asteady._base.requests import (
+    Completion,
+    FinishReason,
+    GenerateRequest,
+    TokenLogprob,
+    Vector,
+    call_id,
+)
 from asteady._engine.api import (
     AnswerEvent,
+    CallEvent,
     ChunkEvent,
     ErrorEvent,
     Event,
@@ -36,6 +45,7 @@ from asteady._engine.llama.lib import check, holding_gil
 from asteady._engine.llama.prompt import Thinking
 from asteady._engine.llama.room import Room, Tokens
 from asteady._engine.llama.vocab import Vocab
+from asteady._engine.output.calls import CallPlan, CallSplitter
 from asteady._engine.output.grammar import Form, MaskThread, most_tokens
 from asteady._engine.output.text import TextStream
 from asteady._engine.output.thinking import ReasoningSplitter
@@ -87,6 +97,7 @@ class GenerateJob:
     thinking: Thinking | None = None
     matcher: Any = None
     """The compiled form of the answer, if it has one."""
+    calls: CallPlan | None = None
     checked: int = 0
     """What `OpenModel.check` returned before."""
     marked_tokens: Tokens = attrs.field(init=False)
@@ -113,7 +124,14 @@ class _Sequence:
         if thinking is not None:
             splitter = ReasoningSplitter(thinking.tags, opened=thinking.opened)
             self.hidden = thinking.hidden
-        self.text = TextStream(job.request.stop, splitter)
+        self.call_tokens: frozenset[int] = frozenset()
+        calls = None
+        if job.calls is not None:
+            calls = CallSplitter(job.calls.format)
+            self.call_tokens = job.calls.start_tokens
+        self.calls = calls
+        self.text = TextStream(job.request.stop, splitter, calls)
+        self.tool_calls: list[ToolCall] = []
         self.form: Form | None = None
         self.ended = False  # its form allows no more
         self.chunks: list[str] = []
@@ -497,13 +515,36 @@ class GenerateWorker:
         text = ""
         if token in sequence.hidden:
             text = stream.add_hidden(sequence.hidden[token])
+        elif stream.calling or token in sequence.call_tokens:
+            text = stream.add(self._vocab.whole_piece(token))
         elif data := self._vocab.piece(token):
             text = stream.add(data)
         if began or stream.in_reasoning:
             sequence.reasoning_tokens = sequence.generated
             if sequence.form is not None:
                 text = ""  # behind the end tag in the same token, where the form has not begun
+        if stream.calling and sequence.form is None:
+            text += self._begin_calls(sequence)
         self._emit(sequence, text, events)
+
+    def _begin_calls(self, sequence: _Sequence) -> str:
+        """From here on the answer has the form of calls, unless that does not allow what is there
+        of it already: then that is text."""
+        plan, calls = sequence.job.calls, sequence.calls
+        assert plan is not None
+        assert calls is not None
+        tokens: list[int] = []
+        rest = calls.written
+        for tag, token in plan.tokens.items():
+            if rest.startswith(tag):
+                tokens, rest = [token], rest.removeprefix(tag)
+        if rest:
+            tokens += self._vocab.tokenize(rest, special=False)
+        form = Form(plan.matcher, self._masks)
+        if not form.begin(tokens):
+            return sequence.text.reject_calls()
+        sequence.form, sequence.ended = form, form.ended
+        return ""
 
     def _emit(self, sequence: _Sequence, text: str, events: list[Event]) -> None:
         """Emit the reasoning, then the text, that the last call of the stream completed."""
@@ -513,6 +554,16 @@ class GenerateWorker:
         if text:
             sequence.chunks.append(text)
             events.append(ChunkEvent(sequence.slot, text))
+        if sequence.calls is not None:
+            for name, arguments in sequence.calls.take():
+                key = sequence.job.request.key(self._model.fingerprint)
+                call = ToolCall(
+                    name=name,
+                    arguments_json=arguments,
+                    id=call_id(key, len(sequence.tool_calls)),
+                )
+                sequence.tool_calls.append(call)
+                events.append(CallEvent(sequence.slot, call))
 
     def _finish_if_done(self, sequence: _Sequence, events: list[Event]) -> None:
         if sequence.token < 0:
@@ -540,7 +591,8 @@ class GenerateWorker:
             reasoning="".join(sequence.reasoning_chunks) or None,
             reasoning_chunks=tuple(sequence.reasoning_chunks),
             reasoning_tokens=sequence.reasoning_tokens,
-            finish_reason=reason,
+            finish_reason="tool_calls" if sequence.tool_calls else reason,
+            tool_calls=tuple(sequence.tool_calls),
             prompt_tokens=len(sequence.job.tokens),
             completion_tokens=sequence.generated,
             logprobs=None if sequence.logprobs is None else tuple(sequence.logprobs),
@@ -561,21 +613,22 @@ class GenerateWorker:
     def _lacks(self, sequence: _Sequence, *, cut: bool) -> bool:
         """Whether the answer does not have its form; a part of a number or of a choice does not."""
         form, constraint = sequence.form, sequence.job.request.constraint
-        if form is None or constraint is None:
+        if form is None:
             return False
         if sequence.text.in_reasoning or not form.complete:
             return True
-        return cut and constraint.kind in ("json", "choices")
+        return cut and constraint is not None and constraint.kind in ("json", "choices")
 
     def _incomplete(self, sequence: _Sequence, *, cut: bool) -> IncompleteAnswerError:
         constraint, limit = sequence.job.request.constraint, sequence.job.limit
-        assert constraint is not None
         what = (
             "the model ended its answer in its reasoning: switch that off, where its template "
             'can, by chat_template_kwargs={"enable_thinking": False}'
         )
         if cut:
-            most = None if sequence.reasoning_tokens else most_tokens(constraint)
+            most = None
+            if constraint is not None and not sequence.reasoning_tokens:
+                most = most_tokens(constraint)
             remedy = "raise max_new_tokens" if most is None else f"{most} are always enough"
             if limit < sequence.job.request.max_new_tokens:
                 remedy = "the context holds no more: shorten the prompt"

@@ -22,6 +22,8 @@ from asteady._base.requests import DeclaredPrefix, GenerateRequest
 from asteady._engine.llama.template import ChatTemplate
 from asteady._engine.llama.vocab import Vocab
 from asteady._engine.models.thinking_tags import ThinkingTags, tags_of
+from asteady._engine.output.call_formats import NEUTRAL, CallFormat, format_of
+from asteady._engine.output.tool_prompt import as_plain_messages, without_system
 
 # More than those of any start tag and the white space after it.
 _TAIL_TOKENS = 32
@@ -58,7 +60,8 @@ class PromptTokenizer:
             ModelCapabilityError: messages, and the model has no usable template.
             InvalidRequestError: the template refuses the messages, or there is no token.
         """
-        if request.prompt is not None and (request.raw or self._source is None):
+        untemplated = request.raw or (self._source is None and not request.tools)
+        if request.prompt is not None and untemplated:
             # Without a template a prompt is plain text to continue; special tokens in it are
             # meant only with raw=True.
             if request.raw:
@@ -72,6 +75,19 @@ class PromptTokenizer:
         if not tokens:
             raise InvalidRequestError("the prompt is not allowed: it has no tokens")
         return tokens
+
+    @functools.cached_property
+    def call_format(self) -> CallFormat:
+        """How the model calls tools: as its template says, or else as the neutral prompt does."""
+        return self._own_format or NEUTRAL
+
+    @functools.cached_property
+    def _own_format(self) -> CallFormat | None:
+        return None if self._source is None else format_of(self._source)
+
+    def control_tokens(self, texts: Sequence[str]) -> dict[str, int]:
+        """Those of these texts that are control tokens, and their ids."""
+        return {text: token for token, text in self._vocab.control_texts_in(texts).items()}
 
     def thinking(self, request: GenerateRequest, tokens: Sequence[int]) -> Thinking | None:
         """How the answer to these tokens may begin with reasoning; None if it cannot.
@@ -131,20 +147,39 @@ class PromptTokenizer:
                     f"messages[{index}]['role']={message.role!r} is not allowed: it has a special "
                     "token"
                 )
-        rendered = self._template.render(
-            [message.for_template() for message in messages],
-            tools=[json.loads(tool) for tool in request.tools] or None,
+        given: list[dict[str, Any]] = [message.for_template() for message in messages]
+        tools = [json.loads(tool) for tool in request.tools]
+        render = functools.partial(
+            self._template.render,
             date=datetime.date.fromisoformat(request.date),
             options={name: json.loads(text) for name, text in request.chat_template_kwargs},
             continued=is_continued(messages),
         )
+        if self._needs_plain_messages(request):
+            plain = as_plain_messages(given, tools)
+            try:
+                rendered = render(plain)
+            except InvalidRequestError:
+                without = without_system(plain)
+                if without == plain:
+                    raise
+                rendered = render(without)
+        else:
+            rendered = render(given, tools=tools or None)
         return self._vocab.tokenize_message(rendered.text, rendered.trusted)
+
+    def _needs_plain_messages(self, request: GenerateRequest) -> bool:
+        """Whether the template does not know what the request has of tools."""
+        if request.tools:
+            return self._own_format is None
+        used = any(message.role == "tool" or message.tool_calls for message in request.messages)
+        return used and "tool" not in (self._source or "")
 
     @functools.cached_property
     def _template(self) -> ChatTemplate:
         if self._source is None:
             raise ModelCapabilityError(
-                "the model has no chat template, which messages need: pass prompt=... instead, "
+                "the model has no chat template, which messages and tools need: pass prompt=..., "
                 "under a prefix with raw=True"
             )
         vocab = self._vocab

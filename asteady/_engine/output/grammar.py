@@ -12,7 +12,7 @@ import queue
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -67,8 +67,8 @@ class Grammars:
         self._lock = threading.Lock()
         self._compiled: OrderedDict[Constraint, Matcher] = OrderedDict()
 
-    def compile(self, constraint: Constraint) -> Matcher:
-        """The matcher that those of answers are copied from.
+    def compile(self, constraint: Constraint, *, name: str | None = None) -> Matcher:
+        """The matcher that those of answers are copied from; errors call the form by its name.
 
         Raises:
             InvalidRequestError: the form is not valid, not supported, or too large, or no text has
@@ -79,7 +79,7 @@ class Grammars:
             if known is not None:
                 self._compiled.move_to_end(constraint)
                 return known
-        matcher = _compiled(self._known_tokens(), constraint)
+        matcher = _compiled(self._known_tokens(), constraint, name or _NAMES[constraint.kind])
         with self._lock:
             self._compiled[constraint] = matcher
             characters = sum(len(other.source) for other in self._compiled)
@@ -105,8 +105,7 @@ class Grammars:
             return self._tokens
 
 
-def _compiled(tokens: Tokens, constraint: Constraint) -> Matcher:
-    name = _NAMES[constraint.kind]
+def _compiled(tokens: Tokens, constraint: Constraint, name: str) -> Matcher:
     if "\0" in constraint.source:
         raise InvalidRequestError(f"{name} is not allowed: it has the character U+0000")
     language, source = _grammar(constraint)
@@ -201,6 +200,15 @@ class Form:
         if also >= 0:
             refused[also] = 0
         np.copyto(logits, -np.inf, where=refused.view(np.bool_))
+
+    def begin(self, tokens: Iterable[int]) -> bool:
+        """Begin with tokens that are there already; whether the form allows them."""
+        return all(self._matcher.accept(token) for token in tokens)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the form allows no more."""
+        return self._matcher.stopped
 
     def accept(self, token: int) -> bool:
         """The answer goes on with this token; whether it ends, as the form allows no more.

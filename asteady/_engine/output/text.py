@@ -6,6 +6,7 @@ import codecs
 from array import array
 from collections.abc import Sequence
 
+from asteady._engine.output.calls import CallSplitter
 from asteady._engine.output.thinking import ReasoningSplitter, hidden
 
 
@@ -49,13 +50,20 @@ class TextStream:
 
     With a `splitter` what it finds to be reasoning is not text: `take_reasoning` gives what the
     calls so far completed of it, which comes before their text. No stop string is found in it.
+    Neither is what `calls` finds to be calls of tools, which comes after all text.
     """
 
-    def __init__(self, stops: Sequence[str], splitter: ReasoningSplitter | None = None) -> None:
+    def __init__(
+        self,
+        stops: Sequence[str],
+        splitter: ReasoningSplitter | None = None,
+        calls: CallSplitter | None = None,
+    ) -> None:
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._matchers = [_StopMatcher(stop) for stop in stops]
         self._waiting = ""
         self._splitter = splitter
+        self._calls = calls
         self._reasoning = ""
         self.stopped = False
 
@@ -63,6 +71,15 @@ class TextStream:
     def in_reasoning(self) -> bool:
         """Whether what comes next belongs to the reasoning."""
         return self._splitter is not None and self._splitter.reasoning
+
+    @property
+    def calling(self) -> bool:
+        """Whether what comes next belongs to calls of tools."""
+        return self._calls is not None and self._calls.calling
+
+    def reject_calls(self) -> str:
+        """The text that was taken for a call, and is none."""
+        return "" if self._calls is None else self._scan(self._calls.reject())
 
     def add(self, data: bytes) -> str:
         """The text that these bytes complete; may be ""."""
@@ -91,13 +108,19 @@ class TextStream:
 
     def _split(self, text: str, *, last: bool = False) -> str:
         if self._splitter is None:
-            return text
+            return self._without_calls(text, last=last)
         reasoning, shown = self._splitter.add(text)
         if last:
             more, rest = self._splitter.end()
             reasoning, shown = reasoning + more, shown + rest
         self._reasoning += reasoning
-        return shown
+        return self._without_calls(shown, last=last)
+
+    def _without_calls(self, text: str, *, last: bool) -> str:
+        if self._calls is None:
+            return text
+        shown = self._calls.add(text)
+        return shown + self._calls.end() if last else shown
 
     def _scan(self, text: str) -> str:
         if self.stopped or not self._matchers:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import attrs
 import gguf
 import pytest
 
 from asteady._base.errors import InvalidRequestError, ModelCapabilityError, PromptTooLongError
-from asteady._base.rendering import tool_texts
 from asteady._base.requests import GenerateRequest
 from asteady._engine.llama.engine import LlamaEngine
 from asteady._engine.llama.generate import GenerateJob
@@ -217,11 +215,11 @@ def test_a_bias_on_a_token_that_the_model_lacks_is_refused(gpt2: LlamaEngine) ->
 
 
 def test_the_template_is_given_the_tools_of_the_request(tmp_path: Path) -> None:
-    source = "{% for tool in tools or [] %}{{ tool.function.name }};{% endfor %}"
+    source = "{# [TOOL_CALLS] #}{% for tool in tools or [] %}{{ tool.function.name }};{% endfor %}"
     write_llama(tmp_path / "tools.gguf", template=source + "{{ messages[0].content }}")
-    tools = tool_texts([{"type": "function", "function": {"name": name}} for name in ("a", "b")])
+    tools = [{"type": "function", "function": {"name": name}} for name in ("a", "b")]
     engine = load(tmp_path, "tools.gguf")
-    job = engine.prepare(attrs.evolve(GenerateRequest.of("hi"), tools=tools))
+    job = engine.prepare(GenerateRequest.of("hi", tools=tools))
     assert isinstance(job, GenerateJob)
     assert written(engine, list(job.tokens)).endswith("a;b;hi")
     engine.close()
