@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from asteady._base.constraints import MAX_CONSTRAINT_CHARACTERS
 from asteady._base.errors import InvalidRequestError
 from asteady._base.functions import definition_of
 from asteady._base.messages import canonical_json
@@ -19,6 +18,8 @@ AnyTool: TypeAlias = Mapping[str, Any] | Callable[..., Any]
 DEFAULT_CHOICE = "auto"
 CHOICES = ("auto", "required", "none")
 MAX_TOOLS = 256
+# Of all definitions: their grammar is compiled in a thread that other requests need too.
+MAX_CHARACTERS = 2**18
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
 
@@ -44,9 +45,9 @@ def tools_of(value: object) -> tuple[str, ...]:
         if name in found:
             raise InvalidRequestError(f"{where}: two tools have the name {name!r}; rename one")
         found[name] = canonical_json(where, definition)
-    if sum(map(len, found.values())) > MAX_CONSTRAINT_CHARACTERS:
+    if sum(map(len, found.values())) > MAX_CHARACTERS:
         raise InvalidRequestError(
-            f"the definitions of the tools have more than {MAX_CONSTRAINT_CHARACTERS:,} characters"
+            f"the definitions of the tools have more than {MAX_CHARACTERS:,} characters"
         )
     return tuple(found.values())
 

@@ -275,16 +275,20 @@ class LlamaEngine:
             return None
         found = self._tokenizer.call_format
         tokens = self._tokenizer.control_tokens(found.tags)
-        grammar = found.grammar(request.tools, request.tool_choice, tokens)
         compile_ = self._grammars.compile
         try:
-            matcher = compile_(Constraint("lark", grammar), name="tools")
-        except InvalidRequestError:
+            grammar = found.grammar(request.tools, request.tool_choice, tokens)
+            matcher = compile_(Constraint("lark", grammar))
+        except InvalidRequestError as exc:
             for at, tool in enumerate(request.tools):
                 function = json.loads(tool)["function"]
-                name = f"tools[{at}]['function']['parameters'] of {function['name']}"
-                compile_(Constraint("json", json.dumps(schema_of(function))), name=name)
-            raise
+                try:
+                    compile_(Constraint("json", json.dumps(schema_of(function))))
+                except InvalidRequestError as its:
+                    raise InvalidRequestError(
+                        f"tools[{at}]: the parameters of {function['name']}: {its}"
+                    ) from None
+            raise InvalidRequestError(f"tools are not allowed together: {exc}") from None
         return CallPlan(
             format=found,
             matcher=matcher,

@@ -9,11 +9,10 @@ from typing import Any
 
 import attrs
 
+from asteady._engine.output.schemas import grammar_of
+
 # Of one answer: a model that repeats itself would call until its tokens are used up.
 MAX_CALLS = 16
-_SPACING = {
-    "x-guidance": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-}
 
 
 @attrs.frozen
@@ -63,7 +62,7 @@ class CallFormat:
             else:
                 name = json.dumps(function["name"])
                 lines.append(f"c{at}: {name} {tag(self.separator)} a{at}")
-            lines.append(f"a{at}: %json {json.dumps(schema_of(function), ensure_ascii=False)}")
+            lines.append(f"a{at}: %json {grammar_of(json.dumps(schema_of(function)))}")
         return "\n".join([*lines, "SPACE: /[ \\n]/", ""])
 
 
@@ -72,7 +71,7 @@ def schema_of(function: Mapping[str, Any]) -> dict[str, Any]:
     definition says so."""
     parameters = function["parameters"]
     closed = {} if "patternProperties" in parameters else {"additionalProperties": False}
-    return {**closed, **parameters, **_SPACING}
+    return {**closed, **parameters}
 
 
 HERMES = CallFormat(

@@ -67,8 +67,8 @@ class Grammars:
         self._lock = threading.Lock()
         self._compiled: OrderedDict[Constraint, Matcher] = OrderedDict()
 
-    def compile(self, constraint: Constraint, *, name: str | None = None) -> Matcher:
-        """The matcher that those of answers are copied from; errors call the form by its name.
+    def compile(self, constraint: Constraint) -> Matcher:
+        """The matcher that those of answers are copied from.
 
         Raises:
             InvalidRequestError: the form is not valid, not supported, or too large, or no text has
@@ -79,7 +79,7 @@ class Grammars:
             if known is not None:
                 self._compiled.move_to_end(constraint)
                 return known
-        matcher = _compiled(self._known_tokens(), constraint, name or _NAMES[constraint.kind])
+        matcher = _compiled(self._known_tokens(), constraint)
         with self._lock:
             self._compiled[constraint] = matcher
             characters = sum(len(other.source) for other in self._compiled)
@@ -105,7 +105,8 @@ class Grammars:
             return self._tokens
 
 
-def _compiled(tokens: Tokens, constraint: Constraint, name: str) -> Matcher:
+def _compiled(tokens: Tokens, constraint: Constraint) -> Matcher:
+    name = _NAMES[constraint.kind]
     if "\0" in constraint.source:
         raise InvalidRequestError(f"{name} is not allowed: it has the character U+0000")
     language, source = _grammar(constraint)
