@@ -159,6 +159,8 @@ _HINTS = {
     "template_kwargs template_options chat_template_options": (
         "it is called 'chat_template_kwargs' here"
     ),
+    "functions function_call": "give tools=[...] and tool_choice",
+    "parallel_tool_calls": "the name of a tool as tool_choice makes one call",
     "enable_thinking": 'give chat_template_kwargs={"enable_thinking": ...}',
     "reasoning_effort": 'give chat_template_kwargs={"reasoning_effort": ...}',
     "stream": "use session.stream(...)",

@@ -210,7 +210,10 @@ def get(options: argparse.Namespace) -> int:
     if isinstance(found, Completion):
         if found.reasoning is not None:
             print(f"asteady: its reasoning: {found.reasoning}", file=sys.stderr)
-        print(found.text)
+        if found.text or not found.tool_calls:
+            print(found.text)
+        for call in found.tool_calls:
+            print(f"{call.name}({call.arguments_json})")
     else:
         print(" ".join(format(float(x), ".9g") for x in found.vector))
     return 0

@@ -256,8 +256,9 @@ def _trace(call: Observed, before: int | None = None, after: int | None = None) 
     if isinstance(request, GenerateRequest) and request.prompt is None:
         prompt = "\n".join(map(str, request.messages))
     if isinstance(answer, Completion):
-        # An answer may have ended in its reasoning.
-        preview = shorten(answer.text or answer.reasoning or "", _PREVIEW_CHARACTERS)
+        # An answer may have ended in its reasoning, or have calls of tools only.
+        calls = " ".join(f"{call.name}({call.arguments_json})" for call in answer.tool_calls)
+        preview = shorten(answer.text or calls or answer.reasoning or "", _PREVIEW_CHARACTERS)
     else:
         preview = "" if answer is None else f"vector of {len(answer.vector)}"
     return CallTrace(

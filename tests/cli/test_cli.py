@@ -359,3 +359,16 @@ def test_the_probe_is_shown_as_a_table_and_remembered() -> None:
     refused = run("models", "probe", "no.gguf")
     assert refused.returncode == 1
     assert "no.gguf" in refused.stderr
+
+
+def test_calls_of_tools_are_lines_of_json(tmp_path: Path) -> None:
+    tool = {"name": "go", "parameters": {"properties": {"x": {"enum": [1]}}, "required": ["x"]}}
+    file = tmp_path / "tools.json"
+    file.write_text(json.dumps([tool]))
+    arguments = ("hi", "--tools", str(file), "--tool-choice", "go", "--quiet")
+    answer = json.loads(run("generate", *arguments).stdout)
+    assert (answer["name"], answer["arguments"], len(answer["id"])) == ("go", {"x": 1}, 9)
+    whole = json.loads(run("generate", *arguments, "--json").stdout)
+    assert whole["tool_calls"] == [
+        {"name": "go", "arguments_json": '{"x": 1}', "id": answer["id"]},
+    ]

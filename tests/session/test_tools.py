@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -116,6 +118,23 @@ def test_types_of_parameters() -> None:
     assert function["parameters"]["required"] == ["order"]
     call = ToolCall(name="nested", arguments_json='{"order": {"thing": "tea", "count": 2}}')
     assert call.arguments_for(nested) == {"order": Order(thing="tea", count=2)}
+
+
+def test_without_pydantic_functions_with_simple_types_are_the_same_tools(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "pydantic", None)
+    assert tool_of(weather) == DEFINITION
+    call = ToolCall(name="weather", arguments_json='{"city": "Rome"}')
+    assert call.arguments_for(weather) == {"city": "Rome"}
+    with pytest.raises(InvalidRequestError, match="missing a required argument: 'city'"):
+        ToolCall(name="weather", arguments_json="{}").arguments_for(weather)
+
+    def later(day: datetime.date) -> None:
+        pass
+
+    with pytest.raises(asteady.SettingsError, match=r"asteady\[pydantic\]"):
+        tool_of(later)
 
 
 def test_a_model_of_pydantic() -> None:
