@@ -208,6 +208,8 @@ async def test_calls_are_stored_replayed_and_put_into_the_next_turn(tmp_path: Pa
             assert await session.generate(**ASKED) == ""
     assert events[0] == events[1] == list(answer.tool_calls)
 
+    assert asteady.Completion.from_dict(answer.as_dict()) == answer
+
     first, second = answer.tool_calls
     told = [answer.message(), first.message("20 degrees"), second.message({"ok": True})]
     assert told[0]["content"] is None
@@ -399,3 +401,4 @@ async def test_a_small_model_makes_valid_calls() -> None:
         told = [*messages, first.message(), first.tool_calls[0].message("sunny")]
         second = await session.complete(messages=told, tools=[weather], max_new_tokens=30)
         assert second.prompt_tokens > first.prompt_tokens
+        assert await session.count_tokens(messages=told, tools=[weather]) == second.prompt_tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from pathlib import Path
@@ -14,7 +15,7 @@ import asteady
 from asteady import Completion, IncompleteAnswerError, Session, ToolCall
 from asteady._engine.output.call_formats import format_of
 from asteady._engine.output.calls import CallSplitter
-from tests.gguf_files import CHAT_TEMPLATE, write_bigram
+from tests.gguf_files import CHAT_TEMPLATE, write_bigram, write_llama
 
 pytestmark = pytest.mark.anyio
 
@@ -156,6 +157,49 @@ async def test_without_tools_a_call_is_text(tmp_path: Path) -> None:
     answer, _ = await answers(tmp_path, HERMES, HERMES_CALL, tool_choice="none")
     assert answer.tool_calls == ()
     assert answer.text == "".join(HERMES_CALL)
+
+
+async def test_a_thinking_model_thinks_before_its_call(tmp_path: Path) -> None:
+    thinks = HERMES + "{# <think> </think> #}"
+    # What is reasoning has no calls.
+    chain = ["<think>", "I may <tool_call>{} ", "</think>", "Well. ", *HERMES_CALL]
+    answer, events = await answers(tmp_path, thinks, chain)
+    assert (answer.reasoning, answer.text) == ("I may <tool_call>{}", "Well.")
+    assert called(answer) == [ADDED]
+    assert [type(event) for event in events] == [
+        asteady.ReasoningChunk,
+        asteady.TextChunk,
+        ToolCall,
+    ]
+    del chain[3]
+    answer, _ = await answers(tmp_path, thinks, chain, tool_choice="required")
+    assert (answer.reasoning, answer.text) == ("I may <tool_call>{}", "")
+    assert called(answer) == [ADDED]
+
+
+async def test_calls_beside_other_answers_have_the_bits_of_those_alone(tmp_path: Path) -> None:
+    write_llama(tmp_path / "m.gguf", context=2048)
+    prompts: list[Any] = [
+        {"prompt": "a", "tools": [add, now], "tool_choice": "required"},
+        {"prompt": "b"},
+        {"prompt": "c", "tools": [add, now]},
+        {"prompt": "d", "tools": [now, add], "tool_choice": "add", "temperature": 1.0},
+        {"prompt": "e", "regex": "[a-z]{9}"},
+    ]
+    model: Any = {"generation_model": str(tmp_path / "m.gguf"), "disable_cache": True}
+
+    async def one(session: Session, options: Any) -> Any:
+        try:
+            answer = await session.complete(**options, max_new_tokens=120, logprobs=2)
+        except IncompleteAnswerError as exc:
+            return str(exc), exc.text
+        return answer.text, answer.tool_calls, answer.logprobs
+
+    async with Session(**model, batch_width=1) as session:
+        alone = [await one(session, options) for options in prompts]
+    async with Session(**model, batch_width=5, workers=1) as session:
+        together = await asyncio.gather(*(one(session, options) for options in prompts))
+    assert together == alone
 
 
 async def test_a_stop_string_ends_the_text_but_no_call(tmp_path: Path) -> None:
