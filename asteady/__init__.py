@@ -57,6 +57,7 @@ if TYPE_CHECKING:
         Vector as Vector,
     )
     from asteady._base.settings import CachePolicy as CachePolicy, Settings as Settings
+    from asteady._base.tools import AnyTool as AnyTool
     from asteady._cache.cache import Cache as Cache
     from asteady._cache.manager import CacheManager as CacheManager
     from asteady._cache.store.api import (
@@ -143,6 +144,7 @@ else:
                 " ReasoningChunk StreamEvent TextChunk TokenLogprob TypedCompletion Vector"
             ),
             "asteady._base.settings": "CachePolicy Settings",
+            "asteady._base.tools": "AnyTool",
             "asteady._cache.cache": "Cache",
             "asteady._cache.manager": "CacheManager",
             "asteady._cache.store.api": "Entry Exported Holding Merged NamespaceSize Order",

@@ -72,18 +72,19 @@ def _type_form(kind: Any) -> Form[Any]:
     pydantic = needs("pydantic", extra="pydantic")
     try:
         adapter = pydantic.TypeAdapter(_for_pydantic(kind))
-        schema = adapter.json_schema(schema_generator=_schema_generator())
+        schema = adapter.json_schema(schema_generator=schema_generator())
     except (pydantic.PydanticUserError, pydantic.PydanticUndefinedAnnotation) as exc:
         reason = str(exc).splitlines()[0]
         raise InvalidRequestError(
             f"schema={kind!r} is not allowed: pydantic makes no JSON schema of it: {reason}"
         ) from exc
-    text = json.dumps(_closed(schema), ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(closed(schema), ensure_ascii=False, separators=(",", ":"))
     return Form({"schema": text}, adapter.validate_json)
 
 
 @functools.cache
-def _schema_generator() -> Any:
+def schema_generator() -> Any:
+    """Pydantic's class that makes JSON schemas, with those that an answer can be held to."""
     from pydantic.json_schema import GenerateJsonSchema
 
     class Generator(GenerateJsonSchema):
@@ -142,14 +143,14 @@ def _attrs_type(kind: type, within: tuple[type, ...]) -> Any:
     return Annotated[record, pydantic.AfterValidator(made)]
 
 
-def _closed(schema: Any) -> Any:
+def closed(schema: Any) -> Any:
     """The schema of a type, without properties that the type does not have, and without what a
     grammar cannot follow and the type sees to."""
     if isinstance(schema, list):
-        return [_closed(item) for item in schema]
+        return [closed(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    found = {name: _closed(value) for name, value in schema.items()}
+    found = {name: closed(value) for name, value in schema.items()}
     if found.get("type") == "object" and isinstance(found.get("properties"), dict):
         found.setdefault("additionalProperties", False)
     if found.get("type") == "array":

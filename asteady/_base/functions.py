@@ -14,6 +14,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from asteady._base.errors import InvalidRequestError
+from asteady._base.forms import closed, schema_generator
 from asteady._base.validation import needs
 
 _SIMPLE = {
@@ -50,7 +51,7 @@ def definition_of(where: str, tool: Any) -> dict[str, Any]:
             f"{where}={tool!r} is not allowed: it has no __name__; give a function"
         )
     if is_model(tool):
-        schema = tool.model_json_schema()
+        schema = closed(tool.model_json_schema(schema_generator=schema_generator()))
         description = schema.pop("description", None)
     else:
         description, described = _documentation(tool)
@@ -121,7 +122,8 @@ def _schema_of(where: str, tool: Any) -> dict[str, Any]:
         simple = _simple_schema(hint)
         if simple is None:
             needs("pydantic", extra="pydantic")
-            schema: dict[str, Any] = _model_of(where, tool).model_json_schema(by_alias=True)
+            model = _model_of(where, tool)
+            schema = closed(model.model_json_schema(schema_generator=schema_generator()))
             for described in schema.get("properties", {}).values():
                 described.pop("title", None)
             return {"properties": {}, **schema}

@@ -116,6 +116,7 @@ def test_types_of_parameters() -> None:
     function = tool_of(nested)["function"]
     assert function["parameters"]["properties"]["order"] == {"$ref": "#/$defs/Order"}
     assert function["parameters"]["required"] == ["order"]
+    assert function["parameters"]["$defs"]["Order"]["additionalProperties"] is False
     call = ToolCall(name="nested", arguments_json='{"order": {"thing": "tea", "count": 2}}')
     assert call.arguments_for(nested) == {"order": Order(thing="tea", count=2)}
 
