@@ -51,7 +51,7 @@ def definition_of(where: str, tool: Any) -> dict[str, Any]:
             f"{where}={tool!r} is not allowed: it has no __name__; give a function"
         )
     if is_model(tool):
-        schema = closed(tool.model_json_schema(schema_generator=schema_generator()))
+        schema = _schema_of_model(where, tool)
         description = schema.pop("description", None)
     else:
         description, described = _documentation(tool)
@@ -122,8 +122,7 @@ def _schema_of(where: str, tool: Any) -> dict[str, Any]:
         simple = _simple_schema(hint)
         if simple is None:
             needs("pydantic", extra="pydantic")
-            model = _model_of(where, tool)
-            schema = closed(model.model_json_schema(schema_generator=schema_generator()))
+            schema = _schema_of_model(where, _model_of(where, tool))
             for described in schema.get("properties", {}).values():
                 described.pop("title", None)
             return {"properties": {}, **schema}
@@ -138,6 +137,20 @@ def _schema_of(where: str, tool: Any) -> dict[str, Any]:
         "properties": properties,
         **({"required": required} if required else {}),
     }
+
+
+def _schema_of_model(where: str, model: Any) -> dict[str, Any]:
+    import pydantic
+
+    try:
+        schema: dict[str, Any] = model.model_json_schema(schema_generator=schema_generator())
+    except (pydantic.PydanticUserError, pydantic.PydanticUndefinedAnnotation) as exc:
+        reason = str(exc).splitlines()[0]
+        raise InvalidRequestError(
+            f"{where}: pydantic makes no JSON schema of {model.__name__}: {reason}"
+        ) from exc
+    found: dict[str, Any] = closed(schema)
+    return found
 
 
 def _simple_schema(hint: Any) -> dict[str, Any] | None:

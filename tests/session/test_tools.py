@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -156,9 +157,14 @@ def many(*x: int) -> None:
     pass
 
 
+def back(call: Callable[[], None]) -> None:
+    pass
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
+        ({"tools": [back]}, r"tools\[0\]: pydantic makes no JSON schema of back"),
         ({"tools": "weather"}, "tools='weather'"),
         ({"tools": [1]}, r"tools\[0\]=1"),
         ({"tools": [untyped]}, r"tools\[0\].*'x' of untyped has no type hint"),
