@@ -297,6 +297,18 @@ class LoadsTokenizers(Protocol):
 
 
 @runtime_checkable
+class ChecksReferences(Protocol):
+    """A source that knows whether a reference can name a model at all."""
+
+    def check_reference(self, reference: str) -> None:
+        """Looks for a file, and reads none.
+
+        Raises:
+            ModelNotFoundError: it is no known name, and there is no such file.
+        """
+
+
+@runtime_checkable
 class Reports(Protocol):
     """A source that says what it is busy with, and its engines too."""
 

@@ -34,7 +34,13 @@ from asteady._engine.build import digest_of, libraries, processor
 from asteady._engine.cores import Cores
 from asteady._engine.memory import ContextMemory
 from asteady._engine.models.hub import resolve_hub
-from asteady._engine.models.resolve import FoundModel, ModelFile, find_model, resolve_model
+from asteady._engine.models.resolve import (
+    FoundModel,
+    ModelFile,
+    check_reference,
+    find_model,
+    resolve_model,
+)
 from asteady._engine.plan import NEVER_EQUAL, EngineOptions, Setup, WidthReport, repacks
 
 if TYPE_CHECKING:
@@ -119,6 +125,9 @@ class LlamaSource:
             return model.header.dimensions
 
         return self._identified("embedding", reference, dimensions_of)
+
+    def check_reference(self, reference: str) -> None:
+        check_reference(reference)
 
     def fetch(self, reference: str, stopped: Callable[[], bool]) -> None:
         if reference.startswith("hf:"):

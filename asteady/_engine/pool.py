@@ -327,6 +327,11 @@ class Pool:
             self._abandon(run)
             raise
 
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether the engine knows its tokens, so that `tokens` can be called."""
+        return isinstance(self._engine, Tokenizer)
+
     def tokens(self, request: Request, make: OfTokens[T]) -> asyncio.Future[T]:
         """What `make` makes of the tokens of the request's prompt or text. Needs no worker.
 

@@ -18,6 +18,7 @@ from asteady._base.requests import DeclaredPrefix, Kind
 from asteady._base.settings import Settings
 from asteady._base.tasks import run_in_daemon
 from asteady._engine.api import (
+    ChecksReferences,
     EngineSource,
     Fetching,
     KnowsDimensions,
@@ -170,6 +171,8 @@ class Models:
             await self._fetch(key[1])
             loaded = await run_in_daemon("asteady-load", self._load, *key)
             self._identified(key, loaded.fingerprint)
+            if key in self._counters and loaded.counts_tokens:
+                self._drop_counter(key)
             self._idle.rest(key)
             return loaded
 
@@ -230,25 +233,32 @@ class Models:
     async def tokens(self, kind: Kind, reference: str, request: Request, make: OfTokens[T]) -> T:
         """What `make` makes of the tokens of a request's prompt or text.
 
-        If the model is not loaded, its vocabulary is, and is kept until the model is unloaded.
+        If the model is not loaded, its vocabulary is, and is kept until the model is loaded or
+        unloaded, or unused for as long as a model may be.
 
         Raises what `fingerprint` and `Pool.tokens` raise.
         """
         key = (kind, reference)
         while True:
-            counter = self._pools.get(key) or self._counters.get(key) or await self._counter(key)
+            counter = await self._counter(key)
             try:
                 with self._use(key, counter):
                     return await counter.tokens(request, make)
             except SessionClosedError:
                 if counter in (self._pools.get(key), self._counters.get(key)):
                     raise
-                # It was unloaded meanwhile.
+                # It was unloaded meanwhile, or the model was loaded.
 
     async def _counter(self, key: tuple[Kind, str]) -> TokenCounter | Pool:
         source = self._source
         if not isinstance(source, LoadsTokenizers):
             return await self.pool(*key)
+        pool = self._pools.get(key)
+        if pool is not None and pool.counts_tokens:
+            return pool
+        known = self._counters.get(key)
+        if known is not None:
+            return known
 
         async def load(flight: Flight[TokenCounter]) -> TokenCounter:
             await self._fetch(key[1])
@@ -269,6 +279,10 @@ class Models:
         tokenizer.close()
         raise SessionClosedError("the session was closed while a vocabulary was loaded")
 
+    def _drop_counter(self, key: tuple[Kind, str]) -> asyncio.Future[None]:
+        """Free a vocabulary; whoever waits for it gets another one."""
+        return self._counters.pop(key).close()
+
     @contextmanager
     def _use(self, key: tuple[Kind, str], used: Pool | TokenCounter) -> Iterator[None]:
         """Within the block it is not unloaded."""
@@ -286,7 +300,11 @@ class Models:
     async def unload(self, references: Collection[str] | None) -> None:
         """Free these models, or all, when what they compute now is done.
 
-        What is asked for meanwhile loads them again. A model that is not loaded is none.
+        What is asked for meanwhile loads them again. A model that is not loaded, or not yet, is
+        left alone.
+
+        Raises:
+            ModelNotFoundError: these can be no models.
         """
 
         def meant(key: tuple[Kind, str]) -> bool:
@@ -294,8 +312,14 @@ class Models:
 
         # All of it begins here and now, so that a caller who leaves stops none of it.
         unloading = [self._begin_unload(key) for key in [*self._pools] if meant(key)]
-        closing = [self._counters.pop(key).close() for key in [*self._counters] if meant(key)]
+        closing = [self._drop_counter(key) for key in [*self._counters] if meant(key)]
         await asyncio.gather(*(flight.wait() for flight in unloading), *closing)
+        source = self._source
+        if references is None or unloading or closing or any(map(meant, self._fingerprints)):
+            return
+        if isinstance(source, ChecksReferences):
+            for reference in references:
+                await run_in_daemon("asteady-identify", source.check_reference, reference)
 
     def _begin_unload(self, key: tuple[Kind, str]) -> Flight[bool]:
         with self._lock:
@@ -328,9 +352,8 @@ class Models:
             self._switched(kind, before, fingerprint)
 
     def _unload(self, key: tuple[Kind, str]) -> None:
-        counter = self._counters.pop(key, None)
-        if counter is not None:
-            counter.close()
+        if key in self._counters:
+            self._drop_counter(key)
         pool = self._pools.get(key)
         if pool is None:
             return

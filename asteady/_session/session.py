@@ -266,8 +266,13 @@ class Session(Calls):
         """Free the weights of a model now; without `model`, of all models that are loaded.
 
         What is being computed is finished first, and what is asked for meanwhile or later loads
-        the model again. A model that is not loaded is left alone. Cancelling stops waiting; the
-        model is freed all the same. See also the setting `idle_unload_s`.
+        the model again. A model that is not loaded, or not yet, is left alone: wait for `load` to
+        free one that is being loaded. The model is gone from ``statistics().pools``. Cancelling
+        stops waiting; the model is freed all the same. See also the setting `idle_unload_s`.
+
+        Raises:
+            ModelNotFoundError: `model` is no known name, no file, and nothing that was loaded.
+            SessionError: the session is not open, or was closed meanwhile.
         """
         self.check_open()
         if model is None:

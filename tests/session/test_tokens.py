@@ -145,6 +145,14 @@ async def test_the_vocabulary_is_freed_when_it_is_idle(freed: threading.Event) -
         assert await session.count_tokens("hi") == count
 
 
+async def test_the_vocabulary_is_freed_when_the_model_is_loaded(freed: threading.Event) -> None:
+    async with Session() as session:
+        count = await session.count_tokens("hi")
+        answer = await session.complete("hi", max_new_tokens=1)
+        assert await asyncio.to_thread(freed.wait, 60)
+        assert await session.count_tokens("hi") == count == answer.prompt_tokens
+
+
 async def test_the_vocabulary_is_freed_though_who_unloads_it_leaves(freed: threading.Event) -> None:
     async with Session() as session:
         await session.count_tokens("hi")

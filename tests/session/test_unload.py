@@ -118,6 +118,21 @@ async def test_wrong_arguments(tmp_path: Path) -> None:
             await session.load("generation", model=tmp_path / "none.gguf")
         with pytest.raises(InvalidRequestError, match="model=''"):
             await session.unload("")
+        with pytest.raises(ModelNotFoundError, match=r"no model file .*/smollm; known references"):
+            await session.unload("smollm")
+        with pytest.raises(ModelNotFoundError, match="hf:owner"):
+            await session.unload("hf:nothing")
+        await session.unload("hf:owner/repo:Q8_0")  # which is not downloaded to be unloaded
+
+
+async def test_a_model_whose_file_is_gone_may_be_unloaded_again(tmp_path: Path) -> None:
+    path = write_llama(tmp_path / "model.gguf")
+    async with Session() as session:
+        await session.load("generation", model=path)
+        path.unlink()
+        await session.unload(path)
+        await session.unload(path)
+        assert not session.statistics().pools
 
 
 def test_without_await() -> None:

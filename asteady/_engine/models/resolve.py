@@ -22,7 +22,7 @@ from asteady._base.files import Identity, absolute_path, recall, remember, settl
 from asteady._base.requests import Kind
 from asteady._engine.models.catalogue import BUNDLED
 from asteady._engine.models.gguf import GgufHeader, read_header
-from asteady._engine.models.hub import discard, part_names, resolve_hub
+from asteady._engine.models.hub import discard, parse_reference, part_names, resolve_hub
 
 BUILTIN_FOLDER = Path(__file__).parents[2] / "models"
 BUILTIN: dict[Kind, str] = {"generation": "generate.gguf", "embedding": "embed.gguf"}
@@ -87,6 +87,20 @@ class _Located:
     sha256: tuple[str | None, ...]
     remedy: str = ""
     discard: Callable[[Path], object] | None = None
+
+
+def check_reference(reference: str) -> None:
+    """Refuse a reference that is no known name, and the path of no file. Reads no file.
+
+    Raises:
+        ModelNotFoundError: it is one.
+    """
+    if reference in ("builtin", "minilm") or reference in BUNDLED:
+        return
+    if reference.startswith("hf:"):
+        parse_reference(reference)
+    elif not (path := _absolute(reference)).is_file():
+        raise ModelNotFoundError(f"there is no model file {path}; {_KNOWN}")
 
 
 def resolve_model(
@@ -213,15 +227,19 @@ def _locate(reference: str, kind: Kind, cache_dir: Path, builtin_folder: Path) -
             remedy=f"it was removed; download it again: asteady models pull {reference}",
             discard=discard,
         )
-    try:
-        path = absolute_path(reference)
-    except ValueError as exc:
-        raise ModelNotFoundError(f"there is no model file {reference!r}: {exc}; {_KNOWN}") from None
+    path = _absolute(reference)
     names = part_names(path.name)
     if path.name != names[0]:
         raise ModelFormatError(f"{path} is one part of a model: name the first one, {names[0]}")
     parts = (path, *(path.with_name(name) for name in names[1:]))
     return _Located(parts=parts, sha256=(None,) * len(parts))
+
+
+def _absolute(reference: str) -> Path:
+    try:
+        return absolute_path(reference)
+    except ValueError as exc:
+        raise ModelNotFoundError(f"there is no model file {reference!r}: {exc}; {_KNOWN}") from None
 
 
 def _locate_builtin(path: Path) -> _Located:
