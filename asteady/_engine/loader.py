@@ -112,13 +112,16 @@ class LlamaSource:
         return self._attempts(reference, attempt)
 
     def tokenizer(self, kind: Kind, reference: str) -> LlamaTokenizer:
-        def load(model: ModelFile, options: EngineOptions, cache_dir: Path) -> LlamaTokenizer:
+        def attempt() -> LlamaTokenizer:
+            # Reading all of a large file for its digest takes longer than its vocabulary.
+            found = find_model(reference, kind=kind, cache_dir=self._cache_dir)
+            model = found or self._resolve(kind, reference).result()
             with fork_gate:
                 from asteady._engine.llama.tokenizer import LlamaTokenizer
 
             return LlamaTokenizer(model)
 
-        return self._identified(kind, reference, load)
+        return self._attempts(reference, attempt)
 
     def dimensions(self, reference: str) -> int:
         def dimensions_of(model: ModelFile, options: EngineOptions, cache_dir: Path) -> int:

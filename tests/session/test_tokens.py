@@ -61,6 +61,16 @@ async def test_texts_to_embed(tmp_path: Path) -> None:
             assert await session.count_tokens("the " * 5000, kind="embedding") >= 5000
 
 
+async def test_a_file_is_not_read_whole_to_count_tokens(tmp_path: Path) -> None:
+    model, cache_dir = write_llama(tmp_path / "model.gguf"), tmp_path / "cache"
+    async with Session(generation_model=model, cache_dir=cache_dir) as session:
+        count = await session.count_tokens("hello hello world")
+        assert not (cache_dir / "models.json").exists()  # where the digests of models are
+        answer = await session.complete("hello hello world", max_new_tokens=1)
+        assert (cache_dir / "models.json").exists()
+        assert answer.prompt_tokens == count
+
+
 async def test_a_prompt_longer_than_the_context_is_counted() -> None:
     async with Session() as session:
         assert await session.count_tokens("caches " * 10_000) > 10_000

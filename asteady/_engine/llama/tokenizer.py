@@ -14,7 +14,7 @@ from asteady._engine.llama.prompt import PromptTokenizer
 from asteady._engine.llama.vocab import Vocab
 from asteady._engine.models.gguf import GgufHeader
 from asteady._engine.models.opened import OpenModel
-from asteady._engine.models.resolve import ModelFile, wrong_kind
+from asteady._engine.models.resolve import FoundModel, wrong_kind
 
 
 def tokenize(
@@ -45,7 +45,7 @@ class LlamaTokenizer:
         ModelFormatError: llama.cpp cannot load the file; the message has its reason.
     """
 
-    def __init__(self, file: ModelFile) -> None:
+    def __init__(self, file: FoundModel) -> None:
         files = OpenModel(file)
         try:
             self._native: Any = load_model(files, repack=False, vocabulary_only=True)
