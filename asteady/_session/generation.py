@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
 
 import attrs
@@ -20,6 +21,7 @@ from asteady._base.requests import (
     Chunk,
     Completion,
     DeclaredPrefix,
+    EmbedMode,
     EmbedRequest,
     GenerateRequest,
     Kind,
@@ -29,7 +31,7 @@ from asteady._base.requests import (
     may_be_large,
 )
 from asteady._base.tasks import run_aside
-from asteady._base.validation import one_of
+from asteady._base.validation import one_of, refuse
 from asteady._session.pipeline import CacheMode, Call, CallContext, Joined
 
 if TYPE_CHECKING:
@@ -40,7 +42,8 @@ T = TypeVar("T")
 M = TypeVar("M", bound=Enum)
 C = TypeVar("C", bound=str)
 
-_OPTIONS = frozenset(TypedOptions.__annotations__) | {"model", "cache"}
+_UNCACHED_OPTIONS = frozenset(TypedOptions.__annotations__) | {"model"}
+_OPTIONS = _UNCACHED_OPTIONS | {"cache"}
 
 
 @public
@@ -614,6 +617,7 @@ class GenerationCalls:
 
         Exact; computes nothing, and leaves frecency and statistics alone.
         """
+        check_options("is_cached", options, _UNCACHED_OPTIONS)
         call = await generation_call(self._context, "is_cached", prompt, model, "use", options)
         return await self._context.generation.contains(call)
 
@@ -624,6 +628,7 @@ class GenerationCalls:
         *,
         model: AnyPath | None = None,
         kind: Kind = "generation",
+        mode: EmbedMode | None = None,
         **options: Unpack[TypedOptions],
     ) -> int: ...
 
@@ -634,6 +639,7 @@ class GenerationCalls:
         *,
         model: AnyPath | None = None,
         kind: Kind = "generation",
+        mode: EmbedMode | None = None,
         **options: Unpack[TypedOptions],
     ) -> list[int]: ...
 
@@ -644,6 +650,7 @@ class GenerationCalls:
         *,
         model: AnyPath | None = None,
         kind: Kind = "generation",
+        mode: EmbedMode | None = None,
         **options: Unpack[TypedOptions],
     ) -> int | list[int]:
         """How many tokens `generate` with these arguments would have in its prompt.
@@ -651,8 +658,9 @@ class GenerationCalls:
         That is `Completion.prompt_tokens`, with the chat template's tokens; all options of
         `generate` are accepted, and those that do not change the prompt are ignored. For a list of
         texts, a list of their numbers. With ``kind="embedding"`` it counts a text, or texts, for
-        the embedding model, before any truncation. Computes nothing and needs no weights: of a
-        model that is not loaded, only the vocabulary is.
+        the embedding model, before any truncation, with its instruction for a `mode` as in `embed`.
+        Computes nothing and needs no weights: of a model that is not loaded, only the vocabulary
+        is.
 
         Cancelling stops waiting.
 
@@ -664,7 +672,7 @@ class GenerationCalls:
         several = isinstance(prompt, list | tuple)
         texts: Any = prompt if several else [prompt]
         found = [
-            await _tokens(self._context, "count_tokens", text, model, kind, options, _count)
+            await _tokens(self._context, "count_tokens", text, model, kind, mode, options, _count)
             for text in texts
         ]
         return found if several else found[0]
@@ -676,6 +684,7 @@ class GenerationCalls:
         *,
         model: AnyPath | None = None,
         kind: Kind = "generation",
+        mode: EmbedMode | None = None,
         **options: Unpack[TypedOptions],
     ) -> list[tuple[int, bytes]]:
         """The tokens that `count_tokens` counts: the id and the bytes of each.
@@ -683,7 +692,7 @@ class GenerationCalls:
         The ids are those of `logit_bias`. Special tokens have the bytes of their text. Raises as
         `count_tokens` does.
         """
-        return await _tokens(self._context, "tokenize", prompt, model, kind, options, _pieces)
+        return await _tokens(self._context, "tokenize", prompt, model, kind, mode, options, _pieces)
 
 
 def _count(tokenizer: Tokenizer, tokens: list[int]) -> int:
@@ -700,6 +709,7 @@ async def _tokens(
     prompt: Any,
     model: AnyPath | None,
     kind: Kind,
+    mode: EmbedMode | None,
     options: GenerateOptions,
     make: OfTokens[T],
 ) -> T:
@@ -709,11 +719,15 @@ async def _tokens(
         context.tasks.check_open()
         if options:
             raise InvalidRequestError(
-                f'{name}(kind="embedding") takes a text, and no {", ".join(options)}'
+                f'{name}(kind="embedding") takes a text and a mode, and no {", ".join(options)}'
             )
-        request = EmbedRequest.of(prompt)
+        validate = partial(EmbedRequest.of, prompt, mode=mode)
+        request = await run_aside(validate) if may_be_large(prompt) else validate()
         reference = context.model(kind, model)
     else:
+        if mode is not None:
+            raise refuse("mode", mode, 'it is for kind="embedding"')
+        check_options(name, options, _UNCACHED_OPTIONS)
         call = await generation_call(context, name, prompt, model, "bypass", options)
         assert isinstance(call.request, GenerateRequest)
         request, reference = call.request, call.model

@@ -32,6 +32,7 @@ from asteady._base.requests import (
     Completion,
     DeclaredPrefix,
     Embedding,
+    EmbedMode,
     Kind,
     StreamEvent,
     TextChunk,
@@ -459,6 +460,7 @@ class GenerationCalls(Part[C]):
         *,
         model: AnyPath | None = None,
         kind: Kind = "generation",
+        mode: EmbedMode | None = None,
         **options: Unpack[_GenerateOptions],
     ) -> int: ...
 
@@ -469,6 +471,7 @@ class GenerationCalls(Part[C]):
         *,
         model: AnyPath | None = None,
         kind: Kind = "generation",
+        mode: EmbedMode | None = None,
         **options: Unpack[_GenerateOptions],
     ) -> list[int]: ...
 

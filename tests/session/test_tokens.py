@@ -61,6 +61,22 @@ async def test_texts_to_embed(tmp_path: Path) -> None:
             assert await session.count_tokens("the " * 5000, kind="embedding") >= 5000
 
 
+async def test_texts_to_embed_with_the_models_instruction(tmp_path: Path) -> None:
+    model = write_bert(tmp_path / "bert.gguf", name="nomic-embed-text")
+    async with Session(embedding_model=model) as session:
+        plain = await session.count_tokens("the cache", kind="embedding")
+        count = await session.count_tokens("the cache", kind="embedding", mode="query")
+        assert count == (await session.embedding("the cache", mode="query")).tokens > plain
+        tokens = await session.tokenize("the cache", kind="embedding", mode="query")
+        assert len(tokens) == count
+        with pytest.raises(InvalidRequestError, match="mode='chat' is not allowed"):
+            await session.count_tokens("hi", kind="embedding", mode="chat")  # type: ignore[call-overload]
+        with pytest.raises(
+            InvalidRequestError, match="mode='query' is not allowed: it is for kind"
+        ):
+            await session.count_tokens("hi", mode="query")
+
+
 async def test_a_file_is_not_read_whole_to_count_tokens(tmp_path: Path) -> None:
     model, cache_dir = write_llama(tmp_path / "model.gguf"), tmp_path / "cache"
     async with Session(generation_model=model, cache_dir=cache_dir) as session:
@@ -102,9 +118,15 @@ async def test_of_the_other_kind_of_model_and_of_wrong_arguments() -> None:
             await session.count_tokens("hi", kind="chat")  # type: ignore[call-overload]
         with pytest.raises(InvalidRequestError, match="'max_token'"):
             await session.count_tokens("hi", max_token=5)  # type: ignore[call-overload]
+        with pytest.raises(InvalidRequestError, match=r"count_tokens\(\) has no option 'cache'"):
+            await session.count_tokens("hi", cache="bypass")  # type: ignore[call-overload]
+        with pytest.raises(InvalidRequestError, match=r"is_cached\(\) has no option 'cache'"):
+            await session.is_cached("hi", cache="bypass")  # type: ignore[call-arg]
         with pytest.raises(InvalidRequestError, match="give either a prompt or messages"):
             await session.count_tokens()
-        with pytest.raises(InvalidRequestError, match="takes a text, and no messages, seed"):
+        with pytest.raises(
+            InvalidRequestError, match="takes a text and a mode, and no messages, seed"
+        ):
             await session.count_tokens(messages=[], seed=1, kind="embedding")
 
 
