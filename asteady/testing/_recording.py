@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import os
 import sys
@@ -14,7 +15,7 @@ from typing import Literal, TypeAlias
 
 import attrs
 
-from asteady._base.errors import AsteadyError, InvalidRequestError, ModelError
+from asteady._base.errors import AsteadyError, InvalidRequestError, ModelError, ModelNotFoundError
 from asteady._base.files import atomic_write
 from asteady._base.public import public
 from asteady._base.requests import Completion, Kind
@@ -24,6 +25,7 @@ from asteady._engine.api import (
     AnswerEvent,
     CallEvent,
     ChunkEvent,
+    ClosableTokenizer,
     Engine,
     EngineSource,
     Event,
@@ -33,6 +35,7 @@ from asteady._engine.api import (
     Worker,
 )
 from asteady._engine.loader import LlamaSource
+from asteady._engine.models.hub import find_model, parse_reference
 from asteady._session import default as _default
 from asteady._session.models import engine_source_override
 from asteady.testing._format import ModelRequest, Recorded, RecordedError, dumps, loads, nearest
@@ -59,7 +62,8 @@ class Recording:
 
     In the mode "replay" no model is loaded: a recorded request gets its answer, any other raises
     `MissingAnswerError`. Requests match by the model's reference (of a path, the file
-    name) and by all parameters, but not by the model file, the build or the CPU.
+    name) and by all parameters, but not by the model file, the build or the CPU. Tokens are not
+    recorded: counting them reads the vocabulary of the model, which must be on this machine.
 
     In the mode "record" the real models answer, also where the file has an answer already. At the
     end of the block their answers are added to the file. In the mode "live" the real models answer
@@ -136,20 +140,32 @@ class Recording:
             self._new[model_request] = answer
 
     def _source(self, settings: Settings) -> EngineSource:
+        # Probe results and converted models are taken from the user's cache directory: that of the
+        # test is empty, and they take long to make.
+        real = LlamaSource(attrs.evolve(settings, cache_dir=self._models_in))
         if self.mode == "replay":
             return _Source(
                 self._fingerprint,
                 lambda kind, model, fingerprint: ReplayEngine(self, fingerprint, kind, model),
+                functools.partial(self._tokenizer_here, real),
             )
-        # Probe results and converted models are taken from the user's cache directory: that of the
-        # test is empty, and they take long to make.
-        real = LlamaSource(attrs.evolve(settings, cache_dir=self._models_in))
         return _Source(
             self._fingerprint,
             lambda kind, model, fingerprint: RecordingEngine(
                 real.load(kind, model), fingerprint, kind, model, self.note
             ),
+            real.tokenizer,
         )
+
+    def _tokenizer_here(self, real: LlamaSource, kind: Kind, reference: str) -> ClosableTokenizer:
+        """That of a model on this machine: replaying downloads nothing."""
+        hub = parse_reference(reference) if reference.startswith("hf:") else None
+        if hub is not None and find_model(hub, self._models_in) is None:
+            raise ModelNotFoundError(
+                f"the tokens of {reference} cannot be counted: they are not recorded, and the "
+                f"model is not on this machine: asteady models pull {reference}"
+            )
+        return real.tokenizer(kind, reference)
 
     def _read(self) -> Recorded:
         try:
@@ -183,6 +199,7 @@ class _Source:
 
     _fingerprint: str
     _load: Callable[[Kind, str, str], Engine]
+    tokenizer: Callable[[Kind, str], ClosableTokenizer]
 
     def fingerprint(self, kind: Kind, reference: str) -> str:
         return hashlib.sha256(f"{self._fingerprint} {kind} {reference}".encode()).hexdigest()

@@ -8,7 +8,7 @@ import logging
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import numpy as np
@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 import asteady
-from asteady import ToolCall, blocking
+from asteady import ModelNotFoundError, ToolCall, blocking
 from asteady._base.requests import (
     Completion,
     Embedding,
@@ -203,6 +203,26 @@ def test_reasoning_is_recorded_and_replayed(path: Path, fake: FakeEngine) -> Non
         answer = stream.answer
     assert events == ["I ", "see", "Hello"]
     assert (answer.reasoning, answer.text, answer.reasoning_tokens) == ("I see", "Hello", 2)
+
+
+def test_tokens_are_those_of_the_model_before_and_after_an_answer(path: Path) -> None:
+    counts: list[int] = []
+    modes: tuple[Literal["record", "replay"], ...] = ("record", "replay")
+    for mode in modes:
+        with Recording(path, mode), blocking.Session() as session:
+            counts.append(session.count_tokens("Write a haiku"))
+            counts.append(session.complete("Write a haiku", max_new_tokens=1).prompt_tokens)
+            counts.append(session.count_tokens("Write a haiku"))
+    assert counts == [counts[0]] * 6
+
+
+def test_replaying_downloads_no_model_to_count_its_tokens(path: Path) -> None:
+    with (
+        Recording(path),
+        blocking.Session(generation_model="hf:owner/repo:Q8_0") as session,
+        pytest.raises(ModelNotFoundError, match="asteady models pull hf:owner/repo:Q8_0"),
+    ):
+        session.count_tokens("Write a haiku")
 
 
 def test_long_lists_of_chunks_are_wrapped() -> None:
