@@ -38,15 +38,21 @@ def speaks(options: argparse.Namespace) -> bool:
 class Progress:
     """A line that appears when something takes half a second, and vanishes with `hide`.
 
-    It is plain text, without colours and control sequences: blanks erase it.
+    It is plain text, without colours and control sequences: blanks erase it. `otherwise` is what it
+    says while nothing of the activities is going on; the number of seconds begins anew with it.
     """
 
     def __init__(self, activities: Callable[[], Sequence[Activity]], otherwise: str) -> None:
         self._activities = activities
-        self._otherwise = otherwise
-        self._began = perf_counter()
         self._painted = 0
         self._hidden = False
+        self.say(otherwise)
+
+    def say(self, otherwise: str) -> None:
+        """Erase the line until its next turn, so that other lines may be printed."""
+        self._erase()
+        self._otherwise = otherwise
+        self._began = perf_counter()
 
     async def run(self) -> None:
         await asyncio.sleep(NOTICEABLE_S)
@@ -59,10 +65,13 @@ class Progress:
         """Erase the line; it does not come back."""
         if not self._hidden:
             self._hidden = True
-            if self._painted:
-                self._paint("")
-                sys.stderr.write("\r")
-                sys.stderr.flush()
+            self._erase()
+
+    def _erase(self) -> None:
+        if self._painted:
+            self._paint("")
+            sys.stderr.write("\r")
+            sys.stderr.flush()
 
     def _paint(self, text: str) -> None:
         sys.stderr.write("\r" + text.ljust(self._painted))

@@ -10,9 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from asteady._base.activity import Activity
 from asteady._base.errors import InvalidRequestError
 from asteady._session.session import Session
 from asteady.cli._common import Commands, add_json, settings_as_found
+from asteady.cli._progress import Progress, add_quiet, progress
 
 if TYPE_CHECKING:
     from asteady.operate._verify import VerifyDifference, VerifyPlan, VerifyRequest, VerifyStep
@@ -71,6 +73,7 @@ def add_parser(commands: Commands) -> None:
         "--embedding", action="store_true", help="verify embeddings instead of generated text"
     )
     add_json(parser, "print the report as JSON")
+    add_quiet(parser)
     parser.set_defaults(run=run)
 
 
@@ -97,10 +100,17 @@ async def _run(options: argparse.Namespace, requests: int | list[VerifyRequest])
     # Imported here, so that other commands start faster.
     from asteady.operate._verify import report_as_json, verify
 
-    print("asteady: computing some answers alone, which says how long it takes", file=sys.stderr)
+    if not options.quiet:
+        print(
+            "asteady: computing some answers alone, which says how long it takes", file=sys.stderr
+        )
     budget_s = _BUDGET_S if options.budget is None else options.budget
     # Without the cache: nothing is written, and no lock of another process is waited for.
-    async with Session(disable_cache=True) as session:
+    async with (
+        Session(disable_cache=True) as session,
+        progress(options, partial(_loading, session), "computing some answers alone") as line,
+    ):
+        shown = _Shown(options, line)
         report = await verify(
             session,
             model=options.model,
@@ -108,13 +118,18 @@ async def _run(options: argparse.Namespace, requests: int | list[VerifyRequest])
             requests=requests,
             max_new_tokens=24 if options.max_new_tokens is None else options.max_new_tokens,
             budget_s=None if options.thorough else budget_s,
-            planned=partial(_print_plan, as_json=options.json),
-            progress=None if options.json else _print_step,
+            planned=shown.plan,
+            progress=shown.step,
         )
     if options.json:
         print(report_as_json(report))
     else:
         print(f"{'all':<26}{report.comparisons:>12,}{report.reused:>8,}")
+    if report.ok and len(report.steps) < report.plan.steps and not options.quiet:
+        print(
+            f"asteady: the time was up after {len(report.steps)} of {report.plan.steps} steps",
+            file=sys.stderr,
+        )
     return 0 if report.difference is None else _show(report.difference, options.json)
 
 
@@ -166,26 +181,50 @@ def _show(difference: VerifyDifference, as_json: bool) -> int:
     return 1
 
 
-def _print_plan(plan: VerifyPlan, *, as_json: bool) -> None:
-    what = f"{plan.requests} requests in {plan.steps} steps"
-    if not plan.complete:
-        what = (
-            f"{plan.requests} of {plan.all_requests} requests in {plan.steps} of {plan.all_steps} "
-            f"steps; all of them take about {_duration(plan.all_seconds)} (--thorough)"
-        )
-    print(f"asteady: about {_duration(plan.seconds)} for {what}", file=sys.stderr, flush=True)
-    if not as_json:
-        print(f"{'STEP':<26}{'COMPARISONS':>12}{'REUSED':>8}{'SECONDS':>10}", flush=True)
+def _loading(session: Session) -> list[Activity]:
+    """What is waited for before there are answers."""
+    activities = session.statistics().activities
+    return [each for each in activities if each.phase not in ("prompt", "waiting")]
+
+
+class _Shown:
+    """What is printed while it goes on: the plan, the table's rows, and the step in progress."""
+
+    def __init__(self, options: argparse.Namespace, line: Progress) -> None:
+        self._options = options
+        self._line = line
+        self._steps = self._done = 0
+
+    def plan(self, plan: VerifyPlan) -> None:
+        self._steps = plan.steps
+        self._next()
+        what = f"{plan.requests} requests in {plan.steps} steps"
+        if not plan.complete:
+            what = (
+                f"{plan.requests} of {plan.all_requests} requests in {plan.steps} of"
+                f" {plan.all_steps} steps; all of them take about"
+                f" {_duration(plan.all_seconds)} (--thorough)"
+            )
+        if plan.most_new_tokens is not None:
+            what = f"the first {plan.most_new_tokens} tokens of the answers to {what}"
+        if not self._options.quiet:
+            print(f"asteady: about {_duration(plan.seconds)} for {what}", file=sys.stderr)
+        if not self._options.json:
+            print(f"{'STEP':<26}{'COMPARISONS':>12}{'REUSED':>8}{'SECONDS':>10}", flush=True)
+
+    def step(self, step: VerifyStep) -> None:
+        self._done += 1
+        self._next()
+        if not self._options.json:
+            numbers = f"{step.comparisons:>12,}{step.reused:>8,}{step.took_s:>10.2f}"
+            print(f"{step.name:<26}{numbers}", flush=True)
+
+    def _next(self) -> None:
+        self._line.say(f"step {min(self._done + 1, self._steps)} of {self._steps}")
 
 
 def _duration(seconds: float) -> str:
     return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min"
-
-
-def _print_step(step: VerifyStep) -> None:
-    print(
-        f"{step.name:<26}{step.comparisons:>12,}{step.reused:>8,}{step.took_s:>10.2f}", flush=True
-    )
 
 
 def _read(options: argparse.Namespace) -> list[VerifyRequest]:

@@ -74,6 +74,8 @@ _MOST_TURNS = 6
 # Of the time, so much is for the answers that the others are compared with, and at least for these.
 _ALONE_SHARE = 0.1
 _LEAST_REQUESTS = 4
+# Where even these take longer, their answers are shortened, to so many tokens at least.
+_LEAST_NEW_TOKENS = 4
 _SAMPLING: tuple[dict[str, Any], ...] = (
     {},
     {"temperature": 0.8},
@@ -103,7 +105,8 @@ class VerifyPlan:
     """What `verify` is about to do, known when requests were answered alone.
 
     `requests` are answered in so many `steps`, which takes about `seconds`, by how long the answers
-    given alone took. All of them in all steps would take about `all_seconds`.
+    given alone took. All of them in all steps would take about `all_seconds`. On a slow model the
+    answers are cut to `most_new_tokens`, which is None where they are not.
     """
 
     requests: int
@@ -112,11 +115,13 @@ class VerifyPlan:
     all_requests: int
     all_steps: int
     all_seconds: float
+    most_new_tokens: int | None = None
 
     @property
     def complete(self) -> bool:
         """Whether nothing is left out."""
-        return (self.requests, self.steps) == (self.all_requests, self.all_steps)
+        everything = (self.all_requests, self.all_steps, None)
+        return (self.requests, self.steps, self.most_new_tokens) == everything
 
 
 @public
@@ -140,7 +145,7 @@ class VerifyReport:
     """The result of `verify`. `skipped` requests have more tokens than the model's context.
 
     `reused` of the compared answers began with tokens of an earlier prompt. `plan` says what a
-    limit of time left out.
+    limit of time left out; `steps` are fewer than planned if the time was up before.
     """
 
     model: str
@@ -159,6 +164,12 @@ class VerifyReport:
     @property
     def reused(self) -> int:
         return sum(step.reused for step in self.steps)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all requests were answered in all steps: nothing was left out for lack of time,
+        and no difference ended it."""
+        return self.plan.complete and len(self.steps) == self.plan.all_steps and self.ok
 
     @property
     def ok(self) -> bool:
@@ -197,8 +208,8 @@ async def verify(
             `embed` (with "text").
         max_new_tokens: for requests without their own.
         second_process: whether to compute the answers in another process too.
-        budget_s: leave out requests and steps so that it takes about so many seconds, loading the
-            model not included; None for all of them.
+        budget_s: leave out requests and steps, and on a slow model the ends of answers, so that it
+            takes about so many seconds, loading the model not included; None for all of it.
         planned: called when the first answers are there, with what will be done and how long it
             takes.
         progress: called after each step.
@@ -215,14 +226,27 @@ async def verify(
     reference = context_of(session).model(kind, model)
     verification = _Verification(session, reference, kind, progress)
     answered_s = await verification.answer_alone(wanted, budget * _ALONE_SHARE)
-    ways = await verification.ways(second_process)
-    chosen, plan = _planned(ways, answered_s, budget, len(verification.requests), len(wanted))
+    began = perf_counter()
+    ways = await verification.ways(second_process)  # which may have to measure the width first
+    budget -= perf_counter() - began + verification.too_long_s
+    chosen, plan = _planned(
+        ways,
+        answered_s,
+        budget,
+        len(verification.requests),
+        len(wanted),
+        verification.most_new_tokens,
+        verification.shortened_s,
+    )
     if planned is not None:
         planned(plan)
     found = None
+    ends_s = perf_counter() + budget - answered_s
     try:
         for way in chosen:
-            await verification.run(way)
+            # Steps may take longer than those before them promised.
+            if not verification.steps or perf_counter() < ends_s:
+                await verification.run(way)
     except _Differs as differs:
         found = differs.difference
     return VerifyReport(
@@ -249,23 +273,35 @@ class _Way:
 
 
 def _planned(
-    ways: Sequence[_Way], answered_s: float, budget_s: float, answered: int, wanted: int
+    ways: Sequence[_Way],
+    answered_s: float,
+    budget_s: float,
+    answered: int,
+    wanted: int,
+    most_new_tokens: int | None = None,
+    shortened_s: float = 0,
 ) -> tuple[list[_Way], VerifyPlan]:
     """The ways for which there is time, in order: those that matter most, and at least one."""
     left_s = budget_s - answered_s
     chosen: list[_Way] = []
-    for way in sorted(ways, key=lambda way: way.rank):
+    by_rank = sorted(ways, key=lambda way: way.rank)
+    for way in by_rank:
         cost_s = way.passes * answered_s
-        if not chosen or cost_s <= left_s:
+        if cost_s <= left_s:
             chosen.append(way)
             left_s -= cost_s
+    if not chosen:
+        chosen = [next(way for way in by_rank if way.passes <= 1)]
     plan = VerifyPlan(
         requests=answered,
         steps=len(chosen),
         seconds=sum(way.passes for way in chosen) * answered_s,
         all_requests=wanted,
         all_steps=len(ways),
-        all_seconds=(1 + sum(way.passes for way in ways)) * answered_s * wanted / answered,
+        all_seconds=(1 + sum(way.passes for way in ways))
+        * (answered_s / answered + shortened_s)
+        * wanted,
+        most_new_tokens=most_new_tokens,
     )
     return [way for way in ways if way in chosen], plan
 
@@ -281,6 +317,10 @@ class _Verification:
     requests: list[VerifyRequest] = attrs.field(factory=list)
     skipped: int = 0
     steps: list[VerifyStep] = attrs.field(factory=list)
+    most_new_tokens: int | None = None
+    # What the first answer took that was too long, and how much longer than shortened.
+    too_long_s: float = 0
+    shortened_s: float = 0
     _alone: list[Answer] = attrs.field(factory=list)
     _step: str = ""
     _compared: int = 0
@@ -291,23 +331,41 @@ class _Verification:
         seconds that they took."""
         models = context_of(self._session).models
         await models.pool(self._kind, self._model)
-        began = perf_counter()
+        each_s, answered_s = budget_s / _LEAST_REQUESTS, 0.0
         for request in wanted:
-            if len(self.requests) >= _LEAST_REQUESTS and perf_counter() - began > budget_s:
+            if len(self.requests) >= _LEAST_REQUESTS and answered_s > budget_s:
                 break
-            pool = await models.pool(self._kind, self._model)
-            # Freeing the memory of contexts takes milliseconds.
-            await run_in_daemon("asteady-verify", pool.forget_prompts)
             try:
-                self._alone.append(await self._ask(request))
-                self.requests.append(request)
+                request, answer, took_s = await self._answer_alone(request)
+                if not self.requests and took_s > each_s and isinstance(answer, Completion):
+                    count = int(answer.completion_tokens * each_s / took_s)
+                    self.most_new_tokens = max(_LEAST_NEW_TOKENS, count)
+                    self.too_long_s = took_s
+                    request, answer, took_s = await self._answer_alone(request)
+                    self.shortened_s = max(0.0, self.too_long_s - took_s)
             except PromptTooLongError:
                 self.skipped += 1
+                continue
+            self._alone.append(answer)
+            self.requests.append(request)
+            answered_s += took_s
         if not self.requests:
             raise PromptTooLongError(
                 f"no request fits the context of {self._model}: give shorter ones"
             )
-        return perf_counter() - began
+        return answered_s
+
+    async def _answer_alone(self, request: VerifyRequest) -> tuple[VerifyRequest, Answer, float]:
+        """The request as it is asked, its answer, with its whole prompt computed, and how long it
+        took."""
+        if self.most_new_tokens is not None:
+            most = min(self.most_new_tokens, request["max_new_tokens"])
+            request = {**request, "max_new_tokens": most}
+        began = perf_counter()
+        pool = await context_of(self._session).models.pool(self._kind, self._model)
+        # Freeing the memory of contexts takes milliseconds.
+        await run_in_daemon("asteady-verify", pool.forget_prompts)
+        return request, await self._ask(request), perf_counter() - began
 
     async def ways(self, second_process: bool) -> list[_Way]:
         """All ways to answer them, once the workers' width is known."""
@@ -318,8 +376,8 @@ class _Verification:
         numbers = pool.statistics()
         together = numbers.workers * numbers.width
         ways = [
-            _Way("alone, in reverse order", 1, 20, partial(self._in_order, every[::-1])),
-            _Way("alone, shuffled", 1, 1, partial(self._in_order, shuffled)),
+            _Way("alone, in reverse order", 0.9, 20, partial(self._in_order, every[::-1])),
+            _Way("alone, shuffled", 0.9, 1, partial(self._in_order, shuffled)),
         ]
         # The more at once the more can differ; of the numbers between, the powers of two first.
         for count in range(2, 2 * together + 1):
@@ -327,11 +385,13 @@ class _Verification:
                 count, 10 + 20 * bool(count & count - 1)
             )
             at_once = partial(self._at_once, every, count)
-            ways.append(_Way(f"{count} at once", 0.7, rank, at_once))
+            # Some are asked twice, and reuse their prompts, where they are fewer than workers take.
+            passes = 0.6 + 0.3 * max(0, count / len(every) - 1)
+            ways.append(_Way(f"{count} at once", passes, rank, at_once))
         cancelling = partial(self._after_cancellations, every, together)
         ways += [
             _Way("after cancellations", 2.5, 5, cancelling),
-            _Way("after other prompts", 2, 3, partial(self._after_others, every)),
+            _Way("after other prompts", 1.7, 3, partial(self._after_others, every)),
         ]
         if self._kind == "generation" and pool.prefix_statistics() is not None:
             with_prefixes = partial(self._with_prefixes, every, together)

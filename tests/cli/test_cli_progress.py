@@ -154,6 +154,21 @@ def test_other_commands_leave_nothing_on_the_screen(command: Sequence[str]) -> N
     assert stdout
 
 
+def test_the_line_comes_back_between_the_rows_of_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASTEADY_WORKERS", "1")
+    monkeypatch.setenv("ASTEADY_BATCH_WIDTH", "1")
+    arguments = ("verify", "--requests", "1", "--max-new-tokens", "1", "--thorough")
+    separate = Terminal(_AT_ONCE, *arguments)
+    _, table = separate.finish()
+    together = Terminal(_AT_ONCE, *arguments, one_terminal=True)
+    assert together.finish()[0] == 0
+    assert "\rasteady: step 7 of 7, " in together.said  # a second process, which takes a while
+    alone, plan, *rows = shown(together.said)
+    assert "how long it takes" in alone
+    assert plan.startswith("asteady: about ")
+    assert [row.split()[:2] for row in rows] == [row.split()[:2] for row in table.splitlines()]
+
+
 def test_ctrl_c_leaves_a_clean_line() -> None:
     terminal = Terminal(_STUCK, *_ARGUMENTS)
     terminal.read_until("\rasteady: computing the answer")

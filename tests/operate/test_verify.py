@@ -36,7 +36,13 @@ from asteady.operate import (
     _verify,
     verify,
 )
-from asteady.operate._verify import _answer_in_process, _planned, _requests_for, _Way
+from asteady.operate._verify import (
+    _answer_in_process,
+    _planned,
+    _requests_for,
+    _Way,
+    report_as_json,
+)
 from asteady.testing import FakeEngine
 from asteady.testing._fake import FakeJob, FakeWorker
 from tests.cache.helpers import completion
@@ -100,12 +106,67 @@ async def test_a_limit_of_time_leaves_out_requests_and_steps_and_says_so() -> No
         assert (report.requests, len(report.steps)) == (4, 1)
         assert plans == [report.plan]
         assert (report.plan.requests, report.plan.all_requests) == (4, 24)
+        assert not report.complete
         assert report.plan.all_steps > 5
         whole = await verify(session, requests=2, second_process=False)
         assert whole.plan.complete
+        assert whole.complete
         assert len(whole.steps) == whole.plan.all_steps == report.plan.all_steps
         with pytest.raises(InvalidRequestError, match="budget_s=0 is not allowed"):
             await verify(session, budget_s=0)
+
+
+class Clock:
+    """Stands in for the time of `verify`: what takes time says how much."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 0.0
+        monkeypatch.setattr(_verify, "perf_counter", lambda: self.now_s)
+
+    def engine(self, each_s: float, each_token_s: float) -> FakeEngine:
+        def answer(request: GenerateRequest) -> str:
+            self.now_s += each_s + each_token_s * request.max_new_tokens
+            return "word " * 100
+
+        return FakeEngine(answer)
+
+
+async def test_on_a_slow_model_answers_are_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Clock(monkeypatch).engine(each_s=1.0, each_token_s=1.0)
+    async with Session(engine=engine, workers=1) as session:
+        report = await verify(session, budget_s=60, second_process=False)
+    computed = [request for request in engine.computed if isinstance(request, GenerateRequest)]
+    assert [request.max_new_tokens for request in computed][:5] == [24, 4, 4, 4, 4]
+    plan = report.plan
+    assert (plan.requests, plan.most_new_tokens) == (4, 4)
+    assert not plan.complete
+    # The first answer of 24 tokens, four of 4 tokens, and the steps.
+    assert 25 + 4 * 5 + plan.seconds <= 60
+    assert report.steps
+    async with Session(engine=engine, workers=1) as session:
+        whole = await verify(session, second_process=False)
+    assert whole.plan.all_seconds == pytest.approx(plan.all_seconds)
+
+
+async def test_a_step_with_more_at_once_than_requests_takes_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = Clock(monkeypatch).engine(each_s=1.0, each_token_s=0.0)
+    async with Session(engine=engine, workers=16) as session:
+        report = await verify(session, budget_s=8, second_process=False)
+    assert [step.name for step in report.steps] == ["2 at once"]
+
+
+async def test_when_the_time_is_up_no_other_step_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+
+    def progress(step: VerifyStep) -> None:
+        clock.now_s += 100
+
+    async with Session(engine=clock.engine(0.0, 0.0), workers=1) as session:
+        report = await verify(session, budget_s=60, second_process=False, progress=progress)
+    assert (len(report.steps), report.plan.complete, report.complete) == (1, True, False)
+    assert json.loads(report_as_json(report))["complete"] is False
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
@@ -381,3 +442,20 @@ def test_the_command_exits_with_1_at_a_difference(
     assert main(["verify", "--requests", "1", "--max-new-tokens", "2", "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert report["difference"]["step"] == "in a second process"
+
+
+def test_the_command_says_that_the_time_was_up(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def cut(*arguments: Any, **more: Any) -> VerifyReport:
+        report = await verify(*arguments, second_process=False, **more)
+        return attrs.evolve(report, steps=report.steps[:1])
+
+    monkeypatch.setattr(_verify, "verify", cut)
+    monkeypatch.setenv("ASTEADY_WORKERS", "1")
+    monkeypatch.setenv("ASTEADY_BATCH_WIDTH", "1")
+    arguments = ["verify", "--requests", "1", "--max-new-tokens", "2", "--thorough"]
+    assert main(arguments) == 0
+    assert "the time was up after 1 of 6 steps" in capsys.readouterr().err
+    assert main([*arguments, "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
