@@ -36,13 +36,16 @@ def run_tokens(options: argparse.Namespace) -> int:
     if options.embed and not what["raw"]:
         del what["raw"]  # no option of embedding
     tokens = asyncio.run(_tokens(options, what))
-    shown = [{"id": token, "text": piece.decode("utf-8", "replace")} for token, piece in tokens]
+    # Bytes of a character that several tokens make are shown as in \xf0.
+    shown = [
+        {"id": token, "text": piece.decode("utf-8", "backslashreplace")} for token, piece in tokens
+    ]
     if options.json:
         print(json.dumps({"count": len(tokens), **({"tokens": shown} if options.show else {})}))
     elif options.show:
         for token in shown:
             print(f"{token['id']:>7}  {json.dumps(token['text'], ensure_ascii=False)}")
-        print(f"{len(tokens):,} tokens", file=sys.stderr)
+        print(f"{len(tokens):,} {'token' if len(tokens) == 1 else 'tokens'}", file=sys.stderr)
     else:
         print(len(tokens))
     return 0

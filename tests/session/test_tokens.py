@@ -229,6 +229,8 @@ def test_functions_and_the_command(
     assert capsys.readouterr().out == f"{count}\n"
     assert main(["tokens", "Write", "--raw", "--show"]) == 0
     assert '"' in capsys.readouterr().out
+    assert main(["tokens", "\N{PARTY POPPER}", "--raw", "--show", "--json"]) == 0
+    assert '"text": "\\\\xf0' in capsys.readouterr().out
     messages = tmp_path / "messages.json"
     messages.write_text('[{"role": "user", "content": "Write a haiku"}]')
     assert main(["tokens", "--messages", str(messages), "--json"]) == 0
