@@ -7,10 +7,9 @@ give the same prompt. What it can call is what `transformers` has for it.
 
 from __future__ import annotations
 
-import functools
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date as Date
 from itertools import accumulate
 from typing import Any, NoReturn, TypeAlias
@@ -40,13 +39,19 @@ _CUT = "\udfff"
 _CUT_HERE = _CUT + " "
 _MARKED = re.compile(f"([{_FIRST_MARK}-{_LAST_MARK}]+)")
 
-# Templates of published models take some hundred steps per message, and write some thousand
-# characters besides the messages. A million steps are a second or two.
+# Longer than ten times the longest of 71 published templates; a compiler is not to be bounded.
+_MAX_SOURCE_CHARACTERS = 2**18
+# Of 71 published templates, none takes more than 9,000 steps per message of 2,000, a quarter of a
+# step per character of a long one, nor writes more than 800 characters besides each message. A
+# million steps are about a second.
 _MAX_STEPS = 10**6
 _MAX_STEPS_PER_MESSAGE = 10**4
 _MAX_CHARACTERS = 2**20
+_MAX_CHARACTERS_PER_MESSAGE = 2000
 _MAX_GROWTH = 4
 _MAX_INDENT = 16
+_MAX_DATE_CHARACTERS = 1000
+_MAX_REASON_CHARACTERS = 1000
 
 # Python's strftime writes these in the language of the process.
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -54,8 +59,7 @@ _MONTHS = (
     *("January", "February", "March", "April", "May", "June", "July"),
     *("August", "September", "October", "November", "December"),
 )
-_DIRECTIVE = re.compile(r"%([-_0]?)([a-zA-Z%]|.|$)", re.DOTALL)
-_NUMBERS = frozenset("dmyYHIMSjUWuwVG")
+_DIRECTIVE = re.compile(r"%([-_0^]?)([a-zA-Z%])")
 
 
 @attrs.frozen
@@ -169,6 +173,12 @@ class _MarkLiterals(NodeTransformer):
         return nodes.Getitem(nodes.EnvironmentAttribute("literals"), place, "load")
 
 
+def _shortened(reason: str) -> str:
+    return (
+        reason if len(reason) <= _MAX_REASON_CHARACTERS else f"{reason[:_MAX_REASON_CHARACTERS]}..."
+    )
+
+
 def _raise_exception(message: str) -> NoReturn:
     raise _RefusedError(message)
 
@@ -196,39 +206,56 @@ def _plain(text: str) -> str:
     return str.__str__(text)
 
 
-def _strftime(date: Date, text: str) -> str:
-    """Of the first second of that day, in English whatever the process's language is."""
+def _strftime_now(date: Date) -> Callable[[str], str]:
+    """`strftime` of the first second of that day, as the C library writes it in English, whatever
+    the language of the process is."""
+    day, month = _WEEKDAYS[date.weekday()], _MONTHS[date.month - 1]
+    texts = {
+        "a": day[:3],
+        "A": day,
+        "b": month[:3],
+        "h": month[:3],
+        "B": month,
+        "c": f"{day[:3]} {month[:3]} {date.day:2} 00:00:00 {date.year:04}",
+        "D": f"{date:%m/%d/%y}",
+        "x": f"{date:%m/%d/%y}",
+        "F": f"{date:%Y-%m-%d}",
+        "T": "00:00:00",
+        "X": "00:00:00",
+        "R": "00:00",
+        "r": "12:00:00 AM",
+        "p": "AM",
+        "P": "am",
+        "Z": "",
+        "z": "",
+        "f": "000000",
+        "%": "%",
+        "n": "\n",
+        "t": "\t",
+    }
+    numbers = {name: date.strftime(f"%{name}") for name in "dmyYHIMSjUWuwVGgC"}
+    numbers |= {"e": f"{date.day:2}", "k": " 0", "l": "12"}
 
-    def directive(found: re.Match[str]) -> str:
+    def written(found: re.Match[str]) -> str:
         flag, name = found[1], found[2]
-        names = {
-            "a": _WEEKDAYS[date.weekday()][:3],
-            "A": _WEEKDAYS[date.weekday()],
-            "b": _MONTHS[date.month - 1][:3],
-            "h": _MONTHS[date.month - 1][:3],
-            "B": _MONTHS[date.month - 1],
-            "p": "AM",
-            "e": f"{date.day:2}",
-            "D": f"{date:%m/%d/%y}",
-            "x": f"{date:%m/%d/%y}",
-            "F": f"{date:%Y-%m-%d}",
-            "T": "00:00:00",
-            "X": "00:00:00",
-            "R": "00:00",
-            "Z": "UTC",
-            "z": "+0000",
-            "%": "%",
-        }
-        if name in names:
-            return names[name]
-        if name not in _NUMBERS:
+        if name in texts:
+            return texts[name].upper() if flag == "^" else texts[name]
+        number = numbers.get(name)
+        if number is None:
             return found[0]
-        number = date.strftime(f"%{name}")
-        if flag == "-":
-            return number.lstrip("0") or "0"
+        if flag in ("-", "_", "0"):
+            digits = number.strip(" ").lstrip("0") or "0"
+            return digits if flag == "-" else digits.rjust(len(number), "0 "[flag == "_"])
         return number
 
-    return _DIRECTIVE.sub(directive, _plain(text))
+    def strftime_now(format: str) -> str:
+        if len(format) > _MAX_DATE_CHARACTERS:
+            raise TemplateLimitError(
+                f"it writes a date of more than {_MAX_DATE_CHARACTERS:,} characters"
+            )
+        return _DIRECTIVE.sub(written, str(format))
+
+    return strftime_now
 
 
 def _replace(value: object, old: str, new: object, count: int = -1) -> str:
@@ -291,15 +318,22 @@ class ChatTemplate:
         self._special = special
         self._marks = _Marks()
         environment = self._environment = _Environment()
+        if len(source) > _MAX_SOURCE_CHARACTERS:
+            raise ModelCapabilityError(
+                f"the model's chat template is not valid (it has more than "
+                f"{_MAX_SOURCE_CHARACTERS:,} characters); pass prompt=..., raw=True"
+            )
         try:
             parsed = environment.parse(source)
             _MarkLiterals(self, environment.literals).visit(parsed)
             self._template = jinja2.Template.from_code(
                 environment, environment.compile(parsed), environment.make_globals(None)
             )
-        except jinja2.TemplateError as exc:
+        # Also a RecursionError, or a SyntaxError of what Jinja makes of it.
+        except Exception as exc:
             raise ModelCapabilityError(
-                f"the model's chat template is not valid ({exc}); pass prompt=..., raw=True"
+                f"the model's chat template is not valid ({_shortened(str(exc))}); "
+                "pass prompt=..., raw=True"
             ) from exc
         self._variables = {
             "bos_token": self.literal(bos),
@@ -349,7 +383,7 @@ class ChatTemplate:
             ModelCapabilityError: the template fails.
             EngineError: it was stopped, as it takes too many steps or writes too much.
         """
-        given = sum(map(_size, messages)) + sum(map(_size, tools or ()))
+        given = _size([messages, tools or (), options or {}])
         marks = self._marks.copy()
 
         def write(messages: Messages) -> str:
@@ -360,11 +394,13 @@ class ChatTemplate:
                     "messages": self._for_template(messages, marks, continued),
                     "tools": tools and list(tools),
                     "add_generation_prompt": not continued,
-                    "strftime_now": functools.partial(_strftime, date),
+                    "strftime_now": _strftime_now(date),
                     **self._variables,
                 },
-                characters=_MAX_CHARACTERS + _MAX_GROWTH * given,
-                steps=_MAX_STEPS + _MAX_STEPS_PER_MESSAGE * len(messages),
+                characters=_MAX_CHARACTERS
+                + _MAX_GROWTH * given
+                + _MAX_CHARACTERS_PER_MESSAGE * len(messages),
+                steps=_MAX_STEPS + given + _MAX_STEPS_PER_MESSAGE * len(messages),
             )
 
         try:
@@ -382,7 +418,8 @@ class ChatTemplate:
             return self._resolve(written, marks)
         except _RefusedError as exc:
             raise InvalidRequestError(
-                f"the model's chat template refuses these messages: {marks.plain(str(exc))}"
+                f"the model's chat template refuses these messages: "
+                f"{_shortened(marks.plain(str(exc)))}"
             ) from None
         except TemplateLimitError as exc:
             raise EngineError(
@@ -392,7 +429,7 @@ class ChatTemplate:
         # A template is foreign code: it may fail in any way that Python code can.
         except Exception as exc:
             raise ModelCapabilityError(
-                f"the model's chat template fails on these messages ({exc!r}); "
+                f"the model's chat template fails on these messages ({_shortened(repr(exc))}); "
                 "pass prompt=..., raw=True"
             ) from exc
 

@@ -66,8 +66,7 @@ def test_a_template_has_no_clock_but_the_date_of_the_request() -> None:
 def test_a_date_is_written_in_english() -> None:
     source = "{{ strftime_now('%a %A %b %h %B %p %D %x %F %T %X %R %Z %z %e %y') }}"
     assert template(source).render(HELLO, date=datetime.date(2026, 3, 7)).text == (
-        "Sat Saturday Mar Mar March AM 03/07/26 03/07/26 2026-03-07 00:00:00 00:00:00 00:00 "
-        "UTC +0000  7 26"
+        "Sat Saturday Mar Mar March AM 03/07/26 03/07/26 2026-03-07 00:00:00 00:00:00 00:00    7 26"
     )
 
 
@@ -267,6 +266,7 @@ def test_a_template_may_write_characters_as_surrogates() -> None:
     assert render(r"{{ '\ud83d\ude00 \ud800 <s>' }}") == "😀 \ufffd <s>"
 
 
+BIG = "{% set big = 'x' * 999999 %}"
 ENDLESS = {
     "loops in loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}"
     "{% endfor %}",
@@ -297,6 +297,62 @@ ENDLESS = {
     "a replacement by a method": "{{ ('a' * 999999).replace('a', 'b' * 999999) }}",
     "a joint": "{{ range(99999) | join('b' * 999999) }}",
     "wide JSON": "{{ [[[1]]] | tojson(indent=10 ** 9) }}",
+    "wide JSON of many items": "{{ ([[[1] * 99] * 99] * 99) | tojson(indent=16) }}",
+    "JSON with long separators": "{{ range(99) | list | tojson(separators=('x' * 99999, ':')) }}",
+    "wide columns": "{{ ('\t' * 999999).expandtabs(999999) }}",
+    "a wide indentation": "{{ ('\n' * 999999) | indent(999999) }}",
+    "a translation": "{{ ('a' * 999999).translate({97: 'b' * 999999}) }}",
+    "many fields": "{{ ('{0:9999}' * 99999).format(1) }}",
+    "many wide numbers": "{{ ('%9999d' * 9999) % ((1,) * 9999) }}",
+    "a field that is repeated": "{{ ('{0}' * 999).format('x' * 999999) }}",
+    "a field of an attribute": "{% set n = namespace(x='x' * 999999) %}"
+    "{{ ('{0.x}' * 9).format(n) }}",
+    "a name that is repeated": "{{ ('%(a)s' * 999) % {'a': 'x' * 999999} }}",
+    "a wide date": "{{ strftime_now('%A' * 99999) }}",
+    "many digits": "{{ 1.5 | round(10 ** 9, 'ceil') }}",
+    "wide batches": "{{ [1] | batch(999999, 'x') | first }}",
+    "much text in a block": BIG
+    + "{% set x %}{% for i in range(99999) %}{{ big }}{% endfor %}{% endset %}",
+    "much text in a macro": BIG
+    + "{% macro m() %}{% for i in range(99999) %}{{ big }}{% endfor %}{% endmacro %}{{ m() }}",
+    "much text in a filter": BIG
+    + "{% filter upper %}{% for i in range(99999) %}{{ big }}{% endfor %}{% endfilter %}",
+    "much text of the template": "{% set x %}{% for i in range(99999) %}"
+    + "text" * 9999
+    + "{% endfor %}{% endset %}",
+    "a list of a large text": BIG + "{{ [big] * 99999 }}",
+    "a list of lists of itself": "{% set n = namespace(x=[1]) %}"
+    "{% for i in range(99) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x }}",
+    "lists of themselves that are compared": "{% set n = namespace(x=[1], y=[1]) %}"
+    "{% for i in range(99) %}{% set n.x = [n.x, n.x] %}{% set n.y = [n.y, n.y] %}{% endfor %}"
+    "{{ n.x == n.y }}",
+    "a key of keys": "{% set n = namespace(x=(1,)) %}"
+    "{% for i in range(99) %}{% set n.x = (n.x, n.x) %}{% endfor %}{{ {n.x: 1} }}",
+    "a mapping of itself": "{% set n = namespace(x={}) %}"
+    "{% for i in range(99) %}{% set n.x = {'a': n.x, 'b': n.x} %}{% endfor %}{{ n.x }}",
+    "a deep list": "{% set n = namespace(x=[1]) %}"
+    "{% for i in range(99999) %}{% set n.x = [n.x] %}{% endfor %}",
+    "large texts behind names": "{% set n = namespace(x='x' * 999999) %}"
+    "{{ ([n] * 9999) | map(attribute='x') | sort | length }}",
+    "large texts that are kept": BIG
+    + "{% set n = namespace(x=[]) %}{% for i in range(9999) %}{% set n.x = n.x + [big ~ i] %}"
+    "{% endfor %}",
+    "many large filters": BIG + "{% for i in range(99999) %}{% set x = big | upper %}{% endfor %}",
+    "many large methods": BIG + "{% for i in range(99999) %}{% set x = big.upper() %}{% endfor %}",
+    "many large slices": BIG + "{% for i in range(99999) %}{% set x = big[1:] %}{% endfor %}",
+    "many large comparisons": BIG
+    + "{% for i in range(99999) %}{% if 'y' in big or big == big %}{% endif %}{% endfor %}",
+    "many large tests": BIG
+    + "{% for i in range(99999) %}{% if 'y' is in big %}{% endif %}{% endfor %}",
+    "many large counts": "{% set x = range(9999) | list %}"
+    "{% for i in range(99999) %}{% set y = x.count(5) %}{% endfor %}",
+    "many large outputs": "{% set x = range(9999) | list %}{% set y %}"
+    "{% for i in range(99999) %}{{ x }}{% endfor %}{% endset %}",
+    "many sorted lists": "{% for i in range(99) %}{% set x = range(99999) | sort %}{% endfor %}",
+    "a sum of lists": "{{ range(99999) | batch(1) | sum(start=[]) | length }}",
+    "a loop in itself": "{% for x in [1] recursive %}{{ loop(range(99999) | select) }}{% endfor %}",
+    "numbers with one hash": "{% set n = namespace(x=1) %}"
+    "{% for i in range(99) %}{% set n.x = n.x + 2305843009213693951 %}{% endfor %}",
     "much text": "{% for a in range(9999) %}{{ 'x' * 9999 }}{% endfor %}",
 }
 
@@ -305,6 +361,65 @@ ENDLESS = {
 def test_a_template_that_does_not_end_or_builds_gigabytes_is_stopped(source: str) -> None:
     with pytest.raises(EngineError, match="chat template was stopped"):
         template(source).render(HELLO)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% macro m(n) %}{{ m(n) }}{% endmacro %}{{ m(1) }}",
+        "{{ range(10 ** 9) | list }}",
+        "{% include 'other' %}",
+        "{{ 'x'.encode() * 9 }}",
+        "{{ (1).to_bytes(9, 'big') }}",
+    ],
+)
+def test_a_template_that_fails_by_itself_needs_no_bound(source: str) -> None:
+    with pytest.raises(ModelCapabilityError, match="chat template fails"):
+        template(source).render(HELLO)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ " + "(" * 9999 + "1" + ")" * 9999 + " }}",
+        "{% if 1 %}" * 2000 + "{% endif %}" * 2000,
+        "{% for a in [1] %}" * 30 + "{% endfor %}" * 30,
+        "{{ 1 }}" * 2**16,
+        *(f"{{{{ 'x' | {name} }}}}" for name in ("random", "urlize", "wordwrap", "pprint")),
+    ],
+)
+def test_a_template_that_cannot_be_compiled_or_bounded_is_refused(source: str) -> None:
+    with pytest.raises(ModelCapabilityError, match="is not valid"):
+        template(source)
+
+
+def test_the_reason_of_a_template_is_shortened() -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        render("{{ raise_exception('no ' * 9999) }}")
+    assert len(str(caught.value)) < 1100
+
+
+def test_a_template_may_have_large_numbers_and_texts() -> None:
+    call = {"function": {"name": "f", "arguments": {"since": 1700000000, "more": 2**63}}}
+    messages: list[Any] = [
+        {"role": "user", "content": "line <|end|> \n" * 50_000},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "x" * 500_000},
+    ]
+    source = (
+        "{% macro shown(value) %}{{ value | string | trim }}{{ value | tojson }}{% endmacro %}"
+        "{% for m in messages %}{% set c = m.content | trim %}"
+        "{{ '%s: %s' % (m.role, c.replace('\n', '\n> ').split('</think>')[-1]) }}"
+        "{{ '{}'.format(c) | indent(2) | length }}{{ c | upper | length }}{{ m | tojson | length }}"
+        "{% for call in m.tool_calls or [] %}{% for k, v in call.function.arguments.items() %}"
+        "{{ k }}={{ shown(v) }}{{ v | round }}{{ v + 1 == 5 }}{% endfor %}{% endfor %}"
+        "{% if c in ['', none] or m.tool_calls != [] %}.{% endif %}{{ c[:9] }}{% endfor %}"
+        "{{ messages | map(attribute='role') | sort | unique | join(', ') }}"
+        "{{ [[1], [2]] | sum(start=[]) }}{{ messages | sum(attribute='n', start=0) }}"
+    )
+    text = template(source).render([{**message, "n": 1} for message in messages]).text
+    assert "since=170000000017000000001700000000False" in text
+    assert text.endswith("assistant, tool, user[1, 2]3")
 
 
 def test_a_template_has_steps_for_each_message() -> None:
