@@ -64,10 +64,11 @@ _OTHER_SIZE = 8
 _CHANGING = (Namespace, LoopContext, Cycler, Joiner)
 
 # By their own types, as asking abstract ones takes ten times as long.
-_LISTS = (list, tuple, type({}.keys()), type({}.values()))
-_PAIRS = type({}.items())
+_NO_ITEMS: dict[Any, Any] = {}
+_LISTS = (list, tuple, type(_NO_ITEMS.keys()), type(_NO_ITEMS.values()))
+_PAIRS = type(_NO_ITEMS.items())
 
-_COUNTED, _LOOKED_AT, _MADE = "asteady counted", "asteady looked at", "asteady made"
+_COUNTED, _COMPARED, _MADE = "asteady counted", "asteady compared", "asteady made"
 _JOINED, _TAKEN = "asteady joined", "asteady taken"
 
 
@@ -141,9 +142,10 @@ class _Bounds(NodeTransformer):
 
     def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
         self.generic_visit(node)
-        for side in (node, *node.ops):
+        sides: list[nodes.Compare | nodes.Operand] = [node, *node.ops]
+        for side in sides:
             if not isinstance(side.expr, nodes.Const):
-                side.expr = _filtered(side.expr, _LOOKED_AT, [])
+                side.expr = _filtered(side.expr, _COMPARED, [])
         return node
 
     def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
@@ -195,15 +197,12 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         self.filters = {name: self._bounded(name, fn) for name, fn in filters.items()}
         self.filters |= {
             _COUNTED: self._of_context(self._counted),
-            _LOOKED_AT: self._of_context(self._look_at),
+            _COMPARED: self._of_context(lambda value: self.compared(self._look_at(value))),
             _MADE: self._of_context(self._check_made),
             _JOINED: self._of_context(self._joined),
             _TAKEN: self._of_context(self._step),
         }
-        self.tests = {
-            name: self._bounded(name, fn) if name in _LOOKING else fn
-            for name, fn in self.tests.items()
-        }
+        self.tests |= {name: self._bounded(name, self.tests[name]) for name in _LOOKING}
         del self.globals["lipsum"]
         self.globals["namespace"] = _Namespace
 
@@ -218,6 +217,10 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         return attr not in _NO_METHODS and super().is_safe_attribute(obj, attr, value)
+
+    def compared(self, value: Any) -> Any:
+        """What a comparison sees of a value."""
+        return value
 
     def render_bounded(
         self,
@@ -277,7 +280,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             self._check_arguments("format", (left, right), {})
         return self._check_made(super().call_binop(context, operator, left, right))
 
-    def _bounded(self, name: str, fn: Callable[..., Any]) -> Callable[..., Any]:
+    def _bounded(self, name: str, fn: Any) -> Callable[..., Any]:
         @functools.wraps(fn)
         def bounded(*args: Any, **kwargs: Any) -> Any:
             args = tuple(map(self._settled, args))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date as Date
 from itertools import accumulate
@@ -16,9 +17,10 @@ from typing import Any, NoReturn, TypeAlias
 
 import attrs
 import jinja2
-from jinja2 import nodes
+from jinja2 import nodes, pass_environment
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
+from jinja2.runtime import Context
 from jinja2.visitor import NodeTransformer
 
 from asteady._base.errors import EngineError, InvalidRequestError, ModelCapabilityError
@@ -60,6 +62,13 @@ _MONTHS = (
     *("August", "September", "October", "November", "December"),
 )
 _DIRECTIVE = re.compile(r"%([-_0^]?)([a-zA-Z%])")
+
+
+# Methods of texts that look for their first argument.
+_ASKING = frozenset({"count", "endswith", "startswith"})
+_SEARCHING = frozenset(
+    {"partition", "removeprefix", "removesuffix", "replace", "rpartition", "rsplit", "split"}
+)
 
 
 @attrs.frozen
@@ -140,15 +149,57 @@ class _GenerationTag(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
+class _Current(threading.local):
+    """The marks of what this thread renders."""
+
+    def __init__(self) -> None:
+        self.marks = _Marks()
+
+
 class _Environment(BoundedEnvironment):
+    """A template writes marks, and looks at texts without them."""
+
     def __init__(self) -> None:
         super().__init__(
-            filters={"tojson": _to_json, "replace": _replace},
+            filters={
+                "tojson": _to_json,
+                "replace": _replace,
+                **dict.fromkeys(["length", "count"], _length),
+            },
             trim_blocks=True,
             lstrip_blocks=True,
             extensions=[_GenerationTag, loopcontrols],
         )
         self.literals: list[_Literal] = []
+        self._current = _Current()
+
+    def use_marks(self, marks: _Marks) -> None:
+        """In what this thread renders from now on."""
+        self._current.marks = marks
+
+    def compared(self, value: Any) -> Any:
+        return self._current.marks.plain(value) if isinstance(value, str) else value
+
+    def to_search(self, text: str, looked_for: Any) -> tuple[str, Any]:
+        """What is looked for as it is, and a text in which it has no marks."""
+        plain = self.compared(looked_for)
+        marked = str(looked_for)
+        changed = isinstance(looked_for, str) and marked != plain
+        return text.replace(marked, plain) if changed else text, plain
+
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
+        # jinja2 calls it so, since a template may name its arguments as it likes.
+        subject = getattr(__obj, "__self__", None)
+        if isinstance(subject, str) and args:
+            name = __obj.__name__
+            if name in _ASKING:
+                __obj = getattr(__self.compared(subject), name)
+                args = (__self.compared(args[0]), *args[1:])
+            elif name in _SEARCHING:
+                text, looked_for = __self.to_search(subject, args[0])
+                __obj = getattr(text, name)
+                args = (looked_for, *args[1:])
+        return super().call(__context, __obj, *args, **kwargs)
 
 
 class _MarkLiterals(NodeTransformer):
@@ -258,10 +309,18 @@ def _strftime_now(date: Date) -> Callable[[str], str]:
     return strftime_now
 
 
-def _replace(value: object, old: str, new: object, count: int = -1) -> str:
-    # Jinja's own writes the texts first, which marks them; the old one is to be found as it is.
-    text = str(value).replace(old, str(new), count)
-    return text.replace(old.marked, str(new), count) if isinstance(old, _Literal) else text
+@pass_environment
+def _replace(
+    environment: _Environment, value: object, old: str, new: object, count: int = -1
+) -> str:
+    # Jinja's own writes the texts first, which marks them.
+    text, old = environment.to_search(str(value), old)
+    return text.replace(old, str(new), count)
+
+
+@pass_environment
+def _length(environment: _Environment, value: Any) -> int:
+    return len(environment.compared(value))
 
 
 def _size(value: Any) -> int:
@@ -387,6 +446,7 @@ class ChatTemplate:
         marks = self._marks.copy()
 
         def write(messages: Messages) -> str:
+            self._environment.use_marks(marks)
             return self._environment.render_bounded(
                 self._template,
                 {

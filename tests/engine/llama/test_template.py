@@ -241,6 +241,30 @@ def test_a_template_looks_at_texts_as_they_are() -> None:
     assert trusted(source, ("user", content)) == []
 
 
+@pytest.mark.parametrize(
+    ("look", "seen"),
+    [
+        ("'<think>' in c and '</think>' in c", "True"),
+        ("c == '<think>hm</think>' + x", "True"),
+        ("c != '<think>hm</think>' ~ x", "False"),
+        ("none_of() == '<|end|>'", "True"),
+        ("c.startswith('<think>hm') and c.endswith('k>' ~ x)", "True"),
+        ("c.count('</think>')", "2"),
+        ("c.split('</think>') | length", "3"),
+        ("c.partition('</think>')[2].split('</' ~ 'think>')[0]", "I thought: "),
+        ("(c | replace('</think>', '')).replace('<think>', '')", "hmI thought: "),
+        ("c.removeprefix('<think>')[:2]", "hm"),
+        ("c | length", "36"),
+    ],
+)
+def test_a_template_looks_at_what_it_joined_as_it_is(look: str, seen: str) -> None:
+    source = (
+        "{% macro none_of() %}<|end|>{% endmacro %}{% set x = messages[0].content %}"
+        "{% set c = '<think>' ~ 'hm' ~ '</think>' ~ x %}{{ " + look + " }}"
+    )
+    assert render(source, ("user", "I thought: </think>")) == seen
+
+
 def test_a_role_brings_no_part_of_a_special_token() -> None:
     source = "<|{{ messages[0].role }}|>"
     assert trusted(source, ("user", "")) == ["<|user|>"]
