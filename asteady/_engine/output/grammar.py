@@ -20,7 +20,7 @@ import numpy as np
 from asteady._base.constraints import Constraint
 from asteady._base.errors import EngineError, InvalidRequestError
 from asteady._base.threads import start_daemon
-from asteady._base.validation import shorten
+from asteady._base.validation import refuse, shorten
 from asteady._engine.output.guidance import Language, Matcher, Tokens
 from asteady._engine.output.schemas import grammar_of, place_of
 
@@ -109,6 +109,8 @@ def _compiled(tokens: Tokens, constraint: Constraint) -> Matcher:
     name = _NAMES[constraint.kind]
     if "\0" in constraint.source:
         raise InvalidRequestError(f"{name} is not allowed: it has the character U+0000")
+    if constraint.kind == "choices":
+        _check_spelling(constraint.choices, tokens.missing_bytes)
     language, source = _grammar(constraint)
     matcher = tokens.matcher(language, source)
     # The first mask tells whether any text has the form, and is computed for all answers.
@@ -116,10 +118,19 @@ def _compiled(tokens: Tokens, constraint: Constraint) -> Matcher:
         return matcher
     reason, where = _reason(matcher.error, constraint), ""
     if constraint.kind == "json" and reason != _TOO_DEEP:
-        schema = json.loads(constraint.source)
-        place = place_of(schema, lambda text: tokens.error_in(language, text))
+        place = place_of(json.loads(source), lambda text: tokens.error_in(language, text))
         where = "" if place == "#" else f" at {place}"
     raise InvalidRequestError(f"{name} is not allowed{where}: {reason}")
+
+
+def _check_spelling(choices: Iterable[str], missing_bytes: frozenset[int]) -> None:
+    """Raises:
+    InvalidRequestError: the model has no token for a character of a choice.
+    """
+    for text in choices if missing_bytes else ():
+        if not missing_bytes.isdisjoint(text.encode()):
+            char = next(c for c in text if not missing_bytes.isdisjoint(c.encode()))
+            raise refuse("choices", text, f"the model has no token for {char!r}")
 
 
 def _grammar(constraint: Constraint) -> tuple[Language, str]:
@@ -147,6 +158,8 @@ def _reason(error: str, constraint: Constraint) -> str:
         return f"llguidance cannot follow {keywords}: leave it out"
     if not text or text == "NoExtensionBias":
         return "no text has this form"
+    if text.startswith("oneOf constraints"):
+        return "llguidance cannot follow a oneOf whose cases may overlap: use anyOf"
     where = ""
     if position := _POSITION.match(text):
         text = text[position.end() :]
@@ -230,6 +243,8 @@ class Form:
 
     def _failed(self) -> EngineError:
         reason = self._matcher.error.split("\n<")[0].strip() or "llguidance gives no reason"
+        if reason == "NoExtensionBias":
+            reason = "the model has no token for what must come next"
         return EngineError(f"the form of the answer cannot be followed: {reason}")
 
 

@@ -161,6 +161,8 @@ class Tokens:
         )
         message = ctypes.create_string_buffer(_MESSAGE_BYTES)
         self.size = len(whole)
+        self.missing_bytes = frozenset(range(256)) - set(b"".join(pieces))
+        """Those that no token has: no text with one of them can be written."""
         self._native = self._library.llg_new_tokenizer_v2(init, message, _MESSAGE_BYTES)
         if not self._native:
             raise EngineError(f"llguidance cannot use the model's vocabulary: {_text(message)}")

@@ -36,18 +36,20 @@ _BY_NAME = {
 _DEFINITIONS = ("$defs", "definitions")
 
 # Those that the library can follow. Others are annotations, as by the standard all are.
-_FORMATS = {
-    "date",
-    "date-time",
-    "duration",
-    "email",
-    "hostname",
-    "ipv4",
-    "ipv6",
-    "time",
-    "uri",
-    "uuid",
-}
+_FORMATS = {"duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid"}
+
+# The library's are wider: they have the year 0, February 29 in each year, and leap seconds, of
+# which Python makes no date and no time.
+_ANY_YEAR = "(?:[0-9]{3}[1-9]|[0-9]{2}[1-9]0|[0-9][1-9]00|[1-9]000)"
+_LEAP_YEAR = "(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:0[48]|[2468][048]|[13579][26])00)"
+_MONTH_AND_DAY = (
+    "(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
+    "|02-(?:0[1-9]|1[0-9]|2[0-8]))"
+)
+_DATE = f"(?:{_ANY_YEAR}-{_MONTH_AND_DAY}|{_LEAP_YEAR}-02-29)"
+_HOUR_AND_MINUTE = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
+_TIME = f"{_HOUR_AND_MINUTE}:[0-5][0-9](?:\\.[0-9]{{1,6}})?(?:Z|[+-]{_HOUR_AND_MINUTE})"
+_PATTERNS = {"date": f"^{_DATE}$", "time": f"^{_TIME}$", "date-time": f"^{_DATE}T{_TIME}$"}
 
 # What json.dumps writes, which models have seen most; with free white space a small model may write
 # nothing else until its tokens are used up.
@@ -79,8 +81,15 @@ def grammar_of(source: str) -> str:
         if not isinstance(part, dict):
             continue
         left += (((*place, *path), child) for path, child in _subschemas(part))
-        if isinstance(kind := part.get("format"), str) and kind not in _FORMATS:
+        kind = part.get("format")
+        if isinstance(kind, str) and kind not in _FORMATS:
             del part["format"]
+            if kind in _PATTERNS:
+                own = {"pattern": _PATTERNS[kind]}
+                if "pattern" in part:
+                    part["allOf"] = [*part.get("allOf", ()), own]
+                else:
+                    part |= own
         if part.get("uniqueItems") is False:
             del part["uniqueItems"]
         patterns = [part.get("pattern"), *_named(part, "patternProperties")]

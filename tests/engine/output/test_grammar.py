@@ -6,6 +6,7 @@ import gc
 import json
 import re
 from collections.abc import Iterator
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -178,6 +179,10 @@ def test_an_answer_that_is_cut_is_an_error_with_what_there_was(engine: LlamaEngi
             'at #/items/anyOf/1: llguidance cannot follow "not"',
         ),
         (
+            {"schema": {"oneOf": [{"type": "integer"}, {"type": "number"}]}},
+            "may overlap: use anyOf",
+        ),
+        (
             # A list that has itself in it.
             {
                 "schema": {
@@ -277,6 +282,32 @@ def test_a_format_that_is_not_known_is_an_annotation(engine: LlamaEngine) -> Non
     }
     text = answer(engine, ask(schema=schema, max_new_tokens=400)).text
     assert text.startswith('{"format": "a", "ids": [1, 1')
+
+
+@pytest.mark.parametrize("more", [{}, {"pattern": "^[0-9T:.Z+-]*$"}])
+def test_days_and_times_are_those_that_python_has(
+    engine: LlamaEngine, more: dict[str, str]
+) -> None:
+    def follows(kind: str, text: str) -> bool:
+        constraint = constraint_of(schema={"type": "string", "format": kind, **more})
+        assert constraint is not None
+        matcher = engine._grammars.compile(constraint).copy()
+        tokens = engine.vocab.tokenize(json.dumps(text), special=False)
+        return all(matcher.accept(token) for token in tokens) and matcher.accepting
+
+    for year in (0, 1, 4, 1900, 2000, 2023, 2024, 9999):
+        for day in ("01-01", "02-28", "02-29", "02-30", "04-31", "06-30", "12-31", "13-01"):
+            text = f"{year:04}-{day}"
+            try:
+                date.fromisoformat(text)
+                exists = True
+            except ValueError:
+                exists = False
+            assert follows("date", text) == exists, text
+            assert follows("date-time", f"{text}T23:59:59.25+01:30") == exists
+    assert follows("time", "00:00:00Z")
+    assert not follows("time", "23:59:60Z")
+    assert not follows("time", "24:00:00Z")
 
 
 def test_no_special_token_is_allowed(engine: LlamaEngine) -> None:

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from asteady._base.errors import EngineError
+from asteady._base.constraints import Constraint
+from asteady._base.errors import EngineError, InvalidRequestError
 from asteady._engine.output import guidance
+from asteady._engine.output.grammar import Form, Grammars, MaskThread
 from asteady._engine.output.guidance import Tokens
 from tests.faults.campaign import rounds
 
@@ -85,6 +87,32 @@ def test_a_copy_goes_its_own_way() -> None:
 def test_a_vocabulary_that_cannot_be_is_an_error() -> None:
     with pytest.raises(EngineError, match=r"cannot use the model's vocabulary: .*out of range"):
         Tokens([b"a"], [b""], [7])
+
+
+def test_what_a_vocabulary_cannot_spell_is_refused_or_fails_in_the_middle() -> None:
+    class Letters:
+        """The letters a to z, and no other bytes."""
+
+        size, eos = 27, 0
+
+        def piece(self, token: int) -> bytes:
+            return bytes([96 + token]) if token else b""
+
+        def whole_piece(self, token: int) -> bytes:
+            return b"<end>"
+
+        def ends(self) -> list[int]:
+            return [0]
+
+    grammars, masks = Grammars(Letters()), MaskThread()
+    with pytest.raises(InvalidRequestError, match=r"choices='bé' is .* has no token for 'é'"):
+        grammars.compile(Constraint("choices", '["a", "b\\u00e9"]'))
+    with pytest.raises(InvalidRequestError, match="regex is not allowed: no text has this form"):
+        grammars.compile(Constraint("regex", "[0-9]"))
+    form = Form(grammars.compile(Constraint("regex", "a!")), masks)
+    form.accept(1)
+    with pytest.raises(EngineError, match="the model has no token for what must come next"):
+        form.apply(np.zeros(27, np.float32))
 
 
 def test_a_library_without_a_c_interface_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
