@@ -74,6 +74,7 @@ AS_DICT = {
     "reasoning": "so",
     "reasoning_chunks": ["s", "o"],
     "reasoning_tokens": 2,
+    "tool_calls": [],
 }
 
 
@@ -286,7 +287,7 @@ def test_the_value_of_a_typed_completion_comes_along() -> None:
     assert typed.validate_json(typed.dump_json(TYPED)) == TYPED
     assert typed.json_schema()["properties"]["value"] == {"$ref": "#/$defs/Invoice"}
     both: TypeAdapter[Any] = TypeAdapter(list[TypedCompletion[Invoice] | TypedCompletion[int]])
-    assert len(both.json_schema()["$defs"]) == 4
+    assert len(both.json_schema()["$defs"]) == 5
     assert TypeAdapter(TypedCompletion).dump_python(TYPED)["value"] == {"total": 7}
     # As pydantic does with a subclass of its own: what the type has.
     assert TypeAdapter(Completion).dump_python(TYPED, mode="json") == AS_DICT

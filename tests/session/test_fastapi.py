@@ -150,7 +150,7 @@ async def test_the_openapi_schema_describes_them(client: httpx.AsyncClient) -> N
         completion = returned(path)
         assert list(completion["properties"]) == list(completion["required"])
         assert completion["title"] == "Completion"
-        assert completion["properties"]["finish_reason"]["enum"] == ["stop", "length"]
+        assert completion["properties"]["finish_reason"]["enum"] == ["stop", "length", "tool_calls"]
     assert returned("/embedding")["properties"]["vector"]["items"] == {"type": "number"}
     assert "activities" in returned("/ready")["properties"]
     taken = schemas["Completion-Input"]

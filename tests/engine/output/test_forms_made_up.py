@@ -49,7 +49,7 @@ VALUES = st.recursive(
 PATTERNS = st.sampled_from(
     [
         "^[a-z]{1,5}$",
-        "^\\d{3}-\\d{4}$",
+        "^[0-9]{3}-[0-9]{4}$",
         "[0-9]+x?",
         "^(é|ß|日本)+$",
         "^a.c$",
@@ -162,7 +162,10 @@ SCHEMAS = st.one_of(
 )
 
 LITERALS = st.sampled_from([*"abcXYZ019 _-é日", "🎉", "\\.", "\\*", "/", '"', "\\\\", "\n", "\\n"])
-CLASSES = st.sampled_from(["[a-z]", "[^a-z]", "\\d", ".", "\\s", "[é-ü]", "[A-Z0-9_]", "(?i:ab)"])
+# Without \\d and \\s: the library knows digits of a newer Unicode than Python does.
+CLASSES = st.sampled_from(
+    ["[a-z]", "[^a-z]", "[0-9]", ".", "[ \\t]", "[é-ü]", "[A-Z0-9_]", "(?i:ab)"]
+)
 REGEXES = st.recursive(
     LITERALS | CLASSES,
     lambda inner: st.one_of(
@@ -247,6 +250,9 @@ AT_ONCE = rounds(4, 8)
 several = settings(
     deadline=None,
     max_examples=rounds(2, 130),
+    # The long form looks for new ones; the short one sees that what worked works.
+    derandomize=bool(rounds(1, 0)),
+    database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 TEMPERATURES = st.sampled_from([0.0, 1.0, 3.0])
