@@ -82,6 +82,9 @@ _SAMPLING: tuple[dict[str, Any], ...] = (
     {},
     {"temperature": 1.5, "top_k": 40},
     {"temperature": 0.7, "top_p": 0.8, "repeat_penalty": 1.2},
+    # Forms that are complete wherever `max_new_tokens` cuts them.
+    {"regex": r"[^\n]+"},
+    {"temperature": 0.9, "regex": "[^aeiou]+"},
 )
 
 

@@ -1,7 +1,7 @@
 """Which tokens the form of an answer allows next.
 
-The mask of the next token depends on the tokens before it only, so it is computed in a thread of
-its own while llama.cpp computes the logits that it is for.
+The mask of the next token depends on the tokens before it only, so one that takes long is computed
+in a thread of its own while llama.cpp computes the logits that it is for.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -33,6 +34,8 @@ _log = logging.getLogger("asteady")
 # microseconds. It is about as large as a hundred times its text.
 _KEPT = 64
 _KEPT_CHARACTERS = 2**20
+# To wake a thread takes up to 0.2 ms; most masks take 10 to 50 us.
+_WAKING_S = 1e-4
 _TOO_DEEP = "it is nested too deep"
 _NAMES = {"json": "schema", "choices": "choices", "regex": "regex", "lark": "grammar"}
 
@@ -183,8 +186,10 @@ class Form:
         self._matcher = matcher.copy()
         self._mask = self._matcher.new_mask()
         self._masks = masks
+        self._begun = False
         self._computed: threading.Event | None = None
         self._valid = False
+        self._took_s = 0.0
 
     @property
     def complete(self) -> bool:
@@ -192,9 +197,13 @@ class Form:
         return self._matcher.accepting
 
     def begin_mask(self) -> None:
-        """Compute the mask beside what follows."""
-        self._valid = False
-        self._computed = self._masks.submit(self._compute)
+        """Compute the mask beside what follows, or now if the last one took no longer than waking a
+        thread."""
+        self._begun, self._valid = True, False
+        if self._took_s < _WAKING_S:
+            self._compute()
+        else:
+            self._computed = self._masks.submit(self._compute)
 
     def apply(self, logits: Vector, *, also: int = -1) -> None:
         """Set the logits of all tokens that are not allowed to minus infinity; `also` is a token
@@ -203,11 +212,11 @@ class Form:
         Raises:
             EngineError: the library failed, or the form allows no token.
         """
-        if self._computed is None:
+        if not self._begun:
             self._compute()
-        else:
+        elif self._computed is not None:
             self._computed.wait()
-            self._computed = None
+        self._begun, self._computed = False, None
         if not self._valid:
             raise self._failed()
         refused = np.unpackbits(~self._mask.view(np.uint8), count=logits.size, bitorder="little")
@@ -239,7 +248,9 @@ class Form:
         return True
 
     def _compute(self) -> None:
+        began = perf_counter()
         self._valid = self._matcher.mask_into(self._mask)
+        self._took_s = perf_counter() - began
 
     def _failed(self) -> EngineError:
         reason = self._matcher.error.split("\n<")[0].strip() or "llguidance gives no reason"

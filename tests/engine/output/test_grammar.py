@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from datetime import date
 from typing import Any
 
@@ -366,6 +367,25 @@ def test_a_mask_that_cannot_be_computed_ends_that_answer_only(engine: LlamaEngin
     masks.close()
 
 
+def test_masks_that_take_long_are_computed_by_a_thread(
+    engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = digest(answer(engine, ask(schema=SCHEMA)))
+    computed = []
+    submit = MaskThread.submit
+
+    def submitted(self: MaskThread, compute: Callable[[], None]) -> threading.Event:
+        computed.append(compute)
+        return submit(self, compute)
+
+    monkeypatch.setattr(MaskThread, "submit", submitted)
+    monkeypatch.setattr("asteady._engine.output.grammar._WAKING_S", 0.0)
+    completion = answer(engine, ask(schema=SCHEMA))
+    assert digest(completion) == expected
+    # One for each token.
+    assert len(computed) == completion.completion_tokens
+
+
 def test_without_room_for_a_thread_masks_are_computed_at_once(
     engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -374,19 +394,35 @@ def test_without_room_for_a_thread_masks_are_computed_at_once(
 
     expected = digest(answer(engine, ask(schema=SCHEMA)))
     monkeypatch.setattr("asteady._engine.output.grammar.start_daemon", no_thread)
+    monkeypatch.setattr("asteady._engine.output.grammar._WAKING_S", 0.0)
     assert digest(answer(engine, ask(schema=SCHEMA))) == expected
 
 
-def test_interrupted_while_a_mask_is_computed(engine: LlamaEngine) -> None:
+def test_interrupted_while_a_mask_is_computed(
+    engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = digest(answer(engine, ask(schema=SCHEMA)))
+    monkeypatch.setattr("asteady._engine.output.grammar._WAKING_S", 0.0)
+    compute, computing, interrupted = Form._compute, threading.Event(), threading.Event()
+
+    def held(self: Form) -> None:
+        computing.set()
+        assert interrupted.wait(10)
+        compute(self)
+
+    monkeypatch.setattr(Form, "_compute", held)
     worker = engine.open_worker()
     slot = worker.admit(engine.prepare(ask(schema=SCHEMA)))
-    for _ in range(6):
-        worker.step()
+    stepping = threading.Thread(target=worker.step)
+    stepping.start()
+    assert computing.wait(10)
     worker.interrupt(slot)
+    interrupted.set()
+    stepping.join(10)
     worker.release(slot)
     again = worker.admit(engine.prepare(ask(schema=SCHEMA)))
     found, _ = drain(worker, again)
-    assert digest(found[again]) == digest(answer(engine, ask(schema=SCHEMA)))
+    assert digest(found[again]) == expected
     worker.close()
 
 
