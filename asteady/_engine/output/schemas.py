@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
@@ -63,6 +64,8 @@ _WRITTEN: dict[str, Any] = {
 # second for so many.
 _MOST_PATTERN_CHARACTERS = 2**14
 
+_CLOSE = 1e-9
+
 # Looking for a fault reads about so many characters at most.
 _MOST_READ = 10_000_000
 
@@ -90,6 +93,7 @@ def grammar_of(source: str) -> str:
                     part["allOf"] = [*part.get("allOf", ()), own]
                 else:
                     part |= own
+        _close_narrow_range(part)
         if part.get("uniqueItems") is False:
             del part["uniqueItems"]
         patterns = [part.get("pattern"), *_named(part, "patternProperties")]
@@ -108,6 +112,28 @@ def grammar_of(source: str) -> str:
                 "same name: name them, or use an array"
             )
     return _written(schema)
+
+
+def _close_narrow_range(part: dict[str, Any]) -> None:
+    """Put a close inclusive bound in place of each exclusive one that is whole, if the range is
+    below 1: between 0, exclusive, and 0.5 the library allows 0."""
+    bounds: dict[str, float] = {
+        name: value
+        for name in ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
+        if isinstance(value := part.get(name), int | float) and not isinstance(value, bool)
+    }
+    least = max((bounds[name] for name in bounds if name.endswith("inimum")), default=-math.inf)
+    most = min((bounds[name] for name in bounds if name.endswith("aximum")), default=math.inf)
+    if most - least >= 1:
+        return
+    for exclusive, inclusive, step in (
+        ("exclusiveMinimum", "minimum", _CLOSE),
+        ("exclusiveMaximum", "maximum", -_CLOSE),
+    ):
+        if bounds.get(exclusive, 0.5) % 1 == 0:
+            del part[exclusive]
+            end = least if step > 0 else most
+            part[inclusive] = end + step if bounds[exclusive] == end else end
 
 
 def place_of(schema: Any, error_of: Callable[[str], str]) -> str:

@@ -311,6 +311,36 @@ def test_days_and_times_are_those_that_python_has(
     assert not follows("time", "24:00:00Z")
 
 
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        {"exclusiveMinimum": 0, "maximum": 0.5},
+        {"exclusiveMinimum": 0, "exclusiveMaximum": 0.01},
+        {"minimum": -1.5, "exclusiveMaximum": -1},
+        {"minimum": -0.01, "exclusiveMaximum": 0},
+        {"exclusiveMinimum": 1, "maximum": 1.5, "minimum": 1.25},
+        {"exclusiveMinimum": 0, "maximum": 1},
+        {"exclusiveMinimum": 0.01, "exclusiveMaximum": 0.5},
+    ],
+)
+def test_numbers_are_within_their_bounds(engine: LlamaEngine, bounds: dict[str, float]) -> None:
+    constraint = constraint_of(schema={"type": "number", **bounds})
+    assert constraint is not None
+    compiled = engine._grammars.compile(constraint)
+    allowed = []
+    for sign in ("", "-"):
+        for text in ("0", "0.0", "0.001", "0.01", "0.010", "0.4", "0.5", "1", "1.0", "1.3", "1.5"):
+            matcher = compiled.copy()
+            tokens = engine.vocab.tokenize(sign + text, special=False)
+            if all(matcher.accept(token) for token in tokens) and matcher.accepting:
+                allowed.append(float(sign + text))
+    assert allowed
+    assert min(allowed) >= bounds.get("minimum", -10)
+    assert max(allowed) <= bounds.get("maximum", 10)
+    assert min(allowed) > bounds.get("exclusiveMinimum", -10)
+    assert max(allowed) < bounds.get("exclusiveMaximum", 10)
+
+
 def test_no_special_token_is_allowed(engine: LlamaEngine) -> None:
     constraint = constraint_of(regex="(?s:.*)")
     assert constraint is not None
