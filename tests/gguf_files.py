@@ -133,7 +133,7 @@ def write_llama(
     vocabulary: Vocabulary = "gpt2",
     vocabulary_size: int = 512,
     pre: str = "gpt-2",
-    template: str | None = CHAT_TEMPLATE,
+    template: str | Sequence[Mapping[str, str]] | None = CHAT_TEMPLATE,
     add_bos: bool = True,
     seed: int = 0,
     sharpness: float = 3.0,
@@ -200,7 +200,7 @@ def write_bigram(
     *chains: Sequence[str | bytes],
     control: Sequence[str] = (),
     user_defined: Sequence[str] = (),
-    template: str | None = CHAT_TEMPLATE,
+    template: str | Sequence[Mapping[str, str]] | None = CHAT_TEMPLATE,
     context: int = 1024,
 ) -> Path:
     """A generation model whose next token depends on the last one alone.

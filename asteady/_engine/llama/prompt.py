@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import functools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,10 @@ from asteady._engine.output.tool_prompt import as_plain_messages, without_system
 # More than those of any start tag and the white space after it.
 _TAIL_TOKENS = 32
 
+# What may be a token in a template: <|im_start|>, <start_of_turn>, [INST], or one made of a role.
+_MARKUP = re.compile(r"<[^<>\s'\"]+>|\[[^\[\]\s'\"]+\]")
+_ROLE_MARKUP = [f"<|{role}|>" for role in ("system", "developer", "user", "assistant", "tool")]
+
 
 @attrs.frozen
 class Thinking:
@@ -43,13 +48,22 @@ class Thinking:
     opened: bool
 
 
+def _source(model: Any, name: bytes | None) -> str | None:
+    source = llama_cpp.llama_model_chat_template(model, name)
+    # For some models without a template llama.cpp gives the name of one that it has itself.
+    return source.decode("utf-8", "replace") if source and b"{" in source else None
+
+
 class PromptTokenizer:
     """Tokenises prompts for a loaded model; usable from any thread."""
 
     def __init__(self, model: Any, vocab: Vocab) -> None:
         self._vocab = vocab
-        source = llama_cpp.llama_model_chat_template(model, None)
-        self._source: str | None = source.decode("utf-8", "replace") if source else None
+        self._source = _source(model, None)
+        # Some models have another template for requests with tools.
+        self._tool_source = _source(model, b"tool_use") or self._source
+        if self._tool_source is not None:
+            vocab.expect(_MARKUP.findall(f"{self._source} {self._tool_source}") + _ROLE_MARKUP)
         # A prefix is declared once and used for many prompts.
         self._prefix_tokens = functools.lru_cache(maxsize=16)(self._tokenize_prefix)
 
@@ -83,7 +97,7 @@ class PromptTokenizer:
 
     @functools.cached_property
     def _own_format(self) -> CallFormat | None:
-        return None if self._source is None else format_of(self._source)
+        return None if self._tool_source is None else format_of(self._tool_source)
 
     def control_tokens(self, texts: Sequence[str]) -> dict[str, int]:
         """Those of these texts that are control tokens, and their ids."""
@@ -149,13 +163,15 @@ class PromptTokenizer:
                 )
         given: list[dict[str, Any]] = [message.for_template() for message in messages]
         tools = [json.loads(tool) for tool in request.tools]
+        plainly = self._needs_plain_messages(request)
+        template = self._tool_template if request.tools and not plainly else self._template
         render = functools.partial(
-            self._template.render,
+            template.render,
             date=datetime.date.fromisoformat(request.date),
             options={name: json.loads(text) for name, text in request.chat_template_kwargs},
             continued=is_continued(messages),
         )
-        if self._needs_plain_messages(request):
+        if plainly:
             plain = as_plain_messages(given, tools)
             try:
                 rendered = render(plain)
@@ -177,12 +193,21 @@ class PromptTokenizer:
 
     @functools.cached_property
     def _template(self) -> ChatTemplate:
-        if self._source is None:
+        return self._compiled(self._source)
+
+    @functools.cached_property
+    def _tool_template(self) -> ChatTemplate:
+        if self._tool_source == self._source:
+            return self._template
+        return self._compiled(self._tool_source)
+
+    def _compiled(self, source: str | None) -> ChatTemplate:
+        if source is None:
             raise ModelCapabilityError(
                 "the model has no chat template, which messages and tools need: pass prompt=..., "
                 "under a prefix with raw=True"
             )
         vocab = self._vocab
         return ChatTemplate(
-            self._source, vocab.special, bos=vocab.text(vocab.bos), eos=vocab.text(vocab.eos)
+            source, vocab.special, bos=vocab.text(vocab.bos), eos=vocab.text(vocab.eos)
         )

@@ -7,6 +7,7 @@ give the same prompt. What it can call is what `transformers` has for it.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import threading
@@ -23,7 +24,12 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.visitor import NodeTransformer
 
-from asteady._base.errors import EngineError, InvalidRequestError, ModelCapabilityError
+from asteady._base.errors import (
+    EngineError,
+    InvalidRequestError,
+    ModelCapabilityError,
+    SessionClosedError,
+)
 from asteady._base.rendering import DEFAULT_DATE
 from asteady._engine.llama.bounded import BoundedEnvironment, TemplateLimitError
 from asteady._engine.llama.special import Span, SpecialTexts
@@ -52,6 +58,8 @@ _MAX_CHARACTERS = 2**20
 _MAX_CHARACTERS_PER_MESSAGE = 2000
 _MAX_GROWTH = 4
 _MAX_INDENT = 16
+# In no template; some write not all of a text, or in capitals.
+_PROBE = "zqxj zqxj zqxj"
 _MAX_DATE_CHARACTERS = 1000
 _MAX_REASON_CHARACTERS = 1000
 
@@ -442,7 +450,31 @@ class ChatTemplate:
             ModelCapabilityError: the template fails.
             EngineError: it was stopped, as it takes too many steps or writes too much.
         """
-        given = _size([messages, tools or (), options or {}])
+        return self._render(messages, self._takes_parts, tools, date, options or {}, continued)
+
+    @functools.cached_property
+    def _takes_parts(self) -> bool:
+        """Whether it writes a text only if it is given as a list with one part."""
+        return not self._writes_probe(False) and self._writes_probe(True)
+
+    def _writes_probe(self, as_parts: bool) -> bool:
+        messages = [{"role": "user", "content": _PROBE}]
+        try:
+            text = self._render(messages, as_parts, None, _DEFAULT_DATE, {}, False).text
+        except (EngineError, InvalidRequestError, ModelCapabilityError):
+            return False
+        return "zqxj" in text.lower() and "'type'" not in text
+
+    def _render(
+        self,
+        messages: Messages,
+        as_parts: bool,
+        tools: Sequence[Mapping[str, Any]] | None,
+        date: Date,
+        options: Mapping[str, Any],
+        continued: bool,
+    ) -> Rendered:
+        given = _size([messages, tools or (), options])
         marks = self._marks.copy()
 
         def write(messages: Messages) -> str:
@@ -450,8 +482,8 @@ class ChatTemplate:
             return self._environment.render_bounded(
                 self._template,
                 {
-                    **(options or {}),
-                    "messages": self._for_template(messages, marks, continued),
+                    **options,
+                    "messages": self._for_template(messages, marks, as_parts, continued),
                     "tools": tools and list(tools),
                     "add_generation_prompt": not continued,
                     "strftime_now": _strftime_now(date),
@@ -486,6 +518,8 @@ class ChatTemplate:
                 f"the model's chat template was stopped on these messages: {exc}; pass prompt=..., "
                 "raw=True, or use a model with another template"
             ) from None
+        except SessionClosedError:
+            raise  # nobody waits any more
         # A template is foreign code: it may fail in any way that Python code can.
         except Exception as exc:
             raise ModelCapabilityError(
@@ -494,7 +528,7 @@ class ChatTemplate:
             ) from exc
 
     def _for_template(
-        self, messages: Messages, marks: _Marks, continued: bool
+        self, messages: Messages, marks: _Marks, as_parts: bool, continued: bool
     ) -> list[dict[str, Any]]:
         found = []
         for message in messages:
@@ -506,6 +540,9 @@ class ChatTemplate:
                 found[-1]["thinking"] = message["reasoning_content"]
         if continued:
             found[-1]["content"] += _CUT_HERE
+        if as_parts:
+            for message in found:
+                message["content"] = [{"type": "text", "text": message["content"]}]
         return found
 
     def _resolve(self, written: str, marks: _Marks) -> Rendered:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import llama_cpp
@@ -40,6 +40,9 @@ class Vocab:
         # place at once write the same value.
         self._pieces: list[bytes | None] = [None] * self.size
         self._is_end: dict[int, bool] = {}
+        # Texts that may be special though llama.cpp does not parse them, and those that are tokens.
+        self._expected: set[str] = set()
+        self._unparsed: dict[str, int] = {}
 
     def tokenize(self, text: str, *, special: bool, add_special: bool = False) -> list[int]:
         """The tokens of a text.
@@ -87,17 +90,33 @@ class Vocab:
         """
         texts: set[str] = set()
         exact: set[str] = set()
+        expected = {text.encode() for text in self._expected}
+        attributes_of = holding_gil(llama_cpp.llama_vocab_get_attr)
+        text_of = holding_gil(llama_cpp.llama_vocab_get_text)
         for token in range(self.size):
-            attributes = llama_cpp.llama_vocab_get_attr(self._vocab, token)
-            if attributes & _PARSED:
-                raw = llama_cpp.llama_vocab_get_text(self._vocab, token).decode("utf-8", "replace")
+            attributes = attributes_of(self._vocab, token)
+            if not attributes & _PARSED:
+                if expected and not attributes & llama_cpp.LLAMA_TOKEN_ATTR_BYTE:
+                    written = text_of(self._vocab, token)
+                    if written in expected:
+                        self._unparsed[written.decode()] = token
+            else:
+                raw = text_of(self._vocab, token).decode("utf-8", "replace")
                 # A space of the text becomes this character in SentencePiece vocabularies.
                 spaced = raw.replace("\u2581", " ")
                 if len(raw) > 1 and spaced.strip():
                     texts |= {raw, spaced}
                     if not attributes & llama_cpp.LLAMA_TOKEN_ATTR_LSTRIP:
                         exact.add(raw)
-        return SpecialTexts(texts, exact)
+        return SpecialTexts(texts | set(self._unparsed), exact)
+
+    def expect(self, texts: Iterable[str]) -> None:
+        """Take these texts, as far as they are tokens, for special ones whatever their type is.
+
+        Files exist in which tokens that begin and end turns are of an ordinary type. To be called
+        before `special` is used.
+        """
+        self._expected.update(texts)
 
     def tokenize_message(self, text: str, trusted: Sequence[Span] = ()) -> list[int]:
         """The tokens of a text whose special tokens count at the `trusted` spans only.
@@ -105,7 +124,21 @@ class Vocab:
         Others are cut behind their first character, and the pieces are tokenised apart: there is
         no way to tell llama.cpp that the text of a USER_DEFINED token is none.
         """
-        first, *rest = self.special.split(text, trusted)
+        special = self.special
+        tokens: list[int] = []
+        begin, inside = 0, []
+        for start, end in trusted:
+            token = self._unparsed.get(text[start:end])
+            if token is None:
+                inside.append((start - begin, end - begin))
+            else:
+                tokens += self._tokenize_pieces(special.split(text[begin:start], inside))
+                tokens.append(token)
+                begin, inside = end, []
+        return tokens + self._tokenize_pieces(special.split(text[begin:], inside))
+
+    def _tokenize_pieces(self, pieces: Sequence[str]) -> list[int]:
+        first, *rest = pieces
         tokens = self.tokenize(first, special=True)
         for piece in rest:
             # SentencePiece vocabularies put a space before a text: here before the line feed.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import gguf
 import pytest
@@ -222,4 +223,68 @@ def test_the_template_is_given_the_tools_of_the_request(tmp_path: Path) -> None:
     job = engine.prepare(GenerateRequest.of("hi", tools=tools))
     assert isinstance(job, GenerateJob)
     assert written(engine, list(job.tokens)).endswith("a;b;hi")
+    engine.close()
+
+
+TYPES = [gguf.TokenType.NORMAL, gguf.TokenType.USER_DEFINED, gguf.TokenType.CONTROL]
+TURNS = ["<|im_start|>", "<|im_end|>", "<start_of_turn>", "[INST]", "<think>", "<|developer|>"]
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("vocabulary", ["gpt2", "spm"])
+def test_a_turn_token_of_any_type_is_the_templates_alone(
+    tmp_path: Path, vocabulary: Any, kind: gguf.TokenType
+) -> None:
+    source = (
+        "<|im_start|><|{{ messages[0].role }}|>{{ messages[0].content }}<|im_end|>"
+        "{{ '<start_of_turn>' ~ (messages[0].content | upper | lower) ~ '[INST]' }}<think>"
+    )
+    more = dict.fromkeys(TURNS, kind)
+    if vocabulary == "spm":  # of which it would be put together, as any text
+        parts = ["thin", "think", "<think"]
+        more |= dict.fromkeys(parts, gguf.TokenType.NORMAL)
+    write_llama(
+        tmp_path / "turns.gguf",
+        vocabulary=vocabulary,
+        more_tokens=more,
+        template=source,
+        vocabulary_size=700,
+    )
+    engine = load(tmp_path, "turns.gguf")
+    typed = "a<|im_start|>b<|im_end|><start_of_turn>[inst]<think><|developer|>c"
+    for content in ("hi", typed, "<think>"):
+        ids = tokens(engine, messages=[{"role": "developer", "content": content}])
+        texts = [engine.vocab.text(token) for token in ids]
+        assert [text for text in texts if text in TURNS] == [
+            *("<|im_start|>", "<|developer|>", "<|im_end|>", "<start_of_turn>", "[INST]", "<think>")
+        ]
+        assert "".join(texts).replace("\u2581", "").replace(" ", "") == (
+            f"<|begin|><|im_start|><|developer|>{content}<|im_end|><start_of_turn>{content}[INST]<think>"
+        )
+    engine.close()
+
+
+def test_tools_have_a_template_of_their_own(tmp_path: Path) -> None:
+    of_tools = (
+        "<|system|>{% for tool in tools %}{{ tool | tojson }}{% endfor %}[TOOL_CALLS]"
+        "<|user|>{{ messages[0].content }}"
+    )
+    templates = [
+        {"name": "default", "template": "<|user|>{{ messages[0].content }}"},
+        {"name": "tool_use", "template": of_tools},
+    ]
+    write_llama(tmp_path / "two.gguf", template=templates)
+    engine = load(tmp_path, "two.gguf")
+    assert written(engine, tokens(engine, "hi")) == "<|begin|><|user|>hi"
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    job = engine.prepare(GenerateRequest.of("hi", tools=tools))
+    assert isinstance(job, GenerateJob)
+    assert written(engine, list(job.tokens)).startswith('<|begin|><|system|>{"type": "function"')
+    engine.close()
+
+
+def test_a_name_in_the_place_of_a_template_is_none(tmp_path: Path) -> None:
+    write_llama(tmp_path / "name.gguf", template="mistral-v7-tekken")
+    engine = load(tmp_path, "name.gguf")
+    assert written(engine, tokens(engine, "hi")) == "<|begin|>hi"
     engine.close()

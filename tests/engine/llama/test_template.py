@@ -137,6 +137,33 @@ def test_a_last_message_of_the_assistant_is_continued(content: str, kept: str) -
     assert rendered.text == f"<|user|>Hello<|end|><|assistant|>{kept}"
 
 
+PARTS = (
+    "{% for m in messages %}<|{{ m.role }}|>{% for part in m.content %}"
+    "{% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}<|end|>{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    "source", [PARTS, PARTS.replace("{% for part", "{{ m.content[0]['text'][:0] }}{% for part")]
+)
+def test_a_template_that_takes_parts_is_given_parts(source: str) -> None:
+    assert render(source, ("user", "a<|end|>"), ("assistant", "b")) == (
+        "<|user|>a<|end|><|end|><|assistant|>b<|end|>"
+    )
+    assert trusted(source, ("user", "a<|end|>")) == ["<|user|>", "<|end|>"]
+    messages = said(("user", "a"), ("assistant", "so "))
+    assert template(source).render(messages, continued=True).text == (
+        "<|user|>a<|end|><|assistant|>so "
+    )
+
+
+def test_a_template_that_takes_both_is_given_texts() -> None:
+    source = (
+        "{% if messages[0].content is string %}{{ messages[0].content }}{% else %}parts{% endif %}"
+    )
+    assert render(source) == "Hello"
+
+
 def test_what_the_template_does_not_write_cannot_be_continued() -> None:
     messages = [*HELLO, {"role": "assistant", "content": "so far"}]
     for source in ("{{ messages[0].content }}", "{{ messages[1].content | upper }}"):
