@@ -112,6 +112,8 @@ class _Marks:
         return [self._pieces[ord(mark) - ord(_FIRST_MARK)] for mark in marks]
 
     def plain(self, text: str) -> str:
+        if text.isascii():  # known at once
+            return text
         return _MARKED.sub(lambda found: "".join(self.pieces_of(found[0])), text)
 
 
