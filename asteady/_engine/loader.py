@@ -53,7 +53,7 @@ T = TypeVar("T")
 _log = logging.getLogger("asteady")
 
 # Raise it when asteady changes how it tokenises, samples, detokenises, stops or pools.
-_WAYS_VERSION = 3
+_WAYS_VERSION = 4
 # Raise it when the probe or the choice of the setup changes.
 _PROBE_VERSION = 3
 
