@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
+from urllib.parse import unquote
 
 from asteady._base.errors import InvalidRequestError
 
@@ -79,11 +80,15 @@ def grammar_of(source: str) -> str:
     schema = json.loads(source)
     pattern_characters = 0
     left: list[tuple[Path, Any]] = [((), schema)]
+    seen = set[Path]()
     while left:
         place, part = left.pop()
-        if not isinstance(part, dict):
+        if not isinstance(part, dict) or place in seen:
             continue
+        seen.add(place)
         left += (((*place, *path), child) for path, child in _subschemas(part))
+        # A reference may lead to where no keyword does: "#/parts/name".
+        left += _referred(schema, part)
         kind = part.get("format")
         if isinstance(kind, str) and kind not in _FORMATS:
             del part["format"]
@@ -175,13 +180,25 @@ def _inner(schema: Any, place: Path, part: Any) -> Iterator[tuple[Path, Any]]:
     for path, child in _subschemas(part):
         if path[0] not in _DEFINITIONS:
             yield (*place, *path), child
+    yield from _referred(schema, part)
+
+
+def _referred(schema: Any, part: dict[str, Any]) -> Iterator[tuple[Path, Any]]:
+    """What a reference of this part leads to inside the schema, and its place."""
     reference = part.get("$ref")
-    if isinstance(reference, str) and reference.startswith("#/"):
-        steps = [step.replace("~1", "/").replace("~0", "~") for step in reference[2:].split("/")]
-        found = schema
-        for step in steps:
-            found = found.get(step) if isinstance(found, dict) else None
-        yield tuple(steps), found
+    if not (isinstance(reference, str) and reference.startswith("#/")):
+        return
+    found, place = schema, []
+    for text in unquote(reference[2:]).split("/"):
+        step: str | int = text.replace("~1", "/").replace("~0", "~")
+        if isinstance(found, list) and text.isdecimal():
+            step = int(text)
+        try:
+            found = found[step]
+        except (KeyError, IndexError, TypeError):
+            return
+        place.append(step)
+    yield tuple(place), found
 
 
 def _subschemas(schema: dict[str, Any]) -> Iterator[tuple[Path, Any]]:
