@@ -47,6 +47,8 @@ def form_of(schema: Any, choices: Any) -> Form[Any]:
 
 
 def _schema_form(schema: Any) -> Form[Any]:
+    if isinstance(schema, type):  # first, since each cached answer comes by here
+        return _type_form(schema)
     if isinstance(schema, str):
         return Form({"schema": schema}, json.loads)
     if isinstance(schema, Mapping) or schema is True or schema is False:
@@ -56,9 +58,10 @@ def _schema_form(schema: Any) -> Form[Any]:
             raise InvalidRequestError(f"schema is not allowed: it cannot be JSON: {exc}") from None
         return Form({"schema": text}, json.loads)
     try:
-        return _type_form(schema)
-    except TypeError as exc:  # it cannot be hashed
+        hash(schema)
+    except TypeError as exc:
         raise refuse("schema", schema, "a type, or a JSON schema as a mapping") from exc
+    return _type_form(schema)
 
 
 @functools.lru_cache(maxsize=256)
@@ -73,7 +76,12 @@ def _type_form(kind: Any) -> Form[Any]:
     try:
         adapter = pydantic.TypeAdapter(_for_pydantic(kind))
         schema = adapter.json_schema(schema_generator=schema_generator())
-    except (pydantic.PydanticUserError, pydantic.PydanticUndefinedAnnotation) as exc:
+    except (
+        pydantic.PydanticUserError,
+        pydantic.PydanticUndefinedAnnotation,
+        NameError,  # in an annotation
+        TypeError,
+    ) as exc:
         reason = str(exc).splitlines()[0]
         raise InvalidRequestError(
             f"schema={kind!r} is not allowed: pydantic makes no JSON schema of it: {reason}"

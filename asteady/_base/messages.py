@@ -275,9 +275,9 @@ def _message(name: str, value: object, ignored: set[str]) -> Message:
     given = value.as_dict() if isinstance(value, Message) else _mapping(name, value)
     if given is None:
         raise refuse(name, value, 'a mapping with the keys "role" and "content"')
-    role = validation.text(f"{name}['role']", given.get("role"))
-    if not role:
+    if not (role := given.get("role")):
         raise refuse(f"{name}['role']", role, 'a role such as "system", "user", "assistant"')
+    role = validation.text(f"{name}['role']", role)
     content, calls = given.get("content"), given.get("tool_calls")
     if len(given) == 2 and isinstance(content, str):
         return Message(role=role, content=validation.text(f"{name}['content']", content))
@@ -428,6 +428,8 @@ def _plain(name: str, value: object, depth: int) -> Any:
         return value
     if isinstance(value, str):
         return validation.text(name, value)
+    if (number := validation.scalar(value)) is not value:  # of numpy
+        return _plain(name, number, depth)
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):

@@ -406,6 +406,9 @@ def may_be_large(text: object, messages: object = None) -> bool:
             parts = content if isinstance(content, list) else [content]
             texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
             characters += sum(len(text) for text in texts if isinstance(text, str))
+        else:  # an object of another library
+            content = getattr(message, "content", None)
+            characters += len(content) if isinstance(content, str) else 0
     return characters > LARGE_CHARACTERS
 
 

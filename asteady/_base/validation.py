@@ -69,7 +69,7 @@ def text(name: str, value: object) -> str:
     return plain
 
 
-def _scalar(value: Any) -> object:
+def scalar(value: Any) -> object:
     """A scalar of numpy, or an array or tensor without dimensions, as Python's own number."""
     return value.item() if getattr(value, "shape", None) == () else value
 
@@ -88,7 +88,7 @@ def whole_number(
     `allowed` replaces the description of the type and range in the message.
     """
     try:
-        plain = _scalar(value)
+        plain = scalar(value)
         if isinstance(plain, bool):
             raise TypeError
         whole = int(operator.index(plain))  # type: ignore[arg-type]  # refused if not
@@ -117,7 +117,7 @@ def number(
 
     `allowed` replaces the description of the range in the message.
     """
-    plain = _scalar(value)
+    plain = scalar(value)
     if isinstance(plain, bool) or not isinstance(plain, Real | Decimal):
         raise refuse(
             name, value, allowed or f"a number is needed, not {type(value).__name__}", error

@@ -215,12 +215,13 @@ def _split(options: dict[str, Any]) -> tuple[Form[Any] | None, Any]:
     """The form that `schema` or `choices` give, if one is there; and the options of the request."""
     if "schema" not in options and "choices" not in options:
         return None, options
-    rest = {name: value for name, value in options.items() if name not in ("schema", "choices")}
-    schema, choices = options.get("schema"), options.get("choices")
+    rest = options.copy()
+    schema, choices = rest.pop("schema", None), rest.pop("choices", None)
     if schema is None and choices is None:
         return None, rest
     form = form_of(schema, choices)
-    return form, {**rest, **form.options}
+    rest.update(form.options)
+    return form, rest
 
 
 def _typed(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,7 +41,9 @@ def reason_of(error: InvalidRequestError) -> str:
 
 def accepts(matcher: Matcher, tokens: list[int]) -> bool:
     copy = matcher.copy()
-    return all(copy.accept(token) for token in tokens) and copy.accepting
+    mask = copy.new_mask()
+    # As in an answer; a text is looked into further where there is a mask.
+    return all(copy.mask_into(mask) and copy.accept(token) for token in tokens) and copy.accepting
 
 
 def spelled(vocab: Vocab, document: Any) -> list[int] | None:

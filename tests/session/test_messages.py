@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import asteady
@@ -89,6 +90,16 @@ async def test_a_conversation_with_tools_is_stored_and_read_back() -> None:
     shown = stored_request.arguments(found)
     assert shown["chat_template_kwargs"] == variables
     assert asteady.GenerateRequest.of(**shown) == found
+
+
+async def test_variables_may_be_numbers_of_numpy() -> None:
+    of_numpy = {"a": np.float32(1.5), "b": [np.int64(3), np.bool_(True)]}
+    plain = {"a": 1.5, "b": [3, True]}
+    assert asteady.GenerateRequest.of(
+        messages=TOOLS, chat_template_kwargs=of_numpy
+    ) == asteady.GenerateRequest.of(messages=TOOLS, chat_template_kwargs=plain)
+    with pytest.raises(asteady.InvalidRequestError, match="not ndarray"):
+        asteady.GenerateRequest.of(messages=TOOLS, chat_template_kwargs={"a": np.zeros(2)})
 
 
 async def test_warming_takes_them_from_json_lines(tmp_path: Path) -> None:
