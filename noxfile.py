@@ -5,6 +5,7 @@ nox -s lint types       style and types
 nox -s aiosqlite        the tests of the store with the oldest and newest aiosqlite allowed
 nox -s campaign         the fault campaign in its long form, by hand
 nox -s bench -- NAME    a benchmark of tests/benchmarks/, by hand
+nox -s docs             build the documentation site, strictly
 nox -s models           train the built-in models anew
 """
 
@@ -83,6 +84,18 @@ def bench(session: nox.Session) -> None:
     session.install(".")
     name, *arguments = session.posargs or ["--list"]
     session.run("python", "-m", "tests.benchmarks", name, *arguments)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the site into build/site; a broken link, a missing name or a warning fails."""
+    install_group(session, "docs")
+    session.install("-e", ".[otel,prometheus,pydantic]")
+    session.run(
+        *("sphinx-build", "--fail-on-warning", "--keep-going", "--quiet", "--jobs=auto"),
+        *("--doctree-dir", "build/doctrees", *session.posargs, "docs", "build/site"),
+    )
+    session.log("open build/site/index.html")
 
 
 @nox.session

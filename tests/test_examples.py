@@ -1,4 +1,4 @@
-"""The examples and the README's programs run, as a reader would run them."""
+"""The examples and the README's commands run, as a reader would run them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,6 @@ from tests.published import smollm2_file
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-
-
-def snippets() -> list[tuple[str, str]]:
-    found = []
-    for page in PAGES:
-        blocks = re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)
-        found += [(f"{page.name}-{n}", block) for n, block in enumerate(blocks)]
-    return found
 
 
 def run(program: str) -> str:
@@ -44,11 +35,6 @@ def test_an_example_runs(example: Path) -> None:
     if "smollm2" in program:
         smollm2_file()
     assert run(program).strip()
-
-
-@pytest.mark.parametrize(("name", "program"), snippets(), ids=[name for name, _ in snippets()])
-def test_a_program_in_the_documentation_runs(name: str, program: str) -> None:
-    run(program if "import asteady" in program else f"import asteady\n{program}")
 
 
 def test_the_readme_opens_with_what_to_run_first() -> None:
@@ -80,10 +66,3 @@ def test_the_readmes_commands_run_one_after_the_other(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "warmed 1, already cached 0, failed 0" in done.stdout
-
-
-def test_links_in_the_documentation_lead_somewhere() -> None:
-    for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
-        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text("utf-8")):
-            if not target.startswith("http"):
-                assert (page.parent / target).exists(), f"{page.name} links to {target}"

@@ -177,7 +177,7 @@ def _field(read: Callable[[str, object], Any], default: Any = attrs.NOTHING, **m
 class Settings:
     """How a session is set up. Construct it with no arguments to get the defaults.
 
-    `Settings.from_environment(**arguments)` reads the environment for whatever is not given, and
+    ``Settings.from_environment(**arguments)`` reads the environment for whatever is not given, and
     `production`, `development` and `testing` do so too, with sizes of the caches in place of the
     defaults. A megabyte is 1,048,576 bytes.
 

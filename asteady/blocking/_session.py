@@ -567,7 +567,7 @@ class Calls(GenerationCalls[D]):
 
 @public
 class Namespace(Calls[AsyncNamespace]):
-    """`asteady.operate.Namespace` without await; from `Session.namespace`. Usable as long as the
+    """`asteady.Namespace` without await; from `Session.namespace`. Usable as long as the
     session is."""
 
     def __init__(self, root: Root, path: str, isolation: str | None = None) -> None:

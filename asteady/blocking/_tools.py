@@ -107,11 +107,13 @@ class CacheMonitor(Tool[operate.CacheMonitor]):
         print(self.summary(timeout=timeout))
 
     def operation(self) -> operate.Operation:
-        """Record the outcomes of the calls that this thread makes in a block, and of no others::
+        """Record the outcomes of the calls that this thread makes in a block, and of no others.
 
-        with monitor.operation() as op:
-            text = asteady.generate("Write a haiku about caching")
-        print(op.outcome, op.duration_s)
+        ::
+
+            with monitor.operation() as op:
+                text = asteady.generate("Write a haiku about caching")
+            print(op.outcome, op.duration_s)
         """
         return operate.Operation(self._session())
 

@@ -21,13 +21,19 @@ def machine() -> str:
     )
 
 
+FIGURES: list[dict[str, object]] = []
+"""The tables that were printed, for ``--figures``."""
+
+
 def table(title: str, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a Markdown table under a heading."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    FIGURES.append({"title": title, "machine": machine(), "head": [*head], "rows": cells})
     print(f"\n### {title}\n\n_{machine()}_\n")
     print("| " + " | ".join(head) + " |")
     print("|" + "---|" * len(head))
-    for row in rows:
-        print("| " + " | ".join(map(str, row)) + " |")
+    for row in cells:
+        print("| " + " | ".join(row) + " |")
     sys.stdout.flush()
 
 
