@@ -24,6 +24,7 @@ from asteady._base.requests import (
     EmbedMode,
     EmbedRequest,
     GenerateRequest,
+    Key,
     Kind,
     StreamEvent,
     TextChunk,
@@ -32,6 +33,7 @@ from asteady._base.requests import (
 )
 from asteady._base.tasks import run_aside
 from asteady._base.validation import one_of, refuse
+from asteady._session.observe import Outcome
 from asteady._session.pipeline import CacheMode, Call, CallContext, Joined
 
 if TYPE_CHECKING:
@@ -140,6 +142,22 @@ class Stream:
     def ready(self) -> int:
         """The number of chunks, of reasoning too, that can be read without waiting."""
         return len(self._open().chunks) - self._index
+
+    @property
+    def key(self) -> Key:
+        """The key of the answer in the cache."""
+        return self._open().key
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the model that the stream was opened with."""
+        return self._open().fingerprint
+
+    @property
+    def outcome(self) -> Outcome:
+        """Where the answer comes from: "memory", "disk", "computed", or "coalesced" if another call
+        had begun to compute it. An answer on disk is known as such from the first chunk on."""
+        return self._open().outcome
 
     @property
     def answer(self) -> Completion:

@@ -113,6 +113,7 @@ class Joined(Generic[A]):
         self,
         call: Call,
         key: Key,
+        fingerprint: str,
         cache: Cache[A],
         outcome: Outcome,
         *,
@@ -122,6 +123,8 @@ class Joined(Generic[A]):
     ) -> None:
         self._call = call
         self._key = key
+        self.fingerprint = fingerprint
+        """That of the model, as far as is known: the answer has the one that computed it."""
         self._cache = cache
         self._outcome: Outcome = outcome
         self._answer = answer
@@ -131,6 +134,18 @@ class Joined(Generic[A]):
         if self._namespace is not None and flight is not None:
             # Stored with the answer, in one commit, if this flight stores it.
             flight.namespaces.add(self._namespace)
+
+    @property
+    def key(self) -> Key:
+        """The key that the answer is stored under, or would be."""
+        return self._key
+
+    @property
+    def outcome(self) -> Outcome:
+        """Where the answer comes from, as far as is known."""
+        if self._outcome == "computed" and self._found_on_disk():
+            return "disk"
+        return self._outcome
 
     @property
     def chunks(self) -> Sequence[Chunk]:
@@ -180,9 +195,7 @@ class Joined(Generic[A]):
     def leave(self, error: BaseException | None = None) -> None:
         """Give the place up; `error` is what the caller gets instead of an answer."""
         if self._namespace is not None and self._call.looks_up:
-            outcome = self._outcome
-            if outcome == "computed" and self._found_on_disk():
-                outcome = "disk"
+            outcome = self.outcome
             lookups = self._cache.lookups_of(self._namespace)
             if outcome == "coalesced":
                 lookups.coalesced += 1
@@ -296,7 +309,9 @@ class Pipeline(Generic[A]):
         if call.looks_up:
             answer = self._cache.recall_key(key, alias=call.alias)
             if answer is not None:
-                return Joined(call, key, self._cache, "memory", answer=answer, watch=watch)
+                return Joined(
+                    call, key, fingerprint, self._cache, "memory", answer=answer, watch=watch
+                )
 
         async def compute(flight: Flight[A]) -> A:
             return await self._answer(flight, call, key, fingerprint)
@@ -310,7 +325,7 @@ class Pipeline(Generic[A]):
         if not started and call.looks_up:
             self._cache.counters.coalesced += 1
         outcome: Outcome = "computed" if started else "coalesced"
-        return Joined(call, key, self._cache, outcome, flight=flight, watch=watch)
+        return Joined(call, key, fingerprint, self._cache, outcome, flight=flight, watch=watch)
 
     async def _answer(self, flight: Flight[A], call: Call, key: Key, fingerprint: str) -> A:
         cache = self._cache

@@ -1,0 +1,1 @@
+"""The API of OpenAI, answered by a session."""

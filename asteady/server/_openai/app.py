@@ -1,0 +1,77 @@
+"""The application, to be mounted in another one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from asteady._base.files import AnyPath
+from asteady._base.public import public
+from asteady._session.session import Session
+from asteady.server._openai.chat import ChatCompletions
+from asteady.server._openai.errors import ApiError
+from asteady.server._openai.served import ServedModels
+
+DEFAULT_BODY_BYTES = 8 * 2**20
+
+
+@public
+def openai(
+    session: Session,
+    *,
+    models: Mapping[str, AnyPath] | None = None,
+    max_tokens: int | None = None,
+    max_body_bytes: int = DEFAULT_BODY_BYTES,
+) -> Starlette:
+    """An ASGI application that OpenAI's clients can ask, answered by a session::
+
+        app = Starlette(lifespan=...)  # opens and closes the session
+        app.mount("/v1", asteady.server.openai(session))
+
+    Args:
+        session: need not be open before the first request; it is not closed here.
+        models: further names that clients may give, and what they stand for: references as
+            `Session.generate` takes them. Without it there are the session's two models. Another
+            name is answered with 404, and opens no file.
+        max_tokens: of an answer, where a request does not say; default: the library's 512.
+        max_body_bytes: of a request; more is answered with 413.
+
+    Paths, defaults and differences: docs/openai-api.md.
+    """
+    served = ServedModels(session, models)
+    chat = ChatCompletions(session, served, max_body_bytes)
+    chat.most_tokens = max_tokens
+
+    async def list_models(request: Request) -> Response:
+        records = [served.describe(name) for name in served.names()]
+        return JSONResponse({"object": "list", "data": records})
+
+    async def show_model(request: Request) -> Response:
+        return JSONResponse(served.describe(request.path_params["name"]))
+
+    return Starlette(
+        routes=[
+            Route("/models", list_models),
+            Route("/models/{name:path}", show_model),
+            Route("/chat/completions", chat, methods=["POST"]),
+        ],
+        exception_handlers={ApiError: _refused, HTTPException: _not_there},
+    )
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return JSONResponse({"error": error.body}, error.status, dict(error.headers))
+
+
+async def _not_there(request: Request, error: Exception) -> Response:
+    """Another path, or another method."""
+    assert isinstance(error, HTTPException)
+    message = f"{request.method} {request.url.path}: {error.detail}"
+    own = ApiError(message, status=error.status_code, code="unknown_url")
+    return JSONResponse({"error": own.body}, own.status, error.headers)

@@ -1,0 +1,47 @@
+"""The body of a request, as JSON and of a bounded size."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from starlette.types import Receive, Scope
+
+from asteady.server._openai.errors import ApiError
+from asteady.server._openai.hang_up import ClientLeftError
+
+
+async def read_body(scope: Scope, receive: Receive, most_bytes: int) -> dict[str, Any]:
+    """The JSON object that was sent.
+
+    Raises:
+        ApiError: it is too large, or no JSON object.
+        ClientLeftError: the client hung up before it had sent it.
+    """
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit() and int(value) > most_bytes:
+            raise _too_large(most_bytes)
+    parts: list[bytes] = []
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeftError
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > most_bytes:
+            raise _too_large(most_bytes)
+        more = message.get("more_body", False)
+    try:
+        body = json.loads(b"".join(parts))
+    except (ValueError, RecursionError) as exc:
+        raise ApiError(f"the body is not JSON: {exc}", code="invalid_json") from None
+    if not isinstance(body, dict):
+        raise ApiError("the body must be a JSON object", code="invalid_json")
+    return body
+
+
+def _too_large(most_bytes: int) -> ApiError:
+    return ApiError(
+        f"the body has more than {most_bytes:,} bytes", status=413, code="request_too_large"
+    )

@@ -1,0 +1,201 @@
+"""POST /chat/completions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from asteady._base.messages import ToolCall
+from asteady._base.requests import ReasoningChunk, TextChunk, TokenLogprob
+from asteady.server._openai.choices import Answer, Choices, usage_of
+from asteady.server._openai.endpoint import Asked, Endpoint, Reply, event
+from asteady.server._openai.errors import refused
+from asteady.server._openai.options import (
+    check_fields,
+    choices_of,
+    flag,
+    form_options,
+    logprobs_of,
+    sampling_options,
+    tool_options,
+)
+
+_KNOWN = frozenset(
+    {
+        *("model", "messages", "n", "stream", "stream_options", "logprobs", "top_logprobs"),
+        *("response_format", "tools", "tool_choice", "parallel_tool_calls", "reasoning_effort"),
+    }
+)
+
+
+@attrs.frozen
+class _Head:
+    """What each object about one request begins with."""
+
+    id: str
+    created: int
+    model: str
+    fingerprint: str
+
+    def of(self, kind: str, choices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": self.fingerprint,
+            "choices": choices,
+        }
+
+
+class ChatCompletions(Endpoint):
+    """Answers to conversations."""
+
+    most_tokens: int | None = None
+
+    async def reply(self, asked: Asked) -> Reply:
+        body = asked.body
+        check_fields(body, _KNOWN)
+        name, reference = self.served.find("generation", body.get("model"))
+        streamed = flag(body, "stream")
+        several_calls = flag(body, "parallel_tool_calls", True)
+        with_usage = streamed and _wants_usage(body)
+        choices = await Choices.open(
+            asked, self.session, choices_of(body), {"model": reference, **self._arguments(body)}
+        )
+        head = _Head(f"chatcmpl-{choices.key[:32]}", int(time.time()), name, choices.fingerprint)
+        if streamed:
+            events = _events(choices, head, several_calls, with_usage)
+            return Reply(events, choices.headers())
+        answers = await choices.answers(asked)
+        content = head.of(
+            "chat.completion",
+            [_choice(index, answer, several_calls) for index, answer in enumerate(answers)],
+        )
+        return Reply({**content, "usage": usage_of(answers)}, choices.headers())
+
+    def _arguments(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        messages = body.get("messages")
+        if not isinstance(messages, list) or not messages:
+            raise refused("messages", "a list of at least one message is needed")
+        arguments = {
+            "messages": [_message(message) for message in messages],
+            **sampling_options(body, self.most_tokens),
+            **form_options(body.get("response_format")),
+            **tool_options(body),
+        }
+        if (effort := body.get("reasoning_effort")) is not None:
+            given = arguments.get("chat_template_kwargs")
+            arguments["chat_template_kwargs"] = {"reasoning_effort": effort, **(given or {})}
+        if (logprobs := logprobs_of(body)) is not None:
+            arguments["logprobs"] = logprobs
+        return arguments
+
+
+def _message(message: Any) -> Any:
+    """Templates do not know OpenAI's newer name of the system's role."""
+    if isinstance(message, dict) and message.get("role") == "developer":
+        return {**message, "role": "system"}
+    return message
+
+
+def _wants_usage(body: Mapping[str, Any]) -> bool:
+    options = body.get("stream_options")
+    if options is None:
+        return False
+    if not isinstance(options, dict):
+        raise refused("stream_options", "an object is needed")
+    return flag(options, "include_usage")
+
+
+def _choice(index: int, answer: Answer, several_calls: bool) -> dict[str, Any]:
+    calls = _calls(answer.tool_calls, several_calls)
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": None if calls and not answer.text else answer.text,
+        "refusal": None,
+    }
+    if answer.completion is not None and answer.completion.reasoning is not None:
+        message["reasoning_content"] = answer.completion.reasoning
+    if calls:
+        message["tool_calls"] = calls
+    return {
+        "index": index,
+        "message": message,
+        "logprobs": _logprobs(answer),
+        "finish_reason": answer.finish_reason,
+    }
+
+
+def _calls(calls: Sequence[ToolCall], several: bool) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": call.id,
+            "type": "function",
+            "function": {"name": call.name, "arguments": call.arguments_json},
+        }
+        for call in (calls if several else calls[:1])
+    ]
+
+
+def _logprobs(answer: Answer) -> dict[str, Any] | None:
+    if answer.completion is None or answer.completion.logprobs is None:
+        return None
+    return {"content": [_logprob(each) for each in answer.completion.logprobs], "refusal": None}
+
+
+def _logprob(token: TokenLogprob) -> dict[str, Any]:
+    return {
+        **_token(token.token, token.logprob),
+        "top_logprobs": [_token(text, logprob) for _, text, logprob in token.top],
+    }
+
+
+def _token(token: bytes, logprob: float) -> dict[str, Any]:
+    return {"token": token.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(token)}
+
+
+async def _events(
+    choices: Choices, head: _Head, several_calls: bool, with_usage: bool
+) -> AsyncIterator[bytes]:
+    """The chunks as OpenAI's clients read them: the role, the pieces, the end of each choice, the
+    usage if it is asked for, and [DONE]."""
+
+    def chunk(index: int, delta: dict[str, Any], answer: Answer | None = None) -> bytes:
+        choice = {
+            "index": index,
+            "delta": delta,
+            "logprobs": None if answer is None else _logprobs(answer),
+            "finish_reason": None if answer is None else answer.finish_reason,
+        }
+        content = head.of("chat.completion.chunk", [choice])
+        return event({**content, "usage": None} if with_usage else content)
+
+    begun: set[int] = set()
+    called: dict[int, int] = {}
+    answers: dict[int, Answer] = {}
+    async for index, found in choices.events():
+        if index not in begun:
+            begun.add(index)
+            yield chunk(index, {"role": "assistant", "content": ""})
+        match found:
+            case TextChunk(text):
+                yield chunk(index, {"content": text})
+            case ReasoningChunk(text):
+                yield chunk(index, {"reasoning_content": text})
+            case ToolCall():
+                place = called.setdefault(index, 0)
+                called[index] += 1
+                if several_calls or place == 0:
+                    (call,) = _calls([found], True)
+                    yield chunk(index, {"tool_calls": [{"index": place, **call}]})
+            case Answer():
+                answers[index] = found
+                yield chunk(index, {}, found)
+    if with_usage:
+        content = head.of("chat.completion.chunk", [])
+        yield event({**content, "usage": usage_of([answers[at] for at in sorted(answers)])})
+    yield b"data: [DONE]\n\n"

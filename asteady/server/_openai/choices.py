@@ -1,0 +1,162 @@
+"""The answers of one request: one for each choice, computed side by side."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, TypeAlias
+
+import attrs
+
+from asteady._base.errors import IncompleteAnswerError
+from asteady._base.messages import ToolCall
+from asteady._base.requests import Completion, StreamEvent
+from asteady._session.generation import Stream
+from asteady._session.session import Session
+from asteady.server._openai.endpoint import Asked
+from asteady.server._openai.hang_up import until_hang_up
+from asteady.server._openai.options import with_seed_of
+
+
+@attrs.frozen
+class Answer:
+    """What is told of the answer of a choice. One with a form that was cut has no completion."""
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    completion: Completion | None = None
+
+    @property
+    def tool_calls(self) -> Sequence[ToolCall]:
+        return () if self.completion is None else self.completion.tool_calls
+
+
+Found: TypeAlias = StreamEvent | Answer
+
+
+class Choices:
+    """The streams of the choices of one request, open."""
+
+    def __init__(self, session: Session, arguments: Mapping[str, Any], streams: list[Stream]):
+        self._session = session
+        self._arguments = arguments
+        self._streams = streams
+
+    @classmethod
+    async def open(
+        cls, asked: Asked, session: Session, number: int, arguments: Mapping[str, Any]
+    ) -> Choices:
+        """Begin to compute them; they are left with the request's stack."""
+        streams = []
+        for index in range(number):
+            stream = session.stream(**with_seed_of(arguments, index), cache=asked.mode)
+            streams.append(await asked.stack.enter_async_context(stream))
+        return cls(session, arguments, streams)
+
+    @property
+    def fingerprint(self) -> str:
+        return self._streams[0].fingerprint
+
+    @property
+    def key(self) -> str:
+        return str(self._streams[0].key)
+
+    def headers(self) -> dict[str, str]:
+        """The keys of the answers, and where they come from."""
+        return {
+            "x-asteady-key": ", ".join(str(stream.key) for stream in self._streams),
+            "x-asteady-cache": ", ".join(stream.outcome for stream in self._streams),
+        }
+
+    async def answers(self, asked: Asked) -> list[Answer]:
+        """All of them, whole."""
+        if all(stream.outcome == "memory" for stream in self._streams):
+            return await self._read()  # waits for nothing
+        return await until_hang_up(asked.receive, self._read())
+
+    async def _read(self) -> list[Answer]:
+        return [await self._answer(stream) for stream in self._streams]
+
+    async def _answer(self, stream: Stream) -> Answer:
+        try:
+            return _whole(await stream.read())
+        except IncompleteAnswerError as exc:
+            return await self._cut(exc)
+
+    async def _cut(self, exc: IncompleteAnswerError) -> Answer:
+        """An answer with a form that has fewer tokens than the form needs."""
+        counted = {
+            name: value
+            for name, value in self._arguments.items()
+            if name in ("prompt", "messages", "model", "raw", "tools", "chat_template_kwargs")
+        }
+        prompt_tokens = await self._session.count_tokens(**counted)
+        tokens = self._arguments.get("max_new_tokens", 0)
+        return Answer(exc.text, "length", prompt_tokens, tokens)
+
+    async def events(self) -> AsyncIterator[tuple[int, Found]]:
+        """The chunks of all choices with their index, as they are computed, and at the end of each
+        its answer."""
+        if len(self._streams) == 1:
+            async for event in self._events(self._streams[0]):
+                yield 0, event
+            return
+        queue = asyncio.Queue[Any]()
+
+        async def pump(index: int, stream: Stream) -> None:
+            try:
+                async with aclosing(self._events(stream)) as events:
+                    async for event in events:
+                        queue.put_nowait((index, event))
+            except Exception as exc:
+                queue.put_nowait(exc)
+
+        tasks = [asyncio.create_task(pump(*each)) for each in enumerate(self._streams)]
+        left = len(tasks)
+        try:
+            while left:
+                item = await queue.get()
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+                left -= isinstance(item[1], Answer)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _events(self, stream: Stream) -> AsyncGenerator[Found, None]:
+        try:
+            async for event in stream.events():
+                yield event
+        except IncompleteAnswerError as exc:
+            yield await self._cut(exc)
+        else:
+            yield _whole(stream.answer)
+
+
+def _whole(completion: Completion) -> Answer:
+    return Answer(
+        completion.text,
+        completion.finish_reason,
+        completion.prompt_tokens,
+        completion.completion_tokens,
+        completion,
+    )
+
+
+def usage_of(answers: Sequence[Answer]) -> dict[str, Any]:
+    """The tokens of a request. The prompt counts once."""
+    prompt, completion = answers[0].prompt_tokens, sum(a.completion_tokens for a in answers)
+    found = [answer.completion for answer in answers if answer.completion is not None]
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": found[0].reused_tokens if found else 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": sum(completion.reasoning_tokens for completion in found)
+        },
+    }

@@ -1,0 +1,123 @@
+"""From a request of HTTP to a reply of it: reading, errors, events, and clients that hang up."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack
+from typing import Any
+
+import attrs
+from starlette.types import Receive, Scope, Send
+
+from asteady._base.validation import one_of
+from asteady._session.pipeline import CacheMode
+from asteady._session.session import Session
+from asteady.server._openai.body import read_body
+from asteady.server._openai.errors import ApiError, api_error
+from asteady.server._openai.hang_up import ClientLeftError, until_hang_up
+from asteady.server._openai.served import ServedModels
+
+_EVENTS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    # nginx would hold the events back.
+    (b"x-accel-buffering", b"no"),
+]
+_MODES = ("use", "refresh", "bypass", "only")
+
+
+@attrs.frozen
+class Reply:
+    """A JSON object, or events as server-sent ones, each of them whole."""
+
+    content: Mapping[str, Any] | AsyncIterator[bytes]
+    headers: Mapping[str, str] = attrs.Factory(dict)
+
+
+@attrs.frozen
+class Asked:
+    """One request: its body, how it uses the cache, what is closed after its reply, and how its
+    client is watched."""
+
+    body: dict[str, Any]
+    mode: CacheMode
+    stack: AsyncExitStack
+    receive: Receive
+
+
+class Endpoint(ABC):
+    """An ASGI application that answers one path's POST requests."""
+
+    def __init__(self, session: Session, served: ServedModels, most_body_bytes: int) -> None:
+        self.session = session
+        self.served = served
+        self._most_body_bytes = most_body_bytes
+
+    @abstractmethod
+    async def reply(self, asked: Asked) -> Reply:
+        """Answer one request. Its first event is there before a stream's status is sent."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with AsyncExitStack() as stack:
+                body = await read_body(scope, receive, self._most_body_bytes)
+                reply = await self.reply(Asked(body, _mode_of(scope), stack, receive))
+                if isinstance(reply.content, Mapping):
+                    await send_json(send, reply.content, headers=reply.headers)
+                else:
+                    await until_hang_up(receive, _send_events(send, reply.content, reply.headers))
+        except ClientLeftError:
+            pass
+        except Exception as exc:
+            error = api_error(exc)
+            await send_json(send, {"error": error.body}, error.status, error.headers)
+
+
+def event(data: Mapping[str, Any], name: str | None = None) -> bytes:
+    """A server-sent event."""
+    named = b"" if name is None else b"event: " + name.encode() + b"\n"
+    return named + b"data: " + json.dumps(data, ensure_ascii=False).encode() + b"\n\n"
+
+
+async def send_json(
+    send: Send,
+    content: Mapping[str, Any],
+    status: int = 200,
+    headers: Mapping[str, str] = {},  # read only
+) -> None:
+    body = json.dumps(content, ensure_ascii=False).encode()
+    sent = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    sent += _encoded(headers)
+    await send({"type": "http.response.start", "status": status, "headers": sent})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _send_events(
+    send: Send, events: AsyncIterator[bytes], headers: Mapping[str, str]
+) -> None:
+    first = await anext(events)  # an error in its place has a status of its own
+    sent = [*_EVENTS, *_encoded(headers)]
+    await send({"type": "http.response.start", "status": 200, "headers": sent})
+    await send({"type": "http.response.body", "body": first, "more_body": True})
+    try:
+        async for each in events:
+            await send({"type": "http.response.body", "body": each, "more_body": True})
+    except Exception as exc:
+        error: ApiError = api_error(exc)
+        last = event({"error": error.body})
+        await send({"type": "http.response.body", "body": last, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), value.encode()) for name, value in headers.items()]
+
+
+def _mode_of(scope: Scope) -> CacheMode:
+    for name, value in scope["headers"]:
+        if name == b"x-asteady-cache-mode":
+            mode: CacheMode = one_of("x-asteady-cache-mode", value.decode("latin-1"), _MODES)
+            return mode
+    return "use"

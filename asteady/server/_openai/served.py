@@ -1,0 +1,68 @@
+"""The models that clients may name."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+from asteady._base.files import AnyPath
+from asteady._base.requests import Kind
+from asteady._session.session import Session
+from asteady.server._openai.errors import ApiError
+
+
+class ServedModels:
+    """Names and what they stand for. A name that is none of them opens no file."""
+
+    def __init__(self, session: Session, models: Mapping[str, AnyPath] | None) -> None:
+        settings = session.settings
+        self._defaults: dict[Kind, str] = {
+            "generation": settings.generation_model,
+            "embedding": settings.embedding_model,
+        }
+        self._named = {name: os.fspath(model) for name, model in (models or {}).items()}
+        self._own: dict[Kind, str] = {
+            kind: _name_of(reference) for kind, reference in self._defaults.items()
+        }
+        self._created = int(time.time())
+
+    def find(self, kind: Kind, name: object) -> tuple[str, str]:
+        """The name and the reference of a model; without a name those of the session's.
+
+        Raises:
+            ApiError: no model has this name.
+        """
+        if name is None or name == self._own[kind]:
+            return self._own[kind], self._defaults[kind]
+        if isinstance(name, str) and name in self._named:
+            return name, self._named[name]
+        for other in self._own:
+            if name == self._own[other]:
+                return self._own[other], self._defaults[other]
+        raise ApiError(
+            f"the model {str(name)[:100]!r} is not served here; there are: "
+            + ", ".join(self.names()),
+            status=404,
+            code="model_not_found",
+            param="model",
+        )
+
+    def names(self) -> list[str]:
+        return list(dict.fromkeys([*self._own.values(), *self._named]))
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """The record of a model.
+
+        Raises:
+            ApiError: no model has this name.
+        """
+        self.find("generation", name)
+        return {"id": name, "object": "model", "created": self._created, "owned_by": "asteady"}
+
+
+def _name_of(reference: str) -> str:
+    """A file is called by its name, not by where it lies."""
+    return PurePath(reference).stem if reference.endswith(".gguf") else reference
