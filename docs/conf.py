@@ -92,7 +92,7 @@ html_theme_options = {
     "source_repository": REPOSITORY,
     "source_branch": "main",
     "source_directory": "docs/",
-    "footer_icons": [],
+    "top_of_page_buttons": [],
 }
 copybutton_prompt_text = r"\$ "
 copybutton_prompt_is_regexp = True
@@ -139,9 +139,10 @@ def link_on_site(target: Path, page: Path) -> str | None:
 
 
 def navigation(index: str) -> Iterator[str]:
-    """Tables of contents: what the lists of an index link to, each section by its heading."""
+    """Tables of contents: what the lists of an index link to, by section, with the same words."""
     for heading, section in re.findall(r"^(#+ .+)\n((?:(?!#).*\n)*)", index, re.M):
-        pages = re.findall(r"^(?:-|\d\.) \[.*?\]\(([^)#:]+)\.(?:md|rst)\)", section, re.M)
+        links = re.findall(r"^(?:-|\d\.) \[(.*?)\]\(([^)#:]+)\.(?:md|rst)\)", section, re.M)
+        pages = [f"{label} <{page}>" for label, page in links]
         if pages:
             caption = f":caption: {heading.lstrip('# ')}\n" if heading.startswith("##") else ""
             yield f"```{{toctree}}\n:hidden:\n{caption}\n" + "\n".join(pages) + "\n```\n"
@@ -164,11 +165,14 @@ def find_name(
     return None
 
 
-def hide_private_arguments(
+def shorten_signature(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str, returns: str
 ) -> tuple[str, str] | None:
     """No signature for classes that users do not construct."""
-    return ("", "") if what == "class" and signature and "._" in signature else None
+    if what == "class" and "._" in (signature or ""):
+        return "", ""
+    # A default that is computed, of the class attrs.NOTHING.
+    return (signature or "").replace("NOTHING", "..."), returns
 
 
 def read_private_modules() -> None:
@@ -203,5 +207,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     read_private_modules()
     app.connect("source-read", read_source)
     app.connect("missing-reference", find_name)
-    app.connect("autodoc-process-signature", hide_private_arguments)
+    app.connect("autodoc-process-signature", shorten_signature)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

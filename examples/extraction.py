@@ -23,12 +23,24 @@ class Kind(Enum):
 
 class Order(BaseModel):
     article: str = Field(max_length=40)
-    amount: int = Field(ge=1, le=100)
+    amount: int | None = Field(ge=1, le=100)
 
 
+# Examples help a small model more than a description. All requests share them, so they are computed
+# once.
+SHARED = [
+    {"role": "system", "content": "Write article and amount of what is ordered, as JSON."},
+    {"role": "user", "content": "Send four black chairs."},
+    {"role": "assistant", "content": '{"article": "black chairs", "amount": 4}'},
+    {"role": "user", "content": "Is the red table still there?"},
+    {"role": "assistant", "content": '{"article": "red table", "amount": null}'},
+]
 MAILS = [
     "Please send me three red umbrellas.",
     "One garden chair, as last time.",
+    "I need 12 blue pens and nothing else.",
+    "Do you have green tea?",
+    "Two lamps and five bulbs, please.",
 ]
 
 
@@ -36,7 +48,11 @@ async def main() -> None:
     async with asteady.Session() as session, asyncio.TaskGroup() as group:
         orders = [
             group.create_task(
-                session.generate(f"What is ordered? Mail: {mail}", schema=Order, max_new_tokens=200)
+                session.generate(
+                    messages=[*SHARED, {"role": "user", "content": mail}],
+                    schema=Order,
+                    max_new_tokens=100,
+                )
             )
             for mail in MAILS
         ]
