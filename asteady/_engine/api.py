@@ -224,7 +224,11 @@ class Tokenizer(Protocol):
         """
 
     def piece(self, token: int) -> bytes:
-        """The bytes of a token, also of one that is not shown in answers."""
+        """The bytes of a token, also of one that is not shown in answers.
+
+        Raises:
+            InvalidRequestError: there is no such token.
+        """
 
 
 @runtime_checkable

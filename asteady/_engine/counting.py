@@ -7,19 +7,14 @@ import functools
 from collections.abc import Callable
 from typing import TypeVar
 
-from asteady._base.requests import characters_of
 from asteady._base.tasks import run_in_daemon
-from asteady._engine.api import Request, Tokenizer
+from asteady._engine.api import Tokenizer
 from asteady._engine.preparer import Preparer
 
 T = TypeVar("T")
 
-OfTokens = Callable[[Tokenizer, list[int]], T]
-"""What is made of a request's tokens, on the thread that found them."""
-
-
-def of_tokens(tokenizer: Tokenizer, request: Request, make: OfTokens[T]) -> T:
-    return make(tokenizer, tokenizer.tokenize(request))
+AskTokenizer = Callable[[Tokenizer], T]
+"""What is found with a tokenizer, on one of its threads."""
 
 
 class TokenCounter:
@@ -30,13 +25,12 @@ class TokenCounter:
         self._close_tokenizer = close
         self._preparer = Preparer()
 
-    def tokens(self, request: Request, make: OfTokens[T]) -> asyncio.Future[T]:
-        """What `make` makes of the tokens. Cancelling stops waiting.
+    def ask_tokenizer(self, ask: AskTokenizer[T], characters: int) -> asyncio.Future[T]:
+        """What `ask` finds in a text of so many characters. Cancelling stops waiting.
 
-        Raises as `Tokenizer.tokenize` does, and SessionClosedError after `close`.
+        Raises as `ask` does, and SessionClosedError after `close`.
         """
-        find = functools.partial(of_tokens, self._tokenizer, request, make)
-        return self._preparer.submit(find, characters_of(request))
+        return self._preparer.submit(functools.partial(ask, self._tokenizer), characters)
 
     def close(self) -> asyncio.Future[None]:
         """Refuse more, and close the tokenizer when no thread uses it any more.

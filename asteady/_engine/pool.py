@@ -65,7 +65,7 @@ from asteady._engine.api import (
     Worker,
     prepare,
 )
-from asteady._engine.counting import OfTokens, of_tokens
+from asteady._engine.counting import AskTokenizer
 from asteady._engine.preparer import Preparer
 
 T = TypeVar("T")
@@ -329,23 +329,22 @@ class Pool:
 
     @property
     def counts_tokens(self) -> bool:
-        """Whether the engine knows its tokens, so that `tokens` can be called."""
+        """Whether the engine knows its tokens, so that `ask_tokenizer` can be called."""
         return isinstance(self._engine, Tokenizer)
 
-    def tokens(self, request: Request, make: OfTokens[T]) -> asyncio.Future[T]:
-        """What `make` makes of the tokens of the request's prompt or text. Needs no worker.
+    def ask_tokenizer(self, ask: AskTokenizer[T], characters: int) -> asyncio.Future[T]:
+        """What `ask` finds in a text of so many characters. Needs no worker.
 
         Raises:
             ModelCapabilityError: the engine has no tokens.
             SessionClosedError: the pool was closed, before the call or meanwhile.
-            AsteadyError: what `Tokenizer.tokenize` raises.
+            AsteadyError: what `ask` raises.
         """
         self._check_usable()
         engine = self._engine
         if not isinstance(engine, Tokenizer):
             raise ModelCapabilityError(f"the engine of {engine.model} does not count tokens")
-        find = functools.partial(of_tokens, engine, request, make)
-        return self._preparer.submit(find, characters_of(request))
+        return self._preparer.submit(functools.partial(ask, engine), characters)
 
     async def _check_size(self, engine: ChecksSize, request: Request) -> None:
         self._check_usable()

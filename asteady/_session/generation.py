@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Hashable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import suppress
 from enum import Enum
 from functools import partial
@@ -29,16 +37,16 @@ from asteady._base.requests import (
     StreamEvent,
     TextChunk,
     TypedCompletion,
+    characters_of,
     may_be_large,
 )
 from asteady._base.tasks import run_aside
-from asteady._base.validation import one_of, refuse
+from asteady._base.validation import check_list, one_of, refuse, whole_number
 from asteady._session.observe import Outcome
 from asteady._session.pipeline import CacheMode, Call, CallContext, Joined
 
 if TYPE_CHECKING:
     from asteady._engine.api import Tokenizer
-    from asteady._engine.counting import OfTokens
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Enum)
@@ -713,6 +721,36 @@ class GenerationCalls:
         """
         return await _tokens(self._context, "tokenize", prompt, model, kind, mode, options, _pieces)
 
+    async def detokenize(
+        self,
+        tokens: Iterable[int],
+        *,
+        model: AnyPath | None = None,
+        kind: Kind = "generation",
+    ) -> str:
+        """The text of tokens, whose ids are as `tokenize` gives them.
+
+        Special tokens have their text. Bytes that are no UTF-8, as of a token that is a part of a
+        character, become U+FFFD. Needs the vocabulary only, as `count_tokens` does.
+
+        Cancelling stops waiting.
+
+        Raises:
+            InvalidRequestError: `tokens` is no list of ids that the model has.
+            ModelError, SessionError: as in `count_tokens`.
+        """
+        one_of("kind", kind, KINDS)
+        check_list("tokens", tokens, "the ids of tokens")
+        ids = [whole_number(f"tokens[{index}]", token, 0) for index, token in enumerate(tokens)]
+        context = self._context
+        context.tasks.check_open()
+        reference = context.model(kind, model)
+        return await context.models.ask_tokenizer(kind, reference, partial(_text_of, ids), len(ids))
+
+
+def _text_of(tokens: list[int], tokenizer: Tokenizer) -> str:
+    return b"".join(map(tokenizer.piece, tokens)).decode("utf-8", "replace")
+
 
 def _count(tokenizer: Tokenizer, tokens: list[int]) -> int:
     return len(tokens)
@@ -730,7 +768,7 @@ async def _tokens(
     kind: Kind,
     mode: EmbedMode | None,
     options: GenerateOptions,
-    make: OfTokens[T],
+    make: Callable[[Tokenizer, list[int]], T],
 ) -> T:
     one_of("kind", kind, KINDS)
     request: GenerateRequest | EmbedRequest
@@ -750,7 +788,11 @@ async def _tokens(
         call = await generation_call(context, name, prompt, model, "bypass", options)
         assert isinstance(call.request, GenerateRequest)
         request, reference = call.request, call.model
-    return await context.models.tokens(kind, reference, request, make)
+
+    def ask(tokenizer: Tokenizer) -> T:
+        return make(tokenizer, tokenizer.tokenize(request))
+
+    return await context.models.ask_tokenizer(kind, reference, ask, characters_of(request))
 
 
 def context_of(calls: GenerationCalls) -> CallContext:

@@ -32,7 +32,7 @@ from asteady._session.flight import Flight, Flights
 # importing asteady costs no more than what every program uses.
 if TYPE_CHECKING:
     from asteady._engine.api import Answer, Engine, PrefixStatistics, Request
-    from asteady._engine.counting import OfTokens, TokenCounter
+    from asteady._engine.counting import AskTokenizer, TokenCounter
     from asteady._engine.pool import Emit, Pool, PoolStatistics
 
 # As long as closing a pool waits.
@@ -230,20 +230,22 @@ class Models:
                     ) from exc
                 raise
 
-    async def tokens(self, kind: Kind, reference: str, request: Request, make: OfTokens[T]) -> T:
-        """What `make` makes of the tokens of a request's prompt or text.
+    async def ask_tokenizer(
+        self, kind: Kind, reference: str, ask: AskTokenizer[T], characters: int
+    ) -> T:
+        """What `ask` finds with the model's tokenizer in a text of so many characters.
 
         If the model is not loaded, its vocabulary is, and is kept until the model is loaded or
         unloaded, or unused for as long as a model may be.
 
-        Raises what `fingerprint` and `Pool.tokens` raise.
+        Raises what `fingerprint` and `Pool.ask_tokenizer` raise.
         """
         key = (kind, reference)
         while True:
             counter = await self._counter(key)
             try:
                 with self._use(key, counter):
-                    return await counter.tokens(request, make)
+                    return await counter.ask_tokenizer(ask, characters)
             except SessionClosedError:
                 if counter in (self._pools.get(key), self._counters.get(key)):
                     raise

@@ -452,6 +452,7 @@ class GenerationCalls(Part[C]):
     _complete = waited(AsyncGenerationCalls.complete)
     is_cached = waited(AsyncGenerationCalls.is_cached)
     tokenize = waited(AsyncGenerationCalls.tokenize)
+    detokenize = waited(AsyncGenerationCalls.detokenize)
 
     @overload
     def count_tokens(

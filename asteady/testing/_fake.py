@@ -195,6 +195,8 @@ class FakeEngine:
 
     def piece(self, token: int) -> bytes:
         """Of a token that `tokenize` has returned."""
+        if token not in self._pieces:
+            raise InvalidRequestError(f"the token {token} is not allowed: no text had it yet")
         return self._pieces[token]
 
     def prepare(self, request: Request) -> Job:

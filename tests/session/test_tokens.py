@@ -110,6 +110,61 @@ async def test_the_tokens_themselves_join_to_the_text() -> None:
         assert answer.text.encode() == piece
 
 
+@pytest.mark.parametrize("load", [False, True])
+async def test_tokens_are_turned_back_into_their_text(load: bool, tmp_path: Path) -> None:
+    text = "  two spaces, a line feed\nand 東京 🎉"
+    async with Session() as session:
+        if load:
+            await session.generate("hi", max_new_tokens=1)
+            await session.embed("hi")
+        ids = [token for token, _ in await session.tokenize(text, raw=True)]
+        assert await session.detokenize(ids) == text
+        assert await session.detokenize([]) == ""
+        chat = [token for token, _ in await session.tokenize("hi")]
+        assert "<|user|>" in await session.detokenize(chat)  # the template's
+        parts = [token for token, piece in await session.tokenize("é", raw=True)]
+        assert await session.detokenize(parts[:1]) == "\ufffd"
+        words = await session.tokenize("async cache", kind="embedding")
+        joined = await session.detokenize((token for token, _ in words), kind="embedding")
+        assert "cache" in joined
+        assert await session.detokenize(ids, model="builtin") == text
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ([1, 10**6], r"the token 1000000 is not allowed: the model's tokens are 0 to \d+"),
+        ([1, -1], r"tokens\[1\]=-1 is not allowed"),
+        ([2**70], "is not allowed"),
+        ([True], r"tokens\[0\]=True is not allowed"),
+        (["1"], r"tokens\[0\]='1' is not allowed"),
+        ("12", "tokens is one str: give a list of the ids of tokens"),
+        (12, "tokens=12 is not allowed: a list of the ids"),
+    ],
+)
+@pytest.mark.parametrize("load", [False, True])
+async def test_what_is_no_token_is_refused(tokens: Any, message: str, load: bool) -> None:
+    async with Session() as session:
+        if load:
+            await session.generate("hi", max_new_tokens=1)
+        with pytest.raises(InvalidRequestError, match=message):
+            await session.detokenize(tokens)
+
+
+async def test_a_fake_engine_turns_its_words_back() -> None:
+    async with Session(engine=FakeEngine()) as session:
+        ids = [token for token, _ in await session.tokenize("three words")]
+        assert await session.detokenize(ids) == "three words"
+        with pytest.raises(InvalidRequestError, match="the token 5 is not allowed"):
+            await session.detokenize([5])
+
+
+def test_the_blocking_twin_detokenizes() -> None:
+    with asteady.blocking.Session() as session:
+        ids = [token for token, _ in session.tokenize("a text", raw=True)]
+        assert session.detokenize(ids) == "a text"
+
+
 async def test_of_the_other_kind_of_model_and_of_wrong_arguments() -> None:
     async with Session() as session:
         with pytest.raises(ModelCapabilityError, match="cannot generate"):

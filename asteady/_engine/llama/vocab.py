@@ -10,7 +10,7 @@ from typing import Any
 
 import llama_cpp
 
-from asteady._base.errors import EngineError, PromptTooLongError
+from asteady._base.errors import EngineError, InvalidRequestError, PromptTooLongError
 from asteady._engine.llama.lib import holding_gil
 from asteady._engine.llama.special import Span, SpecialTexts
 from asteady._engine.preparer import LONGEST_STRETCH, check_wanted
@@ -189,7 +189,15 @@ class Vocab:
             room = -count
 
     def whole_piece(self, token: int) -> bytes:
-        """The bytes of a token, those of a control token too."""
+        """The bytes of a token, those of a control token too.
+
+        Raises:
+            InvalidRequestError: the model has no such token.
+        """
+        if not 0 <= token < self.size:
+            raise InvalidRequestError(
+                f"the token {token} is not allowed: the model's tokens are 0 to {self.size - 1}"
+            )
         return self._to_piece(token, special=True)
 
     def control_texts_in(self, texts: Sequence[str]) -> dict[int, str]:
