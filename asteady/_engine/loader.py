@@ -134,8 +134,8 @@ class LlamaSource:
 
     def fetch(self, reference: str, stopped: Callable[[], bool]) -> None:
         if reference.startswith("hf:"):
-            with self.activities.during("downloading", reference):
-                resolve_hub(reference, self._cache_dir, stopped=stopped)
+            with self.activities.during("downloading", reference) as running:
+                resolve_hub(reference, self._cache_dir, running=running, stopped=stopped)
 
     def _identified(
         self,

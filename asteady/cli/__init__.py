@@ -18,39 +18,51 @@ _INTERRUPTED = "asteady: interrupted\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command, and return its exit code."""
+    """Run one command, and return its exit code: docs/cli.md has them."""
     try:
-        if arguments is None:
-            _import_as_program()
-        from asteady.cli import _main
+        if arguments is not None:
+            from asteady.cli import _main
 
-        return _main.main(arguments)
+            return _main.main(arguments)
+        return _as_program()
     except KeyboardInterrupt:
         if sys.stderr is not None:
-            sys.stderr.write(_INTERRUPTED)
+            try:
+                sys.stderr.write(_INTERRUPTED)
+                sys.stderr.flush()
+            except OSError:  # the terminal has gone
+                pass
         return 130
 
 
-def _import_as_program() -> None:
-    """Import the commands; Ctrl-C meanwhile ends the process.
+def _as_program() -> int:
+    """Run the command of this process.
 
-    A `KeyboardInterrupt` would not do: in a callback of the import system Python prints it, with a
-    traceback, and goes on.
+    While it imports, and when it is done and Python ends, Ctrl-C ends the process at once. A
+    `KeyboardInterrupt` would not do: in a callback of the import system, or while threads are
+    joined at exit, Python prints it, with a traceback, and goes on.
     """
     import os
     import signal
 
     def end(*_: object) -> None:
-        os.write(2, _INTERRUPTED.encode())
-        os._exit(130)
+        try:
+            os.write(2, _INTERRUPTED.encode())
+        finally:
+            os._exit(130)
 
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        return  # ignored, or handled by somebody else
     try:
-        signal.signal(signal.SIGINT, end)
+        ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if ours:  # else it is ignored, or handled by somebody else
+            signal.signal(signal.SIGINT, end)
     except ValueError:
-        return  # not the main thread, so no signal interrupts it
+        ours = False  # not the main thread, so no signal interrupts it
+    from asteady.cli import _main
+
     try:
-        from asteady.cli import _main  # noqa: F401
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        return _main.main()
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if ours:
+            signal.signal(signal.SIGINT, end)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 from typing import TYPE_CHECKING
 
 import attrs
 
 from asteady._base.errors import InvalidRequestError
-from asteady._session.session import Session
 from asteady.cli._common import (
     Commands,
     activities_of,
@@ -18,11 +16,13 @@ from asteady.cli._common import (
     add_max_new_tokens,
     add_model,
     add_seed,
+    make_session,
 )
+from asteady.cli._output import Column, as_json, can_print, print_table
 from asteady.cli._progress import add_quiet, progress
 
 if TYPE_CHECKING:
-    from asteady.operate import PromptTiming
+    from asteady.operate import PromptTiming, Replayed
 
 _SIZES = (16, 32, 64, 128, 256, 512, 1024, 2048)
 
@@ -71,11 +71,12 @@ def run(options: argparse.Namespace) -> int:
         )
     timing = asyncio.run(_time(options))
     if options.json:
-        print(json.dumps(attrs.asdict(timing), ensure_ascii=False))
+        print(as_json(attrs.asdict(timing)))
         return 0
+    about = "±" if can_print("±") else "+-"
     print(f"prompt        {timing.prompt}")
     print(f"cold          {timing.cold_time_s:.6f} s")
-    print(f"warm          {timing.warm_avg_s:.6f} s ± {timing.warm_std_s:.6f} s")
+    print(f"warm          {timing.warm_avg_s:.6f} s {about} {timing.warm_std_s:.6f} s")
     print(f"speed-up      {timing.speedup:,.0f}x")
     return 0
 
@@ -85,7 +86,7 @@ async def _time(options: argparse.Namespace) -> PromptTiming:
     from asteady.operate import CacheBenchmark
 
     async with (
-        Session(generation_model=options.model, context_tokens=options.context) as session,
+        make_session(generation_model=options.model, context_tokens=options.context) as session,
         progress(options, activities_of(session), "measuring"),
     ):
         return await CacheBenchmark(session).benchmark_single_prompt(
@@ -103,16 +104,31 @@ async def _replay(options: argparse.Namespace) -> int:
     accesses = read_accesses(options.accesses)
     if not accesses:
         raise InvalidRequestError(f"the file {options.accesses} contains no accesses")
-    results = await CacheBenchmark().benchmark_cache_sizes(
-        accesses, options.sizes or _SIZES, policy=options.policy or "tide"
-    )
+    sizes = options.sizes or _SIZES
+    benchmark = CacheBenchmark()
+    results: dict[int, Replayed] = {}
+    async with progress(options, tuple, "replaying") as line:
+        for done, size in enumerate(sizes):
+            line.count(f"replaying {len(accesses):,} accesses", done, len(sizes))
+            results |= await benchmark.benchmark_cache_sizes(
+                accesses, [size], policy=options.policy or "tide"
+            )
     if options.json:
-        print(json.dumps([attrs.asdict(result) for result in results.values()]))
+        print(as_json([attrs.asdict(result) for result in results.values()]))
         return 0
-    print(f"{'entries':>10} {'hits %':>8} {'saved %':>8} {'computed s':>12}")
-    for size, result in results.items():
-        print(
-            f"{size:>10,} {result.hit_rate:>8.2f} {result.saved_rate:>8.2f}"
-            f" {result.compute_s:>12,.1f}"
-        )
+    print_table(
+        [
+            Column(title=title, right=True)
+            for title in ("entries", "hits %", "saved %", "computed s")
+        ],
+        [
+            (
+                f"{size:,}",
+                f"{result.hit_rate:.2f}",
+                f"{result.saved_rate:.2f}",
+                f"{result.compute_s:,.1f}",
+            )
+            for size, result in results.items()
+        ],
+    )
     return 0

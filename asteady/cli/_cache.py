@@ -6,39 +6,29 @@ import argparse
 import asyncio
 import datetime
 import json
-import os
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
 from asteady._base.errors import InvalidRequestError
 from asteady._base.requests import KINDS, Completion
 from asteady._base.settings import MEBIBYTE, Settings
-from asteady._cache.cache import Cache
-from asteady._cache.manager import CacheManager
 from asteady._cache.store.api import MAX_FILE_BYTES, ORDERS, Merged
 from asteady._cache.store.stored_request import prompt_of, quoted
 from asteady.cli._common import Commands, add_json, add_namespace, opened_manager, settings_as_found
+from asteady.cli._curve import BLOCKS, draw_curve
+from asteady.cli._output import Column, can_print, columns_of, print_path, print_table
+from asteady.cli._stats import print_stats
+from asteady.cli._watch import DEFAULT_INTERVAL_S, watch
+
+if TYPE_CHECKING:
+    from asteady._cache.cache import Cache
+    from asteady._cache.manager import CacheManager
+
 
 T = TypeVar("T")
-
-# The most important statistics; `--json` prints all.
-_ROWS = {
-    "entries": "size",
-    "of at most": "capacity",
-    "bytes": "total_size_bytes",
-    "of at most ": "max_size_bytes",
-    "hits": "all_hits",
-    "misses": "all_misses",
-    "coalesced": "all_coalesced",
-    "evictions": "all_evictions",
-    "ghosts": "ghosts",
-    "policy": "policy",
-    "phi": "phi",
-    "tide level": "tide_level",
-}
 
 
 def add_parser(commands: Commands) -> None:
@@ -48,6 +38,14 @@ def add_parser(commands: Commands) -> None:
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     stats_ = actions.add_parser(
         "stats", help="print the statistics of all processes, past and present"
+    )
+    stats_.add_argument(
+        "--watch",
+        type=float,
+        nargs="?",
+        const=DEFAULT_INTERVAL_S,
+        metavar="SECONDS",
+        help="print them again and again, until Ctrl-C; every %(const)g seconds, or as given",
     )
     stats_.set_defaults(run=stats)
     list_ = actions.add_parser("list", help="print the entries, the most valuable first")
@@ -154,6 +152,9 @@ def _add_transfer(actions: Commands) -> None:
 
 
 def stats(options: argparse.Namespace) -> int:
+    if options.watch is not None:
+        return watch(options.watch, as_json=options.json)
+
     async def read(manager: CacheManager) -> tuple[dict[str, dict[str, Any]], int]:
         return await manager.get_cache_stats(), len(await manager.namespaces())
 
@@ -161,13 +162,7 @@ def stats(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(caches, indent=2))
         return 0
-    print(" " * 12, *(f"{name:>14}" for name in caches))
-    for label, name in _ROWS.items():
-        print(f"{label:<12}", *(f"{_shown(cache[name]):>14}" for cache in caches.values()))
-    rates = (_rate(cache["all_hits"], cache["all_misses"]) for cache in caches.values())
-    print(f"{'hit rate':<12}", *(f"{rate:>14}" for rate in rates))
-    saved_s = sum(cache["all_seconds_saved"] for cache in caches.values())
-    print(f"\nthe caches have saved {_duration(saved_s)} of computing")
+    print_stats(caches)
     if namespaces:
         print(f"namespaces: {namespaces:,} (`asteady cache namespaces` prints them)")
     return 0
@@ -187,15 +182,29 @@ def list_entries(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(rows, indent=2))
         return 0
-    head = f"{'key':<16} {'cache':<10} {'bytes':>9} {'cost':>9} {'touches':>7} {'last used':<19}"
-    print(head, "prompt")
-    for row in rows:
-        used = datetime.datetime.fromtimestamp(row["last_used_s"]).isoformat(" ", "seconds")
-        prompt = "-" if row["prompt"] is None else quoted(row["prompt"], 40)
-        print(
-            f"{row['key'][:16]} {row['cache']:<10} {row['size_bytes']:>9,}"
-            f" {row['cost_s']:>7.3f} s {row['touches']:>7} {used} {prompt}"
-        )
+    print_table(
+        (
+            Column(title="key"),
+            Column(title="cache", spare=2),
+            Column(title="bytes", right=True, spare=3),
+            Column(title="cost", right=True, spare=4),
+            Column(title="touches", right=True, spare=5),
+            Column(title="last used", spare=1),
+            Column(title="prompt", wraps=True),
+        ),
+        [
+            (
+                row["key"][:16],
+                row["cache"],
+                f"{row['size_bytes']:,}",
+                f"{row['cost_s']:.3f} s",
+                row["touches"],
+                datetime.datetime.fromtimestamp(row["last_used_s"]).isoformat(" ", "seconds"),
+                "-" if row["prompt"] is None else quoted(row["prompt"], 40),
+            )
+            for row in rows
+        ],
+    )
     return 0
 
 
@@ -245,13 +254,23 @@ def namespaces(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({path: attrs.asdict(size) for path, size in found.items()}, indent=2))
         return 0
-    width = max([len("namespace"), *map(len, found)])
-    print(f"{'namespace':<{width}} {'generation':>10} {'embedding':>10} {'bytes':>14}")
-    for path, size in found.items():
-        print(
-            f"{path:<{width}} {size.generation.entries:>10,} {size.embedding.entries:>10,}"
-            f" {size.size_bytes:>14,}"
-        )
+    print_table(
+        (
+            Column(title="namespace"),
+            Column(title="generation", right=True),
+            Column(title="embedding", right=True),
+            Column(title="bytes", right=True, spare=1),
+        ),
+        [
+            (
+                path,
+                f"{size.generation.entries:,}",
+                f"{size.embedding.entries:,}",
+                f"{size.size_bytes:,}",
+            )
+            for path, size in found.items()
+        ],
+    )
     return 0
 
 
@@ -278,9 +297,15 @@ def size(options: argparse.Namespace) -> int:
         plot_sizing(optimizer, found, options.plot)
     if options.json:
         print(json.dumps(attrs.asdict(found)))
+        return 0
+    if sys.stdout.isatty():
+        lines = draw_curve(
+            optimizer.curve(), found, columns_of(sys.stdout), can_print(BLOCKS), options.by
+        )
+        print("\n".join(lines) + "\n")
     else:
         print(sizing_table(optimizer, found))
-        print(found)
+    print(found)
     return 0
 
 
@@ -323,7 +348,7 @@ def run_import(options: argparse.Namespace) -> int:
 
 
 def path(options: argparse.Namespace) -> int:
-    print(os.fspath(Settings.from_environment().cache_dir))
+    print_path(Settings.from_environment().cache_dir)
     return 0
 
 
@@ -355,21 +380,3 @@ def _with_manager(fn: Callable[[CacheManager], Awaitable[T]], *, check: bool = T
             return await fn(manager)
 
     return asyncio.run(run())
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:,.4g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _rate(hits: int, misses: int) -> str:
-    return f"{hits / (hits + misses):.1%}" if hits + misses else "-"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest_s = divmod(seconds, 60)
-    hours, minutes = divmod(int(minutes), 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest_s:.0f} s" if minutes else f"{rest_s:.3g} s"

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 
 import attrs
 
-from asteady._base.activity import Activity
 from asteady._base.errors import InvalidRequestError, SettingsError, StoreError
 from asteady._base.rendering import DEFAULT_DATE
 from asteady._base.requests import DEFAULT_MAX_NEW_TOKENS, DEFAULT_SEED, KINDS
 from asteady._base.settings import MEBIBYTE, Settings
-from asteady._cache.manager import CacheManager
-from asteady._cache.policy import POLICIES
-from asteady._cache.store.schema import is_busy
-from asteady._session.calls import Calls
-from asteady._session.session import Session
 from asteady.cli._progress import add_quiet
+
+if TYPE_CHECKING:
+    from asteady._base.activity import Activity
+
+    # Imported when a command runs: what completes at each press of a key builds the parser only.
+    from asteady._base.options import SettingsOptions
+    from asteady._cache.manager import CacheManager
+    from asteady._session.calls import Calls
+    from asteady._session.session import Session
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -129,6 +133,7 @@ def prompt_arguments(options: argparse.Namespace) -> dict[str, Any]:
     if options.messages is None:
         if options.prompt in (None, "-"):
             options.prompt = read_standard_input("a prompt").removesuffix("\n")
+        options.prompt = text_argument("the prompt", options.prompt)
         return arguments
     if options.prompt is not None:
         raise InvalidRequestError("give either a prompt or --messages: both were given")
@@ -164,6 +169,13 @@ def add_request(parser: argparse.ArgumentParser) -> None:
     add_quiet(parser)
 
 
+def make_session(settings: Settings | None = None, **more: Unpack[SettingsOptions]) -> Session:
+    """A session to be opened. Its modules are imported when a command runs."""
+    from asteady._session.session import Session
+
+    return Session(settings, **more)
+
+
 def calls_under(session: Session, path: str | None) -> Calls:
     """The session, or its namespace with this path."""
     return session if path is None else session.namespace(path)
@@ -185,7 +197,32 @@ def read_standard_input(what: str) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as exc:
-        raise InvalidRequestError(f"standard input is not valid UTF-8: {exc}") from None
+        raise InvalidRequestError(
+            f"standard input is not valid UTF-8: byte 0x{raw[exc.start]:02x} at position"
+            f" {exc.start}; convert it, as with `iconv -f latin1 -t utf-8`"
+        ) from None
+
+
+def text_argument(what: str, text: str) -> str:
+    """An argument as text: of its bytes in the encoding of the system, or else in UTF-8.
+
+    Raises:
+        InvalidRequestError: it is neither.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        bad = f"U+{ord(text[exc.start]):04X}"
+        with suppress(UnicodeEncodeError):  # on Windows arguments have no bytes
+            raw = os.fsencode(text)
+            with suppress(UnicodeDecodeError):
+                return raw.decode("utf-8")
+            bad = f"byte 0x{os.fsencode(text[exc.start]).hex()}"
+        raise InvalidRequestError(
+            f"{what} is not valid UTF-8: {bad} after {exc.start} characters; convert it, as with"
+            " `iconv -f latin1 -t utf-8`"
+        ) from None
+    return text
 
 
 def settings_as_found() -> Settings:
@@ -197,6 +234,9 @@ def settings_as_found() -> Settings:
     Raises:
         StoreError: another process has it locked.
     """
+    from asteady._cache.policy import POLICIES
+    from asteady._cache.store.schema import is_busy
+
     settings = Settings.from_environment()
     found: dict[str, Any] = {}
     for kind in KINDS:
@@ -233,6 +273,8 @@ async def opened_manager(settings: Settings, *, check: bool = True) -> AsyncIter
     Raises:
         StoreError: a database cannot be opened; without `check`, its methods raise that.
     """
+    from asteady._cache.manager import CacheManager
+
     manager = CacheManager(settings)
     await manager.open()
     try:

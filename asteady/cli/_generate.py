@@ -6,17 +6,16 @@ import argparse
 import asyncio
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from time import perf_counter
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from asteady._base.errors import InvalidRequestError
 from asteady._base.files import atomic_write
 from asteady._base.messages import ToolCall
 from asteady._base.requests import OWN_END, ReasoningChunk, Vector
-from asteady._session.generation import Stream
-from asteady._session.session import Session
 from asteady.cli._common import (
     Commands,
     activities_of,
@@ -25,10 +24,16 @@ from asteady.cli._common import (
     add_request,
     add_seed,
     calls_under,
+    make_session,
     prompt_arguments,
     read_standard_input,
+    text_argument,
 )
+from asteady.cli._output import as_json, is_dumb
 from asteady.cli._progress import Progress, progress, speaks, summary
+
+if TYPE_CHECKING:
+    from asteady._session.generation import Stream
 
 
 def add_parser(commands: Commands) -> None:
@@ -107,7 +112,22 @@ def _add_embed(commands: Commands) -> None:
 
 
 def run_generate(options: argparse.Namespace) -> int:
-    return asyncio.run(_generate(options, {**prompt_arguments(options), **_form(options)}))
+    swallowed = options.choices and options.prompt is None and options.messages is None
+    if swallowed and (sys.stdin is None or sys.stdin.isatty()):
+        raise _no_prompt(options.choices)
+    what = prompt_arguments(options)
+    if swallowed and not options.prompt:  # standard input is empty, as in many scripts
+        raise _no_prompt(options.choices)
+    return asyncio.run(_generate(options, {**what, **_form(options)}))
+
+
+def _no_prompt(given: list[str]) -> InvalidRequestError:
+    """The prompt was taken for the last choice: ``--choices good bad "Is it good?"``."""
+    *choices, last = map(shlex.quote, given)
+    return InvalidRequestError(
+        "there is no prompt, as --choices takes all that follows it. Put the prompt first:"
+        f" asteady generate {last} --choices {' '.join(choices) or 'TEXT'}"
+    )
 
 
 def _form(options: argparse.Namespace) -> dict[str, Any]:
@@ -118,8 +138,10 @@ def _form(options: argparse.Namespace) -> dict[str, Any]:
 
 
 async def _generate(options: argparse.Namespace, what: dict[str, Any]) -> int:
-    async with Session(generation_model=options.model, context_tokens=options.context) as session:
-        if session.settings.generation_model == "builtin" and not options.quiet:
+    async with make_session(
+        generation_model=options.model, context_tokens=options.context
+    ) as session:
+        if session.settings.generation_model == "builtin" and speaks(options):
             print(
                 "asteady: the built-in model is only a small demonstration; choose another one with"
                 " --model smollm2, --model FILE.gguf or ASTEADY_GENERATION_MODEL (asteady models"
@@ -147,7 +169,7 @@ async def _generate(options: argparse.Namespace, what: dict[str, Any]) -> int:
             _write("\n")
         for call in calls:
             shown = {"id": call.id, "name": call.name, "arguments": call.arguments}
-            _write(json.dumps(shown, ensure_ascii=False) + "\n")
+            _write(as_json(shown) + "\n")
         if speaks(options):
             print(f"asteady: {summary(answer, first_s, took_s)}", file=sys.stderr)
         elif answer.finish_reason == "length" and not (options.json or options.quiet):
@@ -166,7 +188,7 @@ async def _show(stream: Stream, options: argparse.Namespace, line: Progress) -> 
     """
     terminal = sys.stderr.isatty()
     shown = (terminal if options.reasoning is None else options.reasoning) and not options.json
-    dim, plain = ("\x1b[2m", "\x1b[0m") if terminal and "NO_COLOR" not in os.environ else ("", "")
+    dim, plain = ("\x1b[2m", "\x1b[0m") if terminal and _may_dim() else ("", "")
     open_line = printed = False
     first = 0.0
     try:
@@ -196,23 +218,28 @@ async def _show(stream: Stream, options: argparse.Namespace, line: Progress) -> 
             _write(f"{plain}\n", sys.stderr)
     line.hide()
     if options.json:
-        _write(json.dumps(stream.answer.as_dict(), ensure_ascii=False))
+        _write(as_json(stream.answer.as_dict()))
     elif options.no_stream:
         _write(stream.answer.text)
     return first or perf_counter()
 
 
+def _may_dim() -> bool:
+    # The terminal of old Windows shows the sequences themselves.
+    return not os.environ.get("NO_COLOR") and not is_dumb() and os.name != "nt"
+
+
 def _write(text: str, to: TextIO | None = None) -> None:
-    # Always UTF-8: the encoding of the terminal may not have all characters.
-    buffer = (sys.stdout if to is None else to).buffer
-    buffer.write(text.encode())
-    buffer.flush()
+    stream = sys.stdout if to is None else to
+    stream.write(text)
+    stream.flush()
 
 
 def run_embed(options: argparse.Namespace) -> int:
     texts = options.text or read_standard_input("at least one text").splitlines()
     if not texts:
         raise InvalidRequestError("standard input is empty: give at least one line of text")
+    texts = [text_argument(f"text {number}", text) for number, text in enumerate(texts, 1)]
     target = None if options.npy is None else Path(options.npy).absolute()
     if target is not None and not target.parent.is_dir():
         raise InvalidRequestError(
@@ -230,7 +257,9 @@ def run_embed(options: argparse.Namespace) -> int:
 
 
 async def _embed(texts: list[str], options: argparse.Namespace) -> Vector:
-    async with Session(embedding_model=options.model, context_tokens=options.context) as session:
+    async with make_session(
+        embedding_model=options.model, context_tokens=options.context
+    ) as session:
         calls = calls_under(session, options.namespace)
         async with progress(options, activities_of(session), "computing the vectors"):
             return await calls.embed(texts, cache=options.cache, truncate=options.truncate)

@@ -1,56 +1,121 @@
-"""The argument parser and the exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted.
+"""The argument parser and the exit codes.
 
+0 success, 1 failure, 2 wrong usage, 130 interrupted, 141 the reader of standard output has gone.
 Data goes to standard output, everything else to standard error.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
+from contextlib import suppress
 
 from asteady._base.errors import AsteadyError
-from asteady.cli import _bench, _cache, _generate, _models, _tokens, _verify, _warm
+from asteady.cli import (
+    _bench,
+    _cache,
+    _completion,
+    _generate,
+    _models,
+    _tokens,
+    _verify,
+    _warm,
+)
+from asteady.cli._output import prepare_streams
+
+# As of a program that SIGPIPE ends, which is what shells expect here.
+READER_GONE = 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, and return its exit code."""
-    if sys.stderr is None:
-        # `print` would take standard output in its place.
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # until the process ends
-    parser = _parser()
+    prepare_streams()
+    try:
+        try:
+            code = _run(arguments)
+        except SystemExit as exc:  # of argparse, which has printed why
+            code = exc.code if isinstance(exc.code, int) else 1
+        _flush()
+    except AsteadyError as exc:
+        return _failed(str(exc))
+    except OSError as exc:
+        _discard_unwritten()
+        if _is_closed_pipe(exc):
+            return READER_GONE
+        # Without the errno, which does not help the user.
+        reason = exc.strerror or str(exc)
+        return _failed(f"{exc.filename}: {reason}" if exc.filename else reason)
+    except KeyboardInterrupt:
+        _discard_unwritten()
+        raise
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    parser = build_parser()
+    if "_ARGCOMPLETE" in os.environ:
+        _completion.complete(parser)
     options = parser.parse_args(arguments)
     if sys.stdout is None:
-        print("asteady: standard output is closed", file=sys.stderr)
-        return 1
-    try:
-        result: int = options.run(options)
-        sys.stdout.flush()
-    except AsteadyError as exc:
-        print(f"asteady: {exc}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:
-        # The reader has closed the pipe. Without this, flushing at exit would raise again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as exc:
-        # Without the errno, which does not help the user.
-        reason = f"{exc.filename}: {exc.strerror}" if exc.filename and exc.strerror else exc
-        print(f"asteady: {reason}", file=sys.stderr)
-        return 1
+        return _failed("standard output is closed")
+    result: int = options.run(options)
     return result
 
 
-def _parser() -> argparse.ArgumentParser:
+def _flush() -> None:
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as exc:
+        exc.filename = "standard output"
+        raise
+
+
+def _failed(message: str) -> int:
+    with suppress(OSError):
+        print(f"asteady: {message}", file=sys.stderr, flush=True)
+    return 1
+
+
+def _is_closed_pipe(exc: OSError) -> bool:
+    windows = os.name == "nt" and exc.errno == errno.EINVAL and exc.filename is None
+    return isinstance(exc, BrokenPipeError) or windows
+
+
+def _discard_unwritten() -> None:
+    """Let what cannot be written be lost, quietly: at exit Python would try again and complain."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version  # takes a while
+
+        print(f"asteady {version('asteady')}")
+        parser.exit()
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands. Building it takes no import that is slow: completion does it at
+    each press of the key."""
     parser = argparse.ArgumentParser(
         prog="asteady",
         description="Deterministic, cached text and embeddings from local language models.",
-        epilog="Settings come from ASTEADY_* variables; see docs/configuration.md.",
+        epilog="Settings come from ASTEADY_* variables; see docs/configuration.md. Commands, exit"
+        " codes and encodings: docs/cli.md.",
     )
-    parser.add_argument("--version", action="version", version=f"asteady {version('asteady')}")
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, help="show program's version number and exit"
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (_generate, _tokens, _models, _cache, _warm, _bench, _verify):
+    for command in (_generate, _tokens, _models, _cache, _warm, _bench, _verify, _completion):
         command.add_parser(commands)
     return parser

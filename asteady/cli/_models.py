@@ -9,12 +9,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
 
-from asteady._base.activity import Activities
 from asteady._base.errors import (
     AsteadyError,
     EngineError,
@@ -24,9 +24,6 @@ from asteady._base.errors import (
 )
 from asteady._base.requests import KINDS, Kind
 from asteady._base.settings import NAMED_MODELS, Settings
-from asteady._base.tasks import run_in_daemon
-from asteady._engine.build import REBUILD
-from asteady._engine.loader import LlamaSource
 from asteady._engine.models.catalogue import BUNDLED, KNOWN, Known
 from asteady._engine.models.hub import (
     HubModel,
@@ -37,11 +34,12 @@ from asteady._engine.models.hub import (
     parse_reference,
     pull_model,
 )
-from asteady._engine.models.minilm import find_minilm
-from asteady._engine.models.resolve import ModelFile, inspect_model
-from asteady._session.session import Session
-from asteady.cli._common import Commands, add_json
+from asteady.cli._common import Commands, add_json, make_session
+from asteady.cli._output import Column, print_path, print_styled, print_table
 from asteady.cli._progress import add_quiet, progress
+
+if TYPE_CHECKING:
+    from asteady._engine.models.resolve import ModelFile
 
 
 @attrs.frozen(kw_only=True)
@@ -79,13 +77,16 @@ def add_parser(commands: Commands) -> None:
     list_.set_defaults(run=list_models)
     pull_ = actions.add_parser("pull", help="download a model from the hub, or update it")
     pull_.add_argument(
-        "model", help="hf:owner/repo/file.gguf[@revision], hf:owner/repo:Q4_K_M, or minilm"
+        "model",
+        metavar="MODEL",
+        help="hf:owner/repo/file.gguf[@revision], hf:owner/repo:Q4_K_M, or minilm",
     )
+    add_quiet(pull_)
     pull_.set_defaults(run=pull)
     path_ = actions.add_parser(
         "path", help="print the path of a model's file, without downloading it"
     )
-    path_.add_argument("model", help="any model reference")
+    path_.add_argument("model", metavar="MODEL", help="any model reference")
     path_.set_defaults(run=path)
     check_ = actions.add_parser(
         "check",
@@ -101,17 +102,28 @@ def add_parser(commands: Commands) -> None:
         help="measure how many requests a worker decodes in one batch without changing a bit",
     )
     probe_.add_argument(
-        "model", nargs="?", help="any model reference; default: the generation model"
+        "model",
+        metavar="MODEL",
+        nargs="?",
+        help="any model reference; default: the generation model",
     )
     add_json(probe_, "print everything known, as JSON")
     add_quiet(probe_)
     probe_.set_defaults(run=probe)
     remove_ = actions.add_parser("remove", help="remove a model from the hub's cache")
-    remove_.add_argument("model", help="hf:owner/repo/file.gguf[@revision] or hf:owner/repo:Q4_K_M")
+    remove_.add_argument(
+        "model",
+        metavar="MODEL",
+        help="hf:owner/repo/file.gguf[@revision] or hf:owner/repo:Q4_K_M",
+    )
     remove_.set_defaults(run=remove)
 
 
 def list_models(options: argparse.Namespace) -> int:
+    # Imported here and below, so that other commands start faster.
+    from asteady._engine.loader import LlamaSource
+    from asteady._engine.models.resolve import inspect_model
+
     settings = Settings.from_environment()
     source = LlamaSource(settings)
     rows = []
@@ -153,13 +165,7 @@ def list_models(options: argparse.Namespace) -> int:
     _print_models(rows)
     if missing:
         print("\nNot on this machine:\n")
-        _print_table(
-            ("MODEL", "ABOUT", "MB", "LICENCE", "TO GET IT"),
-            [
-                (row.reference, row.about, f"{row.size_bytes / 1e6:,.0f}", row.licence, row.get)
-                for row in missing
-            ],
-        )
+        _print_missing(missing)
     return 0
 
 
@@ -167,6 +173,8 @@ def _is_here(known: Known, cache_dir: Path) -> bool:
     if known.reference in BUNDLED:
         return BUNDLED[known.reference].find() is not None
     if known.reference == "minilm":
+        from asteady._engine.models.minilm import find_minilm
+
         return find_minilm(cache_dir) is not None
     return find_model(parse_reference(known.reference), cache_dir) is not None
 
@@ -178,30 +186,47 @@ def _kind(reference: str) -> Kind:
 
 def pull(options: argparse.Namespace) -> int:
     cache_dir = Settings.from_environment().cache_dir
-    if options.model not in NAMED_MODELS or options.model == "builtin":
-        pull_model(options.model, cache_dir, show_progress=True)
-    # Compares the digest with the expected one and reads the header; converts minilm.
-    file = inspect_model(options.model, kind=_kind(options.model), cache_dir=cache_dir)
-    _print_path(file.path)
+    print_path(asyncio.run(_pull(options, cache_dir)))
     return 0
+
+
+async def _pull(options: argparse.Namespace, cache_dir: Path) -> Path:
+    from asteady._base.activity import Activities
+    from asteady._base.tasks import run_in_daemon
+    from asteady._engine.models.resolve import inspect_model
+
+    activities = Activities()
+    stopped = threading.Event()
+
+    def fetch() -> Path:
+        if options.model not in NAMED_MODELS or options.model == "builtin":
+            with activities.during("downloading", options.model) as running:
+                pull_model(options.model, cache_dir, running=running, stopped=stopped.is_set)
+        # Compares the digest with the expected one and reads the header; converts minilm.
+        return inspect_model(
+            options.model, kind=_kind(options.model), cache_dir=cache_dir, activities=activities
+        ).path
+
+    async with progress(options, activities.now, "looking at the model"):
+        try:
+            # A thread, as a download that does not go on would not be left with Ctrl-C.
+            return await run_in_daemon("asteady-pull", fetch)
+        finally:
+            stopped.set()
 
 
 def path(options: argparse.Namespace) -> int:
+    from asteady._engine.models.resolve import inspect_model
+
     cache_dir = Settings.from_environment().cache_dir
     reference = options.model
     if reference.startswith("hf:"):
-        _print_path(_local(reference, cache_dir).files[0])
+        print_path(_local(reference, cache_dir).files[0])
         return 0
     kinds = KINDS if reference == "builtin" else KINDS[1:]
     for kind in kinds:
-        _print_path(inspect_model(reference, kind=kind, cache_dir=cache_dir).path)
+        print_path(inspect_model(reference, kind=kind, cache_dir=cache_dir).path)
     return 0
-
-
-def _print_path(path: Path) -> None:
-    # As bytes: a file's name may be in no encoding, and a shell needs it as it is.
-    sys.stdout.buffer.write(os.fsencode(path) + b"\n")
-    sys.stdout.buffer.flush()
 
 
 @attrs.frozen(kw_only=True)
@@ -233,6 +258,8 @@ def check(options: argparse.Namespace) -> int:
     if done.returncode < 0:
         killer = signal.Signals(-done.returncode).name
         if killer == "SIGILL":
+            from asteady._engine.build import REBUILD
+
             raise EngineError(
                 "llama.cpp uses instructions that this CPU does not have (SIGILL), as it was built"
                 f" for another one; compile it for this machine: {REBUILD}"
@@ -260,6 +287,8 @@ def _shown(value: object) -> str:
 
 def check_here() -> None:
     """In the process of its own: the model's reference as an argument, its facts as JSON."""
+    from asteady._engine.models.resolve import inspect_model
+
     reference = sys.argv[1]
     try:
         settings = Settings.from_environment(disable_cache=True, probe=False, workers=1)
@@ -285,7 +314,7 @@ def check_here() -> None:
 
 
 async def _compute(settings: Settings, reference: str, kind: Kind) -> None:
-    async with Session(settings) as session:
+    async with make_session(settings) as session:
         if kind == "generation":
             await session.generate("Hello", model=reference, max_new_tokens=1)
         else:
@@ -293,6 +322,8 @@ async def _compute(settings: Settings, reference: str, kind: Kind) -> None:
 
 
 def probe(options: argparse.Namespace) -> int:
+    from asteady._base.activity import Activities
+    from asteady._base.tasks import run_in_daemon
     from asteady._engine.loader import build_of, probe_report
     from asteady._engine.models.resolve import resolve_model
     from asteady._engine.plan import EngineOptions, WidthReport, repacks
@@ -321,12 +352,20 @@ def probe(options: argparse.Namespace) -> int:
         print(json.dumps(facts, indent=2))
         return 0
     if report.widths:
-        print(f"{'width':>5} {'same bits':>9} {'ms a step':>9} {'ms a token':>10}")
-    for result in report.widths:
-        step_ms = result.step_s * 1000
-        print(
-            f"{result.width:>5} {'yes' if result.equal else 'no':>9}"
-            f" {step_ms:>9.2f} {step_ms / result.width:>10.2f}"
+        print_table(
+            [
+                Column(title=title, right=True)
+                for title in ("width", "same bits", "ms a step", "ms a token")
+            ],
+            [
+                (
+                    result.width,
+                    "yes" if result.equal else "no",
+                    f"{result.step_s * 1000:.2f}",
+                    f"{result.step_s * 1000 / result.width:.2f}",
+                )
+                for result in report.widths
+            ],
         )
     why = f": {report.reason}" if report.reason else f" (probed in {report.took_s:.2f} s)"
     print(f"{reference}: width {report.width}, {layout} weights{why}")
@@ -374,16 +413,23 @@ def _row(
 
 
 def _print_models(rows: list[_Row]) -> None:
-    head = (
-        *("MODEL", "KIND", "ARCHITECTURE", "CONTEXT", "MB", "LICENCE", "COMMIT", "FINGERPRINT"),
-        "ABOUT",
+    columns = (
+        Column(title="MODEL"),
+        Column(title="KIND", spare=4),
+        Column(title="ARCHITECTURE", spare=6),
+        Column(title="CONTEXT", right=True, spare=3),
+        Column(title="MB", right=True),
+        Column(title="LICENCE", spare=5),
+        Column(title="COMMIT", spare=7),
+        Column(title="FINGERPRINT", spare=8),
+        Column(title="ABOUT", wraps=True),
     )
     lines = [
         (
             row.reference,
             row.kind or "unusable",
             row.architecture or "-",
-            str(row.context_tokens or "-"),
+            f"{row.context_tokens:,}" if row.context_tokens else "-",
             f"{row.size_bytes / 1e6:,.1f}" if row.size_bytes else "-",
             row.licence or "-",
             (row.commit or "-")[:12],
@@ -392,13 +438,27 @@ def _print_models(rows: list[_Row]) -> None:
         )
         for row in rows
     ]
-    _print_table(head, lines)
+    print_table(columns, lines)
 
 
-def _print_table(head: Sequence[str], lines: Sequence[Sequence[object]]) -> None:
-    cells = [list(map(str, line)) for line in (head, *lines)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
-    for line in cells:
-        print(
-            "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
-        )
+def _print_missing(rows: list[_Row]) -> None:
+    if sys.stdout.isatty():
+        # A table would be too wide for the commands, which are there to be copied.
+        for row in rows:
+            print_styled(row.reference, "bold")
+            print_styled(f"  {row.size_bytes / 1e6:,.0f} MB, {row.licence}: {row.about}")
+            print_styled(f"  {row.get}", "cyan")
+        return
+    print_table(
+        (
+            Column(title="MODEL"),
+            Column(title="ABOUT"),
+            Column(title="MB", right=True),
+            Column(title="LICENCE"),
+            Column(title="TO GET IT"),
+        ),
+        [
+            (row.reference, row.about, f"{row.size_bytes / 1e6:,.0f}", row.licence, row.get)
+            for row in rows
+        ],
+    )

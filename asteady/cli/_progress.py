@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING
+
+import attrs
 
 from asteady._base.activity import NOTICEABLE_S, Activity
-from asteady._base.requests import Completion
+from asteady.cli._output import columns_of, console_of, is_dumb
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from asteady._base.requests import Completion
 
 _INTERVAL_S = 0.1
 _BAR_COLUMNS = 24
 # A bar that is shorter says less than the numbers after it.
 _LEAST_BAR_COLUMNS = 8
-_COLUMNS = 80  # of a terminal that does not say
+_ERASE_TO_END = "\x1b[K"
 
 
 def add_quiet(parser: argparse.ArgumentParser) -> None:
@@ -35,30 +42,50 @@ def speaks(options: argparse.Namespace) -> bool:
     return not options.quiet and sys.stderr is not None and sys.stderr.isatty()
 
 
+@attrs.frozen(kw_only=True)
+class Status:
+    """What the line says: how much is done, if `total` is not 0, with `measure` in words."""
+
+    text: str
+    done: int = 0
+    total: int = 0
+    measure: str = ""
+
+
 class Progress:
     """A line that appears when something takes half a second, and vanishes with `hide`.
 
-    It is plain text, without colours and control sequences: blanks erase it. `otherwise` is what it
-    says while nothing of the activities is going on; the number of seconds begins anew with it.
+    With rich it has colours, and a bar of lines. Without, it is plain text without control
+    sequences: blanks erase it. A dumb terminal gets a line of its own for each new text.
+    `otherwise` is what it says while nothing of the activities is going on; the time begins anew
+    with it.
     """
 
     def __init__(self, activities: Callable[[], Sequence[Activity]], otherwise: str) -> None:
         self._activities = activities
+        self._console = console_of(sys.stderr)
         self._painted = 0
         self._hidden = False
+        self._printed = ""  # on a dumb terminal
         self.say(otherwise)
 
-    def say(self, otherwise: str) -> None:
+    def say(self, text: str) -> None:
         """Erase the line until its next turn, so that other lines may be printed."""
         self._erase()
-        self._otherwise = otherwise
+        self._count: tuple[int, int] | None = None
+        self._otherwise = text
         self._began = perf_counter()
+
+    def count(self, text: str, done: int, total: int) -> None:
+        """Say this with a bar, and none of the activities."""
+        if self._count is None:
+            self._began = perf_counter()
+        self._otherwise, self._count = text, (done, total)
 
     async def run(self) -> None:
         await asyncio.sleep(NOTICEABLE_S)
         while not self._hidden:
-            seconds = perf_counter() - self._began
-            self._paint(line(self._activities(), self._otherwise, seconds, _columns() - 1))
+            self._paint(self._status())
             await asyncio.sleep(_INTERVAL_S)
 
     def hide(self) -> None:
@@ -67,16 +94,34 @@ class Progress:
             self._hidden = True
             self._erase()
 
-    def _erase(self) -> None:
-        if self._painted:
-            self._paint("")
-            sys.stderr.write("\r")
-            sys.stderr.flush()
+    def _status(self) -> Status:
+        seconds = perf_counter() - self._began
+        if self._count is not None:
+            return status_of_count(self._otherwise, *self._count, seconds)
+        return status_of(self._activities(), self._otherwise, seconds)
 
-    def _paint(self, text: str) -> None:
-        sys.stderr.write("\r" + text.ljust(self._painted))
+    def _paint(self, status: Status) -> None:
+        columns = columns_of(sys.stderr) - 1
+        if is_dumb():
+            if status.text != self._printed:
+                self._printed = status.text
+                print(f"asteady: {status.text}", file=sys.stderr, flush=True)
+        elif self._console is not None and not self._console.legacy_windows:
+            sys.stderr.write(f"\r{rich_line(self._console, status, columns)}{_ERASE_TO_END}")
+            self._painted = 1
+        else:
+            text = plain_line(status, columns)
+            sys.stderr.write("\r" + text.ljust(self._painted))
+            self._painted = len(text)
         sys.stderr.flush()
-        self._painted = len(text)
+
+    def _erase(self) -> None:
+        if not self._painted:
+            return
+        blank = " " * self._painted + "\r" if self._console is None else _ERASE_TO_END
+        sys.stderr.write("\r" + blank)
+        sys.stderr.flush()
+        self._painted = 0
 
 
 @asynccontextmanager
@@ -96,10 +141,10 @@ async def progress(
         shown.hide()
 
 
-def line(activities: Sequence[Activity], otherwise: str, seconds: float, columns: int) -> str:
-    """The oldest activity in at most `columns` characters, with a bar if there is a measure."""
+def status_of(activities: Sequence[Activity], otherwise: str, seconds: float) -> Status:
+    """The oldest activity, or `otherwise` and for how many seconds."""
     if not activities:
-        return _cut(f"asteady: {otherwise}, {seconds:.0f} s", columns)
+        return Status(text=otherwise, measure=f"{seconds:.0f} s")
     now = activities[0]
     name = Path(now.subject).name
     match now.phase:
@@ -113,18 +158,79 @@ def line(activities: Sequence[Activity], otherwise: str, seconds: float, columns
             text = "computing the prompt"
         case "waiting":
             text = "waiting for another process that computes this answer"
-    text = f"asteady: {text}"
     if not now.total:
-        return _cut(f"{text}, {now.seconds:.0f} s", columns)
+        return Status(text=text, measure=f"{now.seconds:.0f} s")
     if now.phase == "prompt":
         measure = f"{now.done:,} of {now.total:,} tokens"
     else:
         measure = f"{now.done / 1e6:,.0f} of {now.total / 1e6:,.0f} MB"
-    bar = min(_BAR_COLUMNS, columns - len(text) - len(measure) - 4)
-    if bar < _LEAST_BAR_COLUMNS:
-        return _cut(f"{text} {measure}", columns)
-    full = bar * now.done // now.total
-    return f"{text} [{'#' * full}{'.' * (bar - full)}] {measure}"
+    measure += _time_left(now.done, now.total, now.seconds)
+    return Status(text=text, done=min(now.done, now.total), total=now.total, measure=measure)
+
+
+def status_of_count(text: str, done: int, total: int, seconds: float) -> Status:
+    """So many of so many, for so many seconds."""
+    measure = f"{done:,} of {total:,}{_time_left(done, total, seconds)}"
+    return Status(text=text, done=min(done, total), total=total, measure=measure)
+
+
+def _time_left(done: int, total: int, seconds: float) -> str:
+    """How long it still takes at this speed, once that can be told."""
+    if seconds < 3 or not 0 < done < total:
+        return ""
+    left_s = seconds * (total - done) / done
+    return f", {duration(left_s)} left"
+
+
+def duration(seconds: float) -> str:
+    """A rough time: seconds, minutes or hours."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def plain_line(status: Status, columns: int) -> str:
+    """The status in at most `columns` characters."""
+    text, bar = _fit(status, columns)
+    if not bar:
+        return text
+    full = bar * status.done // status.total
+    return f"{text} [{'#' * full}{'.' * (bar - full)}] {status.measure}"
+
+
+def rich_line(console: Console, status: Status, columns: int) -> str:
+    """The same with rich's bar and colours, which take no columns."""
+    from rich.progress_bar import ProgressBar
+    from rich.text import Text
+
+    text, bar = _fit(status, columns)
+    shown = Text(text)
+    shown.highlight_regex("^asteady:", "dim")
+    parts: list[Text | ProgressBar] = [shown]
+    if bar:
+        parts = [
+            shown.append(" "),
+            # As wide as the plain one with its brackets.
+            ProgressBar(total=status.total, completed=status.done, width=bar + 2),
+            Text(f" {status.measure}"),
+        ]
+    with console.capture() as captured:
+        console.print(*parts, sep="", end="", no_wrap=True, crop=False, overflow="ignore")
+    return captured.get()
+
+
+def _fit(status: Status, columns: int) -> tuple[str, int]:
+    """The text and the width of the bar; without room for a bar 0, and the measure in the text."""
+    text = f"asteady: {status.text}"
+    if not status.total:
+        return _cut(f"{text}, {status.measure}", columns), 0
+    bar = min(_BAR_COLUMNS, columns - len(text) - len(status.measure) - 4)
+    if bar >= _LEAST_BAR_COLUMNS:
+        return text, bar
+    # What is downloaded may have a long name; how far it is matters more.
+    room = columns - len(status.measure) - 1
+    return _cut(f"{_cut(text, max(room, 12))} {status.measure}", columns), 0
 
 
 def summary(answer: Completion, first_s: float, took_s: float) -> str:
@@ -144,10 +250,3 @@ def summary(answer: Completion, first_s: float, took_s: float) -> str:
 
 def _cut(text: str, columns: int) -> str:
     return text if len(text) <= columns else text[: max(columns - 3, 0)] + "..."[: max(columns, 0)]
-
-
-def _columns() -> int:
-    try:
-        return os.get_terminal_size(sys.stderr.fileno()).columns or _COLUMNS
-    except (OSError, ValueError):
-        return _COLUMNS

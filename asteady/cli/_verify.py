@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asteady._base.activity import Activity
 from asteady._base.errors import InvalidRequestError
-from asteady._session.session import Session
-from asteady.cli._common import Commands, add_json, settings_as_found
-from asteady.cli._progress import Progress, add_quiet, progress
+from asteady.cli._common import Commands, add_json, make_session, settings_as_found
+from asteady.cli._output import as_json
+from asteady.cli._progress import Progress, add_quiet, duration, progress
 
 if TYPE_CHECKING:
+    from asteady._base.activity import Activity
+    from asteady._session.session import Session
     from asteady.operate._verify import VerifyDifference, VerifyPlan, VerifyRequest, VerifyStep
 
 _BUDGET_S = 60.0
@@ -98,7 +98,7 @@ def run(options: argparse.Namespace) -> int:
 
 async def _run(options: argparse.Namespace, requests: int | list[VerifyRequest]) -> int:
     # Imported here, so that other commands start faster.
-    from asteady.operate._verify import report_as_json, verify
+    from asteady.operate._verify import report_as_record, verify
 
     if not options.quiet:
         print(
@@ -107,7 +107,7 @@ async def _run(options: argparse.Namespace, requests: int | list[VerifyRequest])
     budget_s = _BUDGET_S if options.budget is None else options.budget
     # Without the cache: nothing is written, and no lock of another process is waited for.
     async with (
-        Session(disable_cache=True) as session,
+        make_session(disable_cache=True) as session,
         progress(options, partial(_loading, session), "computing some answers alone") as line,
     ):
         shown = _Shown(options, line)
@@ -122,7 +122,7 @@ async def _run(options: argparse.Namespace, requests: int | list[VerifyRequest])
             progress=shown.step,
         )
     if options.json:
-        print(report_as_json(report))
+        print(as_json(report_as_record(report), indent=2))
     else:
         print(f"{'all':<26}{report.comparisons:>12,}{report.reused:>8,}")
     if report.ok and len(report.steps) < report.plan.steps and not options.quiet:
@@ -134,25 +134,29 @@ async def _run(options: argparse.Namespace, requests: int | list[VerifyRequest])
 
 
 async def _run_cache(options: argparse.Namespace) -> int:
-    from asteady.operate._verify import report_as_json, verify_cache
+    from asteady.operate._verify import report_as_record, verify_cache
 
-    async with Session(settings_as_found()) as session:
+    async with (
+        make_session(settings_as_found()) as session,
+        progress(options, partial(_loading, session), "reading the cache") as line,
+    ):
         report = await verify_cache(
             session,
             model=options.model,
             kind="embedding" if options.embedding else "generation",
             requests=options.requests,
             seed=options.seed or 0,
+            progress=lambda done: line.say(f"{done:,} compared"),
         )
     if options.json:
-        print(report_as_json(report))
+        print(as_json(report_as_record(report), indent=2))
     else:
         rows = {"computed again": report.compared, "the same": report.same}
         rows["different"] = len(report.differences)
         for name, count in {**rows, **report.skipped, "all entries": report.entries}.items():
             print(f"{name:<36}{count:>8,}")
         for each in report.differences:
-            print(f"\n{each.key}\n{json.dumps(each.request, ensure_ascii=False)}\n{each.where}")
+            print(f"\n{each.key}\n{as_json(each.request)}\n{each.where}")
     if report.remedy is not None:
         print(f"asteady: {report.remedy}", file=sys.stderr)
     if report.differences:
@@ -164,15 +168,15 @@ async def _run_cache(options: argparse.Namespace) -> int:
     return 0 if report.ok else 1
 
 
-def _show(difference: VerifyDifference, as_json: bool) -> int:
-    if not as_json:
+def _show(difference: VerifyDifference, silent: bool) -> int:
+    if not silent:
         for title, requests in (
             ("request", [difference.request]),
             ("answered before it", difference.before),
             ("answered beside it", difference.beside),
         ):
             for request in requests:
-                print(f"{title}: {json.dumps(request, ensure_ascii=False)}")
+                print(f"{title}: {as_json(request)}")
     print(
         f"asteady: {difference.step}: an answer differs from the one given alone in"
         f" {difference.where}",
@@ -203,12 +207,12 @@ class _Shown:
             what = (
                 f"{plan.requests} of {plan.all_requests} requests in {plan.steps} of"
                 f" {plan.all_steps} steps; all of them take about"
-                f" {_duration(plan.all_seconds)} (--thorough)"
+                f" {duration(plan.all_seconds)} (--thorough)"
             )
         if plan.most_new_tokens is not None:
             what = f"the first {plan.most_new_tokens} tokens of the answers to {what}"
         if not self._options.quiet:
-            print(f"asteady: about {_duration(plan.seconds)} for {what}", file=sys.stderr)
+            print(f"asteady: about {duration(plan.seconds)} for {what}", file=sys.stderr)
         if not self._options.json:
             print(f"{'STEP':<26}{'COMPARISONS':>12}{'REUSED':>8}{'SECONDS':>10}", flush=True)
 
@@ -221,10 +225,6 @@ class _Shown:
 
     def _next(self) -> None:
         self._line.say(f"step {min(self._done + 1, self._steps)} of {self._steps}")
-
-
-def _duration(seconds: float) -> str:
-    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min"
 
 
 def _read(options: argparse.Namespace) -> list[VerifyRequest]:

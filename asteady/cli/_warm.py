@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asteady._base.requests import DEFAULT_SEED
-from asteady._session.session import Session
 from asteady.cli._common import (
     Commands,
     activities_of,
@@ -21,8 +17,10 @@ from asteady.cli._common import (
     add_model,
     add_namespace,
     calls_under,
+    make_session,
 )
-from asteady.cli._progress import Progress, add_quiet, progress, speaks
+from asteady.cli._output import as_json
+from asteady.cli._progress import add_quiet, progress
 
 if TYPE_CHECKING:
     from asteady.operate import WarmProgress, WarmReport
@@ -72,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
             "duplicates": report.duplicates,
             "seconds": report.seconds,
         }
-        print(json.dumps(record, ensure_ascii=False))
+        print(as_json(record))
     else:
         print(report)
     return 1 if report.failed else 0
@@ -83,63 +81,21 @@ async def _warm(raw: bytes, options: argparse.Namespace) -> WarmReport:
     from asteady._session.generation import context_of
     from asteady._session.warm import JsonLines, warm
 
-    async with Session(generation_model=options.model, context_tokens=options.context) as session:
+    async with make_session(
+        generation_model=options.model, context_tokens=options.context
+    ) as session:
         activities = activities_of(session)
         async with progress(options, activities, "computing the first answers") as line:
-            with _prompts(line if speaks(options) else None) as show:
-                return await warm(
-                    context_of(calls_under(session, options.namespace)),
-                    JsonLines(raw),
-                    seeds=options.seed,
-                    concurrency=options.concurrency,
-                    budget_s=options.budget,
-                    max_new_tokens=options.max_new_tokens,
-                    on_progress=show,
-                )
 
+            def show(progress: WarmProgress) -> None:
+                line.count("warming", progress.done, progress.total or 0)
 
-@contextmanager
-def _prompts(line: Progress | None) -> Iterator[Callable[[WarmProgress], None] | None]:
-    """A progress bar on standard error, or a counter without tqdm, in place of the line from the
-    first prompt on. None without a line."""
-    if line is None:
-        yield None
-        return
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        counted = False
-
-        def count(progress: WarmProgress) -> None:
-            nonlocal counted
-            counted = True
-            line.hide()
-            print(
-                f"\rasteady: {progress.done} of {progress.total}",
-                end="",
-                file=sys.stderr,
-                flush=True,
+            return await warm(
+                context_of(calls_under(session, options.namespace)),
+                JsonLines(raw),
+                seeds=options.seed,
+                concurrency=options.concurrency,
+                budget_s=options.budget,
+                max_new_tokens=options.max_new_tokens,
+                on_progress=show,
             )
-
-        try:
-            yield count
-        finally:
-            if counted:
-                print(file=sys.stderr)
-        return
-    bars: list[tqdm[None]] = []
-
-    def advance(progress: WarmProgress) -> None:
-        if not bars:
-            line.hide()
-            bars.append(tqdm(unit="prompt", file=sys.stderr))
-        (bar,) = bars
-        bar.total = progress.total
-        bar.set_postfix_str(progress.outcome, refresh=False)
-        bar.update(progress.done - bar.n)
-
-    try:
-        yield advance
-    finally:
-        for bar in bars:
-            bar.close()

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import math
 import pickle
 import random
@@ -835,8 +834,7 @@ def _first(one: bytes, other: bytes) -> int:
     return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
-def report_as_json(report: VerifyReport | VerifyCacheReport) -> str:
-    """The report, its properties included, as a JSON object."""
+def report_as_record(report: VerifyReport | VerifyCacheReport) -> dict[str, Any]:
+    """The report, its properties included, ready for JSON."""
     properties = [name for name, value in vars(type(report)).items() if isinstance(value, property)]
-    record = attrs.asdict(report) | {name: getattr(report, name) for name in properties}
-    return json.dumps(record, indent=2, ensure_ascii=False)
+    return attrs.asdict(report) | {name: getattr(report, name) for name in properties}

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-from asteady.cli._progress import Progress
-from asteady.cli._warm import _prompts
-from asteady.operate import WarmProgress
+from tests.cli.terminal import COUNTED, Terminal, shown
 from tests.cli.test_cli import run
 
 
@@ -38,19 +35,15 @@ def test_failures_are_one_line_each_and_exit_code_1(tmp_path: Path) -> None:
     assert missing.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("with_tqdm", [True, False])
-def test_progress_is_shown_on_a_terminal(
-    with_tqdm: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    if with_tqdm:
-        pytest.importorskip("tqdm")
-    else:
-        monkeypatch.setitem(sys.modules, "tqdm", None)
-    with _prompts(Progress(tuple, "")) as show:
-        assert show is not None
-        show(WarmProgress(done=2, total=2, prompt="p", seed=1, outcome="warmed"))
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert ("100%" if with_tqdm else "2 of 2") in captured.err
-    with _prompts(None) as show:
-        assert show is None
+@pytest.mark.parametrize("plain", ["", "1"])
+def test_progress_is_a_bar_on_a_terminal(plain: str, tmp_path: Path) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('"one"\n"two"\n')
+    terminal = Terminal(COUNTED, "warm", str(file), "--max-new-tokens", "2", PLAIN=plain)
+    code, stdout = terminal.finish()
+    assert code == 0
+    assert stdout.startswith("warmed 2, ")
+    assert "\rasteady: warming " in terminal.text
+    assert "1 of 2" in terminal.text
+    assert ("#####" in terminal.text) == bool(plain)
+    assert shown(terminal.said) == []

@@ -23,6 +23,7 @@ from typing import Any
 
 import attrs
 
+from asteady._base.activity import Running
 from asteady._base.errors import ModelError, ModelNotFoundError
 from asteady._base.files import absolute_path, recall, remember
 
@@ -118,16 +119,20 @@ def hub_cache() -> Path:
 
 
 def resolve_hub(
-    text: str, cache_dir: Path, *, stopped: Callable[[], bool] | None = None
+    text: str,
+    cache_dir: Path,
+    *,
+    running: Running | None = None,
+    stopped: Callable[[], bool] | None = None,
 ) -> HubModel:
     """The files of a reference on this machine; pulls them if there are none. Blocks.
 
-    Raises as `pull_model` does, which explains `stopped` too.
+    Raises as `pull_model` does, which explains `running` and `stopped` too.
     """
     reference = parse_reference(text)
     found = find_model(reference, cache_dir)
     if found is None:
-        return pull_model(text, cache_dir, show_progress=False, stopped=stopped)
+        return pull_model(text, cache_dir, running=running, stopped=stopped)
     if found != recorded(reference, cache_dir):
         _record(found, cache_dir)
     return found
@@ -313,13 +318,17 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def pull_model(
-    text: str, cache_dir: Path, *, show_progress: bool, stopped: Callable[[], bool] | None = None
+    text: str,
+    cache_dir: Path,
+    *,
+    running: Running | None = None,
+    stopped: Callable[[], bool] | None = None,
 ) -> HubModel:
     """Ask the hub which files a reference names now, and download those that are missing. Blocks.
 
     If the branch or tag has moved since the last pull, a warning with both commits is logged. A
-    reference to a commit that is in the cache needs no network. `stopped` is called after every
-    10 MB; the download ends when it returns True.
+    reference to a commit that is in the cache needs no network. `running` gets the numbers of bytes
+    in all and done. `stopped` is called after every 10 MB; the download ends when it returns True.
 
     Raises:
         ModelNotFoundError: no such repository, revision or file; no access, network or disk space;
@@ -341,8 +350,9 @@ def pull_model(
             f"`asteady models pull {text}`"
         )
     try:
-        bar = None if show_progress else _silent_bar(reference, stopped or (lambda: False))
-        model = _download(reference, bar)
+        model = _download(
+            reference, running or Running("downloading", text, 0), stopped or (lambda: False)
+        )
     except ModelError:
         raise
     except Exception as exc:
@@ -355,7 +365,7 @@ def pull_model(
     return model
 
 
-def _download(reference: HubReference, bar: Any) -> HubModel:
+def _download(reference: HubReference, running: Running, stopped: Callable[[], bool]) -> HubModel:
     from huggingface_hub import HfApi, hf_hub_download
 
     cache = hub_cache()
@@ -367,6 +377,7 @@ def _download(reference: HubReference, bar: Any) -> HubModel:
     commit = str(info.sha)
     snapshot = _repo_folder(reference.repo) / "snapshots" / commit
     missing_bytes = sum(offered[name].size or 0 for name in names if not (snapshot / name).exists())
+    running.total = missing_bytes
     existing = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
     free_bytes = shutil.disk_usage(existing).free
     if free_bytes < missing_bytes:
@@ -386,7 +397,7 @@ def _download(reference: HubReference, bar: Any) -> HubModel:
             cache_dir=cache,
             endpoint=_endpoint(),
             library_name="asteady",
-            tqdm_class=bar,
+            tqdm_class=_silent_bar(reference, running, stopped),
         )
         # If the branch moved after the first request, files of two commits would be mixed.
         if commit not in Path(path).parts:
@@ -403,20 +414,31 @@ def _download(reference: HubReference, bar: Any) -> HubModel:
     )
 
 
-def _silent_bar(reference: HubReference, stopped: Callable[[], bool]) -> Any:
-    """A class of progress bars that show nothing, and end the download when `stopped` says so:
-    huggingface_hub calls nothing else during a download."""
+def _silent_bar(reference: HubReference, running: Running, stopped: Callable[[], bool]) -> Any:
+    """A class of progress bars that show nothing, count the bytes, and end the download when
+    `stopped` says so: huggingface_hub calls nothing else during a download."""
     from huggingface_hub import utils
 
     bar: Any = utils.tqdm  # type: ignore[attr-defined]  # public, but not marked as exported
 
+    before = running.done
+
     class SilentBar(bar):  # type: ignore[misc]  # its base is not typed
+        _bytes = 0
+
         def __init__(self, *arguments: Any, **more: Any) -> None:
             super().__init__(*arguments, **{**more, "disable": True})
+            self._count(more.get("initial") or 0)  # of a download that is continued
+
+        def _count(self, n: float) -> None:
+            # The hub's storage has two bars for one file, of what was sent and of what is written.
+            self._bytes += int(n)
+            running.done = max(running.done, before + self._bytes)
 
         def update(self, n: float | None = 1) -> bool | None:
             if stopped():
                 raise ModelNotFoundError(f"{reference.text}: the download was stopped")
+            self._count(n or 0)
             return super().update(n)  # type: ignore[no-any-return]  # its base is not typed
 
     return SilentBar

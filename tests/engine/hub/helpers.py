@@ -14,7 +14,7 @@ REFERENCE = f"hf:{REPO}/small-q8_0.gguf"
 
 
 def pull(reference: str, caches: Path) -> HubModel:
-    return pull_model(reference, caches, show_progress=False)
+    return pull_model(reference, caches)
 
 
 def blobs(tmp_path: Path) -> list[str]:
