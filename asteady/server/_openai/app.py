@@ -14,6 +14,8 @@ from asteady._base.files import AnyPath
 from asteady._base.public import public
 from asteady._session.session import Session
 from asteady.server._openai.chat import ChatCompletions
+from asteady.server._openai.completions import Completions
+from asteady.server._openai.embeddings import Embeddings
 from asteady.server._openai.errors import ApiError
 from asteady.server._openai.served import ServedModels
 
@@ -44,8 +46,7 @@ def openai(
     Paths, defaults and differences: docs/openai-api.md.
     """
     served = ServedModels(session, models)
-    chat = ChatCompletions(session, served, max_body_bytes)
-    chat.most_tokens = max_tokens
+    given = (session, served, max_body_bytes, max_tokens)
 
     async def list_models(request: Request) -> Response:
         records = [served.describe(name) for name in served.names()]
@@ -58,7 +59,9 @@ def openai(
         routes=[
             Route("/models", list_models),
             Route("/models/{name:path}", show_model),
-            Route("/chat/completions", chat, methods=["POST"]),
+            Route("/chat/completions", ChatCompletions(*given), methods=["POST"]),
+            Route("/completions", Completions(*given), methods=["POST"]),
+            Route("/embeddings", Embeddings(*given), methods=["POST"]),
         ],
         exception_handlers={ApiError: _refused, HTTPException: _not_there},
     )

@@ -21,6 +21,8 @@ from asteady.server._openai.options import (
     logprobs_of,
     sampling_options,
     tool_options,
+    wants_usage,
+    with_seed_of,
 )
 
 _KNOWN = frozenset(
@@ -54,17 +56,17 @@ class _Head:
 class ChatCompletions(Endpoint):
     """Answers to conversations."""
 
-    most_tokens: int | None = None
-
     async def reply(self, asked: Asked) -> Reply:
         body = asked.body
         check_fields(body, _KNOWN)
         name, reference = self.served.find("generation", body.get("model"))
         streamed = flag(body, "stream")
         several_calls = flag(body, "parallel_tool_calls", True)
-        with_usage = streamed and _wants_usage(body)
+        with_usage = streamed and wants_usage(body)
+        arguments = {"model": reference, **self._arguments(body)}
+        number = choices_of(body)
         choices = await Choices.open(
-            asked, self.session, choices_of(body), {"model": reference, **self._arguments(body)}
+            asked, self.session, [with_seed_of(arguments, index) for index in range(number)]
         )
         head = _Head(f"chatcmpl-{choices.key[:32]}", int(time.time()), name, choices.fingerprint)
         if streamed:
@@ -75,7 +77,7 @@ class ChatCompletions(Endpoint):
             "chat.completion",
             [_choice(index, answer, several_calls) for index, answer in enumerate(answers)],
         )
-        return Reply({**content, "usage": usage_of(answers)}, choices.headers())
+        return Reply({**content, "usage": usage_of(answers, number)}, choices.headers())
 
     def _arguments(self, body: Mapping[str, Any]) -> dict[str, Any]:
         messages = body.get("messages")
@@ -100,15 +102,6 @@ def _message(message: Any) -> Any:
     if isinstance(message, dict) and message.get("role") == "developer":
         return {**message, "role": "system"}
     return message
-
-
-def _wants_usage(body: Mapping[str, Any]) -> bool:
-    options = body.get("stream_options")
-    if options is None:
-        return False
-    if not isinstance(options, dict):
-        raise refused("stream_options", "an object is needed")
-    return flag(options, "include_usage")
 
 
 def _choice(index: int, answer: Answer, several_calls: bool) -> dict[str, Any]:
@@ -197,5 +190,7 @@ async def _events(
                 yield chunk(index, {}, found)
     if with_usage:
         content = head.of("chat.completion.chunk", [])
-        yield event({**content, "usage": usage_of([answers[at] for at in sorted(answers)])})
+        yield event(
+            {**content, "usage": usage_of([answers[at] for at in sorted(answers)], len(answers))}
+        )
     yield b"data: [DONE]\n\n"

@@ -16,7 +16,6 @@ from asteady._session.generation import Stream
 from asteady._session.session import Session
 from asteady.server._openai.endpoint import Asked
 from asteady.server._openai.hang_up import until_hang_up
-from asteady.server._openai.options import with_seed_of
 
 
 @attrs.frozen
@@ -40,20 +39,23 @@ Found: TypeAlias = StreamEvent | Answer
 class Choices:
     """The streams of the choices of one request, open."""
 
-    def __init__(self, session: Session, arguments: Mapping[str, Any], streams: list[Stream]):
+    def __init__(
+        self, session: Session, arguments: Sequence[Mapping[str, Any]], streams: Sequence[Stream]
+    ) -> None:
         self._session = session
         self._arguments = arguments
         self._streams = streams
 
     @classmethod
     async def open(
-        cls, asked: Asked, session: Session, number: int, arguments: Mapping[str, Any]
+        cls, asked: Asked, session: Session, arguments: Sequence[Mapping[str, Any]]
     ) -> Choices:
-        """Begin to compute them; they are left with the request's stack."""
-        streams = []
-        for index in range(number):
-            stream = session.stream(**with_seed_of(arguments, index), cache=asked.mode)
-            streams.append(await asked.stack.enter_async_context(stream))
+        """Begin to compute one for each of these arguments of `Session.stream`; they are left with
+        the request's stack."""
+        streams = [
+            await asked.stack.enter_async_context(session.stream(**each, cache=asked.mode))
+            for each in arguments
+        ]
         return cls(session, arguments, streams)
 
     @property
@@ -78,43 +80,44 @@ class Choices:
         return await until_hang_up(asked.receive, self._read())
 
     async def _read(self) -> list[Answer]:
-        return [await self._answer(stream) for stream in self._streams]
+        return [await self._answer(index) for index in range(len(self._streams))]
 
-    async def _answer(self, stream: Stream) -> Answer:
+    async def _answer(self, index: int) -> Answer:
         try:
-            return _whole(await stream.read())
+            return _whole(await self._streams[index].read())
         except IncompleteAnswerError as exc:
-            return await self._cut(exc)
+            return await self._cut(index, exc)
 
-    async def _cut(self, exc: IncompleteAnswerError) -> Answer:
+    async def _cut(self, index: int, exc: IncompleteAnswerError) -> Answer:
         """An answer with a form that has fewer tokens than the form needs."""
+        arguments = self._arguments[index]
         counted = {
             name: value
-            for name, value in self._arguments.items()
+            for name, value in arguments.items()
             if name in ("prompt", "messages", "model", "raw", "tools", "chat_template_kwargs")
         }
         prompt_tokens = await self._session.count_tokens(**counted)
-        tokens = self._arguments.get("max_new_tokens", 0)
+        tokens = arguments.get("max_new_tokens", 0)
         return Answer(exc.text, "length", prompt_tokens, tokens)
 
     async def events(self) -> AsyncIterator[tuple[int, Found]]:
         """The chunks of all choices with their index, as they are computed, and at the end of each
         its answer."""
         if len(self._streams) == 1:
-            async for event in self._events(self._streams[0]):
+            async for event in self._events(0):
                 yield 0, event
             return
         queue = asyncio.Queue[Any]()
 
-        async def pump(index: int, stream: Stream) -> None:
+        async def pump(index: int) -> None:
             try:
-                async with aclosing(self._events(stream)) as events:
+                async with aclosing(self._events(index)) as events:
                     async for event in events:
                         queue.put_nowait((index, event))
             except Exception as exc:
                 queue.put_nowait(exc)
 
-        tasks = [asyncio.create_task(pump(*each)) for each in enumerate(self._streams)]
+        tasks = [asyncio.create_task(pump(index)) for index in range(len(self._streams))]
         left = len(tasks)
         try:
             while left:
@@ -127,12 +130,13 @@ class Choices:
             for task in tasks:
                 task.cancel()
 
-    async def _events(self, stream: Stream) -> AsyncGenerator[Found, None]:
+    async def _events(self, index: int) -> AsyncGenerator[Found, None]:
+        stream = self._streams[index]
         try:
             async for event in stream.events():
                 yield event
         except IncompleteAnswerError as exc:
-            yield await self._cut(exc)
+            yield await self._cut(index, exc)
         else:
             yield _whole(stream.answer)
 
@@ -147,9 +151,10 @@ def _whole(completion: Completion) -> Answer:
     )
 
 
-def usage_of(answers: Sequence[Answer]) -> dict[str, Any]:
-    """The tokens of a request. The prompt counts once."""
-    prompt, completion = answers[0].prompt_tokens, sum(a.completion_tokens for a in answers)
+def usage_of(answers: Sequence[Answer], choices: int) -> dict[str, Any]:
+    """The tokens of a request. A prompt counts once for all of its choices."""
+    prompt = sum(answer.prompt_tokens for answer in answers[::choices])
+    completion = sum(answer.completion_tokens for answer in answers)
     found = [answer.completion for answer in answers if answer.completion is not None]
     return {
         "prompt_tokens": prompt,

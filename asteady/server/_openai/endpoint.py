@@ -50,9 +50,16 @@ class Asked:
 class Endpoint(ABC):
     """An ASGI application that answers one path's POST requests."""
 
-    def __init__(self, session: Session, served: ServedModels, most_body_bytes: int) -> None:
+    def __init__(
+        self,
+        session: Session,
+        served: ServedModels,
+        most_body_bytes: int,
+        most_tokens: int | None,
+    ) -> None:
         self.session = session
         self.served = served
+        self.most_tokens = most_tokens
         self._most_body_bytes = most_body_bytes
 
     @abstractmethod

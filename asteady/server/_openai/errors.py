@@ -68,7 +68,9 @@ def api_error(exc: BaseException) -> ApiError:
         case PromptTooLongError():
             return ApiError(str(exc), code="context_length_exceeded", param="messages")
         case InvalidRequestError():
-            return ApiError(str(exc), param=_param(str(exc)))
+            # Notes say which one of several texts it is.
+            message = " ".join([str(exc), *getattr(exc, "__notes__", ())])
+            return ApiError(message, param=_param(message))
         case ModelCapabilityError():
             return ApiError(str(exc), param="model")
         case QueueFullError():

@@ -144,6 +144,20 @@ def tool_options(body: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def wants_usage(body: Mapping[str, Any]) -> bool:
+    """Whether the last event of a stream is to tell the tokens.
+
+    Raises:
+        ApiError: the field is not allowed.
+    """
+    options = body.get("stream_options")
+    if options is None:
+        return False
+    if not isinstance(options, Mapping):
+        raise refused("stream_options", "an object is needed")
+    return flag(options, "include_usage")
+
+
 def flag(body: Mapping[str, Any], name: str, default: bool = False) -> bool:
     """
     Raises:
