@@ -169,10 +169,10 @@ def shorten_signature(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str, returns: str
 ) -> tuple[str, str] | None:
     """No signature for classes that users do not construct."""
-    if what == "class" and "._" in (signature or ""):
-        return "", ""
-    # A default that is computed, of the class attrs.NOTHING.
-    return (signature or "").replace("NOTHING", "..."), returns
+    if what != "class" or not signature:
+        return None
+    # attrs.NOTHING stands for a default that is computed.
+    return ("", "") if "._" in signature else (signature.replace("NOTHING", "..."), returns)
 
 
 def read_private_modules() -> None:
