@@ -33,7 +33,10 @@ import asteady  # noqa: E402
 # The one place where the addresses are set is pyproject.toml.
 URLS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["urls"]
 REPOSITORY = URLS["Repository"]
-PACKAGES = ["asteady", *(f"asteady.{name}" for name in ("operate", "blocking", "testing"))]
+PACKAGES = [
+    "asteady",
+    *(f"asteady.{name}" for name in ("operate", "server", "blocking", "testing")),
+]
 
 project = "asteady"
 author = "the authors of asteady"

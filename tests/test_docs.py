@@ -7,6 +7,7 @@ one says why not (``<!-- not run: asks the network -->``), which readers do not 
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from markdown_it import MarkdownIt
 import asteady
 import asteady.blocking
 import asteady.operate
+import asteady.server
 import asteady.steadytext
 import asteady.testing
 from tests.benchmarks import plots
@@ -213,7 +215,9 @@ def test_every_public_name_is_in_the_reference() -> None:
     for page in (DOCS / "reference").glob("*.rst"):
         text = page.read_text("utf-8")
         module = re.search(r"(?:currentmodule|py:module):: (\S+)", text)
-        for name in re.findall(r"^\.\. auto\w+:: (\S+)", text, re.M):
+        for name in re.findall(r"^\.\. automodule:: (\S+)\n +:members:", text, re.M):
+            documented |= {f"{name}.{member}" for member in importlib.import_module(name).__all__}
+        for name in re.findall(r"^\.\. auto(?!module)\w+:: (\S+)", text, re.M):
             assert module is not None
             documented.add(f"{module[1]}.{name}")
         if "also exported here" in text or page.stem == "steadytext":
@@ -226,6 +230,7 @@ def test_every_public_name_is_in_the_reference() -> None:
             asteady,
             asteady.blocking,
             asteady.operate,
+            asteady.server,
             asteady.steadytext,
             asteady.testing,
         )
