@@ -4,7 +4,12 @@ from asteady._base.public import lazy_exports
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from asteady import blocking as blocking, operate as operate, testing as testing
+    from asteady import (
+        blocking as blocking,
+        operate as operate,
+        server as server,
+        testing as testing,
+    )
     from asteady._base.activity import Activity as Activity, Phase as Phase
     from asteady._base.constraints import Constraint as Constraint
     from asteady._base.errors import (
@@ -126,6 +131,7 @@ else:
         {
             "asteady.blocking": "",
             "asteady.operate": "",
+            "asteady.server": "",
             "asteady.testing": "",
             "asteady._base.activity": "Activity Phase",
             "asteady._base.constraints": "Constraint",

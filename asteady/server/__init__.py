@@ -3,12 +3,16 @@
 from typing import TYPE_CHECKING
 
 from asteady._base.public import lazy_exports
-from asteady._base.validation import needs
 
 if TYPE_CHECKING:
     from asteady.server._openai.app import openai as openai
 
-needs("starlette", extra="server")
+try:
+    import starlette  # noqa: F401
+except ImportError as exc:
+    raise ImportError(
+        'asteady.server needs starlette: python -m pip install "asteady[server]"'
+    ) from exc
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import attrs
 
 from asteady._base.constraints import Constraint
-from asteady._base.errors import InvalidRequestError, PromptTooLongError
+from asteady._base.errors import IncompleteAnswerError, InvalidRequestError, PromptTooLongError
 from asteady._base.messages import ToolCall
 from asteady._base.public import public
 from asteady._base.requests import (
@@ -364,6 +364,13 @@ class _Running:
         if self._text.stopped or at == min(self._tokens, self.job.limit):
             self.done = True
             shown = self._text.end(cut=at == self.job.limit)
+            if request.constraint is not None and at < self._tokens:
+                error = IncompleteAnswerError(
+                    f"max_new_tokens={request.max_new_tokens} cut the answer before its form was "
+                    f"complete: it has {self._tokens} words"
+                )
+                error.text = "".join([*self._chunks, shown])
+                raise error
         else:
             self._generated += 1
             if at < len(self._reasoning):

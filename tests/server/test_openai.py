@@ -1,0 +1,336 @@
+"""The API of OpenAI over a real socket: shapes, errors, caching, and clients that hang up."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+import asteady
+from asteady.testing import FakeEngine
+
+pytestmark = pytest.mark.anyio
+
+HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "one two"}]}
+FUNCTION = {"name": "f", "parameters": {"type": "object", "properties": {}}}
+TOOLS = [{"type": "function", "function": FUNCTION}]
+
+
+async def chat(api: httpx.AsyncClient, **fields: Any) -> dict[str, Any]:
+    reply = await api.post("/chat/completions", json={**HELLO, **fields})
+    assert reply.status_code == 200, reply.text
+    content: dict[str, Any] = reply.json()
+    return content
+
+
+async def chunks(api: httpx.AsyncClient, path: str, **body: Any) -> list[Any]:
+    """The data of the events; the last one is "[DONE]"."""
+    reply = await api.post(path, json={**body, "stream": True})
+    assert reply.status_code == 200, reply.text
+    assert reply.headers["content-type"] == "text/event-stream; charset=utf-8"
+    *events, end = reply.text.split("\n\n")
+    assert end == ""
+    data = [event.removeprefix("data: ") for event in events]
+    assert data[-1] == "[DONE]"
+    return [json.loads(each) for each in data[:-1]]
+
+
+def deltas(events: list[Any], index: int = 0) -> list[Any]:
+    return [c["delta"] for e in events for c in e["choices"] if c["index"] == index]
+
+
+async def test_an_answer_has_openais_shape(api: httpx.AsyncClient, engine: FakeEngine) -> None:
+    first = await chat(api)
+    assert first["object"] == "chat.completion"
+    assert first["model"] == "builtin"
+    assert first["system_fingerprint"] == engine.fingerprint
+    (choice,) = first["choices"]
+    assert choice["message"] == {
+        "role": "assistant",
+        "content": "You said: one two",
+        "refusal": None,
+    }
+    assert choice["finish_reason"] == "stop"
+    assert first["usage"]["prompt_tokens"] == 2
+    assert first["usage"]["completion_tokens"] == 4
+    assert first["usage"]["total_tokens"] == 6
+    again = await chat(api)
+    assert again["id"] == first["id"]
+    assert again["choices"] == first["choices"]
+
+
+async def test_headers_tell_the_key_and_where_the_answer_comes_from(
+    api: httpx.AsyncClient, session: asteady.Session
+) -> None:
+    async def ask(**headers: str) -> httpx.Response:
+        return await api.post("/chat/completions", json=HELLO, headers=headers)
+
+    miss = await ask(**{"x-asteady-cache-mode": "only"})
+    assert (miss.status_code, miss.json()["error"]["code"]) == (504, "cache_miss")
+    outcomes = [(await ask()).headers["x-asteady-cache"] for _ in range(2)]
+    assert outcomes == ["computed", "memory"]
+    again = await ask(**{"x-asteady-cache-mode": "refresh"})
+    assert again.headers["x-asteady-cache"] == "computed"
+    (entry,) = await session.cache.generation.entries()
+    assert again.headers["x-asteady-key"] == str(entry.key)
+    wrong = await ask(**{"x-asteady-cache-mode": "never"})
+    assert wrong.status_code == 400
+    assert "'never'" in wrong.json()["error"]["message"]
+
+
+async def test_equal_requests_at_once_are_computed_once(
+    api: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    import asyncio
+
+    engine.hold()
+    asked = [asyncio.create_task(api.post("/chat/completions", json=HELLO)) for _ in range(5)]
+    await engine.wait_computed(1)
+    engine.resume()
+    replies = await asyncio.gather(*asked)
+    assert len(engine.computed) == 1
+    outcomes = sorted(reply.headers["x-asteady-cache"] for reply in replies)
+    assert outcomes[-1] == "computed"
+    assert set(outcomes[:-1]) <= {"coalesced", "memory"}
+
+
+async def test_a_stream_has_the_events_that_clients_expect(api: httpx.AsyncClient) -> None:
+    events = await chunks(api, "/chat/completions", **HELLO, stream_options={"include_usage": True})
+    assert {event["object"] for event in events} == {"chat.completion.chunk"}
+    assert len({event["id"] for event in events}) == 1
+    first, *between, last = deltas(events)
+    assert first == {"role": "assistant", "content": ""}
+    assert [delta["content"] for delta in between] == ["You ", "said: ", "one ", "two"]
+    assert last == {}
+    reasons = [choice["finish_reason"] for event in events for choice in event["choices"]]
+    assert reasons == [None] * 5 + ["stop"]
+    assert events[-1]["choices"] == []
+    assert events[-1]["usage"]["completion_tokens"] == 4
+    assert all(event["usage"] is None for event in events[:-1])
+    assert all("usage" not in event for event in await chunks(api, "/chat/completions", **HELLO))
+
+
+async def test_choices_have_seeds_of_their_own(api: httpx.AsyncClient, engine: FakeEngine) -> None:
+    content = await chat(api, n=3, seed=7)
+    assert [choice["index"] for choice in content["choices"]] == [0, 1, 2]
+    asked = [r for r in engine.computed if isinstance(r, asteady.GenerateRequest)]
+    assert sorted(request.seed for request in asked) == [7, 8, 9]
+    assert {request.temperature for request in asked} == {1.0}
+    events = await chunks(api, "/chat/completions", **HELLO, n=2, seed=20)
+    for index in range(2):
+        text = "".join(delta.get("content", "") for delta in deltas(events, index))
+        assert text == "You said: one two"
+
+
+@pytest.mark.parametrize(
+    ("fields", "temperature"),
+    [({}, 0.0), ({"seed": 1}, 1.0), ({"top_p": 0.5}, 1.0), ({"seed": 1, "temperature": 0}, 0.0)],
+)
+async def test_the_temperature_is_openais_where_something_is_drawn(
+    api: httpx.AsyncClient, engine: FakeEngine, fields: dict[str, Any], temperature: float
+) -> None:
+    await chat(api, **fields)
+    (request,) = engine.computed
+    assert isinstance(request, asteady.GenerateRequest)
+    assert request.temperature == temperature
+
+
+async def test_an_answer_with_a_form_may_be_cut(api: httpx.AsyncClient) -> None:
+    schema = {"type": "object", "properties": {"a": {"const": "long"}}, "required": ["a"]}
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    content = await chat(api, response_format=form)
+    assert json.loads(content["choices"][0]["message"]["content"]) == {"a": "long"}
+    events = await chunks(api, "/chat/completions", **HELLO, response_format=form, max_tokens=1)
+    assert events[-1]["choices"][0]["finish_reason"] == "length"
+    content = await chat(api, response_format=form, max_tokens=1)
+    assert content["choices"][0]["finish_reason"] == "length"
+    assert content["usage"]["prompt_tokens"] == 2
+
+
+async def test_calls_of_tools(api: httpx.AsyncClient) -> None:
+    content = await chat(api, tools=TOOLS, tool_choice="required")
+    (choice,) = content["choices"]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["content"] is None
+    (call,) = choice["message"]["tool_calls"]
+    assert call["function"] == {"name": "f", "arguments": "{}"}
+    events = await chunks(api, "/chat/completions", **HELLO, tools=TOOLS, tool_choice="required")
+    (streamed,) = [d["tool_calls"][0] for d in deltas(events) if "tool_calls" in d]
+    assert streamed == {"index": 0, **call}
+
+
+async def test_log_probabilities(api: httpx.AsyncClient) -> None:
+    content = await chat(api, logprobs=True, top_logprobs=2)
+    tokens = content["choices"][0]["logprobs"]["content"]
+    assert "".join(token["token"] for token in tokens) == "You said: one two"
+    assert all(bytes(token["bytes"]).decode() == token["token"] for token in tokens)
+    assert len(tokens[0]["top_logprobs"]) == 2
+    reply = await api.post("/completions", json={"prompt": "a b", "logprobs": 1, "echo": True})
+    (choice,) = reply.json()["choices"]
+    assert choice["text"] == "a bYou said: a b"
+    assert choice["logprobs"]["text_offset"][:2] == [3, 7]
+
+
+async def test_texts_are_written_on(api: httpx.AsyncClient) -> None:
+    reply = await api.post("/completions", json={"prompt": ["a", "b"], "n": 2, "seed": 1})
+    texts = [choice["text"] for choice in reply.json()["choices"]]
+    assert texts == ["You said: a"] * 2 + ["You said: b"] * 2
+    events = await chunks(api, "/completions", prompt="a", stream_options={"include_usage": True})
+    assert "".join(e["choices"][0]["text"] for e in events[:-1]) == "You said: a"
+    assert events[-2]["choices"][0]["finish_reason"] == "stop"
+    assert events[-1]["usage"]["total_tokens"] == 4
+
+
+async def test_vectors_as_numbers_and_as_base64(
+    api: httpx.AsyncClient, session: asteady.Session
+) -> None:
+    body = {"input": ["a", "b"]}
+    plain = await api.post("/embeddings", json=body)
+    coded = await api.post("/embeddings", json={**body, "encoding_format": "base64"})
+    assert (plain.headers["x-asteady-cache"], coded.headers["x-asteady-cache"]) == (
+        "computed",
+        "memory",
+    )
+    expected = await session.embed(["a", "b"])
+    for row, (one, other) in enumerate(
+        zip(plain.json()["data"], coded.json()["data"], strict=True)
+    ):
+        assert np.array_equal(np.array(one["embedding"], "<f4"), expected[row])
+        read = np.frombuffer(base64.b64decode(other["embedding"]), "<f4")
+        assert np.array_equal(read, expected[row])
+    assert plain.json()["usage"] == {"prompt_tokens": 2, "total_tokens": 2}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "param", "told"),
+    [
+        ("/chat/completions", {"messages": []}, 400, "messages", "at least one message"),
+        ("/chat/completions", {**HELLO, "temperature": -1}, 400, "temperature", "-1"),
+        ("/chat/completions", {**HELLO, "n": 99}, 400, "n", "1 to 16"),
+        ("/chat/completions", {**HELLO, "stream": "yes"}, 400, "stream", "'yes'"),
+        ("/chat/completions", {**HELLO, "model": "/etc/x.gguf"}, 404, "model", "not served"),
+        ("/chat/completions", {**HELLO, "audio": {}}, 400, "audio", "text only"),
+        ("/chat/completions", {**HELLO, "top_logprobs": 1}, 400, "top_logprobs", "logprobs"),
+        ("/chat/completions", {**HELLO, "response_format": "x"}, 400, "response_format", "json"),
+        (
+            "/chat/completions",
+            {**HELLO, "max_completion_tokens": -1},
+            400,
+            "max_completion_tokens",
+            "-1",
+        ),
+        ("/completions", {"prompt": [1, 2]}, 400, "prompt", "list of texts"),
+        ("/completions", {"prompt": "a", "suffix": "b"}, 400, "suffix", "gaps"),
+        ("/embeddings", {"input": []}, 400, "input", "list of texts"),
+        ("/embeddings", {"input": ["a", 1]}, 400, "input", "list of texts"),
+        ("/embeddings", {"input": "a", "encoding_format": "x"}, 400, "encoding_format", "'x'"),
+        ("/nowhere", {}, 404, None, "Not Found"),
+        ("/models", {}, 405, None, "Method Not Allowed"),
+    ],
+)
+async def test_a_refusal_names_what_is_refused(
+    api: httpx.AsyncClient, path: str, body: Any, status: int, param: str | None, told: str
+) -> None:
+    reply = await api.post(path, json=body)
+    error = reply.json()["error"]
+    assert (reply.status_code, error["param"]) == (status, param), error
+    assert told in error["message"]
+    if body.get("stream") is None and path != "/embeddings":
+        streamed = await api.post(path, json={**body, "stream": True})
+        assert streamed.status_code == status
+
+
+async def test_a_body_is_json_of_a_bounded_size(session: asteady.Session) -> None:
+    app = asteady.server.openai(session, max_body_bytes=100)
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
+        for content, status in ((b"{", 400), (b"[]", 400), (b"[" * 99, 400), (b" " * 101, 413)):
+            reply = await client.post("/chat/completions", content=content)
+            assert reply.status_code == status, content
+
+        async def parts() -> Any:
+            for _ in range(20):
+                yield b" " * 10
+
+        reply = await client.post("/chat/completions", content=parts())
+        assert reply.status_code == 413
+
+
+async def test_models_are_those_with_a_name(api: httpx.AsyncClient) -> None:
+    listed = (await api.get("/models")).json()["data"]
+    assert [model["id"] for model in listed] == ["builtin", "other"]
+    assert (await api.get("/models/other")).json()["id"] == "other"
+    assert (await api.get("/models/none")).status_code == 404
+    assert (await chat(api, model="other"))["model"] == "other"
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_client_that_hangs_up_frees_its_worker(
+    api: httpx.AsyncClient, engine: FakeEngine, streamed: bool
+) -> None:
+    engine.hold()
+    request = api.build_request("POST", "/chat/completions", json={**HELLO, "stream": streamed})
+    if streamed:
+        engine.step()
+        reply = await api.send(request, stream=True)
+        await reply.aclose()
+    else:
+        with pytest.raises(httpx.ReadTimeout):
+            await api.send(request_with_timeout(request))
+    await engine.wait_released(1)
+
+
+def request_with_timeout(request: httpx.Request) -> httpx.Request:
+    request.extensions["timeout"] = {"connect": 5, "read": 0.2, "write": 5, "pool": 5}
+    return request
+
+
+async def test_a_full_queue_is_told_with_when_to_ask_again(engine: FakeEngine) -> None:
+    import asyncio
+
+    async with asteady.Session(engine=engine, workers=1, max_pending=1) as session:
+        transport = httpx.ASGITransport(app=asteady.server.openai(session))
+        async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
+
+            def ask(text: str) -> Any:
+                messages = [{"role": "user", "content": text}]
+                return client.post("/chat/completions", json={"messages": messages})
+
+            engine.hold()
+            waiting = [asyncio.create_task(ask("a"))]
+            await engine.wait_computed(1)
+            waiting.append(asyncio.create_task(ask("b")))
+            while session.statistics().pools["generation:builtin"].pending < 1:  # noqa: ASYNC110  # no event tells
+                await asyncio.sleep(0.01)
+            reply = await ask("c")
+            assert reply.status_code == 503
+            assert reply.headers["retry-after"] == "1"
+            assert reply.json()["error"]["code"] == "queue_full"
+            engine.resume()
+            assert {reply.status_code for reply in await asyncio.gather(*waiting)} == {200}
+
+
+async def test_what_fails_inside_is_logged_and_not_told(
+    engine: FakeEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(request: asteady.GenerateRequest) -> str:
+        raise RuntimeError("a secret")
+
+    async with asteady.Session(engine=FakeEngine(fail)) as session:
+        transport = httpx.ASGITransport(app=asteady.server.openai(session))
+        async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
+            reply = await client.post("/chat/completions", json=HELLO)
+    assert reply.status_code == 500
+    assert "secret" not in reply.text
+    assert "a request failed" in caplog.text
+
+
+async def test_a_session_that_is_not_open_is_a_503() -> None:
+    transport = httpx.ASGITransport(app=asteady.server.openai(asteady.Session()))
+    async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
+        reply = await client.post("/chat/completions", json=HELLO)
+    assert reply.status_code == 503
