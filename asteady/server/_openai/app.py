@@ -17,6 +17,7 @@ from asteady.server._openai.chat import ChatCompletions
 from asteady.server._openai.completions import Completions
 from asteady.server._openai.embeddings import Embeddings
 from asteady.server._openai.errors import ApiError
+from asteady.server._openai.responses import Responses
 from asteady.server._openai.served import ServedModels
 
 DEFAULT_BODY_BYTES = 8 * 2**20
@@ -62,6 +63,7 @@ def openai(
             Route("/chat/completions", ChatCompletions(*given), methods=["POST"]),
             Route("/completions", Completions(*given), methods=["POST"]),
             Route("/embeddings", Embeddings(*given), methods=["POST"]),
+            Route("/responses", Responses(*given), methods=["POST"]),
         ],
         exception_handlers={ApiError: _refused, HTTPException: _not_there},
     )

@@ -9,10 +9,11 @@ from typing import Any
 import attrs
 
 from asteady._base.messages import ToolCall
-from asteady._base.requests import ReasoningChunk, TextChunk, TokenLogprob
+from asteady._base.requests import ReasoningChunk, TextChunk
 from asteady.server._openai.choices import Answer, Choices, usage_of
 from asteady.server._openai.endpoint import Asked, Endpoint, Reply, event
 from asteady.server._openai.errors import refused
+from asteady.server._openai.logprobs import logprob_record
 from asteady.server._openai.options import (
     check_fields,
     choices_of,
@@ -137,18 +138,10 @@ def _calls(calls: Sequence[ToolCall], several: bool) -> list[dict[str, Any]]:
 def _logprobs(answer: Answer) -> dict[str, Any] | None:
     if answer.completion is None or answer.completion.logprobs is None:
         return None
-    return {"content": [_logprob(each) for each in answer.completion.logprobs], "refusal": None}
-
-
-def _logprob(token: TokenLogprob) -> dict[str, Any]:
     return {
-        **_token(token.token, token.logprob),
-        "top_logprobs": [_token(text, logprob) for _, text, logprob in token.top],
+        "content": [logprob_record(each) for each in answer.completion.logprobs],
+        "refusal": None,
     }
-
-
-def _token(token: bytes, logprob: float) -> dict[str, Any]:
-    return {"token": token.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(token)}
 
 
 async def _events(
