@@ -155,9 +155,12 @@ def test_the_tutorial_runs_from_its_first_step_to_its_last(tmp_path: Path) -> No
                 served += 1
                 replies = talk_to_server(commands, block.code, port, tmp_path)
                 assert '"cached":true' in replies
+            elif what == "prints":
+                assert block.code in printed
+            elif block.language == "sh":
+                printed = sh(block.code, tmp_path)
             else:
-                assert block.language == "sh", f"{page.name}: {block.code}"
-                sh(block.code, tmp_path)
+                assert block.language in DATA, f"{page.name}: no file for {block.code}"
     assert served == 1
     assert {file.name for file in tmp_path.glob("*.py")} >= {"ask.py", "app.py", "test_app.py"}
 
