@@ -143,7 +143,7 @@ def test_commands_in_the_documentation_run(name: str, commands: str, tmp_path: P
 @pytest.mark.skipif(sys.platform == "win32", reason="the commands are for a POSIX shell")
 def test_the_tutorial_runs_from_its_first_step_to_its_last(tmp_path: Path) -> None:
     smollm2_file()
-    served = 0
+    served, port, commands, printed = 0, 0, "", ""
     for page in TUTORIAL:
         for block in blocks(page):
             what, _, name = block.comment.partition(": ")
