@@ -24,6 +24,7 @@ MODULES: list[ModuleType] = [
     asteady,
     asteady.blocking,
     asteady.operate,
+    asteady.server,
     asteady.steadytext,
     asteady.testing,
 ]

@@ -205,6 +205,18 @@ async def test_vectors_as_numbers_and_as_base64(
     assert plain.json()["usage"] == {"prompt_tokens": 2, "total_tokens": 2}
 
 
+async def test_texts_may_be_given_as_ids_of_tokens(
+    api: httpx.AsyncClient, session: asteady.Session
+) -> None:
+    ids = [token for token, _ in await session.tokenize("one two", raw=True)]
+    reply = await api.post("/completions", json={"prompt": ids})
+    assert reply.json()["choices"][0]["text"] == "You said: one two"
+    embedded = [token for token, _ in await session.tokenize("one two", kind="embedding")]
+    reply = await api.post("/embeddings", json={"input": [embedded, "one two"]})
+    one, other = reply.json()["data"]
+    assert one["embedding"] == other["embedding"]
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "param", "told"),
     [
@@ -223,7 +235,8 @@ async def test_vectors_as_numbers_and_as_base64(
             "max_completion_tokens",
             "-1",
         ),
-        ("/completions", {"prompt": [1, 2]}, 400, "prompt", "list of texts"),
+        ("/completions", {"prompt": [1, "a"]}, 400, "prompt", "list of texts"),
+        ("/completions", {"prompt": [9]}, 400, "prompt", "the token 9"),
         ("/completions", {"prompt": "a", "suffix": "b"}, 400, "suffix", "gaps"),
         ("/embeddings", {"input": []}, 400, "input", "list of texts"),
         ("/embeddings", {"input": ["a", 1]}, 400, "input", "list of texts"),

@@ -19,6 +19,7 @@ from asteady.server._openai.options import (
     wants_usage,
     with_seed_of,
 )
+from asteady.server._openai.texts import texts_of
 
 _KNOWN = frozenset(
     {"model", "prompt", "n", "best_of", "stream", "stream_options", "logprobs", "echo"}
@@ -52,7 +53,10 @@ class Completions(Endpoint):
             if not 0 <= logprobs <= _MOST_LOGPROBS:
                 raise refused("logprobs", f"0 to {_MOST_LOGPROBS} are allowed, not {logprobs}")
             options["logprobs"] = logprobs
-        prompts = _prompts(body.get("prompt"))
+        given = body.get("prompt")
+        prompts = await texts_of(
+            self.session, "generation", reference, "prompt", given, _MOST_PROMPTS
+        )
         choices = await Choices.open(
             asked,
             self.session,
@@ -81,16 +85,6 @@ class Completions(Endpoint):
         ]
         usage = usage_of(answers, number)
         return Reply({**head, "choices": found, "usage": usage}, choices.headers())
-
-
-def _prompts(prompt: object) -> list[str]:
-    if isinstance(prompt, str):
-        return [prompt]
-    if isinstance(prompt, list) and prompt and all(isinstance(each, str) for each in prompt):
-        if len(prompt) > _MOST_PROMPTS:
-            raise refused("prompt", f"{len(prompt)} are too many; {_MOST_PROMPTS} are allowed")
-        return prompt
-    raise refused("prompt", "a text, or a list of texts, is needed; token ids are not read")
 
 
 def _choice(index: int, text: str, answer: Answer | None, offset: int) -> dict[str, Any]:

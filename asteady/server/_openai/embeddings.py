@@ -13,6 +13,7 @@ from asteady._session.observe import Observed
 from asteady.server._openai.endpoint import Asked, Endpoint, Reply
 from asteady.server._openai.errors import refused
 from asteady.server._openai.hang_up import until_hang_up
+from asteady.server._openai.texts import texts_of
 
 _MOST_TEXTS = 2048
 # Each further one would wait in the queue of the library, which is bounded too.
@@ -27,7 +28,8 @@ class Embeddings(Endpoint):
     async def reply(self, asked: Asked) -> Reply:
         body = asked.body
         name, reference = self.served.find("embedding", body.get("model"))
-        texts = _texts(body.get("input"))
+        given = body.get("input")
+        texts = await texts_of(self.session, "embedding", reference, "input", given, _MOST_TEXTS)
         coding = body.get("encoding_format")
         if coding not in (None, "float", "base64"):
             raise refused("encoding_format", f'"float" or "base64", not {coding!r}'[:200])
@@ -57,19 +59,6 @@ class Embeddings(Endpoint):
             return await self.session.embedding(text, **options)
 
         return await map_concurrently(embed, texts, limit=_AT_ONCE, name="input")
-
-
-def _texts(given: object) -> list[str]:
-    if isinstance(given, str):
-        return [given]
-    if not isinstance(given, list) or not given:
-        raise refused("input", "a text, or a list of texts, is needed")
-    if len(given) > _MOST_TEXTS:
-        raise refused("input", f"{len(given):,} texts are too many; {_MOST_TEXTS:,} are allowed")
-    for text in given:
-        if not isinstance(text, str):
-            raise refused("input", "a text, or a list of texts, is needed")
-    return given
 
 
 def _coded(embedding: Embedding, coding: str | None) -> str | list[float]:
