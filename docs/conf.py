@@ -171,11 +171,13 @@ def find_name(
 def shorten_signature(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str, returns: str
 ) -> tuple[str, str] | None:
-    """No signature for classes that users do not construct."""
-    if what != "class" or not signature:
-        return None
+    """No signature for classes that users do not construct, and others as they are written."""
+    if not signature or (what == "class" and "._" in signature):
+        return ("", "") if signature else None
+    # Type parameters as `repr` shows them, which Sphinx cannot read.
+    signature = re.sub(r"(?:~typing\.)?~([A-Z])\b", r"\1", signature)
     # attrs.NOTHING stands for a default that is computed.
-    return ("", "") if "._" in signature else (signature.replace("NOTHING", "..."), returns)
+    return signature.replace("= NOTHING", "= ..."), returns
 
 
 def read_private_modules() -> None:
