@@ -273,3 +273,13 @@ def test_the_plots_are_drawn_from_the_figures_and_the_page_has_the_same_figures(
         for row in table["rows"]:
             for cell in row[1:]:
                 assert re.search(rf"(?<![\d.]){re.escape(cell)}(?![\d.])", section), (row, cell)
+
+
+def test_a_benchmark_writes_figures_that_can_be_drawn(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    command = [sys.executable, "-m", "tests.benchmarks", "blocking", "--figures", str(file)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (table,) = json.loads(file.read_text("utf-8"))
+    plot = plots.Plot(name="blocking", table=table["title"], columns={"µs, least": "µs"})
+    drawn = plots.svg(plot, table)
+    assert all(row[0] in drawn and row[2] in drawn for row in table["rows"])
