@@ -20,6 +20,7 @@ from asteady.cli import (
     _completion,
     _generate,
     _models,
+    _serve,
     _tokens,
     _verify,
     _warm,
@@ -116,6 +117,16 @@ def build_parser() -> argparse.ArgumentParser:
         "--version", action=_Version, nargs=0, help="show program's version number and exit"
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (_generate, _tokens, _models, _cache, _warm, _bench, _verify, _completion):
+    for command in (
+        _generate,
+        _tokens,
+        _models,
+        _cache,
+        _serve,
+        _warm,
+        _bench,
+        _verify,
+        _completion,
+    ):
         command.add_parser(commands)
     return parser

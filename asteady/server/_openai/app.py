@@ -21,6 +21,7 @@ from asteady.server._openai.responses import Responses
 from asteady.server._openai.served import ServedModels
 
 DEFAULT_BODY_BYTES = 8 * 2**20
+DEFAULT_MESSAGES = 1024
 
 
 @public
@@ -30,6 +31,7 @@ def openai(
     models: Mapping[str, AnyPath] | None = None,
     max_tokens: int | None = None,
     max_body_bytes: int = DEFAULT_BODY_BYTES,
+    max_messages: int = DEFAULT_MESSAGES,
 ) -> Starlette:
     """An ASGI application that OpenAI's clients can ask, answered by a session::
 
@@ -43,11 +45,12 @@ def openai(
             name is answered with 404, and opens no file.
         max_tokens: of an answer, where a request does not say; default: the library's 512.
         max_body_bytes: of a request; more is answered with 413.
+        max_messages: of a conversation; more are answered with 400.
 
     Paths, defaults and differences: docs/openai-api.md.
     """
     served = ServedModels(session, models)
-    given = (session, served, max_body_bytes, max_tokens)
+    given = (session, served, max_body_bytes, max_messages, max_tokens)
 
     async def list_models(request: Request) -> Response:
         records = [served.describe(name) for name in served.names()]

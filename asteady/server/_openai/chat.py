@@ -57,6 +57,8 @@ class _Head:
 class ChatCompletions(Endpoint):
     """Answers to conversations."""
 
+    conversation = "messages"
+
     async def reply(self, asked: Asked) -> Reply:
         body = asked.body
         check_fields(body, _KNOWN)

@@ -6,7 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 from starlette.types import Receive, Scope, Send
@@ -15,7 +15,7 @@ from asteady._base.validation import one_of
 from asteady._session.pipeline import CacheMode
 from asteady._session.session import Session
 from asteady.server._openai.body import read_body
-from asteady.server._openai.errors import ApiError, api_error
+from asteady.server._openai.errors import ApiError, api_error, refused
 from asteady.server._openai.hang_up import ClientLeftError, until_hang_up
 from asteady.server._openai.served import ServedModels
 
@@ -50,17 +50,22 @@ class Asked:
 class Endpoint(ABC):
     """An ASGI application that answers one path's POST requests."""
 
+    conversation: ClassVar[str | None] = None
+    """The field of the body whose number of messages is limited."""
+
     def __init__(
         self,
         session: Session,
         served: ServedModels,
         most_body_bytes: int,
+        most_messages: int,
         most_tokens: int | None,
     ) -> None:
         self.session = session
         self.served = served
         self.most_tokens = most_tokens
         self._most_body_bytes = most_body_bytes
+        self._most_messages = most_messages
 
     @abstractmethod
     async def reply(self, asked: Asked) -> Reply:
@@ -70,6 +75,7 @@ class Endpoint(ABC):
         try:
             async with AsyncExitStack() as stack:
                 body = await read_body(scope, receive, self._most_body_bytes)
+                self._check_messages(body)
                 reply = await self.reply(Asked(body, _mode_of(scope), stack, receive))
                 if isinstance(reply.content, Mapping):
                     await send_json(send, reply.content, headers=reply.headers)
@@ -80,6 +86,12 @@ class Endpoint(ABC):
         except Exception as exc:
             error = api_error(exc)
             await send_json(send, {"error": error.body}, error.status, error.headers)
+
+    def _check_messages(self, body: Mapping[str, Any]) -> None:
+        name = self.conversation
+        messages = None if name is None else body.get(name)
+        if name is not None and isinstance(messages, list) and len(messages) > self._most_messages:
+            raise refused(name, f"{len(messages):,} are given, and {self._most_messages:,} allowed")
 
 
 def event(data: Mapping[str, Any], name: str | None = None) -> bytes:

@@ -46,6 +46,8 @@ _MOST_LOGPROBS = 20
 class Responses(Endpoint):
     """Answers of OpenAI's newer API. Like chat, it has no state."""
 
+    conversation = "input"
+
     async def reply(self, asked: Asked) -> Reply:
         body = asked.body
         check_fields(body, _KNOWN)

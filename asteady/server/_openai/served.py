@@ -25,7 +25,7 @@ class ServedModels:
         }
         self._named = {name: os.fspath(model) for name, model in (models or {}).items()}
         self._own: dict[Kind, str] = {
-            kind: _name_of(reference) for kind, reference in self._defaults.items()
+            kind: name_of(reference) for kind, reference in self._defaults.items()
         }
         self._created = int(time.time())
 
@@ -63,6 +63,6 @@ class ServedModels:
         return {"id": name, "object": "model", "created": self._created, "owned_by": "asteady"}
 
 
-def _name_of(reference: str) -> str:
+def name_of(reference: str) -> str:
     """A file is called by its name, not by where it lies."""
     return PurePath(reference).stem if reference.endswith(".gguf") else reference

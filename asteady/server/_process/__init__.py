@@ -1,0 +1,1 @@
+"""What ``asteady serve`` runs: the applications behind one server, with its limits."""
