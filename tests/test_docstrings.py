@@ -11,10 +11,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
+from starlette.applications import Starlette
 
 import asteady
 import asteady.blocking
 import asteady.operate
+import asteady.server
 import asteady.testing
 from asteady import Session
 from asteady.testing import FakeEngine
@@ -81,6 +84,8 @@ async def test_a_snippet_in_a_docstring_runs(
         "blocking": asteady.blocking,
         "operate": operate,
         "FakeEngine": FakeEngine,
+        "FastAPI": FastAPI,
+        "Starlette": Starlette,
         "session": session,
         "tmp_path": tmp_path,
         "weather": weather,
