@@ -74,11 +74,20 @@ def run(options: argparse.Namespace) -> int:
         print(as_json(attrs.asdict(timing)))
         return 0
     about = "±" if can_print("±") else "+-"
-    print(f"prompt        {timing.prompt}")
-    print(f"cold          {timing.cold_time_s:.6f} s")
-    print(f"warm          {timing.warm_avg_s:.6f} s {about} {timing.warm_std_s:.6f} s")
-    print(f"speed-up      {timing.speedup:,.0f}x")
+    print(f"prompt    {timing.prompt}")
+    print(f"cold      {_time_shown(timing.cold_time_s)}")
+    spread = _time_shown(timing.warm_std_s)
+    print(f"warm      {_time_shown(timing.warm_avg_s)} {about} {spread}")
+    print(f"speed-up  {timing.speedup:,.0f}x")
     return 0
+
+
+def _time_shown(seconds: float) -> str:
+    if seconds >= 1:
+        return f"{seconds:.3g} s"
+    if seconds >= 1e-3:
+        return f"{seconds * 1e3:.3g} ms"
+    return f"{seconds * 1e6:.3g} {'µs' if can_print('µ') else 'us'}"
 
 
 async def _time(options: argparse.Namespace) -> PromptTiming:

@@ -115,4 +115,7 @@ def complete_model(prefix: str, **_: Any) -> list[str]:
     with suppress(Exception):  # what is wrong with the hub's cache is said by other commands
         names |= {model.reference for model in cached_models()}
     files = complete_file(prefix, lambda name: name.endswith(".gguf"))
+    if not prefix:
+        # Directories would hide the names.
+        files = [file for file in files if not file.endswith(os.sep)]
     return [*sorted(name for name in names if name.startswith(prefix)), *files]

@@ -39,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code = _run(arguments)
         except SystemExit as exc:  # of argparse, which has printed why
             code = exc.code if isinstance(exc.code, int) else 1
-        _flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except AsteadyError as exc:
         return _failed(str(exc))
     except OSError as exc:
@@ -64,15 +65,6 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _failed("standard output is closed")
     result: int = options.run(options)
     return result
-
-
-def _flush() -> None:
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError as exc:
-        exc.filename = "standard output"
-        raise
 
 
 def _failed(message: str) -> int:

@@ -34,7 +34,9 @@ def add_parser(commands: Commands) -> None:
             " again and compare."
         ),
     )
-    parser.add_argument("model", nargs="?", help="default: the model of the settings")
+    parser.add_argument(
+        "model", metavar="MODEL", nargs="?", help="default: the model of the settings"
+    )
     parser.add_argument(
         "--requests",
         type=int,
