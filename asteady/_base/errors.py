@@ -57,10 +57,14 @@ class IncompleteAnswerError(AsteadyError, ValueError):
     """An answer with a form (schema, choices, ...) was cut by `max_new_tokens`, incomplete, or the
     model ended it in its reasoning.
 
-    `text` is what there was of it. It is not stored.
+    `text` and `reasoning` are what there was of it, of `completion_tokens` tokens after a prompt of
+    `prompt_tokens`. It is not stored.
     """
 
     text: str = ""
+    reasoning: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
 
 
 @public

@@ -180,8 +180,14 @@ class Stream:
 
     async def read(self) -> Completion:
         """Read to the end, and return the whole completion."""
-        async for _ in self:
-            pass
+        joined = self._open()
+        try:
+            while await joined.wait_chunk(self._index):
+                self._index = len(joined.chunks)
+            self._answer = joined.result()
+        except BaseException as exc:
+            self._error = exc
+            raise
         return self.answer
 
     def _open(self) -> Joined[Completion]:

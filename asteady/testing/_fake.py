@@ -370,6 +370,9 @@ class _Running:
                     f"complete: it has {self._tokens} words"
                 )
                 error.text = "".join([*self._chunks, shown])
+                error.reasoning = "".join(self._reasoning[:at]) or None
+                error.prompt_tokens = len(self.job.words)
+                error.completion_tokens = at
                 raise error
         else:
             self._generated += 1

@@ -114,6 +114,33 @@ async def test_a_stream_has_the_events_that_clients_expect(api: httpx.AsyncClien
     assert all("usage" not in event for event in await chunks(api, "/chat/completions", **HELLO))
 
 
+async def test_a_stream_tells_where_its_answer_comes_from(engine: FakeEngine) -> None:
+    found = []
+    for _ in range(2):  # the second session has nothing in memory
+        async with asteady.Session(engine=engine) as session:
+            transport = httpx.ASGITransport(app=asteady.server.openai(session))
+            async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
+                for _ in range(2):
+                    reply = await client.post("/chat/completions", json={**HELLO, "stream": True})
+                    assert reply.text.endswith("data: [DONE]\n\n")
+                    found.append(reply.headers["x-asteady-cache"])
+    assert found == ["computed", "memory", "disk", "memory"]
+
+
+async def test_fields_of_other_servers_are_taken(
+    api: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    await chat(api, top_k=-1, min_p=0.1, repetition_penalty=1.2, n_predict=7, mirostat=0, cat=1)
+    (request,) = engine.computed
+    assert isinstance(request, asteady.GenerateRequest)
+    assert (request.top_k, request.min_p, request.repeat_penalty) == (0, 0.1, 1.2)
+    assert request.max_new_tokens == 7
+    one = await chat(api, guided_choice=["a", "b"])
+    assert one["choices"][0]["message"]["content"] in ("a", "b")
+    form = await chat(api, json_schema={"const": 1})
+    assert form["choices"][0]["message"]["content"] == "1"
+
+
 async def test_choices_have_seeds_of_their_own(api: httpx.AsyncClient, engine: FakeEngine) -> None:
     content = await chat(api, n=3, seed=7)
     assert [choice["index"] for choice in content["choices"]] == [0, 1, 2]
@@ -149,6 +176,7 @@ async def test_an_answer_with_a_form_may_be_cut(api: httpx.AsyncClient) -> None:
     content = await chat(api, response_format=form, max_tokens=1)
     assert content["choices"][0]["finish_reason"] == "length"
     assert content["usage"]["prompt_tokens"] == 2
+    assert content["usage"]["completion_tokens"] == 1
 
 
 async def test_calls_of_tools(api: httpx.AsyncClient) -> None:
@@ -241,6 +269,18 @@ async def test_texts_may_be_given_as_ids_of_tokens(
         ("/embeddings", {"input": []}, 400, "input", "list of texts"),
         ("/embeddings", {"input": ["a", 1]}, 400, "input", "list of texts"),
         ("/embeddings", {"input": "a", "encoding_format": "x"}, 400, "encoding_format", "'x'"),
+        ("/chat/completions", {**HELLO, "seed": "x", "n": 2}, 400, "seed", "'x'"),
+        (
+            "/chat/completions",
+            {**HELLO, "reasoning_effort": "low", "chat_template_kwargs": [1]},
+            400,
+            "chat_template_kwargs",
+            "[1]",
+        ),
+        ("/chat/completions", {**HELLO, "mirostat": 2}, 400, "mirostat", "not offered"),
+        ("/chat/completions", {**HELLO, "grammar": "root ::= x"}, 400, "grammar", "regex"),
+        ("/chat/completions", {**HELLO, "model": "\ud800"}, 404, "model", "not served"),
+        ("/embeddings", {"input": "a", "dimensions": 0}, 400, "dimensions", "0"),
         ("/nowhere", {}, 404, None, "Not Found"),
         ("/models", {}, 405, None, "Method Not Allowed"),
     ],
@@ -248,12 +288,13 @@ async def test_texts_may_be_given_as_ids_of_tokens(
 async def test_a_refusal_names_what_is_refused(
     api: httpx.AsyncClient, path: str, body: Any, status: int, param: str | None, told: str
 ) -> None:
-    reply = await api.post(path, json=body)
+    # As bytes, since no client writes what is no Unicode.
+    reply = await api.post(path, content=json.dumps(body))
     error = reply.json()["error"]
     assert (reply.status_code, error["param"]) == (status, param), error
     assert told in error["message"]
     if body.get("stream") is None and path != "/embeddings":
-        streamed = await api.post(path, json={**body, "stream": True})
+        streamed = await api.post(path, content=json.dumps({**body, "stream": True}))
         assert streamed.status_code == status
 
 
@@ -261,7 +302,14 @@ async def test_a_body_is_json_of_a_bounded_size(session: asteady.Session) -> Non
     app = asteady.server.openai(session, max_body_bytes=100)
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
-        for content, status in ((b"{", 400), (b"[]", 400), (b"[" * 99, 400), (b" " * 101, 413)):
+        for content, status in (
+            (b"{", 400),
+            (b"[]", 400),
+            (b"[" * 99, 400),
+            (b'{"user": NaN}', 400),
+            (b'{"user": "\xff"}', 400),
+            (b" " * 101, 413),
+        ):
             reply = await client.post("/chat/completions", content=content)
             assert reply.status_code == status, content
 

@@ -34,6 +34,7 @@ def answer(request: GenerateRequest) -> str:
     if request.max_new_tokens == 1:
         cut = IncompleteAnswerError("too few tokens")
         cut.text = '{"one": '
+        cut.prompt_tokens, cut.completion_tokens = 1, 1
         raise cut
     return '{"one": 1}'
 

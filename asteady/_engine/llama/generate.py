@@ -637,6 +637,9 @@ class GenerateWorker:
             )
         error = IncompleteAnswerError(what)
         error.text = "".join(sequence.chunks)
+        error.reasoning = "".join(sequence.reasoning_chunks) or None
+        error.prompt_tokens = len(sequence.job.tokens)
+        error.completion_tokens = sequence.generated
         return error
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from functools import partial
+from typing import Any, NoReturn
 
 from starlette.types import Receive, Scope
 
+from asteady._base.tasks import run_aside
 from asteady.server._openai.errors import ApiError
 from asteady.server._openai.hang_up import ClientLeftError
+
+# To parse more takes milliseconds, in which the event loop would stand still.
+_LARGE_BYTES = 2**18
 
 
 async def read_body(scope: Scope, receive: Receive, most_bytes: int) -> dict[str, Any]:
@@ -32,13 +37,25 @@ async def read_body(scope: Scope, receive: Receive, most_bytes: int) -> dict[str
         if size > most_bytes:
             raise _too_large(most_bytes)
         more = message.get("more_body", False)
+    whole = b"".join(parts)
     try:
-        body = json.loads(b"".join(parts))
+        body = await run_aside(partial(_parse, whole)) if size > _LARGE_BYTES else _parse(whole)
     except (ValueError, RecursionError) as exc:
         raise ApiError(f"the body is not JSON: {exc}", code="invalid_json") from None
     if not isinstance(body, dict):
         raise ApiError("the body must be a JSON object", code="invalid_json")
     return body
+
+
+def _parse(body: bytes) -> Any:
+    return _DECODER.decode(body.decode())
+
+
+def _no_constant(constant: str) -> NoReturn:
+    raise ValueError(f"JSON has no {constant}")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
 
 
 def _too_large(most_bytes: int) -> ApiError:

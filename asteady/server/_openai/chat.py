@@ -11,7 +11,7 @@ import attrs
 from asteady._base.messages import ToolCall
 from asteady._base.requests import ReasoningChunk, TextChunk
 from asteady.server._openai.choices import Answer, Choices, usage_of
-from asteady.server._openai.endpoint import Asked, Endpoint, Reply, event
+from asteady.server._openai.endpoint import Asked, Endpoint, Reply, event, json_bytes
 from asteady.server._openai.errors import refused
 from asteady.server._openai.logprobs import logprob_record
 from asteady.server._openai.options import (
@@ -23,6 +23,7 @@ from asteady.server._openai.options import (
     sampling_options,
     tool_options,
     wants_usage,
+    with_effort,
     with_seed_of,
 )
 
@@ -36,7 +37,7 @@ _KNOWN = frozenset(
 
 @attrs.frozen
 class _Head:
-    """What each object about one request begins with."""
+    """What each object about one request begins with; the choices come last."""
 
     id: str
     created: int
@@ -74,13 +75,13 @@ class ChatCompletions(Endpoint):
         head = _Head(f"chatcmpl-{choices.key[:32]}", int(time.time()), name, choices.fingerprint)
         if streamed:
             events = _events(choices, head, several_calls, with_usage)
-            return Reply(events, choices.headers())
+            return Reply(events, choices.headers, choices.ready)
         answers = await choices.answers(asked)
         content = head.of(
             "chat.completion",
             [_choice(index, answer, several_calls) for index, answer in enumerate(answers)],
         )
-        return Reply({**content, "usage": usage_of(answers, number)}, choices.headers())
+        return Reply({**content, "usage": usage_of(answers, number)}, choices.headers)
 
     def _arguments(self, body: Mapping[str, Any]) -> dict[str, Any]:
         messages = body.get("messages")
@@ -93,8 +94,7 @@ class ChatCompletions(Endpoint):
             **tool_options(body),
         }
         if (effort := body.get("reasoning_effort")) is not None:
-            given = arguments.get("chat_template_kwargs")
-            arguments["chat_template_kwargs"] = {"reasoning_effort": effort, **(given or {})}
+            arguments.update(with_effort(arguments, effort))
         if (logprobs := logprobs_of(body)) is not None:
             arguments["logprobs"] = logprobs
         return arguments
@@ -114,8 +114,8 @@ def _choice(index: int, answer: Answer, several_calls: bool) -> dict[str, Any]:
         "content": None if calls and not answer.text else answer.text,
         "refusal": None,
     }
-    if answer.completion is not None and answer.completion.reasoning is not None:
-        message["reasoning_content"] = answer.completion.reasoning
+    if answer.reasoning is not None:
+        message["reasoning_content"] = answer.reasoning
     if calls:
         message["tool_calls"] = calls
     return {
@@ -138,10 +138,14 @@ def _calls(calls: Sequence[ToolCall], several: bool) -> list[dict[str, Any]]:
 
 
 def _logprobs(answer: Answer) -> dict[str, Any] | None:
-    if answer.completion is None or answer.completion.logprobs is None:
+    """Those of the text: reasoning comes before it."""
+    completion = answer.completion
+    if completion is None or completion.logprobs is None:
         return None
     return {
-        "content": [logprob_record(each) for each in answer.completion.logprobs],
+        "content": [
+            logprob_record(each) for each in completion.logprobs[completion.reasoning_tokens :]
+        ],
         "refusal": None,
     }
 
@@ -152,6 +156,10 @@ async def _events(
     """The chunks as OpenAI's clients read them: the role, the pieces, the end of each choice, the
     usage if it is asked for, and [DONE]."""
 
+    # The same for all chunks.
+    begin = b"data: " + json_bytes(head.of("chat.completion.chunk", []))[:-2]
+    end = b'],"usage":null}\n\n' if with_usage else b"]}\n\n"
+
     def chunk(index: int, delta: dict[str, Any], answer: Answer | None = None) -> bytes:
         choice = {
             "index": index,
@@ -159,8 +167,7 @@ async def _events(
             "logprobs": None if answer is None else _logprobs(answer),
             "finish_reason": None if answer is None else answer.finish_reason,
         }
-        content = head.of("chat.completion.chunk", [choice])
-        return event({**content, "usage": None} if with_usage else content)
+        return begin + json_bytes(choice) + end
 
     begun: set[int] = set()
     called: dict[int, int] = {}

@@ -26,6 +26,7 @@ class Answer:
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
+    reasoning: str | None = None
     completion: Completion | None = None
 
     @property
@@ -39,11 +40,7 @@ Found: TypeAlias = StreamEvent | Answer
 class Choices:
     """The streams of the choices of one request, open."""
 
-    def __init__(
-        self, session: Session, arguments: Sequence[Mapping[str, Any]], streams: Sequence[Stream]
-    ) -> None:
-        self._session = session
-        self._arguments = arguments
+    def __init__(self, streams: Sequence[Stream]) -> None:
         self._streams = streams
 
     @classmethod
@@ -56,7 +53,7 @@ class Choices:
             await asked.stack.enter_async_context(session.stream(**each, cache=asked.mode))
             for each in arguments
         ]
-        return cls(session, arguments, streams)
+        return cls(streams)
 
     @property
     def fingerprint(self) -> str:
@@ -66,8 +63,14 @@ class Choices:
     def key(self) -> str:
         return str(self._streams[0].key)
 
+    @property
+    def ready(self) -> bool:
+        """Whether all answers are in memory: reading them waits for nothing."""
+        return all(stream.outcome == "memory" for stream in self._streams)
+
     def headers(self) -> dict[str, str]:
-        """The keys of the answers, and where they come from."""
+        """The keys of the answers, and where they come from, which is known for sure when the first
+        chunk is there."""
         return {
             "x-asteady-key": ", ".join(str(stream.key) for stream in self._streams),
             "x-asteady-cache": ", ".join(stream.outcome for stream in self._streams),
@@ -75,8 +78,8 @@ class Choices:
 
     async def answers(self, asked: Asked) -> list[Answer]:
         """All of them, whole."""
-        if all(stream.outcome == "memory" for stream in self._streams):
-            return await self._read()  # waits for nothing
+        if self.ready:
+            return await self._read()
         return await until_hang_up(asked.receive, self._read())
 
     async def _read(self) -> list[Answer]:
@@ -86,19 +89,7 @@ class Choices:
         try:
             return _whole(await self._streams[index].read())
         except IncompleteAnswerError as exc:
-            return await self._cut(index, exc)
-
-    async def _cut(self, index: int, exc: IncompleteAnswerError) -> Answer:
-        """An answer with a form that has fewer tokens than the form needs."""
-        arguments = self._arguments[index]
-        counted = {
-            name: value
-            for name, value in arguments.items()
-            if name in ("prompt", "messages", "model", "raw", "tools", "chat_template_kwargs")
-        }
-        prompt_tokens = await self._session.count_tokens(**counted)
-        tokens = arguments.get("max_new_tokens", 0)
-        return Answer(exc.text, "length", prompt_tokens, tokens)
+            return _cut(exc)
 
     async def events(self) -> AsyncIterator[tuple[int, Found]]:
         """The chunks of all choices with their index, as they are computed, and at the end of each
@@ -136,7 +127,7 @@ class Choices:
             async for event in stream.events():
                 yield event
         except IncompleteAnswerError as exc:
-            yield await self._cut(index, exc)
+            yield _cut(exc)
         else:
             yield _whole(stream.answer)
 
@@ -147,8 +138,14 @@ def _whole(completion: Completion) -> Answer:
         completion.finish_reason,
         completion.prompt_tokens,
         completion.completion_tokens,
+        completion.reasoning,
         completion,
     )
+
+
+def _cut(exc: IncompleteAnswerError) -> Answer:
+    """An answer with a form that has fewer tokens than the form needs."""
+    return Answer(exc.text, "length", exc.prompt_tokens, exc.completion_tokens, exc.reasoning)
 
 
 def usage_of(answers: Sequence[Answer], choices: int) -> dict[str, Any]:

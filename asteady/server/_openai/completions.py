@@ -32,6 +32,8 @@ _MOST_LOGPROBS = 5
 class Completions(Endpoint):
     """Continuations of texts. The prompt reaches the model as it is, special tokens included."""
 
+    subject = "prompt"
+
     async def reply(self, asked: Asked) -> Reply:
         body = asked.body
         check_fields(body, _KNOWN)
@@ -75,16 +77,15 @@ class Completions(Endpoint):
         }
         echoed = [prompt if echo else "" for prompt in prompts for _ in range(number)]
         if streamed:
-            return Reply(
-                _events(choices, head, echoed, number if with_usage else 0), choices.headers()
-            )
+            events = _events(choices, head, echoed, number if with_usage else 0)
+            return Reply(events, choices.headers, choices.ready)
         answers = await choices.answers(asked)
         found = [
             _choice(index, before + answer.text, answer, len(before))
             for index, (before, answer) in enumerate(zip(echoed, answers, strict=True))
         ]
         usage = usage_of(answers, number)
-        return Reply({**head, "choices": found, "usage": usage}, choices.headers())
+        return Reply({**head, "choices": found, "usage": usage}, choices.headers)
 
 
 def _choice(index: int, text: str, answer: Answer | None, offset: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, ClassVar
 
@@ -26,14 +26,22 @@ _EVENTS = [
     (b"x-accel-buffering", b"no"),
 ]
 _MODES = ("use", "refresh", "bypass", "only")
+# What is there at once is sent in parts of about this size.
+_PART_BYTES = 2**16
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 @attrs.frozen
 class Reply:
-    """A JSON object, or events as server-sent ones, each of them whole."""
+    """A JSON object, which may be encoded, or server-sent events, each of them whole.
 
-    content: Mapping[str, Any] | AsyncIterator[bytes]
-    headers: Mapping[str, str] = attrs.Factory(dict)
+    `headers` is called when the object, or the first event, is there. `ready` says that all events
+    are there at once: they are not sent one by one.
+    """
+
+    content: Mapping[str, Any] | bytes | AsyncIterator[bytes]
+    headers: Callable[[], Mapping[str, str]] = dict
+    ready: bool = False
 
 
 @attrs.frozen
@@ -52,6 +60,9 @@ class Endpoint(ABC):
 
     conversation: ClassVar[str | None] = None
     """The field of the body whose number of messages is limited."""
+
+    subject: ClassVar[str] = "messages"
+    """The field that has the prompt."""
 
     def __init__(
         self,
@@ -77,14 +88,16 @@ class Endpoint(ABC):
                 body = await read_body(scope, receive, self._most_body_bytes)
                 self._check_messages(body)
                 reply = await self.reply(Asked(body, _mode_of(scope), stack, receive))
-                if isinstance(reply.content, Mapping):
-                    await send_json(send, reply.content, headers=reply.headers)
+                if isinstance(reply.content, Mapping | bytes):
+                    await send_json(send, reply.content, headers=reply.headers())
+                elif reply.ready:
+                    await _send_events(send, _joined(reply.content), reply.headers)
                 else:
                     await until_hang_up(receive, _send_events(send, reply.content, reply.headers))
         except ClientLeftError:
             pass
         except Exception as exc:
-            error = api_error(exc)
+            error = api_error(exc, self.subject)
             await send_json(send, {"error": error.body}, error.status, error.headers)
 
     def _check_messages(self, body: Mapping[str, Any]) -> None:
@@ -97,16 +110,21 @@ class Endpoint(ABC):
 def event(data: Mapping[str, Any], name: str | None = None) -> bytes:
     """A server-sent event."""
     named = b"" if name is None else b"event: " + name.encode() + b"\n"
-    return named + b"data: " + json.dumps(data, ensure_ascii=False).encode() + b"\n\n"
+    return named + b"data: " + json_bytes(data) + b"\n\n"
+
+
+def json_bytes(value: object) -> bytes:
+    """As JSON without spaces. What is no Unicode in a client's text is escaped, as JSON does it."""
+    return _encode(value).encode("utf-8", "backslashreplace")
 
 
 async def send_json(
     send: Send,
-    content: Mapping[str, Any],
+    content: Mapping[str, Any] | bytes,
     status: int = 200,
     headers: Mapping[str, str] = {},  # read only
 ) -> None:
-    body = json.dumps(content, ensure_ascii=False).encode()
+    body = content if isinstance(content, bytes) else json_bytes(content)
     sent = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     sent += _encoded(headers)
     await send({"type": "http.response.start", "status": status, "headers": sent})
@@ -114,10 +132,10 @@ async def send_json(
 
 
 async def _send_events(
-    send: Send, events: AsyncIterator[bytes], headers: Mapping[str, str]
+    send: Send, events: AsyncIterator[bytes], headers: Callable[[], Mapping[str, str]]
 ) -> None:
     first = await anext(events)  # an error in its place has a status of its own
-    sent = [*_EVENTS, *_encoded(headers)]
+    sent = [*_EVENTS, *_encoded(headers())]
     await send({"type": "http.response.start", "status": 200, "headers": sent})
     await send({"type": "http.response.body", "body": first, "more_body": True})
     try:
@@ -128,6 +146,18 @@ async def _send_events(
         last = event({"error": error.body})
         await send({"type": "http.response.body", "body": last, "more_body": True})
     await send({"type": "http.response.body", "body": b""})
+
+
+async def _joined(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    parts: list[bytes] = []
+    size = 0
+    async for each in events:
+        parts.append(each)
+        size += len(each)
+        if size >= _PART_BYTES:
+            yield b"".join(parts)
+            parts, size = [], 0
+    yield b"".join(parts)
 
 
 def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:

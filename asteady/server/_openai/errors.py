@@ -60,13 +60,16 @@ def refused(param: str, reason: str) -> ApiError:
     return ApiError(f"{param}: {reason}", param=param)
 
 
-def api_error(exc: BaseException) -> ApiError:
-    """The error that a client is told for any exception; what is no fault of its is logged."""
+def api_error(exc: BaseException, subject: str = "messages") -> ApiError:
+    """The error that a client is told for any exception; what is no fault of its is logged.
+
+    `subject` is the field that a prompt is in.
+    """
     match exc:
         case ApiError():
             return exc
         case PromptTooLongError():
-            return ApiError(str(exc), code="context_length_exceeded", param="messages")
+            return ApiError(str(exc), code="context_length_exceeded", param=subject)
         case InvalidRequestError():
             # Notes say which one of several texts it is.
             message = " ".join([str(exc), *getattr(exc, "__notes__", ())])

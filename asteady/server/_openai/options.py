@@ -34,15 +34,40 @@ _RENAMED = {
     "max_tokens": "max_new_tokens",
     "max_completion_tokens": "max_new_tokens",
     "max_output_tokens": "max_new_tokens",
+    "n_predict": "max_new_tokens",
     "repetition_penalty": "repeat_penalty",
+    "guided_choice": "choices",
+    "guided_regex": "regex",
 }
+_SCHEMAS = ("guided_json", "json_schema")
 # What would be missing from the answer if it were ignored.
 _REFUSED = {
     "audio": "models here write text only",
     "function_call": "it has been replaced: give tool_choice",
     "functions": "it has been replaced: give tools",
+    "grammar": "grammars of llama.cpp are not read: give response_format, regex or choices",
+    "guided_grammar": "grammars are not read: give response_format, regex or choices",
+    "lora": "adapters are not read: serve a model that has it merged",
+    "prompt_logprobs": "log probabilities are those of the answer: give logprobs",
+    "structured_outputs": "give response_format, regex or choices",
     "suffix": "models here write on, and fill no gaps",
+    "truncate_prompt_tokens": "a prompt is not cut: shorten it",
     "web_search_options": "there is no search here: give a tool",
+}
+# Samplers of llama.cpp and vLLM that are not here, and the values that switch them off.
+_OFF = {
+    "adaptive_target": -1,
+    "dry_multiplier": 0,
+    "dynatemp_range": 0,
+    "ignore_eos": False,
+    "length_penalty": 1,
+    "min_tokens": 0,
+    "mirostat": 0,
+    "mirostat_mode": 0,
+    "tfs_z": 1,
+    "top_n_sigma": -1,
+    "use_beam_search": False,
+    "xtc_probability": 0,
 }
 _MOST_CHOICES = 16
 
@@ -56,6 +81,9 @@ def check_fields(body: Mapping[str, Any], known: frozenset[str]) -> None:
     for name, reason in _REFUSED.items():
         if body.get(name) is not None:
             raise refused(name, reason)
+    for name in body.keys() & _OFF.keys():
+        if body[name] is not None and body[name] != _OFF[name]:
+            raise refused(name, f"it is not offered: leave it out, or give {_OFF[name]}")
     modalities = body.get("modalities")
     if modalities is not None and modalities != ["text"]:
         raise refused("modalities", 'only ["text"] is there')
@@ -64,7 +92,7 @@ def check_fields(body: Mapping[str, Any], known: frozenset[str]) -> None:
         _log.debug("fields of a request are ignored: %s", ", ".join(sorted(ignored)))
 
 
-_SAMPLING = frozenset(_SAME) | _RENAMED.keys()
+_SAMPLING = frozenset(_SAME) | _RENAMED.keys() | set(_SCHEMAS) | _OFF.keys()
 
 
 def sampling_options(body: Mapping[str, Any], most_tokens: int | None) -> dict[str, Any]:
@@ -78,6 +106,11 @@ def sampling_options(body: Mapping[str, Any], most_tokens: int | None) -> dict[s
     for name, own in _RENAMED.items():
         if body.get(name) is not None:
             found[own] = body[name]
+    for name in _SCHEMAS:
+        if (schema := body.get(name)) is not None:
+            found["schema"] = schema if isinstance(schema, str) else json.dumps(schema)
+    if found.get("top_k") == -1:  # vLLM's word for all of them
+        found["top_k"] = 0
     if most_tokens is not None:
         found.setdefault("max_new_tokens", most_tokens)
     drawn = any(body.get(name) is not None for name in ("seed", "top_p")) or choices_of(body) > 1
@@ -105,7 +138,17 @@ def choices_of(body: Mapping[str, Any]) -> int:
 def with_seed_of(options: Mapping[str, Any], index: int) -> dict[str, Any]:
     """The options of one of several choices: each has a seed of its own."""
     seed = options.get("seed", DEFAULT_SEED)
-    return {**options, "seed": seed + index} if index else dict(options)
+    if index == 0 or not isinstance(seed, int) or isinstance(seed, bool):  # refused as it is
+        return dict(options)
+    return {**options, "seed": seed + index}
+
+
+def with_effort(options: Mapping[str, Any], effort: object) -> dict[str, Any]:
+    """The options that tell a chat template how much to reason."""
+    given = options.get("chat_template_kwargs") or {}
+    if not isinstance(given, Mapping):  # refused as it is
+        return {}
+    return {"chat_template_kwargs": {"reasoning_effort": effort, **given}}
 
 
 def form_options(response_format: object, name: str = "response_format") -> dict[str, Any]:

@@ -19,6 +19,7 @@ from asteady.server._openai.options import (
     form_options,
     sampling_options,
     tool_options,
+    with_effort,
 )
 from asteady.server._openai.response_input import messages_of_items
 from asteady.server._openai.response_output import ResponseWriter
@@ -47,6 +48,7 @@ class Responses(Endpoint):
     """Answers of OpenAI's newer API. Like chat, it has no state."""
 
     conversation = "input"
+    subject = "input"
 
     async def reply(self, asked: Asked) -> Reply:
         body = asked.body
@@ -62,9 +64,9 @@ class Responses(Endpoint):
         writer = ResponseWriter(response, choices.key[:32])
         several_calls = bool(response["parallel_tool_calls"])
         if streamed:
-            return Reply(_events(choices, writer, several_calls), choices.headers())
+            return Reply(_events(choices, writer, several_calls), choices.headers, choices.ready)
         (answer,) = await choices.answers(asked)
-        return Reply(_whole(answer, writer, several_calls), choices.headers())
+        return Reply(_whole(answer, writer, several_calls), choices.headers)
 
     def _arguments(self, body: Mapping[str, Any]) -> dict[str, Any]:
         text, reasoning = (_object(body, name) for name in ("text", "reasoning"))
@@ -75,8 +77,7 @@ class Responses(Endpoint):
             **tool_options(body),
         }
         if (effort := reasoning.get("effort")) is not None:
-            given = arguments.get("chat_template_kwargs")
-            arguments["chat_template_kwargs"] = {"reasoning_effort": effort, **(given or {})}
+            arguments.update(with_effort(arguments, effort))
         if (logprobs := _logprobs_of(body)) is not None:
             arguments["logprobs"] = logprobs
         return arguments
@@ -154,8 +155,8 @@ def _logprobs(answer: Answer) -> list[dict[str, Any]]:
 def _whole(answer: Answer, writer: ResponseWriter, several_calls: bool) -> dict[str, Any]:
     """The response that the events lead to, without sending them."""
     pieces: list[StreamEvent] = []
-    if answer.completion is not None and answer.completion.reasoning:
-        pieces.append(ReasoningChunk(answer.completion.reasoning))
+    if answer.reasoning:
+        pieces.append(ReasoningChunk(answer.reasoning))
     if answer.text:
         pieces.append(TextChunk(answer.text))
     pieces += answer.tool_calls if several_calls else answer.tool_calls[:1]
