@@ -298,12 +298,12 @@ def size(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(attrs.asdict(found)))
         return 0
-    if sys.stdout.isatty():
+    if sys.stdout.isatty() and found.entries:
         lines = draw_curve(
             optimizer.curve(), found, columns_of(sys.stdout), can_print(BLOCKS), options.by
         )
         print("\n".join(lines) + "\n")
-    else:
+    elif not sys.stdout.isatty():
         print(sizing_table(optimizer, found))
     print(found)
     return 0

@@ -22,7 +22,7 @@ def draw_curve(
     """What share each capacity saves, as an area in so many columns, with marks below it.
 
     The capacities have a logarithmic scale, from 1 entry to the largest that makes a difference, or
-    to the current one.
+    to the current one. Some key was used twice, so that `found` has a size.
     """
     width = max(_NARROWEST, min(_WIDEST, columns - 1) - _AXIS)
     largest = max(curve.capacities[-1], found.current_entries, found.entries, 2)
@@ -43,9 +43,8 @@ def draw_curve(
         return " " * (_AXIS + (at if said[0] == "^" else max(at - len(text) - 1, 0))) + said
 
     lines.append(mark(found.current_entries, f"now: {found.current_entries:,}"))
-    if found.entries:
-        share = f"{100 * found.target:.0f} % of the best: {found.entries:,}"
-        lines.append(mark(found.entries, share))
+    share = f"{100 * found.target:.0f} % of the best: {found.entries:,}"
+    lines.append(mark(found.entries, share))
     return lines
 
 

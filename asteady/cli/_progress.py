@@ -70,8 +70,8 @@ class Progress:
         self.say(otherwise)
 
     def say(self, text: str) -> None:
-        """Erase the line until its next turn, so that other lines may be printed."""
-        self._erase()
+        """Say this while nothing of the activities is going on."""
+        self.erase()
         self._count: tuple[int, int] | None = None
         self._otherwise = text
         self._began = perf_counter()
@@ -92,7 +92,7 @@ class Progress:
         """Erase the line; it does not come back."""
         if not self._hidden:
             self._hidden = True
-            self._erase()
+            self.erase()
 
     def _status(self) -> Status:
         seconds = perf_counter() - self._began
@@ -115,7 +115,8 @@ class Progress:
             self._painted = len(text)
         sys.stderr.flush()
 
-    def _erase(self) -> None:
+    def erase(self) -> None:
+        """Erase the line until its next turn, so that other lines may be printed."""
         if not self._painted:
             return
         blank = " " * self._painted + "\r" if self._console is None else _ERASE_TO_END

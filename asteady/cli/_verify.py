@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from asteady._base.errors import InvalidRequestError
 from asteady.cli._common import Commands, add_json, make_session, settings_as_found
-from asteady.cli._output import as_json
+from asteady.cli._output import as_json, columns_of
 from asteady.cli._progress import Progress, add_quiet, duration, progress
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from asteady.operate._verify import VerifyDifference, VerifyPlan, VerifyRequest, VerifyStep
 
 _BUDGET_S = 60.0
+_TABLE_COLUMNS = 56
+_NARROW_COLUMNS = 40
 
 
 def add_parser(commands: Commands) -> None:
@@ -126,7 +128,7 @@ async def _run(options: argparse.Namespace, requests: int | list[VerifyRequest])
     if options.json:
         print(as_json(report_as_record(report), indent=2))
     else:
-        print(f"{'all':<26}{report.comparisons:>12,}{report.reused:>8,}")
+        _print_row("all", f"{report.comparisons:,}", f"{report.reused:,}")
     if report.ok and len(report.steps) < report.plan.steps and not options.quiet:
         print(
             f"asteady: the time was up after {len(report.steps)} of {report.plan.steps} steps",
@@ -216,17 +218,25 @@ class _Shown:
         if not self._options.quiet:
             print(f"asteady: about {duration(plan.seconds)} for {what}", file=sys.stderr)
         if not self._options.json:
-            print(f"{'STEP':<26}{'COMPARISONS':>12}{'REUSED':>8}{'SECONDS':>10}", flush=True)
+            _print_row("STEP", "COMPARISONS", "REUSED", "SECONDS")
 
     def step(self, step: VerifyStep) -> None:
         self._done += 1
         self._next()
         if not self._options.json:
-            numbers = f"{step.comparisons:>12,}{step.reused:>8,}{step.took_s:>10.2f}"
-            print(f"{step.name:<26}{numbers}", flush=True)
+            _print_row(step.name, f"{step.comparisons:,}", f"{step.reused:,}", f"{step.took_s:.2f}")
 
     def _next(self) -> None:
-        self._line.say(f"step {min(self._done + 1, self._steps)} of {self._steps}")
+        self._line.erase()
+        self._line.count("verifying", self._done, self._steps)
+
+
+def _print_row(name: str, comparisons: str, reused: str, seconds: str = "") -> None:
+    # A row is printed when its step is done, so the widths do not depend on what is in them.
+    row = f"{name:<26}{comparisons:>12}{reused:>8}{seconds:>10}".rstrip()
+    if sys.stdout.isatty() and columns_of(sys.stdout) < _TABLE_COLUMNS:
+        row = f"{name:<{_NARROW_COLUMNS - 12}}{comparisons:>12}"
+    print(row, flush=True)
 
 
 def _read(options: argparse.Namespace) -> list[VerifyRequest]:
