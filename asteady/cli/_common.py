@@ -124,7 +124,7 @@ def prompt_arguments(options: argparse.Namespace) -> dict[str, Any]:
                 "enable_thinking=false or style='\"short\"'"
             ) from None
     if options.tools is not None:
-        text = Path(options.tools).read_text("utf-8")
+        text = read_file("--tools", options.tools)
         arguments["tools"] = _read_json("--tools", options.tools, text)
     if options.tool_choice is not None:
         arguments["tool_choice"] = options.tool_choice
@@ -138,7 +138,7 @@ def prompt_arguments(options: argparse.Namespace) -> dict[str, Any]:
     if options.prompt is not None:
         raise InvalidRequestError("give either a prompt or --messages: both were given")
     file = options.messages
-    text = read_standard_input("messages") if file == "-" else Path(file).read_text("utf-8")
+    text = read_standard_input("messages") if file == "-" else read_file("--messages", file)
     arguments["messages"] = _read_json("--messages", file, text)
     return arguments
 
@@ -193,13 +193,27 @@ def read_standard_input(what: str) -> str:
     """
     if sys.stdin is None or sys.stdin.isatty():
         raise InvalidRequestError(f"give {what} as an argument, or pipe it to standard input")
-    raw = sys.stdin.buffer.read()
+    return _decoded("standard input", sys.stdin.buffer.read())
+
+
+def read_file(option: str, path: str) -> str:
+    """All of a file that an option names, decoded as UTF-8.
+
+    Raises:
+        InvalidRequestError: it is not valid UTF-8.
+        OSError: it cannot be read.
+    """
+    return _decoded(f"{option} {path}", Path(path).read_bytes())
+
+
+def _decoded(what: str, raw: bytes) -> str:
     try:
-        return raw.decode("utf-8")
+        # A byte order mark, which editors of Windows write, is no part of the text.
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         raise InvalidRequestError(
-            f"standard input is not valid UTF-8: byte 0x{raw[exc.start]:02x} at position"
-            f" {exc.start}; convert it, as with `iconv -f latin1 -t utf-8`"
+            f"{what} is not valid UTF-8: byte 0x{raw[exc.start]:02x} at position {exc.start};"
+            " convert it, as with `iconv -f latin1 -t utf-8`"
         ) from None
 
 

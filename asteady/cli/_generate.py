@@ -26,6 +26,7 @@ from asteady.cli._common import (
     calls_under,
     make_session,
     prompt_arguments,
+    read_file,
     read_standard_input,
     text_argument,
 )
@@ -133,7 +134,7 @@ def _no_prompt(given: list[str]) -> InvalidRequestError:
 def _form(options: argparse.Namespace) -> dict[str, Any]:
     """The form of the answer: a schema or grammar from its file."""
     read = {name: getattr(options, name) for name in ("schema", "grammar")}
-    found = {name: Path(file).read_text("utf-8") for name, file in read.items() if file is not None}
+    found = {name: read_file(f"--{name}", file) for name, file in read.items() if file is not None}
     return found | {"choices": options.choices, "regex": options.regex}
 
 

@@ -119,7 +119,11 @@ class Progress:
         """Erase the line until its next turn, so that other lines may be printed."""
         if not self._painted:
             return
-        blank = " " * self._painted + "\r" if self._console is None else _ERASE_TO_END
+        blank = _ERASE_TO_END
+        if self._console is None:
+            # With room for the ^C that the terminal has written behind it.
+            columns = max(self._painted, min(self._painted + 2, columns_of(sys.stderr) - 1))
+            blank = " " * columns + "\r"
         sys.stderr.write("\r" + blank)
         sys.stderr.flush()
         self._painted = 0

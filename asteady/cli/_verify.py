@@ -6,11 +6,10 @@ import argparse
 import asyncio
 import sys
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asteady._base.errors import InvalidRequestError
-from asteady.cli._common import Commands, add_json, make_session, settings_as_found
+from asteady.cli._common import Commands, add_json, make_session, read_file, settings_as_found
 from asteady.cli._output import as_json, columns_of
 from asteady.cli._progress import Progress, add_quiet, duration, progress
 
@@ -240,7 +239,7 @@ def _print_row(name: str, comparisons: str, reused: str, seconds: str = "") -> N
 
 
 def _read(options: argparse.Namespace) -> list[VerifyRequest]:
-    lines = Path(options.prompts).read_text(encoding="utf-8").splitlines()
+    lines = read_file("--prompts", options.prompts).splitlines()
     name = "text" if options.embedding else "prompt"
     requests: list[VerifyRequest] = [{name: line} for line in lines if line.strip()]
     if not requests:

@@ -72,6 +72,9 @@ class Terminal:
             stdout=stderr if one_terminal else subprocess.PIPE,
             stderr=stderr,
             env={**os.environ, "TERM": "xterm-256color", **environment},
+            # So that the terminal's keys send signals, to the command and what it starts.
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(2, termios.TIOCSCTTY, 0),
         )
         os.close(stderr)
         self.said = ""
@@ -80,6 +83,9 @@ class Terminal:
     def text(self) -> str:
         """What it said, without colours."""
         return _COLOURS.sub("", self.said)
+
+    def press_ctrl_c(self) -> None:
+        os.write(self._screen, b"\x03")
 
     def read_until(self, text: str) -> None:
         while text not in self.text and self._read():

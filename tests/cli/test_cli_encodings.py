@@ -188,6 +188,38 @@ def test_standard_input_that_is_no_text_is_one_line(command: tuple[str, ...]) ->
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "generate hi --schema",
+        "generate hi --grammar",
+        "generate hi --tools",
+        "generate --messages",
+        "tokens --messages",
+        "verify --prompts",
+        "warm",
+    ],
+)
+def test_a_file_that_is_no_text_is_one_line(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "latin-1"
+    file.write_bytes(b'"caf\xe9"\n')
+    assert main([*command.split(), str(file)]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    if command != "warm":  # which names the line
+        assert f"{file} is not valid UTF-8: byte 0xe9 at position 4" in said
+
+
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path) -> None:
+    arguments = ("generate", "--max-new-tokens", "1", "--json")
+    plain = real(*arguments, stdin=b"hi")
+    marked = real(*arguments, stdin=b"\xef\xbb\xbfhi")
+    assert json.loads(plain[1])["text"] == json.loads(marked[1])["text"]
+    assert json.loads(marked[1])["cached"] is True
+
+
 def test_a_stream_that_is_no_file_may_stand_for_standard_output(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

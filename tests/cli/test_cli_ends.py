@@ -38,6 +38,15 @@ sys.exit(code)
 """
 
 
+# The second process of a command says on the terminal that it has begun, and does nothing.
+STUCK_SECOND_PROCESS = """
+import os, sys, threading
+if any(each.startswith("from asteady.") for each in sys.orig_argv):
+    os.write(os.open("/dev/tty", os.O_WRONLY), b"STARTED")
+    threading.Event().wait()
+"""
+
+
 @pytest.mark.parametrize("command", ALL, ids=" ".join)
 def test_a_pipe_that_nobody_reads_ends_a_command_quietly(
     command: Command, files: dict[str, Path | str], capsys: pytest.CaptureFixture[str]
@@ -202,6 +211,23 @@ sys.exit(main())
         assert done.returncode == 130
         assert done.stdout.startswith("asteady ")
         assert done.stderr == "asteady: interrupted\n"
+
+    @pytest.mark.parametrize("arguments", ["models check MODEL", "verify --requests 1 --thorough"])
+    def test_ends_the_processes_that_a_command_has_started(
+        self, arguments: str, files: dict[str, Path | str], tmp_path: Path
+    ) -> None:
+        (tmp_path / "sitecustomize.py").write_text(STUCK_SECOND_PROCESS)
+        path = os.pathsep.join([str(tmp_path), *sys.path])
+        command = [str(files.get(each, each)) for each in arguments.split()]
+        terminal = Terminal(
+            AT_ONCE, *command, ASTEADY_WORKERS="1", ASTEADY_BATCH_WIDTH="1", PYTHONPATH=path
+        )
+        terminal.read_until("STARTED")
+        terminal.press_ctrl_c()
+        code, _ = terminal.finish()
+        assert code == 130
+        assert shown(terminal.said)[-1].endswith("asteady: interrupted")
+        assert "Traceback" not in terminal.said
 
     def test_that_a_shell_has_set_to_be_ignored_is_ignored(self) -> None:
         program = """

@@ -123,9 +123,10 @@ def test_the_line_comes_back_between_the_rows_of_a_table(monkeypatch: pytest.Mon
 def test_ctrl_c_leaves_a_clean_line() -> None:
     terminal = Terminal(STUCK, *_ARGUMENTS)
     terminal.read_until("\rasteady: computing the answer")
-    terminal.process.send_signal(signal.SIGINT)
+    terminal.press_ctrl_c()
     code, stdout = terminal.finish()
     assert (code, stdout) == (130, "")
+    assert "^C" in terminal.said  # the terminal's own
     assert shown(terminal.said)[-1] == "asteady: interrupted"
 
 
