@@ -59,8 +59,14 @@ def _as_program() -> int:
         ours = False  # not the main thread, so no signal interrupts it
     from asteady.cli import _main
 
+    def unraisable(args: sys.UnraisableHookArgs) -> None:
+        if args.exc_type is KeyboardInterrupt:  # in such a callback, of an import of the command
+            end()
+        sys.__unraisablehook__(args)
+
     try:
         if ours:
+            sys.unraisablehook = unraisable
             signal.signal(signal.SIGINT, signal.default_int_handler)
         return _main.main()
     finally:

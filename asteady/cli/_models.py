@@ -446,8 +446,8 @@ def _print_missing(rows: list[_Row]) -> None:
         # A table would be too wide for the commands, which are there to be copied.
         for row in rows:
             print_styled(row.reference, "bold")
-            print_styled(f"  {row.size_bytes / 1e6:,.0f} MB, {row.licence}: {row.about}")
-            print_styled(f"  {row.get}", "cyan")
+            print_styled(f"  {row.size_bytes / 1e6:,.0f} MB, {row.licence}: {row.about}", "dim")
+            print_styled(f"  {row.get}")
         return
     print_table(
         (

@@ -178,4 +178,4 @@ def rich_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Any:
 def _escaped(text: str) -> str:
     """As it will be printed, so that columns are as wide as they look."""
     encoding = sys.stdout.encoding or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)
+    return text.encode(encoding, sys.stdout.errors or "backslashreplace").decode(encoding)

@@ -63,7 +63,9 @@ class Progress:
 
     def __init__(self, activities: Callable[[], Sequence[Activity]], otherwise: str) -> None:
         self._activities = activities
-        self._console = console_of(sys.stderr)
+        console = console_of(sys.stderr)
+        # The old terminal of Windows shows control sequences themselves.
+        self._console = None if console is None or console.legacy_windows else console
         self._painted = 0
         self._hidden = False
         self._printed = ""  # on a dumb terminal
@@ -106,7 +108,7 @@ class Progress:
             if status.text != self._printed:
                 self._printed = status.text
                 print(f"asteady: {status.text}", file=sys.stderr, flush=True)
-        elif self._console is not None and not self._console.legacy_windows:
+        elif self._console is not None:
             sys.stderr.write(f"\r{rich_line(self._console, status, columns)}{_ERASE_TO_END}")
             self._painted = 1
         else:

@@ -223,17 +223,22 @@ def test_an_interrupt_stops_at_once_with_exit_code_130() -> None:
     assert b"Traceback" not in stderr
 
 
+# In a callback Python prints an exception, and goes on.
 INTERRUPTED_WHILE_IT_IMPORTS = """
 import os, signal, sys
+
+class Callback:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
 
 class Finder:
     def find_spec(self, name, path=None, target=None):
         if name == MODULE:
-            os.kill(os.getpid(), signal.SIGINT)
+            Callback() if CALLBACK else os.kill(os.getpid(), signal.SIGINT)
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.meta_path.insert(0, Finder())
-sys.argv = ["asteady", "--version"]
+sys.argv = ["asteady", *COMMAND.split()]
 from asteady.cli import main
 sys.exit(main())
 """
@@ -241,12 +246,29 @@ sys.exit(main())
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
 @pytest.mark.parametrize(
-    "module",
-    ["asteady.cli._main", "argparse", "attrs", "asteady._base.errors", "asteady.cli._verify"],
+    ("command", "module"),
+    [
+        ("--version", "asteady.cli._main"),
+        ("--version", "argparse"),
+        ("--version", "attrs"),
+        ("--version", "asteady._base.errors"),
+        ("--version", "asteady.cli._verify"),
+        ("models list", "asteady._engine.loader"),
+        ("cache size", "asteady.operate._sizing"),
+        ("cache list", "asteady._cache.manager"),
+        ("generate hi", "asteady._session.session"),
+        ("generate hi", "llama_cpp"),
+    ],
 )
-def test_an_interrupt_while_it_imports_says_so_in_one_line(module: str) -> None:
+@pytest.mark.parametrize("callback", [False, True])
+def test_an_interrupt_while_it_imports_says_so_in_one_line(
+    command: str, module: str, callback: bool
+) -> None:
+    program = INTERRUPTED_WHILE_IT_IMPORTS
+    for name, value in (("MODULE", module), ("COMMAND", command), ("CALLBACK", callback)):
+        program = program.replace(name, repr(value))
     done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED_WHILE_IT_IMPORTS.replace("MODULE", repr(module))],
+        [sys.executable, "-c", program],
         capture_output=True,
         text=True,
         timeout=60,
