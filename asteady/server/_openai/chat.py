@@ -18,10 +18,9 @@ from asteady.server._openai.options import (
     check_fields,
     choices_of,
     flag,
-    form_options,
     logprobs_of,
     sampling_options,
-    tool_options,
+    tool_and_form_options,
     wants_usage,
     with_effort,
     with_seed_of,
@@ -90,8 +89,7 @@ class ChatCompletions(Endpoint):
         arguments = {
             "messages": [_message(message) for message in messages],
             **sampling_options(body, self.most_tokens),
-            **form_options(body.get("response_format")),
-            **tool_options(body),
+            **tool_and_form_options(body, body.get("response_format")),
         }
         if (effort := body.get("reasoning_effort")) is not None:
             arguments.update(with_effort(arguments, effort))

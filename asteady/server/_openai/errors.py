@@ -69,7 +69,9 @@ def api_error(exc: BaseException, subject: str = "messages") -> ApiError:
         case ApiError():
             return exc
         case PromptTooLongError():
-            return ApiError(str(exc), code="context_length_exceeded", param=subject)
+            # LangChain and litellm know it by these words.
+            message = f"the prompt is too long: {exc}"
+            return ApiError(message, code="context_length_exceeded", param=subject)
         case InvalidRequestError():
             # Notes say which one of several texts it is.
             message = " ".join([str(exc), *getattr(exc, "__notes__", ())])

@@ -173,7 +173,22 @@ def form_options(response_format: object, name: str = "response_format") -> dict
     )
 
 
-def tool_options(body: Mapping[str, Any]) -> dict[str, Any]:
+def tool_and_form_options(
+    body: Mapping[str, Any], form: object, name: str = "response_format"
+) -> dict[str, Any]:
+    """The options for the tools, and for the form of the text, which the body has as `name`.
+
+    Where a call is asked for, there is no text that could have a form.
+
+    Raises:
+        ApiError: one is not allowed.
+    """
+    tools, options = _tool_options(body), form_options(form, name)
+    called = "tools" in tools and tools.get("tool_choice", "auto") not in ("auto", "none")
+    return tools if called else {**tools, **options}
+
+
+def _tool_options(body: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     tools, choice = body.get("tools"), body.get("tool_choice")
     if tools:

@@ -16,9 +16,8 @@ from asteady.server._openai.logprobs import logprob_record
 from asteady.server._openai.options import (
     check_fields,
     flag,
-    form_options,
     sampling_options,
-    tool_options,
+    tool_and_form_options,
     with_effort,
 )
 from asteady.server._openai.response_input import messages_of_items
@@ -73,8 +72,7 @@ class Responses(Endpoint):
         arguments = {
             "messages": messages_of_items(body.get("input"), body.get("instructions")),
             **sampling_options(body, self.most_tokens),
-            **form_options(text.get("format"), "text.format"),
-            **tool_options(body),
+            **tool_and_form_options(body, text.get("format"), "text.format"),
         }
         if (effort := reasoning.get("effort")) is not None:
             arguments.update(with_effort(arguments, effort))
