@@ -377,8 +377,9 @@ def build_of(cache_dir: Path) -> dict[str, str]:
     global _loaded_build
     found = libraries()
     # Of a process that has loaded llama.cpp, the build is the one that it has loaded.
-    package = sys.modules.get("asteady._engine.llama")
-    if package is not None and found != package.LIBRARIES:
+    # While another thread imports it, its module is there and has no attributes yet.
+    loaded = getattr(sys.modules.get("asteady._engine.llama"), "LIBRARIES", None)
+    if loaded is not None and found != loaded:
         if _loaded_build is not None:
             return _loaded_build
         raise EngineError(
@@ -395,6 +396,6 @@ def build_of(cache_dir: Path) -> dict[str, str]:
         build = {"libraries": digest_of(found), "version": version, "system": system}
         remember(cache_dir / _BUILDS_FILE, key, build)
     build = {name: str(value) for name, value in build.items()}
-    if package is not None:
+    if loaded is not None:
         _loaded_build = build
     return build

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 
 import attrs
 import pytest
@@ -95,6 +96,15 @@ def test_the_build_names_the_libraries_and_the_cpu_features(tmp_path: Path) -> N
     build = build_of(tmp_path)
     assert len(build["libraries"]) == 64
     assert "CPU" in build["system"]
+    assert build_of(tmp_path) == build
+
+
+def test_the_build_is_told_while_another_thread_imports_llama_cpp(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = build_of(tmp_path)
+    begun = ModuleType("asteady._engine.llama")
+    monkeypatch.setitem(sys.modules, "asteady._engine.llama", begun)
     assert build_of(tmp_path) == build
 
 
