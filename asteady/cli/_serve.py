@@ -229,15 +229,13 @@ def run_serve(options: argparse.Namespace) -> int:
         dashboard=local if options.dashboard is None else options.dashboard,
         show_prompts=options.show_prompts,
     )
-    _log_to_standard_error(options)
     listeners: list[Listener] = []
     try:
         if over_tcp:
             listeners += listen_tcp(host, port)
         for path in options.unix_socket:
             listeners.append(listen_unix(path))
-        for listener in listeners:
-            print(listener.address, flush=True)
+        _log_to_standard_error(options)
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(_serve(options, settings, served, listeners))
     finally:
@@ -287,14 +285,6 @@ async def _serve(
     generation = dict.fromkeys((settings.generation_model, *served.models.values()))
     models: list[tuple[Kind, str]] = [("generation", reference) for reference in generation]
     models.append(("embedding", settings.embedding_model))
-    _say(options, f"models: {', '.join(_names(settings, served.models))}")
-    if settings.generation_model == "builtin":
-        _say(
-            options,
-            "the built-in model is only a small demonstration; choose another one with --model"
-            " smollm2, --model FILE.gguf or ASTEADY_GENERATION_MODEL (asteady models list shows"
-            " more)",
-        )
     await run(
         session,
         served,
@@ -306,9 +296,10 @@ async def _serve(
             idle_s=options.timeout_idle,
         ),
         preload=models if options.preload else [],
+        grace_s=options.grace,
+        listening=lambda: _say_listening(options, settings, served, listeners),
         loading=progress(options, activities_of(session), "loading the models"),
         ready=lambda: _say_ready(options, settings, served, listeners[0]),
-        grace_s=options.grace,
     )
 
 
@@ -317,6 +308,21 @@ def _names(settings: Settings, named: Mapping[str, str]) -> list[str]:
 
     models = (settings.generation_model, settings.embedding_model)
     return list(dict.fromkeys([*named, *map(name_of, models)]))
+
+
+def _say_listening(
+    options: argparse.Namespace, settings: Settings, served: Served, listeners: Sequence[Listener]
+) -> None:
+    for listener in listeners:
+        print(listener.address, flush=True)
+    _say(options, f"models: {', '.join(_names(settings, served.models))}")
+    if settings.generation_model == "builtin":
+        _say(
+            options,
+            "the built-in model is only a small demonstration; choose another one with --model"
+            " smollm2, --model FILE.gguf or ASTEADY_GENERATION_MODEL (asteady models list shows"
+            " more)",
+        )
 
 
 def _say_ready(

@@ -15,6 +15,8 @@ from asteady.server._process.timeouts import Timeouts
 
 # How often connections are looked at.
 _LOOK_S = 0.5
+# Of what comes before a request is there: far more than a head, as a part of a body may come along.
+_MOST_BYTES_AHEAD = 2**20
 
 
 class Connection(asyncio.Protocol):
@@ -41,6 +43,8 @@ class Connection(asyncio.Protocol):
         self._time = asyncio.get_running_loop().time
         self._deadline: float | None = None
         self._requests = 0
+        self._ahead_bytes = 0
+        self._misses_body = False
         self._full = False
         self._transport: asyncio.Transport
 
@@ -51,8 +55,13 @@ class Connection(asyncio.Protocol):
         self._inner.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
-        if self._deadline is None and not self._requests:
-            self._deadline = self._time() + self._timeouts.head_s
+        if not (self._requests or self._misses_body):
+            if self._deadline is None:
+                self._deadline = self._time() + self._timeouts.head_s
+            self._ahead_bytes += len(data)
+            if self._ahead_bytes > _MOST_BYTES_AHEAD:  # httptools has no limit of its own
+                self._transport.abort()
+                return
         self._inner.data_received(data)
 
     def eof_received(self) -> bool | None:
@@ -72,21 +81,26 @@ class Connection(asyncio.Protocol):
         self._connections.discard(self)
         self._inner.connection_lost(exc)
 
-    def begin(self) -> None:
+    def begin(self, has_body: bool) -> None:
         """A request's head is there."""
         self._requests += 1
-        self._deadline = self._time() + self._timeouts.body_s
+        self._ahead_bytes = 0
+        self._misses_body = has_body
+        self._deadline = self._time() + self._timeouts.body_s if has_body else None
 
     def has_body(self) -> None:
         """A request's body is there, too."""
+        self._misses_body = False
         if not self._full:
             self._deadline = None
 
     def end(self) -> None:
-        """A request is answered. The next one may have begun before."""
+        """A request is answered. The next one may have begun before.
+
+        The rest of a body that was not read is discarded, in the time that it has: a client that
+        is refused would not see the answer if it could not send all of it.
+        """
         self._requests -= 1
-        if not self._requests and not self._full:
-            self._deadline = None
 
     def cut_if_late(self, now: float) -> None:
         if self._deadline is None or now < self._deadline:

@@ -57,12 +57,12 @@ class Guard:
                 connection.has_body()
             return message
 
-        connection.begin()
+        head = _Head(scope)
+        connection.begin(head.has_body)
         streams = 0
         try:
-            path: str = scope["path"]
-            asks = path.startswith(API) and scope["method"] == "POST"
-            refusal = self._refusal(scope, path, asks)
+            asks = scope["method"] == "POST" and scope["path"].startswith(API)
+            refusal = self._refusal(scope, head, asks)
             if refusal is None:
                 self._streams += (streams := int(asks))
                 await self._app(scope, received, send)
@@ -73,15 +73,8 @@ class Guard:
             self._streams -= streams
             connection.end()
 
-    def _refusal(self, scope: Scope, path: str, asks: bool) -> ApiError | None:
-        host = authorization = origin = None
-        for name, value in scope["headers"]:
-            if name == b"host":
-                host = value
-            elif name == b"authorization":
-                authorization = value
-            elif name == b"origin":
-                origin = value
+    def _refusal(self, scope: Scope, head: _Head, asks: bool) -> ApiError | None:
+        host, origin, path = head.host, head.origin, scope["path"]
         # Only what comes over TCP has a client's address.
         if self._hosts is not None and scope["client"] is not None:
             if host is not None and _name(host) not in self._hosts:
@@ -95,7 +88,7 @@ class Guard:
                     f" --cors-origin {_shown(origin)}"
                 )
         if self._keys and path != HEALTH and not path.startswith(HEALTH + "/"):
-            given = _given_key(authorization)
+            given = _given_key(head.authorization)
             if not self._is_key(given):
                 return _unauthorized(given, asks or path.startswith(API))
         if asks and self._streams >= self._max_streams:
@@ -120,6 +113,27 @@ class Guard:
             return False
         found = [hmac.compare_digest(given, key) for key in self._keys]
         return any(found)
+
+
+class _Head:
+    """What decides about a request."""
+
+    __slots__ = ("authorization", "has_body", "host", "origin")
+
+    def __init__(self, scope: Scope) -> None:
+        self.host: bytes | None = None
+        self.origin: bytes | None = None
+        self.authorization: bytes | None = None
+        self.has_body = False
+        for name, value in scope["headers"]:
+            if name == b"host":
+                self.host = value
+            elif name == b"content-length" or name == b"transfer-encoding":
+                self.has_body = value != b"0"
+            elif name == b"authorization":
+                self.authorization = value
+            elif name == b"origin":
+                self.origin = value
 
 
 def _given_key(authorization: bytes | None) -> bytes | None:

@@ -31,14 +31,15 @@ async def run(
     timeouts: Timeouts,
     *,
     preload: Sequence[tuple[Kind, str]],
+    grace_s: float,
+    listening: Callable[[], None],
     loading: AbstractAsyncContextManager[object],
     ready: Callable[[], None],
-    grace_s: float,
 ) -> None:
     """Serve until a signal ends it; what is in progress then has `grace_s` seconds.
 
-    The models of `preload` are loaded within `loading`, while requests are taken already, and then
-    `ready` is called.
+    When requests and signals are taken, `listening` is called; then the models of `preload` are
+    loaded, within `loading`, and `ready` is called.
 
     Raises:
         ModelError: a model cannot be loaded.
@@ -56,6 +57,7 @@ async def run(
         server = HttpServer(build_app(session, served, health, collector), timeouts)
         await server.start(listeners)
         try:
+            listening()
             async with loading:
                 health.ready = await _load(session, preload, stopping)
             if health.ready:
