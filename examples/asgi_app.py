@@ -5,83 +5,48 @@ asks itself some questions and prints the replies.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, TypedDict, TypeVar
+from typing import Any
 
 import httpx
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 import asteady
 from asteady.operate import ProductionCacheMonitor
-
-T = TypeVar("T")
+from asteady.server import TextStreamResponse, exception_handlers, get_session, while_connected
 
 COMMON = ["Write a haiku about caching", "Explain recursion in one sentence"]
 LENGTH = 60  # another length is another answer, so what is warmed must have the one that is asked
 
 
-class State(TypedDict):
-    asteady: asteady.Session
-    monitor: ProductionCacheMonitor
-
-
 @asynccontextmanager
-async def lifespan(app: Starlette) -> AsyncIterator[State]:
-    async with asteady.Session() as session:
-        await session.warm(COMMON, max_new_tokens=LENGTH, budget_s=30)
-        yield {"asteady": session, "monitor": ProductionCacheMonitor(session)}
+async def monitored(app: Starlette) -> AsyncIterator[dict[str, Any]]:
+    yield {"monitor": ProductionCacheMonitor(app.state.asteady)}
 
 
-async def while_connected(request: Request, asked: Awaitable[T]) -> T:
-    """Await `asked`; when the client hangs up, cancel it, which frees its worker."""
-
-    async def hung_up() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    asking, leaving = asyncio.ensure_future(asked), asyncio.create_task(hung_up())
-    try:
-        await asyncio.wait((asking, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if asking.done():
-            return asking.result()
-        raise HTTPException(499)  # nobody is there to read it
-    finally:
-        asking.cancel()
-        leaving.cancel()
+lifespan = asteady.server.lifespan(
+    lambda: asteady.Session(max_pending=100),
+    warm=COMMON,
+    warm_options={"max_new_tokens": LENGTH},
+    inner=monitored,
+)
 
 
 async def generate(request: Request) -> Response:
-    session: asteady.Session = request.state.asteady
+    session = await get_session(request)
     prompt = request.query_params.get("prompt", "")
     text = await while_connected(request, session.generate(prompt, max_new_tokens=LENGTH))
     return PlainTextResponse(text)
 
 
 async def stream(request: Request) -> Response:
-    session: asteady.Session = request.state.asteady
+    session = await get_session(request)
     prompt = request.query_params.get("prompt", "")
-
-    async def chunks() -> AsyncIterator[str]:
-        async with session.stream(prompt, max_new_tokens=LENGTH) as reading:
-            async for chunk in reading:
-                yield chunk
-
-    # A refusal comes in place of the first chunk, and must be known when the status is sent.
-    rest = chunks()
-    first = await while_connected(request, anext(rest, ""))
-
-    async def body() -> AsyncIterator[str]:
-        yield first
-        async for chunk in rest:
-            yield chunk
-
-    # From here on Starlette itself ends the reading when the client hangs up.
-    return StreamingResponse(body(), media_type="text/plain; charset=utf-8")
+    return TextStreamResponse(session.stream(prompt, max_new_tokens=LENGTH))
 
 
 async def health(request: Request) -> Response:
@@ -89,17 +54,9 @@ async def health(request: Request) -> Response:
     return JSONResponse((await request.state.monitor.check_cache_health()).as_dict())
 
 
-async def refused(request: Request, error: Exception) -> Response:
-    return PlainTextResponse(str(error), status_code=400)
-
-
-async def busy(request: Request, error: Exception) -> Response:
-    return PlainTextResponse(str(error), status_code=503, headers={"Retry-After": "5"})
-
-
 app = Starlette(
     routes=[Route("/generate", generate), Route("/stream", stream), Route("/health", health)],
-    exception_handlers={asteady.InvalidRequestError: refused, asteady.QueueFullError: busy},
+    exception_handlers=exception_handlers,
     lifespan=lifespan,
 )
 
@@ -117,11 +74,11 @@ async def main() -> None:
         print((await client.get("/health")).json())
 
 
-def with_state(state: State) -> Any:
+def with_state(state: Mapping[str, Any] | None) -> Any:
     """What a server does with a lifespan's state: put it into each request's scope."""
 
     async def serve(scope, receive, send):  # type: ignore[no-untyped-def]  # an ASGI app
-        await app({**scope, "state": dict(state)}, receive, send)
+        await app({**scope, "state": dict(state or {})}, receive, send)
 
     return serve
 

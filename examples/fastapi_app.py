@@ -5,37 +5,34 @@ asks itself some questions and prints the replies.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, TypedDict, TypeVar
+from typing import Any
 
 import httpx
-from fastapi import Depends, FastAPI, HTTPException, Request
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, Field
 
 import asteady
 from asteady.operate import ProductionCacheMonitor
-
-T = TypeVar("T")
+from asteady.server import SessionDep, TextStreamResponse, exception_handlers, while_connected
 
 COMMON = ["Write a haiku about caching", "Explain recursion in one sentence"]
 LENGTH = 60  # another length is another answer, so what is warmed must have the one that is asked
 
 
-class State(TypedDict):
-    asteady: asteady.Session
-    monitor: ProductionCacheMonitor
-
-
 @asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[State]:
-    async with asteady.Session() as session:
-        await session.warm(COMMON, max_new_tokens=LENGTH, budget_s=30)
-        yield {"asteady": session, "monitor": ProductionCacheMonitor(session)}
+async def monitored(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    yield {"monitor": ProductionCacheMonitor(app.state.asteady)}
 
 
-app = FastAPI(title="asteady", lifespan=lifespan)
+lifespan = asteady.server.lifespan(
+    lambda: asteady.Session(max_pending=100),
+    warm=COMMON,
+    warm_options={"max_new_tokens": LENGTH},
+    inner=monitored,
+)
+app = FastAPI(title="asteady", lifespan=lifespan, exception_handlers=exception_handlers)
 
 
 class Question(BaseModel):
@@ -49,41 +46,15 @@ class Answer(BaseModel):
     cached: bool
 
 
-# What depends on this can be tested without a model: docs/web.md.
-async def get_session(request: Request) -> asteady.Session:
-    session: asteady.Session = request.state.asteady
-    return session
-
-
-Session = Annotated[asteady.Session, Depends(get_session)]
-
-
-# Left after the response was sent, or the client hung up, whichever is first.
-async def open_stream(question: Question, session: Session) -> AsyncIterator[asteady.Stream]:
-    async with session.stream(**question.model_dump()) as stream:
-        yield stream
-
-
 @app.post("/generate")
-async def generate(question: Question, session: Session, request: Request) -> Answer:
+async def generate(question: Question, session: SessionDep, request: Request) -> Answer:
     completion = await while_connected(request, session.complete(**question.model_dump()))
     return Answer(text=completion.text, cached=completion.cached)
 
 
 @app.post("/stream")
-async def stream(
-    reading: Annotated[asteady.Stream, Depends(open_stream)], request: Request
-) -> StreamingResponse:
-    # A refusal comes in place of the first chunk, and must be known when the status is sent.
-    first = await while_connected(request, anext(reading, ""))
-
-    async def body() -> AsyncIterator[str]:
-        yield first
-        async for chunk in reading:
-            yield chunk
-
-    # From here on FastAPI itself ends the reading when the client hangs up.
-    return StreamingResponse(body(), media_type="text/plain; charset=utf-8")
+async def stream(question: Question, session: SessionDep) -> Response:
+    return TextStreamResponse(session.stream(**question.model_dump()))
 
 
 @app.get("/health")
@@ -91,34 +62,6 @@ async def health(request: Request) -> dict[str, Any]:
     # A cache that seldom has the answer is no reason to restart the app: 200, and the body tells.
     monitor: ProductionCacheMonitor = request.state.monitor
     return (await monitor.check_cache_health()).as_dict()
-
-
-@app.exception_handler(asteady.InvalidRequestError)
-async def refused(request: Request, error: asteady.InvalidRequestError) -> JSONResponse:
-    return JSONResponse({"detail": str(error)}, status_code=400)
-
-
-@app.exception_handler(asteady.QueueFullError)
-async def busy(request: Request, error: asteady.QueueFullError) -> JSONResponse:
-    return JSONResponse({"detail": str(error)}, status_code=503, headers={"Retry-After": "5"})
-
-
-async def while_connected(request: Request, asked: Awaitable[T]) -> T:
-    """Await `asked`; when the client hangs up, cancel it, which frees its worker."""
-
-    async def hung_up() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    asking, leaving = asyncio.ensure_future(asked), asyncio.create_task(hung_up())
-    try:
-        await asyncio.wait((asking, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if asking.done():
-            return asking.result()
-        raise HTTPException(499)  # nobody is there to read it
-    finally:
-        asking.cancel()
-        leaving.cancel()
 
 
 async def main() -> None:
@@ -134,11 +77,11 @@ async def main() -> None:
         print((await client.get("/health")).json())
 
 
-def with_state(state: State) -> Any:
+def with_state(state: Mapping[str, Any] | None) -> Any:
     """What a server does with a lifespan's state: put it into each request's scope."""
 
     async def serve(scope, receive, send):  # type: ignore[no-untyped-def]  # an ASGI app
-        await app({**scope, "state": dict(state)}, receive, send)
+        await app({**scope, "state": dict(state or {})}, receive, send)
 
     return serve
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
 import asteady
 from asteady.testing import FakeEngine
+from tests.serving import serving
 
 pytestmark = pytest.mark.anyio
 
@@ -43,36 +42,12 @@ def is_json(reply: httpx.Response) -> bool:
     return reply.headers["content-type"] == "application/json"
 
 
-class Server(uvicorn.Server):
-    started_or_failed: asyncio.Event
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        # Ctrl-C is pytest's.
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        try:
-            await super().startup(sockets)
-        finally:
-            self.started_or_failed.set()
-
-
 @asynccontextmanager
 async def served(app: Any, **options: Any) -> AsyncIterator[Client]:
     """The app behind uvicorn on the loopback interface, and a client of it."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = Server(uvicorn.Config(app, log_config=None, log_level="warning", **options))
-        server.started_or_failed = asyncio.Event()
-        serving = asyncio.create_task(server.serve([listening]))
-        await server.started_or_failed.wait()
-        assert server.started
-        port = listening.getsockname()[1]
-        async with Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-            client.posts = type(app).__name__ == "FastAPI"
-            yield client
-        server.should_exit = True
-        await serving
+    async with serving(app, **options) as address, Client(base_url=address, timeout=60) as client:
+        client.posts = type(app).__name__ == "FastAPI"
+        yield client
 
 
 @pytest.fixture(params=APPS)
@@ -93,7 +68,7 @@ def opened(
     """The sessions that the app opens, all on the fake engine."""
     sessions = []
 
-    def open_session() -> asteady.Session:
+    def open_session(**settings: Any) -> asteady.Session:
         sessions.append(asteady.Session(engine=engine, workers=1, max_pending=1))
         return sessions[-1]
 
@@ -154,9 +129,9 @@ async def test_fifty_concurrent_clients(client: Client) -> None:
 
 async def test_what_cannot_be_served_is_refused(client: Client) -> None:
     for path in ("/generate", "/stream"):
-        for prompt, reason in (("", "prompt"), ("word " * 5000, "tokens")):
+        for prompt, status, reason in (("", 400, "prompt"), ("word " * 5000, 413, "tokens")):
             reply = await client.reply(path, prompt)
-            assert reply.status_code == 400
+            assert reply.status_code == status
             assert reason in reply.text
 
 
@@ -172,7 +147,7 @@ async def test_a_full_queue_is_said_with_a_time_to_come_again(
             await asyncio.sleep(0.01)
         refused = await asyncio.wait_for(held.reply(path, "one too many"), 60)
         assert refused.status_code == 503
-        assert refused.headers["retry-after"] == "5"
+        assert refused.headers["retry-after"] == "1"
         engine.resume()
     assert waiting.result().status_code == 200
 
@@ -221,7 +196,7 @@ async def test_a_client_that_hangs_up_does_not_hurt_the_others(
 
 async def test_the_session_of_the_fastapi_app_can_be_another(session: asteady.Session) -> None:
     example = importlib.import_module("examples.fastapi_app")
-    example.app.dependency_overrides[example.get_session] = lambda: session
+    example.app.dependency_overrides[asteady.server.get_session] = lambda: session
     try:
         async with served(example.app, lifespan="off") as client:
             reply = await client.post("/generate", json={"prompt": "hi"})

@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope
 
 from asteady._base.tasks import run_aside
 from asteady.server._openai.errors import ApiError
-from asteady.server._openai.hang_up import ClientLeftError
+from asteady.server._web.hang_up import ClientLeftError
 
 # To parse more takes milliseconds, in which the event loop would stand still.
 _LARGE_BYTES = 2**18

@@ -15,7 +15,7 @@ from asteady._base.requests import Completion, StreamEvent
 from asteady._session.generation import Stream
 from asteady._session.session import Session
 from asteady.server._openai.endpoint import Asked
-from asteady.server._openai.hang_up import until_hang_up
+from asteady.server._web.hang_up import until_hang_up
 
 
 @attrs.frozen

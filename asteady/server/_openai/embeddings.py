@@ -13,9 +13,9 @@ from asteady._base.tasks import map_concurrently
 from asteady._session.observe import Observed
 from asteady.server._openai.endpoint import Asked, Endpoint, Reply, json_bytes
 from asteady.server._openai.errors import refused
-from asteady.server._openai.hang_up import until_hang_up
 from asteady.server._openai.options import check_fields
 from asteady.server._openai.texts import texts_of
+from asteady.server._web.hang_up import until_hang_up
 
 # The last two are no part of OpenAI's API.
 _OPTIONS = ("dimensions", "mode", "truncate")

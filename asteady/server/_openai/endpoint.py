@@ -16,8 +16,8 @@ from asteady._session.pipeline import CacheMode
 from asteady._session.session import Session
 from asteady.server._openai.body import read_body
 from asteady.server._openai.errors import ApiError, api_error, refused
-from asteady.server._openai.hang_up import ClientLeftError, until_hang_up
 from asteady.server._openai.served import ServedModels
+from asteady.server._web.hang_up import ClientLeftError, until_hang_up
 
 _EVENTS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),

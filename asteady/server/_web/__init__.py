@@ -1,0 +1,1 @@
+"""Parts of web apps that use a session."""

@@ -1,0 +1,289 @@
+"""Parts of web apps: the session of an app, events, errors as statuses, and clients that leave."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI, WebSocket
+from fastapi.testclient import TestClient
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+import asteady
+from asteady import GenerateRequest, Session
+from asteady.server import (
+    EventStreamResponse,
+    SessionDep,
+    TextStreamResponse,
+    exception_handlers,
+    get_session,
+    lifespan,
+    while_connected,
+)
+from asteady.testing import FakeEngine
+from tests.serving import serving
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def client_of(app: Any) -> AsyncIterator[httpx.AsyncClient]:
+    async with (
+        serving(app) as address,
+        httpx.AsyncClient(base_url=address, timeout=60) as client,
+    ):
+        yield client
+
+
+def read_events(text: str) -> list[tuple[str, str]]:
+    """The names and data of server-sent events, as browsers read them."""
+    found = []
+    for block in text.split("\n\n")[:-1]:
+        name, data = "message", []
+        for line in block.split("\n"):
+            field, _, value = line.partition(": ")
+            if field == "event":
+                name = value
+            elif field == "data":
+                data.append(value)
+        if data:
+            found.append((name, "\n".join(data)))
+    return found
+
+
+async def test_the_session_lives_as_long_as_the_app_and_is_warm(engine: FakeEngine) -> None:
+    seen: list[Session] = []
+    inner_saw: list[bool] = []
+
+    @asynccontextmanager
+    async def inner(app: Starlette) -> AsyncIterator[dict[str, Any]]:
+        inner_saw.append(app.state.asteady.is_open)
+        yield {"more": 5}
+
+    async def ask(request: Request) -> Response:
+        session = await get_session(request)
+        seen.append(session)
+        assert request.state.asteady is request.app.state.asteady is session
+        text = await session.generate("hi", cache="only")
+        return PlainTextResponse(f"{text} {request.state.more}")
+
+    app = Starlette(
+        routes=[Route("/", ask)],
+        lifespan=lifespan(lambda: Session(engine=engine), warm=["hi"], inner=inner),
+    )
+    async with client_of(app) as client:
+        reply = await client.get("/")
+    assert reply.text == "You said: hi 5"
+    assert inner_saw == [True]
+    assert seen[0].is_closed
+
+
+def test_fastapi_gives_the_session_to_endpoints_and_websockets() -> None:
+    app = FastAPI(lifespan=lifespan(lambda: Session(engine=FakeEngine())))
+
+    @app.get("/")
+    async def ask(session: SessionDep, prompt: str) -> str:
+        return await session.generate(prompt)
+
+    @app.websocket("/ws")
+    async def talk(socket: WebSocket, session: SessionDep) -> None:
+        await socket.accept()
+        await socket.send_text(await session.generate(await socket.receive_text()))
+
+    with TestClient(app) as client:
+        assert client.get("/", params={"prompt": "a"}).json() == "You said: a"
+        with client.websocket_connect("/ws") as socket:
+            socket.send_text("b")
+            assert socket.receive_text() == "You said: b"
+    with pytest.raises(RuntimeError, match="lifespan"):
+        TestClient(FastAPI(routes=app.routes)).get("/", params={"prompt": "a"})
+
+
+async def test_another_session_can_be_put_in_its_place(session: Session) -> None:
+    app = FastAPI()
+
+    @app.get("/")
+    async def ask(session: SessionDep) -> str:
+        return await session.generate("a")
+
+    app.dependency_overrides[get_session] = lambda: session
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
+        assert (await client.get("/")).json() == "You said: a"
+
+
+@pytest.fixture
+async def app(session: Session) -> Starlette:
+    background: list[str] = []
+
+    async def ask(request: Request) -> Response:
+        prompt = request.query_params["prompt"]
+        return PlainTextResponse(await while_connected(request, session.generate(prompt)))
+
+    async def text(request: Request) -> Response:
+        task = BackgroundTask(background.append, "done")
+        return TextStreamResponse(session.stream(request.query_params["prompt"]), background=task)
+
+    async def events(request: Request) -> Response:
+        return EventStreamResponse(session.stream(request.query_params["prompt"]), ping_s=0.02)
+
+    app = Starlette(
+        routes=[Route("/ask", ask), Route("/text", text), Route("/events", events)],
+        exception_handlers=exception_handlers,
+    )
+    app.state.background = background
+    return app
+
+
+@pytest.mark.parametrize("path", ["/ask", "/text", "/events"])
+async def test_a_refusal_is_a_status_also_of_a_stream(app: Starlette, path: str) -> None:
+    async with client_of(app) as client:
+        reply = await client.get(path, params={"prompt": ""})
+        assert reply.status_code == 400
+        assert "prompt" in reply.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["/ask", "/text", "/events"])
+async def test_a_client_that_leaves_frees_its_worker(
+    app: Starlette, engine: FakeEngine, path: str
+) -> None:
+    engine.hold()
+    try:
+        async with client_of(app) as client:
+            if path == "/ask":
+                with pytest.raises(httpx.ReadTimeout):
+                    await client.get(path, params={"prompt": "a"}, timeout=0.3)
+            else:
+                engine.step()
+                async with client.stream("GET", path, params={"prompt": "a"}) as reply:
+                    assert await anext(reply.aiter_text())
+            await engine.wait_released(1)
+    finally:
+        engine.resume()
+    assert app.state.background == []
+
+
+async def test_a_text_arrives_as_it_is_computed(app: Starlette, engine: FakeEngine) -> None:
+    engine.hold()
+    engine.step()
+    async with (
+        client_of(app) as client,
+        client.stream("GET", "/text", params={"prompt": "a\nb é"}) as reply,
+    ):
+        assert reply.headers["content-type"] == "text/plain; charset=utf-8"
+        parts = reply.aiter_text()
+        assert await anext(parts) == "You "
+        engine.resume()
+        assert "You " + "".join([part async for part in parts]) == "You said: a\nb é"
+    assert app.state.background == ["done"]
+
+
+async def test_events_are_those_that_browsers_read(session: Session, app: Starlette) -> None:
+    async with client_of(app) as client:
+        for _ in range(2):  # computed, and from the cache
+            reply = await client.get("/events", params={"prompt": "a\r\nb\n\nc"})
+            assert reply.headers["content-type"] == "text/event-stream; charset=utf-8"
+            *texts, (last, data) = read_events(reply.text)
+            assert {name for name, _ in texts} == {"message"}
+            assert "".join(text for _, text in texts) == "You said: a\nb\n\nc"
+            assert last == "done"
+            assert json.loads(data)["text"] == "You said: a\r\nb\n\nc"
+
+
+async def test_comments_keep_a_connection_that_waits(app: Starlette, engine: FakeEngine) -> None:
+    engine.hold()
+    engine.step()
+    async with (
+        client_of(app) as client,
+        client.stream("GET", "/events", params={"prompt": "a"}) as reply,
+    ):
+        lines = reply.aiter_lines()
+        assert await anext(lines) == "data: You "
+        assert await anext(lines) == ""
+        assert await anext(lines) == ": waiting"
+        engine.resume()
+        assert "event: done" in [line async for line in lines]
+
+
+async def test_reasoning_calls_and_errors_are_events_of_their_own() -> None:
+    def answer(request: GenerateRequest) -> str:
+        return "one two"
+
+    engine = FakeEngine(
+        answer, reasoning=lambda request: "hm", tool_calls=lambda request: [("f", {"x": 1})]
+    )
+    tool = {"name": "f", "parameters": {"type": "object", "properties": {}}}
+    async with Session(engine=engine) as session:
+
+        async def events(request: Request) -> Response:
+            return EventStreamResponse(session.stream("a", tools=[tool]))
+
+        async with client_of(Starlette(routes=[Route("/", events)])) as client:
+            found = read_events((await client.get("/")).text)
+    assert [name for name, _ in found] == ["reasoning", "message", "message", "tool_call", "done"]
+    assert json.loads(found[3][1])["name"] == "f"
+
+
+@pytest.mark.parametrize("response", [TextStreamResponse, EventStreamResponse])
+async def test_an_error_in_mid_stream_is_an_event_and_cuts_a_text(
+    engine: FakeEngine, response: type[TextStreamResponse]
+) -> None:
+    session = Session(engine=engine)
+
+    async def show(request: Request) -> Response:
+        return response(session.stream("a"))
+
+    engine.hold()
+    engine.step()
+    async with (
+        session,
+        client_of(Starlette(routes=[Route("/", show)])) as client,
+        client.stream("GET", "/") as reply,
+    ):
+        parts = reply.aiter_text()
+        assert await anext(parts)
+        await session.aclose()
+        if response is EventStreamResponse:
+            assert "event: error" in "".join([part async for part in parts])
+        else:
+            with pytest.raises(httpx.RemoteProtocolError):
+                assert [part async for part in parts]
+    engine.resume()
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "told"),
+    [
+        (asteady.InvalidRequestError("x"), 400, "x"),
+        (asteady.PromptTooLongError("x"), 413, "x"),
+        (asteady.ModelNotFoundError("/secret/path"), 404, "no such model"),
+        (asteady.QueueFullError("x"), 503, "x"),
+        (asteady.SessionClosedError("x"), 503, "x"),
+        (asteady.CacheMissError("x"), 504, "x"),
+        (TimeoutError(), 504, "too long"),
+        (asteady.EngineError("/secret"), 500, "internal error"),
+        (asteady.StoreError("/secret"), 500, "internal error"),
+    ],
+)
+async def test_errors_have_a_status_and_no_secrets(
+    error: Exception, status: int, told: str
+) -> None:
+    async def fail(request: Request) -> Response:
+        raise error
+
+    app = Starlette(routes=[Route("/", fail)], exception_handlers=exception_handlers)
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
+        reply = await client.get("/")
+    assert reply.status_code == status
+    assert told in reply.json()["detail"]
+    assert "secret" not in reply.text
+    assert ("retry-after" in reply.headers) == (status == 503)
