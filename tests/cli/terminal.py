@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import struct
 import subprocess
 import sys
@@ -45,6 +46,8 @@ _progress.Progress.count = at_once
 sys.exit(main(sys.argv[1:]))
 """
 )
+
+_STUCK_S = 120.0
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
@@ -101,6 +104,9 @@ class Terminal:
         return self.process.returncode, (stdout or b"").decode()
 
     def _read(self) -> bool:
+        if not select.select([self._screen], [], [], _STUCK_S)[0]:
+            self.process.kill()  # what was to be said is missing: the test fails, and does not hang
+            return False
         try:
             piece = os.read(self._screen, 4096)
         except OSError:  # on Linux, at the end

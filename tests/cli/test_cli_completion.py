@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -124,6 +125,7 @@ def test_in_zsh(line: str, expected: set[str]) -> None:
     def between(start: bytes, end: bytes) -> bytes:
         nonlocal said
         while start not in said or end not in said.split(start, 1)[1]:
+            assert select.select([screen], [], [], 120)[0], said
             said += os.read(screen, 4096)
         found, said = said.split(start, 1)[1].split(end, 1)
         return found

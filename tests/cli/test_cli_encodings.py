@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 import os
@@ -13,41 +12,11 @@ from typing import Any
 
 import pytest
 
-from asteady import Session
 from asteady.cli import main
-from asteady.testing import FakeEngine
 from tests.cli.commands import EXAMPLES, TEXT, Command, arguments_of, commands, takes_json
-from tests.gguf_files import write_bigram
 
 ALL = list(commands())
 ENCODINGS = ("ascii", "cp1252", "cp437", "utf-8")
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> dict[str, Path | str]:
-    """What the examples name, and a cache with TEXT in it."""
-    prompts = tmp_path / "prompts-größe.jsonl"
-    prompts.write_text(json.dumps(TEXT) + '\n{"prompt": ""}\n')
-    accesses = tmp_path / "accesses"
-    accesses.write_text("a\t1\t1\na\t1\t1\nb\t1\t1\n")
-    export = tmp_path / "export-größe"
-    model = write_bigram(tmp_path / "größe-東京.gguf", ["\n", "Grü", "ße", "€", "😀", "東京"])
-
-    async def use() -> str:
-        async with Session(engine=FakeEngine()) as session:
-            await session.namespace("größe/東京").generate(TEXT)
-            await session.cache.export_entries(export)
-            (entry,) = await session.cache.generation.entries()
-            return entry.key
-
-    return {
-        "FILE": prompts,
-        "ACCESSES": accesses,
-        "OUT": tmp_path / "out-größe",
-        "EXPORT": export,
-        "MODEL": model,
-        "KEY": asyncio.run(use()),
-    }
 
 
 def run(encoding: str, arguments: list[str]) -> tuple[int, str, str]:

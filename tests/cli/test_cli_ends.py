@@ -14,9 +14,6 @@ import pytest
 from asteady.cli import main
 from tests.cli.commands import Command, arguments_of, commands
 from tests.cli.terminal import AT_ONCE, STUCK, Terminal, shown
-from tests.cli.test_cli_encodings import files
-
-__all__ = ["files"]
 
 ALL = list(commands())
 

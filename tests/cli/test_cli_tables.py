@@ -13,9 +13,6 @@ from asteady.cli._output import Column, print_table
 from asteady.operate import CacheOptimizer
 from tests.cli.terminal import AT_ONCE, Terminal, shown
 from tests.cli.test_cli import run
-from tests.cli.test_cli_encodings import files
-
-__all__ = ["files"]
 
 COMMANDS = ["cache stats", "cache list", "cache namespaces", "models list", "models probe"]
 
@@ -60,7 +57,7 @@ def test_columns_are_aligned_and_left_out_by_their_order(
         "name          n  why\na             1  x\nlong name  1000  y\n"
     )
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    monkeypatch.setitem(sys.modules, "rich", None)
+    monkeypatch.setitem(sys.modules, "rich.console", None)
     monkeypatch.setattr("asteady.cli._output.columns_of", lambda stream: 19)
     print_table(columns, [("a", 1, "x"), ("long name", 1000, "y")])
     assert capsys.readouterr().out == "name       why\na          x\nlong name  y\n"
