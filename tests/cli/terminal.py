@@ -8,6 +8,7 @@ import select
 import struct
 import subprocess
 import sys
+from collections.abc import Mapping
 
 import pytest
 
@@ -62,7 +63,8 @@ class Terminal:
         *arguments: str,
         one_terminal: bool = False,
         columns: int = 80,
-        **environment: str,
+        environment: Mapping[str, str] | None = None,
+        **more: str,
     ) -> None:
         import fcntl
         import termios
@@ -74,7 +76,7 @@ class Terminal:
             stdin=subprocess.DEVNULL,
             stdout=stderr if one_terminal else subprocess.PIPE,
             stderr=stderr,
-            env={**os.environ, "TERM": "xterm-256color", **environment},
+            env={**os.environ, "TERM": "xterm-256color", **(environment or {}), **more},
             # So that the terminal's keys send signals, to the command and what it starts.
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(2, termios.TIOCSCTTY, 0),

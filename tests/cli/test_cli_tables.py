@@ -11,7 +11,7 @@ from asteady.cli import main
 from asteady.cli._curve import draw_curve
 from asteady.cli._output import Column, print_table
 from asteady.operate import CacheOptimizer
-from tests.cli.terminal import AT_ONCE, Terminal, shown
+from tests.cli.terminal import AT_ONCE, COUNTED, Terminal, shown
 from tests.cli.test_cli import run
 
 COMMANDS = ["cache stats", "cache list", "cache namespaces", "models list", "models probe"]
@@ -61,6 +61,27 @@ def test_columns_are_aligned_and_left_out_by_their_order(
     monkeypatch.setattr("asteady.cli._output.columns_of", lambda stream: 19)
     print_table(columns, [("a", 1, "x"), ("long name", 1000, "y")])
     assert capsys.readouterr().out == "name       why\na          x\nlong name  y\n"
+
+
+@pytest.mark.parametrize("plain", ["", "1"])
+@pytest.mark.parametrize("command", ["cache list", "warm FILE --max-new-tokens 1"])
+def test_a_terminal_of_ascii_gets_nothing_else(
+    command: str, plain: str, files: dict[str, Path | str]
+) -> None:
+    arguments = [str(files.get(each, each)) for each in command.split()]
+    c_locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    terminal = Terminal(
+        COUNTED,
+        *arguments,
+        one_terminal=True,
+        columns=120,
+        environment={**c_locale, "PLAIN": plain},
+    )
+    terminal.finish()
+    assert terminal.said.isascii()
+    assert "Traceback" not in terminal.said
+    if command == "cache list":
+        assert r"Gr\xfc\xdfe" in terminal.said
 
 
 @pytest.fixture
