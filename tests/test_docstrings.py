@@ -43,7 +43,8 @@ def snippets() -> dict[str, str]:
             for number, block in enumerate(re.findall(r"::\n\n((?: {4}.*\n?|\n)+)", text)):
                 name = getattr(node, "name", "module")
                 place = f"{file.relative_to(PACKAGE)}:{name}" + (f":{number}" if number else "")
-                found[place] = textwrap.dedent(block)
+                # What an endpoint returns.
+                found[place] = textwrap.dedent(block).removeprefix("return ")
     return found
 
 
@@ -60,6 +61,9 @@ GIVEN: dict[str, str | None] = {
     "blocking/_session.py:Stream": "session = blocking.Session(engine=FakeEngine()).open()",
     "blocking/_tools.py:operation": None,
     "operate/_monitor.py:operation": "monitor = operate.CacheMonitor(session)",
+    "server/_web/connected.py:while_connected": None,
+    "server/_web/streams.py:EventStreamResponse": "prompt = 'hi'",
+    "server/_web/streams.py:TextStreamResponse": "prompt = 'hi'",
     "steadytext.py:module": None,
     "testing/_recording.py:Recording": None,
 }
@@ -72,6 +76,7 @@ async def test_a_snippet_in_a_docstring_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     operate: ModuleType = asteady.operate
+    server: ModuleType = asteady.server
     given = GIVEN.get(place, "")
     code = compile(
         f"{given or ''}\n{SNIPPETS[place]}", place, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
@@ -79,7 +84,7 @@ async def test_a_snippet_in_a_docstring_runs(
     if given is None:
         return
     names: dict[str, Any] = {
-        **{name: getattr(operate, name) for name in operate.__all__},
+        **{name: getattr(module, name) for module in (operate, server) for name in module.__all__},
         "asteady": asteady,
         "blocking": asteady.blocking,
         "operate": operate,
