@@ -17,6 +17,7 @@ from asteady.server._openai.chat import ChatCompletions
 from asteady.server._openai.completions import Completions
 from asteady.server._openai.embeddings import Embeddings
 from asteady.server._openai.errors import ApiError
+from asteady.server._openai.openapi import description
 from asteady.server._openai.responses import Responses
 from asteady.server._openai.served import ServedModels
 
@@ -59,8 +60,12 @@ def openai(
     async def show_model(request: Request) -> Response:
         return JSONResponse(served.describe(request.path_params["name"]))
 
+    async def describe_api(request: Request) -> Response:
+        return JSONResponse(description(request.scope["root_path"], served.names()))
+
     return Starlette(
         routes=[
+            Route("/openapi.json", describe_api),
             Route("/models", list_models),
             Route("/models/{name:path}", show_model),
             Route("/chat/completions", ChatCompletions(*given), methods=["POST"]),

@@ -44,6 +44,9 @@ async def read_body(scope: Scope, receive: Receive, most_bytes: int) -> dict[str
         raise ApiError(f"the body is not JSON: {exc}", code="invalid_json") from None
     if not isinstance(body, dict):
         raise ApiError("the body must be a JSON object", code="invalid_json")
+    for name, value in body.items():
+        if type(value) is float and value.is_integer():  # JSON has one type of numbers
+            body[name] = int(value)
     return body
 
 

@@ -65,7 +65,7 @@ class ChatCompletions(Endpoint):
         name, reference = self.served.find("generation", body.get("model"))
         streamed = flag(body, "stream")
         several_calls = flag(body, "parallel_tool_calls", True)
-        with_usage = streamed and wants_usage(body)
+        with_usage = wants_usage(body) and streamed
         arguments = {"model": reference, **self._arguments(body)}
         number = choices_of(body)
         choices = await Choices.open(
@@ -92,7 +92,7 @@ class ChatCompletions(Endpoint):
             **tool_and_form_options(body, body.get("response_format")),
         }
         if (effort := body.get("reasoning_effort")) is not None:
-            arguments.update(with_effort(arguments, effort))
+            arguments.update(with_effort(arguments, effort, "reasoning_effort"))
         if (logprobs := logprobs_of(body)) is not None:
             arguments["logprobs"] = logprobs
         return arguments

@@ -39,7 +39,7 @@ class Completions(Endpoint):
         check_fields(body, _KNOWN)
         name, reference = self.served.find("generation", body.get("model"))
         streamed, echo = flag(body, "stream"), flag(body, "echo")
-        with_usage = streamed and wants_usage(body)
+        with_usage = wants_usage(body) and streamed
         number = choices_of(body)
         if body.get("best_of") not in (None, number):
             raise refused("best_of", "leave it out, or give the number n")

@@ -86,6 +86,8 @@ def api_error(exc: BaseException, subject: str = "messages") -> ApiError:
                 status=504,
                 kind="server_error",
                 code="cache_miss",
+                # OpenAI's clients would ask twice more.
+                headers={"x-should-retry": "false"},
             )
         case TimeoutError():
             return ApiError("it took too long", status=504, kind="server_error", code="timeout")

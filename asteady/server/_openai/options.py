@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from asteady._base.requests import DEFAULT_SEED
-from asteady.server._openai.errors import ApiError, refused
+from asteady.server._openai.errors import refused
 
 _log = logging.getLogger("asteady")
 
@@ -70,6 +70,7 @@ _OFF = {
     "xtc_probability": 0,
 }
 _MOST_CHOICES = 16
+_MOST_LOGPROBS = 20
 
 
 def check_fields(body: Mapping[str, Any], known: frozenset[str]) -> None:
@@ -143,8 +144,14 @@ def with_seed_of(options: Mapping[str, Any], index: int) -> dict[str, Any]:
     return {**options, "seed": seed + index}
 
 
-def with_effort(options: Mapping[str, Any], effort: object) -> dict[str, Any]:
-    """The options that tell a chat template how much to reason."""
+def with_effort(options: Mapping[str, Any], effort: object, name: str) -> dict[str, Any]:
+    """The options that tell a chat template how much to reason.
+
+    Raises:
+        ApiError: the field `name`, `effort`, is no text.
+    """
+    if not isinstance(effort, str):
+        raise refused(name, f"a text is needed, not {effort!r}"[:200])
     given = options.get("chat_template_kwargs") or {}
     if not isinstance(given, Mapping):  # refused as it is
         return {}
@@ -191,9 +198,9 @@ def tool_and_form_options(
 def _tool_options(body: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     tools, choice = body.get("tools"), body.get("tool_choice")
+    if tools is not None and not isinstance(tools, list):
+        raise refused("tools", "a list is needed")
     if tools:
-        if not isinstance(tools, list):
-            raise refused("tools", "a list is needed")
         found["tools"] = tools
     if choice is not None:
         if isinstance(choice, Mapping) and choice.get("type") == "allowed_tools":
@@ -236,15 +243,14 @@ def logprobs_of(body: Mapping[str, Any]) -> int | None:
         ApiError: the two fields do not fit each other.
     """
     top = body.get("top_logprobs")
+    if top is not None and (
+        isinstance(top, bool) or not isinstance(top, int) or not 0 <= top <= _MOST_LOGPROBS
+    ):
+        raise refused(
+            "top_logprobs", f"a number from 0 to {_MOST_LOGPROBS} is needed, not {top!r}"[:200]
+        )
     if not flag(body, "logprobs"):
         if top:
             raise refused("top_logprobs", "logprobs must be true for it")
         return None
-    if top is None:
-        return 0
-    if isinstance(top, bool) or not isinstance(top, int) or not 0 <= top <= 20:
-        raise ApiError(
-            f"top_logprobs: a number from 0 to 20 is needed, not {top!r}"[:200],
-            param="top_logprobs",
-        )
-    return top
+    return top or 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 from asteady._base.messages import ToolCall
@@ -53,7 +53,7 @@ class Responses(Endpoint):
         body = asked.body
         check_fields(body, _KNOWN)
         for name, reason in _REFUSED.items():
-            if body.get(name) not in (None, False):
+            if body.get(name) is not None and body[name] is not False:
                 raise refused(name, reason)
         name, reference = self.served.find("generation", body.get("model"))
         streamed = flag(body, "stream")
@@ -75,7 +75,7 @@ class Responses(Endpoint):
             **tool_and_form_options(body, text.get("format"), "text.format"),
         }
         if (effort := reasoning.get("effort")) is not None:
-            arguments.update(with_effort(arguments, effort))
+            arguments.update(with_effort(arguments, effort, "reasoning.effort"))
         if (logprobs := _logprobs_of(body)) is not None:
             arguments["logprobs"] = logprobs
         return arguments
@@ -92,8 +92,9 @@ def _object(body: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def _logprobs_of(body: Mapping[str, Any]) -> int | None:
     """How many alternatives of each token are asked for; None if no log probabilities are."""
-    top, include = body.get("top_logprobs"), body.get("include") or ()
-    if not isinstance(include, Sequence):
+    top, include = body.get("top_logprobs"), body.get("include")
+    include = [] if include is None else include
+    if not isinstance(include, list):
         raise refused("include", "a list is needed")
     if top is None:
         return 0 if _LOGPROBS in include else None
