@@ -79,7 +79,7 @@ _CALL = _object(
 )
 _CONTENT: Schema = {
     "anyOf": [
-        _SOME,
+        _TEXT,
         _list(_object(["type", "text"], type={"const": "text"}, text=_TEXT), 1),
     ]
 }
@@ -87,7 +87,7 @@ _MESSAGE: Schema = {
     "anyOf": [
         _object(
             ["role", "content"],
-            role={"enum": ["system", "developer", "user", "assistant", "tool"]},
+            role=_SOME,
             content=_CONTENT,
             name=_or_null(_TEXT),
             tool_call_id=_or_null(_TEXT),
@@ -95,7 +95,7 @@ _MESSAGE: Schema = {
         ),
         _object(
             ["role", "tool_calls"],
-            role={"const": "assistant"},
+            role=_SOME,
             content=_or_null(_CONTENT),
             tool_calls=_list(_CALL, 1),
             reasoning_content=_or_null(_TEXT),
