@@ -59,6 +59,8 @@ GIVEN: dict[str, str | None] = {
     "_session/generation.py:events": "stream = session.stream('hi'); await stream.__aenter__()",
     "blocking/__init__.py:module": None,
     "blocking/_session.py:Stream": "session = blocking.Session(engine=FakeEngine()).open()",
+    "blocking/_session.py:awaitable": "run = blocking.run;"
+    " session = blocking.Session(engine=FakeEngine()).open()",
     "blocking/_tools.py:operation": None,
     "operate/_monitor.py:operation": "monitor = operate.CacheMonitor(session)",
     "server/_web/connected.py:while_connected": None,

@@ -682,9 +682,11 @@ class Session(SessionCalls):
 
     @property
     def awaitable(self) -> AsyncSession:
-        """The `asteady.Session` behind it, for use on its own event loop only, with `run`::
+        """The `asteady.Session` behind it, for use on its own event loop only, with `run`.
 
-        run(session.awaitable.load, "generation")
+        ::
+
+            run(session.awaitable.load, "generation")
         """
         return self._own.behind
 
