@@ -80,6 +80,7 @@ if TYPE_CHECKING:
         Engine as Engine,
         ErrorEvent as ErrorEvent,
         Job as Job,
+        MachineStatistics as MachineStatistics,
         PrefixStatistics as PrefixStatistics,
         Worker as Worker,
     )
@@ -96,6 +97,7 @@ if TYPE_CHECKING:
         stream as stream,
         warm as warm,
     )
+    from asteady._session.flight import FlightStatistics as FlightStatistics
     from asteady._session.generation import (
         Prefix as Prefix,
         Stream as Stream,
@@ -155,7 +157,8 @@ else:
             "asteady._cache.manager": "CacheManager",
             "asteady._cache.store.api": "Entry Exported Holding Merged NamespaceSize Order",
             "asteady._engine.api": (
-                "AnswerEvent CallEvent ChunkEvent Engine ErrorEvent Job PrefixStatistics Worker"
+                "AnswerEvent CallEvent ChunkEvent Engine ErrorEvent Job MachineStatistics"
+                " PrefixStatistics Worker"
             ),
             "asteady._engine.pool": "PoolStatistics",
             "asteady._session.calls": "Progress",
@@ -163,6 +166,7 @@ else:
                 "aclose complete count_tokens embed generate get_cache_manager is_cached stream"
                 " warm"
             ),
+            "asteady._session.flight": "FlightStatistics",
             "asteady._session.generation": "Prefix Stream TypedStream",
             "asteady._session.namespace": "Namespace NamespaceCounts NamespaceStatistics",
             "asteady._session.observe": "Observed Observer Outcome",

@@ -174,6 +174,38 @@ class PrefixStatistics(Record):
     reused_tokens: int
 
 
+@public
+@attrs.frozen(kw_only=True)
+class MachineStatistics(Record):
+    """What the models of a session share: cores, and memory for keys and values.
+
+    `busy_workers` have something to compute, and each of their calls uses `threads` of the `cores`.
+    Contexts take `context_bytes` of at most `max_context_bytes`; weights are not among them.
+    """
+
+    cores: int
+    threads: int
+    busy_workers: int
+    context_bytes: int
+    max_context_bytes: int
+
+
+@runtime_checkable
+class KnowsMachine(Protocol):
+    """A source whose engines share what the machine has."""
+
+    def machine(self) -> MachineStatistics | None:
+        """At once, from any thread; None before the first model is loaded."""
+
+
+@runtime_checkable
+class HasWeights(Protocol):
+    """An engine that knows how many bytes its weights take in memory."""
+
+    @property
+    def weights_bytes(self) -> int: ...
+
+
 @runtime_checkable
 class SharesPrefixes(Protocol):
     """An engine whose workers compute a declared prefix once for all prompts that begin with it."""

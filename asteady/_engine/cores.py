@@ -50,6 +50,11 @@ class Cores:
         with self._lock:
             self._busy -= 1
 
+    @property
+    def busy_workers(self) -> int:
+        """How many workers have something to compute."""
+        return self._busy
+
     def share(self) -> int:
         """The threads that a call of one busy worker may use now, at least 1."""
         if self.threads is not None:

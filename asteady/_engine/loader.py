@@ -29,7 +29,7 @@ from asteady._base.forks import fork_gate
 from asteady._base.requests import Kind
 from asteady._base.settings import Settings
 from asteady._base.threads import start_daemon
-from asteady._engine.api import Engine
+from asteady._engine.api import Engine, MachineStatistics
 from asteady._engine.build import digest_of, libraries, processor
 from asteady._engine.cores import Cores
 from asteady._engine.memory import ContextMemory
@@ -88,6 +88,21 @@ class LlamaSource:
     @functools.cached_property
     def _memory(self) -> ContextMemory:
         return ContextMemory(self._options.context_bytes)
+
+    def machine(self) -> MachineStatistics | None:
+        # Not made here: that reads files, and this is called on the event loop.
+        made = vars(self)
+        cores: Cores | None = made.get("_cores")
+        memory: ContextMemory | None = made.get("_memory")
+        if cores is None or memory is None:
+            return None
+        return MachineStatistics(
+            cores=cores.budget,
+            threads=cores.share(),
+            busy_workers=cores.busy_workers,
+            context_bytes=memory.used_bytes,
+            max_context_bytes=memory.max_bytes,
+        )
 
     def fingerprint(self, kind: Kind, reference: str) -> str:
         return self._identified(kind, reference, fingerprint_of)

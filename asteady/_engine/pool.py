@@ -53,6 +53,7 @@ from asteady._engine.api import (
     Engine,
     ErrorEvent,
     Event,
+    HasWeights,
     Job,
     KeepsPrompts,
     PrefixStatistics,
@@ -89,7 +90,9 @@ class PoolStatistics(Record):
     whose caller left, `failed` those that the engine failed on, `refused` those that never entered
     the queue (it was full, or the request did not fit the model), `restarted` workers that were
     closed and replaced after a failure. The prompts (or texts) of answered jobs had
-    `prompt_tokens`, of which `reused_tokens` were not computed again.
+    `prompt_tokens`, of which `reused_tokens` were not computed again, and their answers
+    `answer_tokens`. The model's weights take `weights_bytes`, None if the engine does not say; see
+    `MachineStatistics` for the contexts.
     """
 
     workers: int
@@ -106,6 +109,8 @@ class PoolStatistics(Record):
     restarted: int
     prompt_tokens: int
     reused_tokens: int
+    answer_tokens: int
+    weights_bytes: int | None
 
 
 class _Outbox:
@@ -216,7 +221,8 @@ class Pool:
         self._pid = os.getpid()
         self._started = self._finished = self._cancelled = 0
         self._failed = self._refused = self._restarted = 0
-        self._prompt_tokens = self._reused_tokens = 0
+        self._prompt_tokens = self._reused_tokens = self._answer_tokens = 0
+        self._weights_bytes = engine.weights_bytes if isinstance(engine, HasWeights) else None
         _pools.add(self)
 
     def __repr__(self) -> str:
@@ -251,6 +257,8 @@ class Pool:
                 restarted=self._restarted,
                 prompt_tokens=self._prompt_tokens,
                 reused_tokens=self._reused_tokens,
+                answer_tokens=self._answer_tokens,
+                weights_bytes=self._weights_bytes,
             )
 
     def prefix_statistics(self) -> PrefixStatistics | None:
@@ -537,6 +545,7 @@ class Pool:
         if isinstance(answer, Completion):
             self._prompt_tokens += answer.prompt_tokens
             self._reused_tokens += answer.reused_tokens
+            self._answer_tokens += answer.completion_tokens
         else:
             self._prompt_tokens += answer.tokens
 

@@ -21,11 +21,17 @@ import copy
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from contextlib import suppress
+from time import perf_counter
 from typing import Any, Generic, Protocol, TypeVar
 
+import attrs
+
 from asteady._base.errors import SessionClosedError
-from asteady._base.requests import Chunk, Key
+from asteady._base.public import public
+from asteady._base.records import Record
+from asteady._base.requests import Chunk, EmbedRequest, GenerateRequest, Key, Kind
 from asteady._base.tasks import check_loop
+from asteady._cache.store.stored_request import PROMPT_CHARACTERS, prompt_of
 
 A = TypeVar("A")
 
@@ -36,6 +42,34 @@ class Spawn(Protocol):
     def __call__(
         self, fn: Callable[[], Coroutine[Any, Any, None]], ended: Callable[[], None], /
     ) -> asyncio.Task[None]: ...
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Asked:
+    """What a flight computes the answer to."""
+
+    kind: Kind
+    request: GenerateRequest | EmbedRequest
+    model: str
+    key: Key
+
+
+@public
+@attrs.frozen(kw_only=True)
+class FlightStatistics(Record):
+    """One computation in progress, of an answer that `waiters` calls wait for.
+
+    `prompt` is the beginning of the prompt, of the last message, or of the text. `chunks` pieces of
+    the answer are there. It began `age_s` seconds ago.
+    """
+
+    kind: Kind
+    model: str
+    key: Key
+    prompt: str
+    waiters: int
+    chunks: int
+    age_s: float
 
 
 class Flight(Generic[A]):
@@ -55,7 +89,10 @@ class Flight(Generic[A]):
         """When the first who joined asked, in seconds since the epoch."""
         self.stored_as: Key | None = None
         """The answer's key, if it is not the one that was asked for: the model is another one."""
+        self.asked: Asked | None = None
+        """None for what no caller asked for, as loading a model."""
         self.waiters = 0
+        self._began_s = perf_counter()
         self._flights = flights
         self._compute = compute
         # Not anyio's cancel scopes: a timer starts flights too, and they need a current task.
@@ -78,6 +115,20 @@ class Flight(Generic[A]):
     def succeeded(self) -> bool:
         """Whether there is an answer."""
         return self._answer is not None
+
+    def statistics(self) -> FlightStatistics | None:
+        """None for what no caller asked for."""
+        if self.asked is None:
+            return None
+        return FlightStatistics(
+            kind=self.asked.kind,
+            model=self.asked.model,
+            key=self.asked.key,
+            prompt=prompt_of(self.asked.request)[:PROMPT_CHARACTERS],
+            waiters=self.waiters,
+            chunks=len(self.chunks),
+            age_s=perf_counter() - self._began_s,
+        )
 
     def emit(self, *chunks: Chunk) -> None:
         """Append chunks, and wake the waiting readers."""
@@ -177,6 +228,11 @@ class Flights:
 
     def __len__(self) -> int:
         return len(self._by_key)
+
+    def statistics(self) -> tuple[FlightStatistics, ...]:
+        """Those of answers, the oldest first; for any thread."""
+        each = [flight.statistics() for flight in list(self._by_key.values())]
+        return tuple(statistics for statistics in each if statistics is not None)
 
     def join(
         self, key: Hashable, compute: Callable[[Flight[A]], Awaitable[A]]

@@ -67,6 +67,7 @@ class OwnedTasks:
         self._stop = asyncio.Event()
         self._owner: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._when_open: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self._context: contextvars.Context | None = None
         self._abandon: Callable[[], None] = _nothing
         self._abandoning = threading.Lock()
@@ -128,7 +129,18 @@ class OwnedTasks:
         """From now on it is open; False if it was stopped meanwhile."""
         if self.state is State.OPENING and not self._stop.is_set():
             self.state = State.OPEN
+            waiting, self._when_open = self._when_open, []
+            for fn in waiting:
+                self.spawn(fn)
         return self.state is State.OPEN
+
+    def spawn_when_open(self, fn: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """`spawn`, as soon as it is open; from any thread. Nothing if it is closed."""
+        if self.state in (State.UNOPENED, State.OPENING):
+            self._when_open.append(fn)
+        elif self.state is State.OPEN and self.loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self.loop.call_soon_threadsafe(self.spawn, fn)
 
     def spawn(
         self,

@@ -22,7 +22,9 @@ from asteady._engine.api import (
     EngineSource,
     Fetching,
     KnowsDimensions,
+    KnowsMachine,
     LoadsTokenizers,
+    MachineStatistics,
     ReadsFiles,
     Reports,
 )
@@ -420,6 +422,10 @@ class Models:
         # Copied, as loading threads add to it.
         pools = list(self._pools.items())
         return {f"{kind}:{name}": pool.statistics() for (kind, name), pool in pools}
+
+    def machine(self) -> MachineStatistics | None:
+        source = self._source
+        return source.machine() if isinstance(source, KnowsMachine) else None
 
     def prefixes(self) -> dict[str, PrefixStatistics]:
         """What declared prefixes have saved, by model."""

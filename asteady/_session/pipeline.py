@@ -41,7 +41,7 @@ from asteady._base.tasks import run_aside
 from asteady._base.validation import one_of
 from asteady._cache.cache import AliasOf, Cache
 from asteady._cache.manager import CacheManager
-from asteady._session.flight import Flight, Flights
+from asteady._session.flight import Asked, Flight, Flights
 from asteady._session.lifetime import OwnedTasks
 from asteady._session.models import Models
 from asteady._session.observe import Observers, Outcome, Watch
@@ -321,6 +321,8 @@ class Pipeline(Generic[A]):
         flight, started = self._flights.join(
             object() if call.mode == "bypass" else (self._kind, call.mode, key, clears), compute
         )
+        if started:
+            flight.asked = Asked(kind=self._kind, request=call.request, model=call.model, key=key)
         flight.asked_s = min(flight.asked_s, asked_s)
         if not started and call.looks_up:
             self._cache.counters.coalesced += 1

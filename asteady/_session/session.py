@@ -28,10 +28,10 @@ from asteady._base.settings import Settings
 from asteady._base.validation import flag, one_of
 from asteady._cache.cache import Opener
 from asteady._cache.manager import CacheManager
-from asteady._engine.api import Engine, PrefixStatistics
+from asteady._engine.api import Engine, MachineStatistics, PrefixStatistics
 from asteady._engine.pool import PoolStatistics
 from asteady._session.calls import Calls
-from asteady._session.flight import Flights
+from asteady._session.flight import Flights, FlightStatistics
 from asteady._session.lifetime import OwnedTasks, State
 from asteady._session.models import Models, engine_source
 from asteady._session.namespace import Namespace
@@ -55,6 +55,8 @@ class SessionStatistics(Record):
     "generation:builtin". `pools` count the tokens of prompts that were reused of earlier ones;
     `prefixes` is what `Session.prefix` has saved. `activities` are what requests wait for just now,
     as loading a model: for a progress bar, or the page that says whether an application is ready.
+    `machine` is what the models share, None before the first one is loaded, and for engines of
+    others.
     """
 
     state: str
@@ -62,6 +64,7 @@ class SessionStatistics(Record):
     pools: dict[str, PoolStatistics]
     prefixes: dict[str, PrefixStatistics]
     activities: tuple[Activity, ...]
+    machine: MachineStatistics | None
 
 
 @public
@@ -288,7 +291,15 @@ class Session(Calls):
             pools=self._models.statistics(),
             prefixes=self._models.prefixes(),
             activities=self._models.activities.now(),
+            machine=self._models.machine(),
         )
+
+    def flights(self) -> tuple[FlightStatistics, ...]:
+        """The answers that are being computed now, or looked up on disk; the oldest first.
+
+        `SessionStatistics.flights` also counts what is done for no single call, as loading a model.
+        """
+        return self._flights.statistics()
 
     def observe(
         self, observer: Observer, *, everywhere: bool = False

@@ -654,6 +654,7 @@ class SessionCalls(Calls[AsyncSession]):
     load = waited(AsyncSession.load)
     unload = waited(AsyncSession.unload)
     statistics = on_loop(AsyncSession.statistics)
+    flights = on_loop(AsyncSession.flights)
 
 
 @public

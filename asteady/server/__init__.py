@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from asteady._base.public import lazy_exports
 
 if TYPE_CHECKING:
+    from asteady.server._dashboard.app import dashboard as dashboard
     from asteady.server._openai.app import openai as openai
     from asteady.server._web.connected import while_connected as while_connected
     from asteady.server._web.dependency import get_session as get_session
@@ -26,6 +27,7 @@ except ImportError as exc:
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        "asteady.server._dashboard.app": "dashboard",
         "asteady.server._openai.app": "openai",
         "asteady.server._web.connected": "while_connected",
         "asteady.server._web.dependency": "get_session",

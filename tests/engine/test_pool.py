@@ -135,6 +135,8 @@ async def test_statistics_and_repr_show_what_happens(
         restarted=0,
         prompt_tokens=0,
         reused_tokens=0,
+        answer_tokens=0,
+        weights_bytes=None,
     )
     tasks[2].cancel()
     await asyncio.wait(tasks[2:])

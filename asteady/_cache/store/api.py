@@ -19,7 +19,7 @@ from asteady._cache.store.stored_request import Request
 A = TypeVar("A")
 T = TypeVar("T")
 
-Order: TypeAlias = Literal["priority", "cost", "size", "touches", "last_used"]
+Order: TypeAlias = Literal["priority", "cost", "size", "touches", "last_used", "saved"]
 ORDERS: tuple[Order, ...] = get_args(Order)
 
 # While another process holds the database locked, SQLite waits this long, and the writer tries
@@ -52,6 +52,14 @@ class Entry(Record):
     model: str
     fingerprint: str
     prompt: str | None
+
+    @property
+    def saved_s(self) -> float:
+        """About how many seconds of computing it has saved: its cost for each use after the first.
+
+        An entry that came back after an eviction counts as used some times more.
+        """
+        return self.cost_s * max(0, self.touches - 1)
 
 
 @attrs.frozen

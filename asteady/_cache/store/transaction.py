@@ -108,7 +108,11 @@ _SAVE_STATE = f"UPDATE cache SET ({_STATE}) = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 
 _COUNTS = ("hits", "misses", "coalesced", "saved_s")
 _ADD_COUNTS = "UPDATE cache SET " + ", ".join(f"{name} = {name} + ?" for name in _COUNTS)
 _ORDER_BY = dict(
-    zip(ORDERS, ("priority", "cost_s", "size_bytes", "touches", "used_s"), strict=True)
+    zip(
+        ORDERS,
+        ("priority", "cost_s", "size_bytes", "touches", "used_s", "cost_s * (touches - 1)"),
+        strict=True,
+    )
 )
 
 

@@ -174,6 +174,10 @@ class LlamaEngine:
     def width(self) -> int:
         return self._width
 
+    @property
+    def weights_bytes(self) -> int:
+        return 0 if self._loaded is None else self._loaded.weights_bytes
+
     def workers_for(self, jobs: int, workers: int) -> int:
         return (
             min(jobs, workers)
