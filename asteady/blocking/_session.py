@@ -33,6 +33,7 @@ from asteady._base.requests import (
     DeclaredPrefix,
     Embedding,
     EmbedMode,
+    Key,
     Kind,
     StreamEvent,
     TextChunk,
@@ -53,7 +54,7 @@ from asteady._session.generation import (
     context_of,
 )
 from asteady._session.namespace import Namespace as AsyncNamespace
-from asteady._session.observe import Observer
+from asteady._session.observe import Observer, Outcome
 from asteady._session.pipeline import CacheMode
 from asteady._session.session import Session as AsyncSession
 from asteady.blocking._fast_path import FastPath, HitCounter
@@ -217,6 +218,21 @@ class Stream:
             yield self._events.popleft()
 
     @property
+    def key(self) -> Key:
+        """The key of the answer in the cache."""
+        return self._open_stream().key
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the model that the stream was opened with."""
+        return self._open_stream().fingerprint
+
+    @property
+    def outcome(self) -> Outcome:
+        """Where the answer comes from; see `asteady.Stream.outcome`."""
+        return self._open_stream().outcome
+
+    @property
     def answer(self) -> Completion:
         """The whole completion, once the iteration has ended.
 
@@ -232,6 +248,11 @@ class Stream:
         for _ in self:
             pass
         return self.answer
+
+    def _open_stream(self) -> AsyncStream:
+        self._opened()
+        assert self._stream is not None
+        return self._stream
 
     def _opened(self) -> Portal:
         if self._portal is None:
