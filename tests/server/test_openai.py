@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from typing import Any
@@ -85,8 +86,6 @@ async def test_headers_tell_the_key_and_where_the_answer_comes_from(
 async def test_equal_requests_at_once_are_computed_once(
     api: httpx.AsyncClient, engine: FakeEngine
 ) -> None:
-    import asyncio
-
     engine.hold()
     asked = [asyncio.create_task(api.post("/chat/completions", json=HELLO)) for _ in range(5)]
     await engine.wait_computed(1)
@@ -329,30 +328,53 @@ async def test_models_are_those_with_a_name(api: httpx.AsyncClient) -> None:
     assert (await chat(api, model="other"))["model"] == "other"
 
 
-@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/chat/completions", HELLO),
+        ("/chat/completions", {**HELLO, "stream": True}),
+        ("/chat/completions", {**HELLO, "n": 2, "stream": True}),
+        ("/completions", {"prompt": ["a", "b"]}),
+        ("/embeddings", {"input": ["a", "b"]}),
+        ("/responses", {"input": "a", "stream": True}),
+    ],
+)
 async def test_a_client_that_hangs_up_frees_its_worker(
-    api: httpx.AsyncClient, engine: FakeEngine, streamed: bool
+    api: httpx.AsyncClient, engine: FakeEngine, path: str, body: Any
 ) -> None:
     engine.hold()
-    request = api.build_request("POST", "/chat/completions", json={**HELLO, "stream": streamed})
-    if streamed:
-        engine.step()
-        reply = await api.send(request, stream=True)
-        await reply.aclose()
-    else:
-        with pytest.raises(httpx.ReadTimeout):
-            await api.send(request_with_timeout(request))
+    asking = asyncio.create_task(api.post(path, json=body))
+    await engine.wait_computed(1)
+    asking.cancel()
     await engine.wait_released(1)
+    await engine.wait_idle()
+    assert len(engine.computed) == len(engine.released)
 
 
-def request_with_timeout(request: httpx.Request) -> httpx.Request:
-    request.extensions["timeout"] = {"connect": 5, "read": 0.2, "write": 5, "pool": 5}
-    return request
+async def test_a_client_that_hangs_up_in_mid_stream_takes_nothing_from_others(
+    api: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    engine.hold()
+    body = {**HELLO, "stream": True}
+
+    async def begun() -> httpx.Response:
+        return await api.send(
+            api.build_request("POST", "/chat/completions", json=body), stream=True
+        )
+
+    engine.step()
+    first = await begun()
+    second = await begun()  # it is there when it has read what was computed
+    await first.aclose()
+    assert (await api.get("/models")).status_code == 200
+    engine.resume()
+    assert "two" in (await second.aread()).decode()
+    assert first.headers["x-asteady-cache"] == "computed"
+    assert second.headers["x-asteady-cache"] == "coalesced"
+    assert (len(engine.computed), len(engine.released)) == (1, 0)
 
 
 async def test_a_full_queue_is_told_with_when_to_ask_again(engine: FakeEngine) -> None:
-    import asyncio
-
     async with asteady.Session(engine=engine, workers=1, max_pending=1) as session:
         transport = httpx.ASGITransport(app=asteady.server.openai(session))
         async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
