@@ -412,6 +412,28 @@ async def test_what_fails_inside_is_logged_and_not_told(
     assert "a request failed" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("error", "status", "told"),
+    [
+        (asteady.ModelCapabilityError("no chat template"), 400, "no chat template"),
+        (asteady.ModelCapabilityError("/secret/a.gguf cannot"), 400, "the model cannot do"),
+        (asteady.ModelChangedError("/secret/a.gguf was written to"), 503, "ask again"),
+        (asteady.SessionError("belongs to another event loop"), 500, "internal error"),
+    ],
+)
+async def test_files_of_the_server_are_not_named(error: Exception, status: int, told: str) -> None:
+    def fail(request: asteady.GenerateRequest) -> str:
+        raise error
+
+    async with asteady.Session(engine=FakeEngine(fail)) as session:
+        transport = httpx.ASGITransport(app=asteady.server.openai(session))
+        async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
+            reply = await client.post("/chat/completions", json=HELLO)
+    assert reply.status_code == status
+    assert told in reply.json()["error"]["message"]
+    assert "secret" not in reply.text
+
+
 async def test_a_session_that_is_not_open_is_a_503() -> None:
     transport = httpx.ASGITransport(app=asteady.server.openai(asteady.Session()))
     async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import json
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,9 +16,11 @@ from fastapi import FastAPI, WebSocket
 from fastapi.testclient import TestClient
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocketDisconnect
 
 import asteady
 from asteady import GenerateRequest, Session
@@ -107,6 +112,42 @@ def test_fastapi_gives_the_session_to_endpoints_and_websockets() -> None:
         TestClient(FastAPI(routes=app.routes)).get("/", params={"prompt": "a"})
 
 
+def test_an_error_closes_a_websocket_with_its_message() -> None:
+    errors = {
+        "client": asteady.InvalidRequestError("é" * 100),
+        "queue": asteady.QueueFullError("x"),
+    }
+
+    async def fail(socket: WebSocket) -> None:
+        await socket.accept()
+        raise errors.get(await socket.receive_text(), asteady.EngineError("/secret"))
+
+    app = Starlette(routes=[WebSocketRoute("/", fail)], exception_handlers=exception_handlers)
+    with TestClient(app) as client:
+        for sent, code, reason in [
+            ("client", 1008, "é" * 61),  # a reason has at most 123 bytes
+            ("queue", 1013, "x"),
+            ("other", 1011, "internal error"),
+        ]:
+            with client.websocket_connect("/") as socket:
+                socket.send_text(sent)
+                with pytest.raises(WebSocketDisconnect) as closed:
+                    socket.receive_text()
+            assert (closed.value.code, closed.value.reason) == (code, reason)
+
+
+def test_a_session_must_be_one_or_make_one() -> None:
+    with pytest.raises(TypeError, match="max_pending=5"):
+        lifespan(asteady.Settings(max_pending=5))  # type: ignore[arg-type]
+
+
+def test_session_dep_without_fastapi_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    monkeypatch.delitem(sys.modules, "asteady.server._web.fastapi")
+    with pytest.raises(ImportError, match="pip install fastapi"):
+        importlib.import_module("asteady.server._web.fastapi")
+
+
 async def test_another_session_can_be_put_in_its_place(session: Session) -> None:
     app = FastAPI()
 
@@ -171,6 +212,26 @@ async def test_a_client_that_leaves_frees_its_worker(
     assert app.state.background == []
 
 
+@pytest.mark.parametrize("path", ["/ask", "/text", "/events"])
+async def test_leaving_before_the_first_chunk_is_no_error_to_middleware(
+    app: Starlette, engine: FakeEngine, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def pass_on(request: Request, call_next: RequestResponseEndpoint) -> Response:
+        return await call_next(request)
+
+    app.add_middleware(BaseHTTPMiddleware, dispatch=pass_on)
+    engine.hold()
+    async with serving(app) as address:
+        url = httpx.URL(address)
+        _, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(f"GET {path}?prompt=a HTTP/1.1\r\nHost: app\r\n\r\n".encode())
+        await engine.wait_computed(1)
+        writer.close()
+        await engine.wait_released(1)
+    engine.resume()
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 async def test_a_text_arrives_as_it_is_computed(app: Starlette, engine: FakeEngine) -> None:
     engine.hold()
     engine.step()
@@ -179,6 +240,7 @@ async def test_a_text_arrives_as_it_is_computed(app: Starlette, engine: FakeEngi
         client.stream("GET", "/text", params={"prompt": "a\nb é"}) as reply,
     ):
         assert reply.headers["content-type"] == "text/plain; charset=utf-8"
+        assert reply.headers["x-accel-buffering"] == "no"
         parts = reply.aiter_text()
         assert await anext(parts) == "You "
         engine.resume()
@@ -267,6 +329,11 @@ async def test_an_error_in_mid_stream_is_an_event_and_cuts_a_text(
         (asteady.ModelNotFoundError("/secret/path"), 404, "no such model"),
         (asteady.QueueFullError("x"), 503, "x"),
         (asteady.SessionClosedError("x"), 503, "x"),
+        (asteady.SessionError("belongs to another event loop"), 500, "internal error"),
+        (asteady.ModelCapabilityError("no chat template"), 400, "no chat template"),
+        (asteady.ModelCapabilityError("/secret/a.gguf cannot embed"), 400, "cannot do"),
+        (asteady.ModelChangedError("/secret/a.gguf was written to"), 503, "ask again"),
+        (TimeoutError(110, "timed out", "/secret"), 504, "too long"),
         (asteady.CacheMissError("x"), 504, "x"),
         (TimeoutError(), 504, "too long"),
         (asteady.EngineError("/secret"), 500, "internal error"),

@@ -16,8 +16,10 @@ from asteady._base.errors import (
     ModelNotFoundError,
     PromptTooLongError,
     QueueFullError,
-    SessionError,
+    SessionClosedError,
+    SessionNotOpenError,
 )
+from asteady.server._web.errors import without_files
 
 _log = logging.getLogger("asteady")
 
@@ -77,7 +79,8 @@ def api_error(exc: BaseException, subject: str = "messages") -> ApiError:
             message = " ".join([str(exc), *getattr(exc, "__notes__", ())])
             return ApiError(message, param=_param(message))
         case ModelCapabilityError():
-            return ApiError(str(exc), param="model")
+            message = without_files(exc, "the model cannot do what the request asks for")
+            return ApiError(message, param="model")
         case QueueFullError():
             return _unavailable(str(exc), "queue_full")
         case CacheMissError():
@@ -91,7 +94,10 @@ def api_error(exc: BaseException, subject: str = "messages") -> ApiError:
             )
         case TimeoutError():
             return ApiError("it took too long", status=504, kind="server_error", code="timeout")
-        case ModelChangedError() | SessionError():
+        case ModelChangedError():
+            message = without_files(exc, "the model is being replaced: ask again")
+            return _unavailable(message, "not_ready")
+        case SessionClosedError() | SessionNotOpenError():
             return _unavailable(str(exc), "not_ready")
         case ModelNotFoundError():
             # Not its message: it names files of this machine.

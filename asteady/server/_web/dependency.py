@@ -15,10 +15,12 @@ async def get_session(request: HTTPConnection) -> Session:
     Raises:
         RuntimeError: the app was started without it.
     """
-    for state in (request.state, request.app.state):
-        session: Session | None = getattr(state, "asteady", None)
-        if session is not None:
-            return session
+    session: Session | None = getattr(request.state, "asteady", None)
+    if session is None:
+        # Litestar takes no state from a lifespan.
+        session = getattr(request.app.state, "asteady", None)
+    if session is not None:
+        return session
     raise RuntimeError(
         "the app has no session: give it lifespan=asteady.server.lifespan(), and run that in tests"
         " too, as `with TestClient(app)` does"

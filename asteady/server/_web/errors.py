@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, Response
+from starlette.websockets import WebSocket
 
 from asteady._base.errors import (
     AsteadyError,
@@ -18,7 +20,8 @@ from asteady._base.errors import (
     ModelNotFoundError,
     PromptTooLongError,
     QueueFullError,
-    SessionError,
+    SessionClosedError,
+    SessionNotOpenError,
 )
 
 _log = logging.getLogger("asteady")
@@ -28,14 +31,13 @@ RETRY_AFTER_S = 1
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (PromptTooLongError, 413),
     (InvalidRequestError, 400),
-    (ModelCapabilityError, 400),
     (QueueFullError, 503),
-    (ModelChangedError, 503),
-    (SessionError, 503),
+    (SessionClosedError, 503),
+    (SessionNotOpenError, 503),
     (CacheMissError, 504),
-    (TimeoutError, 504),
     (IncompleteAnswerError, 502),
 )
+_MOST_REASON_BYTES = 123  # of a close frame, RFC 6455, 5.5
 
 
 def described(error: Exception) -> tuple[int, str, dict[str, str]]:
@@ -43,16 +45,41 @@ def described(error: Exception) -> tuple[int, str, dict[str, str]]:
     for kind, status in _STATUS:
         if isinstance(error, kind):
             headers = {"retry-after": str(RETRY_AFTER_S)} if status == 503 else {}
-            return status, str(error) or "it took too long", headers
-    if isinstance(error, ModelNotFoundError):
-        _log.warning("a model that was asked for cannot be found: %s", error)
-        return 404, "there is no such model", {}
+            return status, str(error), headers
+    match error:
+        case ModelCapabilityError():
+            return 400, without_files(error, "the model cannot do what the request asks for"), {}
+        case ModelChangedError():
+            message = without_files(error, "the model is being replaced: ask again")
+            return 503, message, {"retry-after": str(RETRY_AFTER_S)}
+        case ModelNotFoundError():
+            _log.warning("a model that was asked for cannot be found: %s", error)
+            return 404, "there is no such model", {}
+        case TimeoutError():
+            # Not its message: it is an OSError, which may name anything.
+            return 504, "it took too long", {}
     _log.error("a request failed", exc_info=error)
     return 500, "internal error", {}
 
 
-async def _respond(request: Request, error: Exception) -> Response:
+def without_files(error: Exception, instead: str) -> str:
+    """The message of an error; where it may name files of this machine, `instead`, and a log
+    entry."""
+    message = str(error)
+    if os.sep not in message:
+        return message
+    _log.warning("%s: %s", instead, message)
+    return instead
+
+
+async def _respond(request: HTTPConnection, error: Exception) -> Response | None:
     status, message, headers = described(error)
+    if isinstance(request, WebSocket):
+        # 1008 the client's fault, 1013 try again later, 1011 the server's.
+        code = 1008 if status < 500 else 1013 if status == 503 else 1011
+        reason = message.encode()[:_MOST_REASON_BYTES].decode(errors="ignore")
+        await request.close(code, reason)
+        return None
     return JSONResponse({"detail": message}, status, headers)
 
 
@@ -63,4 +90,6 @@ exception_handlers: dict[Any, Any] = {
 """For `FastAPI(exception_handlers=...)` and `Starlette(exception_handlers=...)`.
 
 They make responses of asteady's errors: `{"detail": message}` with the status 400, 404, 413, 503
-(with Retry-After) or 504. What is the server's own fault is logged, and a 500 or 502."""
+(with Retry-After) or 504. What is the server's own fault is logged, and a 500; an answer that was
+cut before its form was complete is a 502. A websocket is closed with 1008, 1013 (try again later)
+or 1011, and the message."""

@@ -2,7 +2,10 @@
 
 from typing import Annotated, TypeAlias
 
-from fastapi import Depends
+try:
+    from fastapi import Depends
+except ImportError as exc:
+    raise ImportError("SessionDep needs FastAPI: python -m pip install fastapi") from exc
 
 from asteady._session.session import Session
 from asteady.server._web.dependency import get_session

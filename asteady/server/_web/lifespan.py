@@ -37,8 +37,16 @@ def lifespan(
         inner: a lifespan of your own, which runs with the session open. What it yields is in the
             state of each request too.
 
-    Raises, when the app starts, what opening a session and warming raise.
+    Raises:
+        TypeError: `session` is neither.
+
+    When the app starts it raises what opening a session and warming raise.
     """
+    if not isinstance(session, Session) and not callable(session):
+        raise TypeError(
+            f"session={session!r} is not allowed: give a Session, or a function that makes one, as"
+            " lambda: Session(max_pending=100)"
+        )
 
     @asynccontextmanager
     async def run(app: Any) -> AsyncIterator[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 
 from starlette.background import BackgroundTask
@@ -44,31 +44,38 @@ class TextStreamResponse(Response):
         self.status_code = status_code
         self.background = background
         self.body = b""
+        self._started = False
         self.init_headers(headers)
         del self.headers["content-length"]
+        # nginx would hold the parts back.
+        self.headers.setdefault("x-accel-buffering", "no")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self._stream as stream, aclosing(self.parts(stream)) as parts:
-            try:
-                await until_hang_up(receive, self._send(parts, send))
-            except ClientLeftError:
-                return
+        try:
+            await until_hang_up(receive, self._send(send))
+        except ClientLeftError:
+            if not self._started:
+                # Middleware takes it for an error when nothing is sent.
+                await Response(status_code=499)(scope, receive, send)
+            return
         if self.background is not None:
             await self.background()
 
-    async def parts(self, stream: Stream) -> AsyncGenerator[bytes, None]:
+    async def _parts(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         """What is sent, piece by piece."""
         async for chunk in stream:
             yield chunk.encode()
 
-    async def _send(self, parts: AsyncIterator[bytes], send: Send) -> None:
-        first = await anext(parts, b"")
-        headers = self.raw_headers
-        await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
-        await send({"type": "http.response.body", "body": first, "more_body": True})
-        async for part in parts:
-            await send({"type": "http.response.body", "body": part, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
+    async def _send(self, send: Send) -> None:
+        async with self._stream as stream, aclosing(self._parts(stream)) as parts:
+            first = await anext(parts, b"")
+            self._started = True
+            status, headers = self.status_code, self.raw_headers
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": first, "more_body": True})
+            async for part in parts:
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
 
 
 @public
@@ -80,8 +87,8 @@ class EventStreamResponse(TextStreamResponse):
     A piece of text is an event without a name (`message`); `reasoning` has a piece of reasoning,
     `tool_call` the JSON of a call, and `done`, the last one, that of the answer without its chunks:
     a browser must close its `EventSource` then, or it asks again. An error in mid-stream is an
-    event `error` with `{"detail": ...}`. While nothing else is sent a comment is, every `ping_s`
-    seconds, so that proxies keep the connection.
+    event `error` with `{"detail": ...}`. Once it has begun, a comment is sent when nothing
+    else was for `ping_s` seconds, so that proxies keep the connection.
     """
 
     media_type = "text/event-stream"
@@ -95,12 +102,11 @@ class EventStreamResponse(TextStreamResponse):
         *,
         ping_s: float = 15,
     ) -> None:
-        # nginx would hold the events back.
-        usual = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        super().__init__(stream, status_code, {**usual, **(headers or {})}, background)
+        super().__init__(stream, status_code, headers, background)
+        self.headers.setdefault("cache-control", "no-cache")
         self._ping_s = ping_s
 
-    async def parts(self, stream: Stream) -> AsyncGenerator[bytes, None]:
+    async def _parts(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         events = stream.events()
         began = False
         try:
