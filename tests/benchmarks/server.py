@@ -141,8 +141,9 @@ async def _run(requests: int, connections: int, http: str) -> None:
     server = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.benchmarks.server", "--http", http, "--serve", str(port)
     )
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    if cores:
+        os.sched_setaffinity(0, {max(cores)})
     try:
         while True:
             try:
@@ -156,6 +157,8 @@ async def _run(requests: int, connections: int, http: str) -> None:
     finally:
         server.terminate()
         await server.wait()
+        if cores:
+            os.sched_setaffinity(0, cores)
     table(
         f"Warm answers through HTTP ({http}, {connections} connections)",
         ["route", "server's CPU, µs", "a second of one core", "as measured", "to bare"],

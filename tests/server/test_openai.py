@@ -397,6 +397,28 @@ async def test_a_full_queue_is_told_with_when_to_ask_again(engine: FakeEngine) -
             assert {reply.status_code for reply in await asyncio.gather(*waiting)} == {200}
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/chat/completions", {"messages": [{"role": "user", "content": "a b c d"}]}, "messages"),
+        ("/completions", {"prompt": "a b c d"}, "prompt"),
+        ("/embeddings", {"input": ["a", "a b c d"]}, "input"),
+        ("/responses", {"input": "a b c d"}, "input"),
+    ],
+)
+async def test_a_prompt_that_is_too_long_is_told_with_its_field(
+    path: str, body: Any, param: str
+) -> None:
+    async with asteady.Session(engine=FakeEngine(context=3)) as session:
+        transport = httpx.ASGITransport(app=asteady.server.openai(session))
+        async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
+            for streamed in ({}, {"stream": True}):
+                reply = await client.post(path, json={**body, **streamed})
+                error = reply.json()["error"]
+                assert (reply.status_code, error["code"]) == (400, "context_length_exceeded")
+                assert error["param"] == param
+
+
 async def test_what_fails_inside_is_logged_and_not_told(
     engine: FakeEngine, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Mapping
@@ -51,10 +50,6 @@ class ApiError(Exception):
         self.status = status
         self.headers = headers
         self.body = {"message": message, "type": kind, "param": param, "code": code}
-
-    def encode(self) -> bytes:
-        """The body of the response."""
-        return json.dumps({"error": self.body}).encode()
 
 
 def refused(param: str, reason: str) -> ApiError:
