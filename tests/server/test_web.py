@@ -20,6 +20,7 @@ from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoin
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
+from starlette.types import Message
 from starlette.websockets import WebSocketDisconnect
 
 import asteady
@@ -246,6 +247,26 @@ async def test_a_text_arrives_as_it_is_computed(app: Starlette, engine: FakeEngi
         engine.resume()
         assert "You " + "".join([part async for part in parts]) == "You said: a\nb é"
     assert app.state.background == ["done"]
+
+
+@pytest.mark.parametrize("response", [TextStreamResponse, EventStreamResponse])
+async def test_what_is_remembered_is_sent_at_once(
+    session: Session, response: type[TextStreamResponse]
+) -> None:
+    bodies: list[bytes] = []
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        bodies.append(message.get("body", b""))
+
+    prompt = "word " * 100
+    await session.generate(prompt)
+    await response(session.stream(prompt))({"type": "http"}, receive, send)
+    assert len(bodies) <= 4  # the status, the text, an event `done`, and the end
+    assert b"".join(bodies).count(b"word") >= 100
 
 
 async def test_events_are_those_that_browsers_read(session: Session, app: Starlette) -> None:
