@@ -80,6 +80,27 @@ def test_metrics_and_health(client: httpx.Client) -> None:
     assert client.get("/health/live").status_code == 200
 
 
+def test_the_dashboard_is_there_for_this_machine(client: httpx.Client) -> None:
+    assert client.get("/").headers["location"] == "/dashboard/"
+    page = client.get("/dashboard/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert client.get("/dashboard", follow_redirects=True).text == page.text
+    assert client.get("/dashboard/data").json()
+
+
+def test_the_dashboard_is_not_there_for_others_unless_asked_for() -> None:
+    for options, status in ([], 404), (["--dashboard"], 200):
+        with (
+            serve_process(
+                *("--port", "0", "--host", "0.0.0.0", "--insecure", *options), fake=True
+            ) as process,
+            client_of(process.address().replace("0.0.0.0", "127.0.0.1")) as client,
+        ):
+            # Nobody says by what names other machines call it.
+            reply = client.get("/dashboard/", headers={"host": "any.example"})
+            assert reply.status_code == status
+
+
 def test_an_unknown_path_says_where_the_api_is(client: httpx.Client) -> None:
     reply = client.post("/chat/completions", json={})
     assert reply.status_code == 404

@@ -11,16 +11,18 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp
 
 from asteady._session.session import Session
 from asteady.operate import PrometheusCollector
+from asteady.server._dashboard.app import dashboard
 from asteady.server._openai.app import openai
 from asteady.server._openai.errors import ApiError
 from asteady.server._process.guard import API, HEALTH, Guard
 
+_DASHBOARD = "/dashboard"
 _METRICS = "text/plain; version=0.0.4; charset=utf-8"
 _EXPOSED = ("x-asteady-cache", "x-asteady-key", "retry-after")
 
@@ -96,6 +98,9 @@ def build_app(
         max_messages=served.max_messages,
     )
     routes = [Mount(API, api), *health.routes(), Route("/metrics", metrics)]
+    if served.dashboard:
+        page = dashboard(session, show_prompts=served.show_prompts)
+        routes += [Mount(_DASHBOARD, page), Route("/", _to_dashboard)]
     app: ASGIApp = Starlette(routes=routes, exception_handlers={HTTPException: _not_there})
     app = Guard(
         app,
@@ -113,6 +118,10 @@ def build_app(
             expose_headers=_EXPOSED,
         )
     return app
+
+
+async def _to_dashboard(request: Request) -> Response:
+    return RedirectResponse(f"{_DASHBOARD}/")
 
 
 async def _not_there(request: Request, error: Exception) -> Response:
