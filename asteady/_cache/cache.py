@@ -71,6 +71,10 @@ AliasOf: TypeAlias = Callable[[object, AnyPath | None, Mapping[str, Any]], Hasha
 """Makes an alias of a call's raw arguments: prompt or text, model, options."""
 
 
+Use: TypeAlias = tuple[Key, int, float]
+"""A key, how often it was used, and the seconds that computing its answer takes."""
+
+
 class HasActive(Protocol):
     active: bool
 
@@ -186,6 +190,9 @@ class Cache(Generic[A]):
         self._dirty: list[Held[A]] = []
         self.hit_counters: set[Callable[[], None]] = set()
         """Called before touches are written: they count hits that other threads peeked."""
+        self.use_listeners: set[Callable[[Sequence[Use]], None]] = set()
+        """Called on the loop with what was used: answers when they are put, hits when their touches
+        are taken, up to a second late. They must be quick, and not raise."""
         self._in_use = asyncio.Event()
         self._removals = -1
         self._task: asyncio.Task[None] | None = None
@@ -453,6 +460,7 @@ class Cache(Generic[A]):
         aliases = () if alias is None else (alias,)
         start_s = perf_counter()
         put = Put(key, answer, answer.cost_s, aliases, namespaces, request, asked_s)
+        self._tell_uses((key, 1, answer.cost_s))
         try:
             store = await self.ready()
             if not self._late.has_room(key, answer):
@@ -806,9 +814,15 @@ class Cache(Generic[A]):
         # The one used longest ago first: policies that go by recency get them in that order.
         dirty.sort(key=_BY_USE)
         touches = [(held.key, held.touches) for held in dirty]
+        if self.use_listeners:
+            self._tell_uses(*((held.key, held.touches, held.cost_s) for held in dirty))
         for held in dirty:
             held.touches = 0
         return Touch(touches, counts)
+
+    def _tell_uses(self, *uses: Use) -> None:
+        for listener in self.use_listeners:
+            listener(uses)
 
     def _note(self, held: Held[A]) -> None:
         """Count the first touch since the last flush.

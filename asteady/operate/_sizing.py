@@ -122,15 +122,17 @@ class ReuseDistances:
         """How many different keys were used; an estimate if not all are sampled."""
         return len(self._sample) / self.rate
 
-    def add(self, access: Access) -> None:
-        """Count one access. Takes some microseconds."""
-        self.accesses += 1
-        self.cost_s += access.cost_s
+    def add(self, access: Access, uses: int = 1) -> None:
+        """Count one access, or `uses` in a row. Takes some microseconds."""
+        self.accesses += uses
+        self.cost_s += uses * access.cost_s
         near = self._recent.use(access.key, access.size_bytes)
         if len(self._recent) > max(1, self.max_keys // 8):
             self._recent.drop(self._recent.oldest())
         if near is not None:
             self._count("near", near, access.cost_s, 1.0)
+        if uses > 1:
+            self._count("near", (0, 0, access.size_bytes), access.cost_s, 1 / (uses - 1))
         hashed = _hash(access.key)
         if hashed >= self._threshold:
             return

@@ -155,11 +155,15 @@ async def test_the_history_begins_when_the_session_opens_and_ends_with_it(
     context_of(session).tasks.spawn_when_open(history.run)
     async with session:
         await asleep.acquire()
-        await session.generate("a")
-        assert history.curves["generation"].points(256) is not None
+        for prompt in "aaab":
+            await session.generate(prompt)
         waking.release()
         await asleep.acquire()
-        assert history.since(0)["misses"] == [1]
+        assert history.since(0)["misses"] == [2]
+        curve = history.curves["generation"].points(256)
+        assert curve is not None
+        # The commit of the last one took the hits along.
+        assert (curve["accesses"], curve["now"]) == (4, 0.5)
     assert ended.is_set()
 
 
@@ -203,7 +207,7 @@ def test_a_curve_falls_to_what_an_unlimited_cache_would_miss() -> None:
     assert curve.points(4) is None
     for _ in range(3):
         for key in "abcdefgh":
-            curve.add(asteady.operate.Access(key=key, size_bytes=0, cost_s=1.0))
+            curve.add(key, 1, 1.0)
     now_s = 100.0
     found = curve.points(4)
     assert found is not None

@@ -56,8 +56,8 @@ def dashboard(session: Session, *, show_prompts: bool = False) -> Starlette:
     application sees it: put your own authentication in front of it, or mount it only where
     nobody else comes.
 
-    From when the session opens until it closes, five seconds at a time, an hour is remembered, and
-    all calls are observed for the curve of capacities: a warm hit takes some microseconds more.
+    From when the session opens until it closes, what it did is sampled every five seconds, and the
+    past hour is kept. A warm hit gets no slower.
 
     Args:
         session: need not be open before the first request; it is not closed here.

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from asteady._base.requests import Key
 from asteady.operate import Access
 from asteady.operate._sizing import ReuseDistances
 
@@ -26,8 +27,9 @@ class CapacityCurve:
         self._found: dict[str, Any] | None = None
         self._capacity = 0
 
-    def add(self, access: Access) -> None:
-        self._distances.add(access)
+    def add(self, key: Key, uses: int, cost_s: float) -> None:
+        # How large the entry is does not matter to capacities in entries.
+        self._distances.add(Access(key=key, size_bytes=0, cost_s=cost_s), uses)
 
     def points(self, capacity: int) -> dict[str, Any] | None:
         """Capacities in entries with the miss ratios from 0 to 1 that they would give.
@@ -45,7 +47,7 @@ class CapacityCurve:
         if not distances.accesses:
             return None
         curve = distances.curve("entries")
-        last = max(curve.capacities[-1] if curve.capacities else 1, capacity, 2)
+        last = max(curve.capacities[-1] if curve.capacities else 1, 2 * capacity)
         steps = range(_POINTS)
         capacities = sorted({round(last ** (step / (_POINTS - 1))) for step in steps} | {capacity})
         return {

@@ -10,15 +10,17 @@ from typing import Any
 
 import attrs
 
-from asteady._base.requests import KINDS, GenerateRequest, Kind
+from asteady._base.requests import KINDS, Kind
+from asteady._cache.cache import Use
 from asteady._engine.pool import PoolStatistics
-from asteady._session.observe import Observed
 from asteady._session.session import Session
-from asteady.operate import Access
 from asteady.server._dashboard.curve import CapacityCurve
 
 PERIOD_S = 5.0
 KEPT_S = 3600.0
+# So many keys are learnt at once, in a few milliseconds, and at most so many in a period.
+_SLICE = 100
+_MAX_USES = 20_000
 
 
 @attrs.frozen(kw_only=True)
@@ -57,7 +59,7 @@ class _Totals:
 class History:
     """Samples a session from when it opens to when it closes, and keeps those of an hour.
 
-    It observes all calls, for the curve of capacities.
+    A warm hit costs nothing more: what was used is learnt from what the caches write anyway.
     """
 
     def __init__(
@@ -66,15 +68,27 @@ class History:
         self.samples: deque[Sample] = deque(maxlen=round(KEPT_S / PERIOD_S))
         self._sleep = sleep
         self.curves: dict[Kind, CapacityCurve] = {kind: CapacityCurve() for kind in KINDS}
+        self._uses = {kind: deque[Use](maxlen=_MAX_USES) for kind in KINDS}
         self._session = session
         self._before = self._totals()
 
     async def run(self) -> None:
         """Sample until cancelled."""
-        with self._session.observe(self._observe, everywhere=True):
-            while True:
-                await self._sleep(PERIOD_S)
-                self.sample()
+        cache = self._session.cache
+        cache.generation.use_listeners.add(self._uses["generation"].extend)
+        cache.embedding.use_listeners.add(self._uses["embedding"].extend)
+        while True:
+            await self._sleep(PERIOD_S)
+            self.sample()
+            await self.learn()
+
+    async def learn(self) -> None:
+        """Add to the curves what was used since the last time, without blocking the loop."""
+        for kind, uses in self._uses.items():
+            while uses:
+                for _ in range(min(_SLICE, len(uses))):
+                    self.curves[kind].add(*uses.popleft())
+                await asyncio.sleep(0)
 
     def sample(self) -> None:
         """End an interval now. Reads counters only, and takes microseconds."""
@@ -119,13 +133,6 @@ class History:
             evictions=sum(each.evictions for each in counters),
             pools=self._session.statistics().pools,
         )
-
-    def _observe(self, call: Observed) -> None:
-        if call.key is not None and call.answer is not None:
-            kind: Kind = "generation" if isinstance(call.request, GenerateRequest) else "embedding"
-            # How large the entry is would have to be computed, and is not shown.
-            access = Access(key=call.key, size_bytes=0, cost_s=call.answer.cost_s)
-            self.curves[kind].add(access)
 
 
 def _since(before: dict[str, PoolStatistics], now: dict[str, PoolStatistics], *names: str) -> int:

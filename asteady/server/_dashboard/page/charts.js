@@ -45,17 +45,17 @@ export function table(columns, rows, { caption, wide = false }) {
   return made;
 }
 
-/* The smallest of 1, 2, 5, 10, 20, ... that is at least as large. */
-function roundUp(value) {
+/* The smallest of `steps`, or of 1, 2, 4, 6, 8, 10, 20, ..., that is at least as large. */
+function roundUp(value, steps = []) {
   const ten = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 5, 10].map((step) => step * ten).find((step) => step >= value * (1 - 1e-9));
+  return [...steps, ...[1, 2, 4, 6, 8, 10].map((step) => step * ten)].find((step) => step >= value * (1 - 1e-9));
 }
 
 export class Chart {
   /* `series` are [{name, values}], of which each value is a number or null for none. `show` makes
      a value a text, `where` a place on the horizontal axis. */
-  constructor(figure, { title, unit, show, where, bars = false, most, least = 1 }) {
-    Object.assign(this, { title, show, where, bars, most, least });
+  constructor(figure, { title, unit, show, where, bars = false, most, least = 1, steps }) {
+    Object.assign(this, { title, show, where, bars, most, least, steps });
     this.name = element("span", {}, title);
     this.read = element("span", { class: "read" });
     this.svg = drawn("svg", { role: "img", "aria-label": title });
@@ -94,15 +94,18 @@ export class Chart {
     const { width, svg } = this;
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     const values = this.series.flatMap((each) => each.values).filter((value) => value !== null);
-    const top = this.most ?? roundUp(Math.max(this.least, ...values));
+    const top = this.most ?? roundUp(Math.max(this.least, ...values), this.steps);
     const y = (value) => height - BOTTOM - (value / top) * (height - TOP - BOTTOM);
     const parts = [];
     for (const share of [0, 0.5, 1]) {
       parts.push(drawn("line", { class: "rule", x1: LEFT, x2: width - RIGHT, y1: y(top * share), y2: y(top * share) }));
       parts.push(drawn("text", { x: LEFT - 7, y: y(top * share) + 4, "text-anchor": "end" }, this.show(top * share)));
     }
+    let before = -Infinity;
     for (const [x, text] of this.ticks) {
       const at = this.at(x);
+      if (at < before + 52) continue;
+      before = at;
       const anchor = at < LEFT + 20 ? "start" : at > width - RIGHT - 20 ? "end" : "middle";
       parts.push(drawn("text", { x: at, y: height - 5, "text-anchor": anchor }, text));
     }

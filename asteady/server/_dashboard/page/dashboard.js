@@ -44,6 +44,22 @@ function duration(seconds) {
   return `${days} d ${hours % 24} h`;
 }
 
+/* In one unit, for axes and large letters. */
+function brief(seconds) {
+  if (!known(seconds) || seconds < 60) return duration(seconds).replace(".0 s", " s");
+  const [size, unit] = [[172800, "d"], [3600, "h"], [60, "min"]].find(([each]) => seconds >= each);
+  const value = seconds / (unit === "d" ? 86400 : size);
+  return `${value.toFixed(value < 10 && value % 1 ? 1 : 0)} ${unit}`;
+}
+
+/* One unit is enough for a time ago. */
+function ago(seconds) {
+  if (!known(seconds)) return NONE;
+  if (seconds < 1) return "now";
+  const [size, unit] = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]].find(([each]) => seconds >= each);
+  return `${Math.floor(seconds / size)} ${unit} ago`;
+}
+
 const plural = (number, one, many = `${one}s`) => `${count(number)} ${number === 1 ? one : many}`;
 const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
 const clockExact = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
@@ -105,11 +121,12 @@ function buckets(span_s, now_s, period_s) {
 
 const figure = (name) => document.getElementById(`chart-${name}`);
 const where = (x) => time(x, true);
+const TIME_STEPS = [1, 2, 4, 10, 20, 40, 60, 120, 240, 600, 1200, 2400, 3600, 7200, 14400, 36000, 72000, 172800];
 const charts = {
   hits: new Chart(figure("hits"), { title: "Hit ratio", where, most: 1, show: (value, exact) => (exact ? percent(value) : `${Math.round(100 * value)} %`) }),
-  saved: new Chart(figure("saved"), { title: "Time saved", where, bars: true, show: duration }),
+  saved: new Chart(figure("saved"), { title: "Time saved", where, bars: true, show: (value, exact) => (exact ? duration : brief)(value), steps: TIME_STEPS }),
   tokens: new Chart(figure("tokens"), { title: "Tokens a second", where, show: rate, least: 10 }),
-  requests: new Chart(figure("requests"), { title: "Requests", where, show: rate, least: 2 }),
+  requests: new Chart(figure("requests"), { title: "Requests", where, show: count, least: 4 }),
   curve: new Chart(figure("curve"), {
     title: "Miss ratio by size of the cache",
     where: (x) => plural(x, "entry", "entries"),
@@ -173,7 +190,7 @@ function drawCurve(found) {
     scale: Math.log10,
     ticks,
     xs: curve?.capacities ?? [],
-    mark: { x: capacity, text: "now" },
+    mark: { x: capacity, text: `now ${count(capacity)}` },
     summary: curve ? `${KINDS[kind].toLowerCase()}: ${percent(curve.now)} now, ${percent(curve.best)} at best` : "",
     series: [{ name: "Miss ratio", values: curve?.miss_ratios ?? [] }],
   });
@@ -187,8 +204,8 @@ function drawTiles(found) {
   const hits = sum(caches, "hits"), misses = sum(caches, "misses");
   const hitRatio = ratio(hits, misses);
   show("hit-ratio", percent(hitRatio), hitRatio);
-  show("lookups", `${plural(hits, "hit")}, ${count(misses)} computed, ${count(sum(caches, "coalesced"))} shared`);
-  show("saved", duration(sum(caches, "seconds_saved")), sum(caches, "seconds_saved"));
+  show("lookups", `${plural(hits, "hit")}, ${plural(misses, "miss", "misses")}`);
+  show("saved", brief(sum(caches, "seconds_saved")), sum(caches, "seconds_saved"));
   show("saved-all", `${duration(sum(caches, "all_seconds_saved"))} in all runs`);
 
   const recent = history.at_s.flatMap((at_s, index) => (at_s > found.now_s - 60 ? [index] : []));
@@ -207,15 +224,15 @@ function drawTiles(found) {
   show("error-kinds", errors ? `${count(failed)} failed, ${count(refused)} refused, ${count(store)} of the store` : "none so far");
 }
 
-function meter(name, value, of, { show: text = count, note = "" } = {}) {
-  const full = of > 0 && value >= of;
+function meter(name, value, of, { show: text = count, alarming = false } = {}) {
+  const full = alarming && of > 0 && value >= of;
   const fill = element("div", { class: full ? "fill full" : "fill" });
   fill.style.width = `${of > 0 ? Math.min(100, (100 * value) / of) : 0}%`;
   return element(
     "div",
     { class: "meter", "data-name": name, "data-value": value, "data-of": of },
     element("span", {}, name),
-    element("span", { class: "value" }, `${text(value)} of ${text(of)}${note}`),
+    element("span", { class: "value" }, `${text(value)} of ${text(of)}`),
     element("div", { class: "track", "aria-hidden": "true" }, fill),
   );
 }
@@ -228,12 +245,11 @@ const poolName = (name) => {
 function drawMachine(found) {
   const { pools, machine } = found.session;
   const meters = [];
-  const several = Object.keys(pools).length > 1;
   for (const [name, pool] of Object.entries(pools)) {
-    const { reference } = poolName(name);
-    const of = several ? ` of ${fileName(reference)} (${poolName(name).kind})` : "";
-    meters.push(meter(`Queue${of}`, pool.pending, pool.max_pending));
-    meters.push(meter(`Workers busy${of}`, pool.busy, pool.workers));
+    const { kind, reference } = poolName(name);
+    const model = `${fileName(reference)}, ${KINDS[kind].toLowerCase()}`;
+    meters.push(meter(`Queue of ${model}`, pool.pending, pool.max_pending, { alarming: true }));
+    meters.push(meter(`Busy workers of ${model}`, pool.busy, pool.workers));
   }
   if (machine) {
     const used = Math.min(machine.cores, machine.busy_workers * machine.threads);
@@ -274,10 +290,8 @@ function drawFlights(found) {
 
 function drawContents(found) {
   const rows = [
-    ["Entries", (cache) => count(cache.size)],
-    ["of at most", (cache) => count(cache.capacity)],
-    ["Size", (cache) => bytes(cache.total_size_bytes)],
-    ["of at most", (cache) => bytes(cache.max_size_bytes)],
+    ["Entries", (cache) => `${count(cache.size)} of ${count(cache.capacity)}`],
+    ["Size", (cache) => `${bytes(cache.total_size_bytes)} of ${bytes(cache.max_size_bytes)}`],
     ["Hit ratio", (cache) => percent(ratio(cache.hits, cache.misses))],
     ["Hits", (cache) => count(cache.hits)],
     ["Misses", (cache) => count(cache.misses)],
@@ -305,7 +319,7 @@ function drawEntries(found) {
     { name: "Uses", number: true, show: (row) => count(row.touches) },
     { name: "Cost", number: true, show: (row) => duration(row.cost_s) },
     { name: "Size", number: true, show: (row) => bytes(row.size_bytes) },
-    { name: "Last used", number: true, show: (row) => `${duration(Math.max(1, Math.round(found.now_s - row.last_used_s)))} ago` },
+    { name: "Last used", number: true, show: (row) => ago(found.now_s - row.last_used_s) },
   ], { caption: "Entries by the time they have saved", wide: true });
 }
 
@@ -393,7 +407,7 @@ const themes = ["system", "light", "dark"];
 const root = document.documentElement;
 
 function nameTheme() {
-  document.getElementById("theme-name").textContent = `Theme: ${root.dataset.theme ?? "system"}`;
+  document.getElementById("theme-name").textContent = root.dataset.theme ?? "system";
 }
 
 document.getElementById("theme").addEventListener("click", () => {
