@@ -89,7 +89,7 @@ async def refusal(client: httpx.AsyncClient, **body: Any) -> dict[str, Any]:
 
 
 def without_times(response: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in response.items() if name != "created_at"}
+    return {name: value for name, value in response.items() if not name.endswith("_at")}
 
 
 async def test_a_text_is_answered_with_a_message(client: httpx.AsyncClient) -> None:

@@ -109,6 +109,7 @@ def _frame(body: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, A
     return {
         "object": "response",
         "created_at": int(time.time()),
+        "completed_at": None,
         "status": "in_progress",
         "background": False,
         "error": None,
