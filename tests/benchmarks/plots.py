@@ -79,6 +79,11 @@ PLOTS = [
             "Gemma": "Gemma 3 270M, third turn of a chat, s to the first token: less is better",
         },
     ),
+    Plot(
+        name="server",
+        table="How fast",
+        columns={"httptools": "Remembered answers a second over HTTP, one core: more is better"},
+    ),
 ]
 
 
