@@ -184,13 +184,14 @@ async def test_events_lead_to_the_same_response(
     # Assembled as a client does, without a look at the last event.
     items: list[dict[str, Any]] = []
     for event in found:
+        if "item_id" in event:
+            assert (event["item_id"], event["output_index"]) == (items[-1]["id"], len(items) - 1)
         match event["type"].removeprefix("response."):
             case "output_item.added":
                 assert event["output_index"] == len(items)
                 assert event["item"]["status"] == "in_progress"
                 items.append(event["item"])
             case "content_part.added":
-                assert event["item_id"] == items[-1]["id"]
                 items[-1]["content"].append(event["part"])
             case "output_text.delta" | "reasoning_text.delta":
                 items[-1]["content"][event["content_index"]]["text"] += event["delta"]
@@ -243,6 +244,15 @@ async def test_the_form_of_a_text(client: httpx.AsyncClient) -> None:
     assert "integer" in asked[0].constraint.source
     error = await refusal(client, input="Hello", text={"format": {"type": "grammar"}})
     assert error["param"] == "text.format"
+
+
+async def test_a_call_that_must_be_made_has_no_form_beside_it(client: httpx.AsyncClient) -> None:
+    body = {"input": "Hello", "tools": [WEATHER], "text": {"format": {"type": "json_object"}}}
+    choice = {"type": "function", "name": "weather"}
+    response = await post(client, **body, tool_choice=choice)
+    assert response["output"][-1]["type"] == "function_call"
+    assert asked[0].constraint is None
+    await refusal(client, **body)
 
 
 async def test_log_probabilities_are_those_of_the_text(client: httpx.AsyncClient) -> None:
