@@ -249,3 +249,53 @@ def test_all_colours_of_texts_and_lines_are_told_from_what_is_behind() -> None:
         ]:
             one, two = sorted((_luminance(theme[front]), _luminance(theme[behind])))
             assert (two + 0.05) / (one + 0.05) >= least, (front, behind, theme[front])
+
+
+async def test_what_cannot_be_read_is_left_out(
+    session: asteady.Session, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await session.generate("a")
+
+    async def fails(*args: object) -> None:
+        raise asteady.StoreError("the disk is gone")
+
+    monkeypatch.setattr(session.cache.generation, "entries", fails)
+    found = await data(client)
+    assert found["entries"] == []
+    assert found["caches"]["generation"]["size"] == 1
+
+
+async def test_a_session_without_a_cache_has_a_dashboard_too() -> None:
+    session = asteady.Session(engine=FakeEngine(), disable_cache=True)
+    transport = httpx.ASGITransport(asteady.server.dashboard(session))
+    async with session, httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+        await session.generate("a")
+        found = (await client.get("/data")).json()
+    assert (found["entries"], found["curves"]["generation"]) == ([], None)
+    assert found["session"]["pools"]["generation:builtin"]["finished"] == 1
+    assert found["session"]["machine"] is None
+
+
+async def test_the_machine_and_the_weights_are_those_of_the_real_engine(tmp_path: Path) -> None:
+    async with asteady.Session(cache_dir=tmp_path, cores=1, context_memory_mb=64) as session:
+        assert session.statistics().machine is None
+        await session.generate("a", max_new_tokens=2)
+        machine = session.statistics().machine
+        assert machine is not None
+        assert (machine.cores, machine.threads, machine.max_context_bytes) == (1, 1, 64 * 2**20)
+        assert 0 < machine.context_bytes <= machine.max_context_bytes
+        (pool,) = session.statistics().pools.values()
+        assert pool.weights_bytes is not None
+        assert 2**20 < pool.weights_bytes < 100 * 2**20
+        await session.unload()
+        released = session.statistics().machine
+        assert released is not None
+        assert released.context_bytes == 0
+
+
+def test_a_session_of_another_kind_is_refused(engine: FakeEngine) -> None:
+    with (
+        asteady.blocking.Session(engine=engine) as session,
+        pytest.raises(asteady.InvalidRequestError, match=r"an asteady\.Session"),
+    ):
+        asteady.server.dashboard(session)  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ from asteady._base.requests import KINDS
 from asteady._base.validation import flag, shorten
 from asteady._session.generation import context_of
 from asteady._session.session import Session
+from asteady.operate._resolve_session import session_now
 from asteady.server._dashboard.history import PERIOD_S, History
 
 _PAGE = Path(__file__).parent / "page"
@@ -62,7 +63,11 @@ def dashboard(session: Session, *, show_prompts: bool = False) -> Starlette:
     Args:
         session: need not be open before the first request; it is not closed here.
         show_prompts: whether the page and the data have the beginnings of prompts.
+
+    Raises:
+        InvalidRequestError: `session` is no `asteady.Session`, or `show_prompts` no bool.
     """
+    session = session_now(session)  # refuses what is none
     numbers = _Numbers(session, flag("show_prompts", show_prompts))
     context_of(session).tasks.spawn_when_open(numbers.history.run)
 

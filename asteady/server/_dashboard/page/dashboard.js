@@ -4,7 +4,7 @@ const EVERY_MS = 2000;
 const TIMEOUT_MS = 10000;
 const NONE = "–";
 const BUCKETS = 60;
-const SPANS_S = [[300, "5 minutes"], [900, "15 minutes"], [3600, "hour"]];
+const SPANS_S = [[120, "2 minutes"], [300, "5 minutes"], [900, "15 minutes"], [3600, "hour"]];
 const KINDS = { generation: "Answers", embedding: "Embeddings" };
 
 // -- texts ----------------------------------------------------------------------------------------
@@ -102,10 +102,11 @@ function remember(found) {
 
 /* The samples in equal buckets up to now; `of` makes a number of each bucket's samples, or null. */
 function buckets(span_s, now_s, period_s) {
-  const wide_s = span_s / BUCKETS;
+  const number = Math.min(BUCKETS, Math.floor(span_s / period_s));
+  const wide_s = span_s / number;
   const end_s = Math.ceil(now_s / wide_s) * wide_s;
   const start_s = end_s - span_s;
-  const members = Array.from({ length: BUCKETS }, () => []);
+  const members = Array.from({ length: number }, () => []);
   history.at_s.forEach((at_s, index) => {
     // A sample ends at its time: it belongs where its middle is.
     const bucket = Math.floor((at_s - period_s / 2 - start_s) / wide_s);
@@ -143,7 +144,7 @@ function drawHistory(found) {
   show("span", spanName);
   const over = buckets(span_s, now_s, period_s);
   const { xs, from, to, of, sum, most } = over;
-  const step_s = span_s / 5;
+  const step_s = Math.max(60, span_s / 5);
   const ticks = [];
   for (let at = Math.ceil(from / step_s) * step_s; at <= to; at += step_s) ticks.push([at, time(at)]);
   const frame = { xs, from, to, ticks };
@@ -221,7 +222,7 @@ function drawTiles(found) {
   const refused = sum(pools, "refused"), failed = sum(pools, "failed"), store = sum(caches, "errors");
   const errors = failed + refused + store;
   show("errors", count(errors), errors).classList.toggle("alarming", errors > 0);
-  show("error-kinds", errors ? `${count(failed)} failed, ${count(refused)} refused, ${count(store)} of the store` : "none so far");
+  show("error-kinds", [[failed, "failed"], [refused, "refused"], [store, "of the store"]].flatMap(([number, what]) => (number ? [`${count(number)} ${what}`] : [])).join(", ") || "none so far");
 }
 
 function meter(name, value, of, { show: text = count, alarming = false } = {}) {
