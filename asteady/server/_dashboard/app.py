@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 import time
 from pathlib import Path
 from typing import Any
@@ -110,8 +109,6 @@ class _Numbers:
         self.history = History(session)
         self._session = session
         self._show_prompts = show_prompts
-        # The page forgets what it has of another run, whose counters were others.
-        self._run = secrets.token_hex(8)
         self._started_s = time.time()
         self._entries: list[dict[str, Any]] = []
         self._entries_until_s = 0.0
@@ -127,7 +124,6 @@ class _Numbers:
         caches = await session.cache.get_cache_stats()
         entries = await self._top_entries()
         return {
-            "run": self._run,
             "now_s": time.time(),
             "started_s": self._started_s,
             "show_prompts": self._show_prompts,

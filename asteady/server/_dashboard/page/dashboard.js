@@ -82,15 +82,13 @@ function named(text, title, tag = "span") {
 
 // -- what is known --------------------------------------------------------------------------------
 
-let run = null;
 let history = {};
 let lost_s = null;
 
 function remember(found) {
-  if (found.run !== run) {
-    run = found.run;
-    history = {};
-  }
+  // Samples of a server before its restart stay: each has the numbers of its interval alone. Those
+  // of a clock that was put back would keep newer ones away.
+  if (history.at_s?.at(-1) > found.now_s) history = {};
   const oldest_s = found.now_s - 3600;
   for (const [name, values] of Object.entries(found.history.samples)) {
     history[name] = (history[name] ?? []).concat(values);
@@ -376,17 +374,13 @@ function lose(reason) {
 
 async function ask() {
   const since_s = history.at_s?.at(-1) ?? 0;
-  const fetchData = (from_s) => fetch(`data?since=${from_s}`, { signal: AbortSignal.timeout(TIMEOUT_MS), cache: "no-store" });
-  let response;
   try {
-    response = await fetchData(since_s);
+    const response = await fetch(`data?since=${since_s}`, { signal: AbortSignal.timeout(TIMEOUT_MS), cache: "no-store" });
     if (!response.ok) {
       const said = await response.json().then((body) => body.error?.message ?? body.error).catch(() => null);
       return lose(`The server answered with ${response.status}${said ? `: ${said}` : ""}.`);
     }
-    let found = await response.json();
-    if (run !== null && found.run !== run) found = await (await fetchData(0)).json();
-    draw(found);
+    draw(await response.json());
     reached();
   } catch (error) {
     if (error instanceof TypeError || error.name === "TimeoutError" || error instanceof SyntaxError) {
