@@ -103,7 +103,8 @@ class Client:
             self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
         sent = json.dumps({**body, "stream": True}).encode()
         head = (
-            f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(sent)}"
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer key\r\n"
+            f"content-length: {len(sent)}"
         )
         whole = False
         try:
