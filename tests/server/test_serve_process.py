@@ -8,6 +8,7 @@ import signal
 import socket
 import stat
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -86,16 +87,25 @@ def test_after_the_time_of_grace_clients_are_told() -> None:
     with serve_process("--port", "0", "--grace", "0.2", fake=True) as process:
         with (
             client_of(ready(process)) as client,
+            ThreadPoolExecutor(1) as executor,
             client.stream("POST", CHAT, json=question("20", stream=True)) as reply,
         ):
             lines = reply.iter_lines()
             begun = [next(lines)]
+            waiting = executor.submit(client.post, CHAT, json=question("30"))
+            while 'asteady_pool_running{pool="generation:builtin"} 2.0' not in (
+                client.get("/metrics").text
+            ):
+                pass
             process.send_signal(signal.SIGTERM)
             *_, last = [line for line in [*begun, *lines] if line]
+            refused = waiting.result()
         assert json.loads(last.removeprefix("data: "))["error"]["code"] == "not_ready"
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert refused.json()["error"]["code"] == "not_ready"
         assert process.wait() == 0, process.rest()
         printed = process.rest()
-        assert "1 connections still wait" in printed
+        assert "2 connections still wait" in printed
         assert "Traceback" not in printed
 
 

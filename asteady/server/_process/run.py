@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, suppress
 from types import FrameType
 
 from asteady._base.errors import SettingsError
@@ -49,10 +49,8 @@ async def run(
         stopping = stack.enter_context(_stopped_by_signals(listeners))
         await stack.enter_async_context(session)
         collector: PrometheusCollector | None = None
-        try:
+        with suppress(SettingsError):  # prometheus-client is not there
             collector = await stack.enter_async_context(PrometheusCollector(session))
-        except SettingsError:  # prometheus-client is not there
-            collector = None
         health = Health(session)
         server = HttpServer(build_app(session, served, health, collector), timeouts)
         await server.start(listeners)
