@@ -294,7 +294,7 @@ async def pair(given: argparse.Namespace) -> None:
     library, served, ratio = (statistics.median(map(float, column)) for column in columns)
     rows.append(("median", library, served, ratio))
     table(
-        f"Tokens a second of {given.model}, {given.at_once} at once, {given.tokens} tokens each",
+        f"Tokens a second of {given.model}, {given.at_once} at once, {given.tokens} tokens at most",
         ["round", "library", "server", "to library"],
         [
             [name, f"{library:,.1f}", f"{served:,.1f}", f"{ratio:.3f}"]
