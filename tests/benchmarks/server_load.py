@@ -312,7 +312,8 @@ async def _rate(
     async def work(client: int) -> None:
         nonlocal tokens
         for prompt in left:
-            tokens += await ask(client, prompt)
+            found = await ask(client, prompt)  # not in one line: others add meanwhile
+            tokens += found
 
     began_s = time.perf_counter()
     await asyncio.gather(*(work(client) for client in range(at_once)))
