@@ -9,7 +9,10 @@ if TYPE_CHECKING:
     from asteady.server._openai.app import openai as openai
     from asteady.server._web.connected import while_connected as while_connected
     from asteady.server._web.dependency import get_session as get_session
-    from asteady.server._web.errors import exception_handlers as exception_handlers
+    from asteady.server._web.errors import (
+        exception_handlers as exception_handlers,
+        http_error as http_error,
+    )
     from asteady.server._web.fastapi import SessionDep as SessionDep
     from asteady.server._web.lifespan import Lifespan as Lifespan, lifespan as lifespan
     from asteady.server._web.streams import (
@@ -31,7 +34,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "asteady.server._openai.app": "openai",
         "asteady.server._web.connected": "while_connected",
         "asteady.server._web.dependency": "get_session",
-        "asteady.server._web.errors": "exception_handlers",
+        "asteady.server._web.errors": "exception_handlers http_error",
         "asteady.server._web.fastapi": "SessionDep",
         "asteady.server._web.lifespan": "Lifespan lifespan",
         "asteady.server._web.streams": "EventStreamResponse TextStreamResponse",

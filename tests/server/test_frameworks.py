@@ -36,13 +36,18 @@ def program(framework: str) -> str:
     return found[framework]
 
 
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine(context=10)
+
+
 @pytest.fixture(params=FRAMEWORKS)
 def app(request: pytest.FixtureRequest, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Each app, with its session on the fake engine, and room for one request that waits."""
+    """Each app, with its session on the fake engine, whose context holds nine words."""
     pytest.importorskip(request.param.lower(), reason="the framework is not installed")
 
     def open_session() -> asteady.Session:
-        return asteady.Session(engine=engine, workers=1, max_pending=1)
+        return asteady.Session(engine=engine, workers=1)
 
     code = program(request.param)
     assert code.count("lifespan(") + code.count("asteady.Session()") == 1
@@ -101,6 +106,8 @@ async def test_a_refusal_has_its_status(client: httpx.AsyncClient, path: str) ->
     reply = await client.get(path, params={"prompt": ""})
     assert reply.status_code == 400
     assert "prompt" in reply.text
+    reply = await client.get(path, params={"prompt": "word " * 10})
+    assert reply.status_code == 413
 
 
 async def test_a_stream_arrives_as_it_is_computed_and_ends_with_its_client(

@@ -18,7 +18,8 @@ async def get_session(request: HTTPConnection) -> Session:
     session: Session | None = getattr(request.state, "asteady", None)
     if session is None:
         # Litestar takes no state from a lifespan.
-        session = getattr(request.app.state, "asteady", None)
+        app = request.scope.get("app")
+        session = getattr(getattr(app, "state", None), "asteady", None)
     if session is not None:
         return session
     raise RuntimeError(

@@ -23,6 +23,7 @@ from asteady._base.errors import (
     SessionClosedError,
     SessionNotOpenError,
 )
+from asteady._base.public import public
 
 _log = logging.getLogger("asteady")
 
@@ -40,8 +41,13 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
 _MOST_REASON_BYTES = 123  # of a close frame, RFC 6455, 5.5
 
 
-def described(error: Exception) -> tuple[int, str, dict[str, str]]:
-    """The status, what the client is told, and the headers for an error."""
+@public
+def http_error(error: Exception) -> tuple[int, str, dict[str, str]]:
+    """The status, the message and the headers that `exception_handlers` answer an error with.
+
+    For frameworks that take no handlers of Starlette's. What is the server's own fault is logged;
+    the message names no files.
+    """
     for kind, status in _STATUS:
         if isinstance(error, kind):
             headers = {"retry-after": str(RETRY_AFTER_S)} if status == 503 else {}
@@ -73,7 +79,7 @@ def without_files(error: Exception, instead: str) -> str:
 
 
 async def _respond(request: HTTPConnection, error: Exception) -> Response | None:
-    status, message, headers = described(error)
+    status, message, headers = http_error(error)
     if isinstance(request, WebSocket):
         # 1008 the client's fault, 1013 try again later, 1011 the server's.
         code = 1008 if status < 500 else 1013 if status == 503 else 1011

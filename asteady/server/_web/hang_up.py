@@ -35,6 +35,8 @@ async def until_hang_up(receive: Receive, work: Awaitable[T]) -> T:
             working.cancel()
             # What it holds is given back before the request ends.
             await asyncio.wait((working,))
+            if not working.cancelled():
+                working.exception()  # seen: nobody is there to be told
 
 
 async def _hung_up(receive: Receive) -> None:

@@ -15,7 +15,7 @@ from asteady._base.messages import ToolCall
 from asteady._base.public import public
 from asteady._base.requests import Completion, ReasoningChunk, StreamEvent, TextChunk
 from asteady._session.generation import Stream
-from asteady.server._web.errors import described
+from asteady.server._web.errors import http_error
 from asteady.server._web.hang_up import ClientLeftError, until_hang_up
 
 
@@ -134,15 +134,16 @@ class EventStreamResponse(TextStreamResponse):
                         yield b": waiting\n\n"
                 finally:
                     waiting.cancel()
+                event = waiting.result()
                 began = True
-                if (event := waiting.result()) is None:
+                if event is None:
                     break
                 yield await self._with_ready(event, stream, events)
             yield _event(json.dumps(_summary(stream.answer), ensure_ascii=False), "done")
         except Exception as exc:
             if not began:
                 raise
-            yield _event(json.dumps({"detail": described(exc)[1]}), "error")
+            yield _event(json.dumps({"detail": http_error(exc)[1]}), "error")
 
     def _encoded(self, event: StreamEvent) -> bytes:
         match event:
