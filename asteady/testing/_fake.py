@@ -364,7 +364,9 @@ class _Running:
         if self._text.stopped or at == min(self._tokens, self.job.limit):
             self.done = True
             shown = self._text.end(cut=at == self.job.limit)
-            if request.constraint is not None and at < self._tokens:
+            # Where a text of a regex or a grammar is cut, it may be complete.
+            form = request.constraint
+            if form is not None and form.kind in ("json", "choices") and at < self._tokens:
                 error = IncompleteAnswerError(
                     f"max_new_tokens={request.max_new_tokens} cut the answer before its form was "
                     f"complete: it has {self._tokens} words"
