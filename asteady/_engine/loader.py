@@ -14,7 +14,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
@@ -112,17 +112,22 @@ class LlamaSource:
 
     def load(self, kind: Kind, reference: str) -> Engine:
         def attempt() -> Engine:
-            resolved = self._resolve(kind, reference).result
+            resolved = self._resolve(kind, reference)
             found = find_model(reference, kind=kind, cache_dir=self._cache_dir)
-            return load_engine(
-                found or resolved(),
-                self._options,
-                self._cache_dir,
-                resolved=resolved,
-                cores=self._cores,
-                memory=self._memory,
-                activities=self.activities,
-            )
+            try:
+                return load_engine(
+                    found or resolved.result(),
+                    self._options,
+                    self._cache_dir,
+                    resolved=resolved.result,
+                    cores=self._cores,
+                    memory=self._memory,
+                    activities=self.activities,
+                )
+            except ModelChangedError:
+                # What began to be read before the change must not be what the next attempt gets.
+                wait([resolved])
+                raise
 
         return self._attempts(reference, attempt)
 
