@@ -33,6 +33,7 @@ from asteady._base.requests import (
     GenerateRequest,
     Kind,
 )
+from asteady._engine.fingerprint import FingerprintParts
 
 Request: TypeAlias = GenerateRequest | EmbedRequest
 Answer: TypeAlias = Completion | Embedding
@@ -318,6 +319,18 @@ class ReadsFiles(Protocol):
 
     def identify(self, kind: Kind, reference: str, reading: Callable[[], None]) -> str:
         """As `EngineSource.fingerprint`; calls `reading` when such a file begins to be read."""
+
+
+@runtime_checkable
+class DescribesFingerprints(Protocol):
+    """A source that knows what its fingerprints are made of."""
+
+    def fingerprint_parts(self, kind: Kind, reference: str) -> FingerprintParts:
+        """What `EngineSource.fingerprint` is the digest of; blocks and raises as it does."""
+
+    def portable_fingerprint(self, fingerprint: str) -> str:
+        """The fingerprint without what depends on the CPU, of one that this process has computed
+        or loaded. From any thread, at once."""
 
 
 class ClosableTokenizer(Tokenizer, Protocol):

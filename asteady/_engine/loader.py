@@ -32,6 +32,7 @@ from asteady._base.threads import start_daemon
 from asteady._engine.api import Engine, MachineStatistics
 from asteady._engine.build import digest_of, libraries, processor
 from asteady._engine.cores import Cores
+from asteady._engine.fingerprint import FingerprintParts
 from asteady._engine.memory import ContextMemory
 from asteady._engine.models.hub import resolve_hub
 from asteady._engine.models.resolve import (
@@ -52,8 +53,6 @@ T = TypeVar("T")
 
 _log = logging.getLogger("asteady")
 
-# Raise it when asteady changes how it tokenises, samples, detokenises, stops or pools.
-_WAYS_VERSION = 4
 # Raise it when the probe or the choice of the setup changes.
 _PROBE_VERSION = 3
 
@@ -64,6 +63,8 @@ _BUILDS_FILE = "builds.json"
 _ATTEMPTS = 3
 
 _loaded_build: dict[str, str] | None = None
+# Portable fingerprints by the fingerprints that were computed; both depend on the parts alone.
+_portable: dict[str, str] = {}
 
 
 class LlamaSource:
@@ -109,6 +110,12 @@ class LlamaSource:
 
     def identify(self, kind: Kind, reference: str, reading: Callable[[], None]) -> str:
         return self._identified(kind, reference, fingerprint_of, reading)
+
+    def fingerprint_parts(self, kind: Kind, reference: str) -> FingerprintParts:
+        return self._identified(kind, reference, fingerprint_parts)
+
+    def portable_fingerprint(self, fingerprint: str) -> str:
+        return _portable[fingerprint]
 
     def load(self, kind: Kind, reference: str) -> Engine:
         def attempt() -> Engine:
@@ -321,25 +328,30 @@ def fingerprint_of(
     Raises:
         EngineError: llama-cpp-python is not installed.
     """
+    parts = fingerprint_parts(model, options, cache_dir, setup)
+    digest = parts.digest
+    _portable[digest] = parts.portable_digest
+    return digest
+
+
+def fingerprint_parts(
+    model: ModelFile, options: EngineOptions, cache_dir: Path, setup: Setup | None = None
+) -> FingerprintParts:
+    """What the fingerprint is the digest of; blocks and raises as `fingerprint_of` does."""
     build = build_of(cache_dir)
     repack = repacks(model.header.matrix_types, build["system"], options)
-    described = json.dumps(
-        {
-            "model": model.sha256,
-            "build": build,
-            "context_tokens": options.context_for(model.header.kind, model.header.context_length),
-            "repack": repack if setup is None else setup.repack,
-            "piece_tokens": options.piece_tokens,
-            "flash_attention": False,
-            "kv_unified": False,
-            "ways": _WAYS_VERSION,
-            **({"gpu_layers": options.gpu_layers} if options.gpu_layers else {}),
-            # Earlier versions left the reasoning in the text.
-            **({"thinking": 1} if model.header.thinks else {}),
-        },
-        sort_keys=True,
+    return FingerprintParts(
+        model=model.sha256,
+        libraries=build["libraries"],
+        version=build["version"],
+        system=build["system"],
+        context_tokens=options.context_for(model.header.kind, model.header.context_length),
+        repack=repack if setup is None else setup.repack,
+        piece_tokens=options.piece_tokens,
+        gpu_layers=options.gpu_layers,
+        # Earlier versions left the reasoning in the text.
+        thinking=model.header.thinks,
     )
-    return hashlib.sha256(described.encode()).hexdigest()
 
 
 def width_report(model: ModelFile, options: EngineOptions, cache_dir: Path) -> WidthReport | None:

@@ -7,14 +7,18 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import attrs
 import pytest
 
 from asteady._base.errors import EngineError
+from asteady._base.settings import Settings
+from asteady._engine.api import DescribesFingerprints
 from asteady._engine.build import digest_of, libraries, processor
+from asteady._engine.fingerprint import FingerprintParts
 from asteady._engine.llama import lib as _llama_lib
-from asteady._engine.loader import build_of, fingerprint_of
+from asteady._engine.loader import LlamaSource, build_of, fingerprint_of
 from asteady._engine.models.resolve import ModelFile, resolve_model
 from asteady._engine.plan import EngineOptions, Setup
 from tests.engine.conftest import load
@@ -69,6 +73,64 @@ def test_another_build_or_cpu_changes_the_fingerprint(
     for place, change in enumerate([("1.0", "AVX512 = 1"), ("0.5.0", "AVX2 = 1")]):
         monkeypatch.setattr(_llama_lib, "version_and_system", lambda change=change: change)
         assert fingerprint_of(file, options, tmp_path / str(place)) != expected
+
+
+PARTS = FingerprintParts(
+    model="0" * 64,
+    libraries="1" * 64,
+    version="0.3.36 0.5.0-dev",
+    system="CPU : SSE3 = 1 | AVX2 = 1 | ",
+    context_tokens=512,
+    repack=True,
+    piece_tokens=64,
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "digest"),
+    [
+        ({}, "269082f33f7d4f41e8872a8e9606494099a3f5706fbd20cac8241356ba99595a"),
+        (
+            {"gpu_layers": -1, "piece_tokens": 512, "repack": False},
+            "98da460c2da75da75e1e5ce5aa54bf88d68393ff7aa7546181b3bcc46aac8cd6",
+        ),
+        ({"thinking": True}, "185f671813cdb8660d8a385e83c1e79687402778a39efc0a8dd18fbea8f6f04c"),
+    ],
+)
+def test_fingerprints_are_those_of_earlier_versions(changes: dict[str, Any], digest: str) -> None:
+    """As the caches of users have them."""
+    assert attrs.evolve(PARTS, **changes).digest == digest
+
+
+@pytest.mark.parametrize("name", ["libraries", "system", "repack"])
+def test_a_portable_fingerprint_does_not_depend_on_the_cpu(name: str) -> None:
+    changes: dict[str, Any] = {name: not getattr(PARTS, name)}
+    other = attrs.evolve(PARTS, **changes)
+    assert other.digest != PARTS.digest
+    assert other.portable_digest == PARTS.portable_digest != PARTS.digest
+
+
+def test_a_portable_fingerprint_depends_on_everything_else() -> None:
+    names = set(attrs.fields_dict(FingerprintParts)) - {"libraries", "system", "repack"}
+    digests = set()
+    for name in names:
+        changes: dict[str, Any] = {name: "other" if name in ("model", "version") else 7}
+        digests.add(attrs.evolve(PARTS, **changes).portable_digest)
+    assert len(digests - {PARTS.portable_digest}) == len(names)
+
+
+def test_a_source_tells_the_portable_fingerprint_of_what_it_identified_and_loaded(
+    models: Path, file: ModelFile
+) -> None:
+    source = LlamaSource(Settings(cache_dir=models))
+    assert isinstance(source, DescribesFingerprints)
+    reference = str(file.path)
+    parts = source.fingerprint_parts("generation", reference)
+    assert parts.digest == source.fingerprint("generation", reference)
+    assert source.portable_fingerprint(parts.digest) == parts.portable_digest
+    engine = source.load("generation", reference)
+    assert source.portable_fingerprint(engine.fingerprint) == parts.portable_digest
+    engine.close()
 
 
 def test_a_known_build_needs_no_llama_cpp(models: Path, file: ModelFile) -> None:
