@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from asteady._base.settings import PREFIXES
+from tests.redis_server import Proxy, RedisServer
 
 if TYPE_CHECKING:
     from asteady import Session
@@ -52,3 +53,19 @@ async def session(engine: FakeEngine) -> AsyncIterator[Session]:
     async with Session(engine=engine, workers=2) as session:
         yield session
     engine.resume()
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """An empty redis-server without a limit of memory."""
+    directory = tmp_path / "redis"
+    directory.mkdir()
+    with RedisServer(directory) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_proxy(redis_server: RedisServer) -> Iterator[Proxy]:
+    """A proxy before `redis_server`; its URL is ``redis_server.url_at(redis_proxy.port)``."""
+    with Proxy(redis_server.port) as proxy:
+        yield proxy
