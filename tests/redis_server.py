@@ -136,12 +136,12 @@ class RedisServer:
             with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
                 if self.password:
                     connection.sendall(f"AUTH {self.password}\r\n".encode())
-                # One that another program started on this port is not it.
-                connection.sendall(b"INFO server\r\nQUIT\r\n")
+                # Not while it still reads its file, nor if another program has the port.
+                connection.sendall(b"INFO\r\nQUIT\r\n")
                 answer = b"".join(iter(lambda: connection.recv(65_536), b""))
         except OSError:
             return False
-        return f"process_id:{self.pid}\r\n".encode() in answer
+        return f"process_id:{self.pid}\r\n".encode() in answer and b"\r\nloading:0\r\n" in answer
 
 
 class _EndedError(Exception):
