@@ -127,6 +127,9 @@ class SettingsOptions(TypedDict, total=False):
     context_memory_mb: float | None
     prefix_max_size_mb: float | None
     idle_unload_s: float | None
+    shared_cache: str | None
+    shared_cache_timeout_s: float | None
+    shared_cache_lease_s: float | None
     date: str | datetime.date | None
 
 
@@ -192,6 +195,7 @@ _SETTINGS_HINTS = {
         "there are two: 'generation_cache_capacity' and 'embedding_cache_capacity'"
     ),
     "cache_path cache_directory directory": "it is called 'cache_dir' here",
+    "redis redis_url redis_uri valkey valkey_url": "it is called 'shared_cache' here",
     "keep_alive": "it is called 'idle_unload_s' here",
 }
 

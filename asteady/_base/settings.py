@@ -7,6 +7,7 @@ For people who move over from SteadyText, each variable is also read with the pr
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -44,6 +45,12 @@ PROFILES: dict[str, dict[str, float]] = {
         ("testing", 32, 10.0, 64, 20.0),
     )
 }
+
+
+_REDIS_SCHEMES = (
+    *("redis", "rediss", "valkey", "valkeys", "unix"),
+    *("redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel"),
+)
 
 
 def _refuse(name: str, value: object, allowed: str) -> AsteadyError:
@@ -117,6 +124,28 @@ def _directory(name: str, value: object) -> Path:
         raise _refuse(name, value, str(exc)) from None
 
 
+def hidden_password(url: object) -> str:
+    """The URL with `***` in place of what is in front of the host, or of a password in its query."""
+    shown = re.sub(r"//[^/?#]*@", "//***@", str(url))
+    return re.sub(r"(password=)[^&#]*", r"\1***", shown)
+
+
+def _shown_url(url: str | None) -> str:
+    return repr(url and hidden_password(url))
+
+
+def _redis_url(name: str, value: object) -> str:
+    if isinstance(value, str) and value.partition("://")[0] in _REDIS_SCHEMES:
+        return value
+    shown = hidden_password(value) if isinstance(value, str) else value
+    raise _refuse(
+        name,
+        shown,
+        "the URL of a Redis or Valkey server, as redis://host:6379/0, rediss:// (TLS), unix://,"
+        " redis+cluster:// or redis+sentinel://",
+    )
+
+
 def model_reference(
     name: str,
     value: object,
@@ -185,7 +214,8 @@ class Settings:
     affinity and by its container's quota. `threads` fixes the number for each call; None means the
     cores that no other worker needs. `context_tokens` bounds prompt and answer together; None means
     what the model was trained on. `context_memory_mb` bounds the keys and values of all requests;
-    None means a quarter of the machine's memory, or of its container's limit. docs/configuration.md
+    None means a quarter of the machine's memory, or of its container's limit. `shared_cache` is the
+    URL of a Redis or Valkey server that several machines share answers on. docs/configuration.md
     has all settings.
 
     Raises:
@@ -217,6 +247,9 @@ class Settings:
     context_memory_mb: float | None = _field(_optional(_megabytes), None)
     prefix_max_size_mb: float = _field(_megabytes, 512.0)
     idle_unload_s: float = _field(_seconds, 0.0)
+    shared_cache: str | None = _field(_optional(_redis_url), None, repr=_shown_url)
+    shared_cache_timeout_s: float = _field(_timeout, 0.5)
+    shared_cache_lease_s: float = _field(_timeout, 10.0)
     date: str = _field(_date, DEFAULT_DATE)
 
     def __attrs_post_init__(self) -> None:
