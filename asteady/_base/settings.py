@@ -125,7 +125,7 @@ def _directory(name: str, value: object) -> Path:
 
 
 def hidden_password(url: object) -> str:
-    """The URL with `***` in place of what is in front of the host, or of a password in its query."""
+    """The URL with `***` for what is in front of its host, and for a password in its query."""
     shown = re.sub(r"//[^/?#]*@", "//***@", str(url))
     return re.sub(r"(password=)[^&#]*", r"\1***", shown)
 

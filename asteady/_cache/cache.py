@@ -38,11 +38,12 @@ from asteady._base.errors import SessionError, SessionNotOpenError, StoreError
 from asteady._base.files import AnyPath
 from asteady._base.forks import FORKED, disown_in_child
 from asteady._base.public import public
-from asteady._base.requests import Key, is_below, namespace_path
+from asteady._base.requests import Key, Kind, is_below, namespace_path
 from asteady._base.tasks import check_loop, unattended
 from asteady._cache.late import LatePuts
 from asteady._cache.memory import Held, Memory, as_cached
 from asteady._cache.policy import Budget
+from asteady._cache.shared import SharedCache
 from asteady._cache.store.api import (
     ORDERS,
     STORE_TIMEOUT_S,
@@ -123,6 +124,10 @@ class Counters:
     misses: int = 0
     coalesced: int = 0
     coalesced_across_processes: int = 0
+    coalesced_across_machines: int = 0
+    shared_hits: int = 0
+    shared_misses: int = 0
+    shared_errors: int = 0
     evictions: int = 0
     declined: int = 0
     oversized: int = 0
@@ -151,7 +156,7 @@ class Cache(Generic[A]):
 
     def __init__(
         self,
-        kind: str,
+        kind: Kind,
         memory: Memory[A],
         budget: Budget,
         opener: Opener | None = None,
@@ -172,6 +177,8 @@ class Cache(Generic[A]):
         self._store: Store[A] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._locks: Locks | None = None
+        self.shared: SharedCache[A] | None = None
+        """The part of the shared tier for answers of this kind, if there is such a tier."""
         # The number and total duration of reads and writes, waiting included.
         self._operations = {"read": 0, "write": 0}
         self._durations_s = {"read": 0.0, "write": 0.0}
@@ -244,7 +251,7 @@ class Cache(Generic[A]):
     def disown(self) -> None:
         """In a forked child: leave the database to the parent."""
         self._aliases = self._keys = INACTIVE
-        self._task = self._store = self._locks = None
+        self._task = self._store = self._locks = self.shared = None
         self._forked = True
 
     async def ready(self) -> Store[A]:
@@ -527,26 +534,36 @@ class Cache(Generic[A]):
 
         write.add_done_callback(done)
 
-    async def delete(self, key: Key) -> bool:
+    async def delete(self, key: Key, *, shared: bool = True) -> bool:
         """Remove an entry, in every process's view within a second; False if it was not there.
 
-        As with `clear`, an answer that was asked for before is not stored after it.
+        As with `clear`, an answer that was asked for before is not stored after it, and the shared
+        tier's entry is removed too, unless `shared` is False.
 
         Raises:
-            StoreError: the store cannot be written.
+            StoreError: the store, or the shared tier, cannot be written.
         """
-        return bool(await (await self.ready()).submit(Delete(key)))
+        there = bool(await (await self.ready()).submit(Delete(key)))
+        if shared and self.shared is not None:
+            there |= await self.shared.delete(key)
+        return there
 
-    async def clear(self) -> int:
+    async def clear(self, *, shared: bool = True) -> int:
         """Remove everything, in every process's view within a second; returns the number.
 
         What was asked for before is not stored after it, whichever process computes it: those who
         wait get their answer, and whoever asks from now on has it computed anew.
 
+        The entries of the shared tier are removed too, and not counted, unless `shared` is False;
+        those in the stores of other machines stay.
+
         Raises:
-            StoreError: the store cannot be written.
+            StoreError: the store, or the shared tier, cannot be written.
         """
-        return int(await (await self.ready()).submit(Clear()))
+        removed = int(await (await self.ready()).submit(Clear()))
+        if shared and self.shared is not None:
+            await self.shared.clear()
+        return removed
 
     async def keys(self) -> list[Key]:
         """The keys of all entries, sorted.
@@ -597,15 +614,16 @@ class Cache(Generic[A]):
 
     # -- namespaces -------------------------------------------------------------------------------
 
-    async def tag(self, key: Key, namespace: str) -> None:
+    async def tag(self, key: Key, namespace: str) -> bool:
         """Tag an entry with a namespace, if it is there; returns when that is committed.
 
-        Concurrent callers share one read and one commit. A failing store is logged and counted.
-        Cancelling stops waiting; the entry is tagged all the same.
+        False if it was known to be tagged. Concurrent callers share one read and one commit. A
+        failing store is logged and counted. Cancelling stops waiting; the entry is tagged all the
+        same.
         """
         held = self._keys.get(key)
         if held is not None and namespace in held.tags:
-            return
+            return False
         tagging = (key, namespace)
         task = self._tagging.get(tagging)
         if task is None:
@@ -622,6 +640,7 @@ class Cache(Generic[A]):
             # Not at the end of the task itself: it may be closed when the loop is closed already.
             task.add_done_callback(tagged)
         await asyncio.shield(task)
+        return True
 
     @property
     def pending_tags(self) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from asteady._base.errors import StoreError
 from asteady._base.files import AnyPath
@@ -11,9 +12,11 @@ from asteady._base.forks import fork_gate
 from asteady._base.public import public
 from asteady._base.requests import KINDS, Completion, Embedding, Kind, is_below, namespace_path
 from asteady._base.settings import MEBIBYTE, Settings
+from asteady._base.validation import needs
 from asteady._cache.cache import TICK_S, Cache, Opener
 from asteady._cache.memory import Memory
 from asteady._cache.policy import POLICIES, Budget
+from asteady._cache.shared import SharedCache
 from asteady._cache.store.api import (
     BUSY_RETRY_S,
     BUSY_TIMEOUT_S,
@@ -26,6 +29,10 @@ from asteady._cache.store.api import (
     Untag,
 )
 from asteady._cache.store.codec import Codec, CompletionCodec, EmbeddingCodec
+from asteady._cache.tier import SharedTierError
+
+if TYPE_CHECKING:
+    from asteady._cache.redis import RedisTier
 
 A = TypeVar("A", Completion, Embedding)
 
@@ -69,6 +76,7 @@ class CacheManager:
 
         self.generation: Cache[Completion] = make("generation")
         self.embedding: Cache[Embedding] = make("embedding")
+        self._tier: RedisTier | None = None
 
     def __repr__(self) -> str:
         return f"<CacheManager {self.generation!r}, {self.embedding!r}>"
@@ -88,11 +96,13 @@ class CacheManager:
         Raises:
             StoreError: a database is another application's.
             StoreVersionError: it was written by a newer version of asteady.
+            SettingsError: `shared_cache` is no URL of a server, or redis-py is not installed.
         """
         locks = None if self._settings.disable_cache else self.directory / "locks"
         try:
-            await self.generation.open(self._make_store(self.generation, CompletionCodec()), locks)
-            await self.embedding.open(self._make_store(self.embedding, EmbeddingCodec()), locks)
+            self._tier = tier = self._make_tier()
+            await self._open(self.generation, CompletionCodec(), locks, tier)
+            await self._open(self.embedding, EmbeddingCodec(), locks, tier)
         except BaseException:
             await self.aclose()
             raise
@@ -107,6 +117,27 @@ class CacheManager:
             failure = (await cache.ready()).failure
             if failure is not None:
                 raise StoreError(str(failure))
+
+    async def _open(
+        self, cache: Cache[A], codec: Codec[A], locks: Path | None, tier: RedisTier | None
+    ) -> None:
+        if tier is not None:
+            cache.shared = SharedCache(tier, cache.kind, codec, cache.counters)
+        await cache.open(self._make_store(cache, codec), locks)
+
+    def _make_tier(self) -> RedisTier | None:
+        settings = self._settings
+        if settings.shared_cache is None or settings.disable_cache:
+            return None
+        needs("redis", extra="redis")
+        with fork_gate:
+            from asteady._cache.redis import RedisTier
+
+        return RedisTier(
+            settings.shared_cache,
+            timeout_s=settings.shared_cache_timeout_s,
+            lease_s=settings.shared_cache_lease_s,
+        )
 
     def _make_store(self, cache: Cache[A], codec: Codec[A]) -> Store[A]:
         if self._settings.disable_cache:
@@ -137,10 +168,11 @@ class CacheManager:
 
         Cancelling stops waiting; the threads end all the same, after the commit in progress.
         """
-        try:
-            await self.generation.aclose()
-        finally:
-            await self.embedding.aclose()
+        async with AsyncExitStack() as closing:
+            if self._tier is not None:
+                closing.push_async_callback(self._tier.aclose)
+            closing.push_async_callback(self.embedding.aclose)
+            closing.push_async_callback(self.generation.aclose)
 
     def abandon(self) -> None:
         """End the threads without the event loop, which no longer runs; touches that are not
@@ -160,14 +192,21 @@ class CacheManager:
             "embedding": await self.embedding.statistics(),
         }
 
-    async def clear_all_caches(self) -> None:
+    async def clear_all_caches(self, *, shared: bool = True) -> None:
         """Remove every entry of both caches.
 
+        Those of the shared tier are removed too, unless `shared` is False; those in the stores of
+        other machines stay.
+
         Raises:
-            StoreError: a database cannot be written.
+            StoreError: a database, or the shared tier, cannot be written.
         """
-        await self.generation.clear()
-        await self.embedding.clear()
+        await self.generation.clear(shared=False)
+        await self.embedding.clear(shared=False)
+        if shared:
+            for cache in (self.generation, self.embedding):
+                if cache.shared is not None:
+                    await cache.shared.clear()
 
     async def namespaces(self, below: str | None = None) -> dict[str, NamespaceSize]:
         """The size of each namespace itself, by its path; only those at or below `below`, if given.
@@ -200,18 +239,43 @@ class CacheManager:
             embedding=await (await self.embedding.ready()).holding(path),
         )
 
-    async def clear_namespace(self, path: str) -> int:
+    async def clear_namespace(self, path: str, *, shared: bool = True) -> int:
         """Remove this namespace and all below it from their entries, and the entries that have no
         other namespace, in every process's view within a second; returns the number removed.
 
+        So are those of the shared tier, which are not counted, unless `shared` is False.
+
         Raises:
             InvalidRequestError: `path` is no path of a namespace.
-            StoreError: a database cannot be written.
+            StoreError: a database, or the shared tier, cannot be written.
         """
-        operation = Untag(namespace_path(path))
-        generation = await (await self.generation.ready()).submit(operation)
-        embedding = await (await self.embedding.ready()).submit(operation)
+        path = namespace_path(path)
+        generation = await (await self.generation.ready()).submit(Untag(path))
+        embedding = await (await self.embedding.ready()).submit(Untag(path))
+        if shared:
+            for cache in (self.generation, self.embedding):
+                if cache.shared is not None:
+                    await cache.shared.clear_namespace(path)
         return int(generation) + int(embedding)
+
+    async def shared_statistics(self) -> dict[str, Any] | None:
+        """What the server of the shared tier says of itself; None if there is no such tier.
+
+        `version`; `keys`, also those of other programs in the same database; `used_memory_bytes`
+        of `max_memory_bytes` (0: no limit), and the `policy` and number of its `evictions`. What
+        this process did with it is in `get_cache_stats`.
+
+        Raises:
+            SessionNotOpenError: the cache is not open.
+            StoreError: the server does not answer.
+        """
+        await self.generation.ready()
+        if self._tier is None:
+            return None
+        try:
+            return await self._tier.statistics()
+        except SharedTierError as exc:
+            raise StoreError(str(exc)) from exc
 
     async def export_entries(self, path: AnyPath) -> Exported:
         """Write all entries with their answers to one file, while the cache is in use.

@@ -22,7 +22,7 @@ import math
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from contextlib import suppress
 from time import perf_counter
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import attrs
 
@@ -89,6 +89,8 @@ class Flight(Generic[A]):
         """When the first who joined asked, in seconds since the epoch."""
         self.stored_as: Key | None = None
         """The answer's key, if it is not the one that was asked for: the model is another one."""
+        self.found: Literal["disk", "shared"] | None = None
+        """Where the answer was found, if it was not computed."""
         self.asked: Asked | None = None
         """None for what no caller asked for, as loading a model."""
         self.waiters = 0

@@ -21,7 +21,7 @@ from asteady._base.requests import Completion, Embedding, EmbedRequest, Generate
 
 logger = logging.getLogger("asteady")
 
-Outcome: TypeAlias = Literal["memory", "disk", "coalesced", "computed", "failed"]
+Outcome: TypeAlias = Literal["memory", "disk", "shared", "coalesced", "computed", "failed"]
 """Answered from the memory tier or the disk; by a computation that another call had begun; by one
 that this call began; or not at all, because it raised or was cancelled."""
 

@@ -3,9 +3,12 @@
 memory tier          a hit returns without suspending
 flights.join(key)    one task per key, owned by the session
     cache.get        a hit on disk resolves the flight
+    shared.get       so does a hit in the shared tier, if there is one, which is stored on disk
     models.pool      the model is loaded, if need be
+    computing        other processes and machines wait for the answer
     models.run       a worker computes
     cache.put        committed before any caller is answered
+    shared.put       in the background
 """
 
 from __future__ import annotations
@@ -143,9 +146,8 @@ class Joined(Generic[A]):
     @property
     def outcome(self) -> Outcome:
         """Where the answer comes from, as far as is known."""
-        if self._outcome == "computed" and self._found_on_disk():
-            return "disk"
-        return self._outcome
+        found = None if self._flight is None else self._flight.found
+        return found if found and self._outcome == "computed" else self._outcome
 
     @property
     def chunks(self) -> Sequence[Chunk]:
@@ -187,8 +189,7 @@ class Joined(Generic[A]):
                 self._key = self._flight.stored_as
                 if self._watch is not None:
                     self._watch.key = self._key
-            if self._answer.cached and self._outcome == "computed":
-                self._outcome = "disk"
+            self._outcome = self.outcome
         assert self._answer is not None
         return self._answer
 
@@ -208,14 +209,11 @@ class Joined(Generic[A]):
         if self._watch is not None:
             self._watch.ended(self._outcome, self._answer, error)
 
-    def _found_on_disk(self) -> bool:
-        # A stream that was left before its end has not called `result`.
-        flight = self._flight
-        return flight is not None and flight.succeeded and flight.result().cached
-
     async def _tag(self) -> None:
         if self._namespace is not None:
-            await self._cache.tag(self._key, self._namespace)
+            tagged = await self._cache.tag(self._key, self._namespace)
+            if tagged and self._cache.shared is not None:
+                self._cache.shared.tag(self._key, self.fingerprint, [self._namespace])
 
 
 class Pipeline(Generic[A]):
@@ -278,7 +276,12 @@ class Pipeline(Generic[A]):
 
     async def contains(self, call: Call) -> bool:
         """Whether the answer is in the cache; computes, counts and touches nothing."""
-        return await self._cache.contains(await self.key(call))
+        fingerprint = await self._models.fingerprint(self._kind, call.model)
+        key = await _key_of(call.request, fingerprint)
+        if await self._cache.contains(key):
+            return True
+        shared = self._cache.shared
+        return shared is not None and await shared.contains(key, fingerprint)
 
     async def ensure_tagged(self, call: Call) -> bool:
         """As `contains`; an entry that is there is tagged with the call's namespace, if any."""
@@ -314,7 +317,7 @@ class Pipeline(Generic[A]):
                 )
 
         async def compute(flight: Flight[A]) -> A:
-            return await self._answer(flight, call, key, fingerprint)
+            return await self._answer(flight, call, key, fingerprint, clears)
 
         # All who join one flight get the same answer. A bypassing call shares with nobody, nor does
         # one that was made after a clear with one that was made before, and will not be stored.
@@ -329,7 +332,9 @@ class Pipeline(Generic[A]):
         outcome: Outcome = "computed" if started else "coalesced"
         return Joined(call, key, fingerprint, self._cache, outcome, flight=flight, watch=watch)
 
-    async def _answer(self, flight: Flight[A], call: Call, key: Key, fingerprint: str) -> A:
+    async def _answer(
+        self, flight: Flight[A], call: Call, key: Key, fingerprint: str, clears: int
+    ) -> A:
         cache = self._cache
 
         def key_by(loaded: str) -> Key:
@@ -339,11 +344,33 @@ class Pipeline(Generic[A]):
             flight.stored_as = call.request.key(loaded)
             return flight.stored_as
 
+        async def store(key: Key, answer: A) -> None:
+            await cache.put(
+                key,
+                answer,
+                alias=call.alias,
+                request=call.request,
+                namespaces=tuple(flight.namespaces),
+                asked_s=flight.asked_s,
+            )
+
+        async def keep(found: A) -> A:
+            await store(key, found)
+            if cache.shared is not None:
+                cache.shared.tag(key, fingerprint, flight.namespaces)
+            return _replay(flight, found, "shared")
+
         fits = self._fits(call.request, fingerprint)
+        shared = None
+        if cache.shared is not None and call.mode != "bypass":
+            shared = cache.shared.entry(key, fingerprint, fits)
         if call.looks_up:
             found = await cache.get(key, alias=call.alias, fits=fits)
             if found is not None:
-                return _replay(flight, found)
+                return _replay(flight, found, "disk")
+            found = await shared.get() if shared is not None else None
+            if found is not None:
+                return await keep(found)
             if call.mode == "only":
                 raise CacheMissError(
                     f"the answer with key {key} is not in the cache, and cache='only' does not"
@@ -359,16 +386,16 @@ class Pipeline(Generic[A]):
                 await stack.enter_async_context(cache.computing(key_now))
             # Another process may have stored it since the lookup.
             if call.mode == "use" and (found := await cache.peek(key_now, fits=fits)) is not None:
-                return _replay(flight, found)
+                return _replay(flight, found, "disk")
+            if shared is not None and call.mode == "use":
+                with self._models.activities.during("waiting", call.model):
+                    found = await stack.enter_async_context(shared.computing())
+                if found is not None:
+                    return await keep(found)
             answer, loaded = await self._compute(flight, call)
-            await cache.put(
-                key_by(loaded),
-                answer,
-                alias=call.alias,
-                request=call.request,
-                namespaces=tuple(flight.namespaces),
-                asked_s=flight.asked_s,
-            )
+            await store(key_by(loaded), answer)
+            if shared is not None and loaded == fingerprint and cache.clears == clears:
+                shared.put(answer, answer.cost_s, tuple(flight.namespaces))
         return answer
 
     def _fits(
@@ -401,7 +428,8 @@ async def _key_of(request: GenerateRequest | EmbedRequest, fingerprint: str) -> 
     return request.key(fingerprint)
 
 
-def _replay(flight: Flight[A], found: A) -> A:
+def _replay(flight: Flight[A], found: A, where: Literal["disk", "shared"]) -> A:
+    flight.found = where
     if isinstance(found, Completion):
         flight.emit(*found.all_chunks())
     return found

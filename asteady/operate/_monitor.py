@@ -24,7 +24,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 # From cheap to costly: the last one names the outcome of several calls.
-_BY_COST: tuple[Outcome, ...] = ("memory", "disk", "coalesced", "computed", "failed")
+_BY_COST: tuple[Outcome, ...] = (
+    *("memory", "disk", "shared"),
+    *("coalesced", "computed", "failed"),
+)
 
 
 @public

@@ -1,0 +1,385 @@
+"""The shared tier: answers on a server of Redis or Valkey, for several machines.
+
+An entry is a hash, ``asteady:1:<digest of the fingerprint>:<kind>:<key>``, with the packed answer
+in the field ``v`` and an empty field ``t:<path>`` for each namespace. ``<entry>:lease`` is there
+while a machine computes the answer, and the channel of the same name tells when it is done. Every
+command is about one key, so that a cluster serves them too. No command depends on a clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import redis.asyncio
+from redis import exceptions
+from redis.asyncio.lock import Lock
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import LockError, RedisError
+
+from asteady._base.errors import SettingsError
+from asteady._base.requests import Key, Kind
+from asteady._base.settings import hidden_password
+from asteady._base.tasks import unattended
+from asteady._cache.breaker import CircuitBreaker
+from asteady._cache.notices import Notices
+from asteady._cache.tier import Lease, SharedTierError
+
+log = logging.getLogger("asteady")
+
+T = TypeVar("T")
+
+# redis-py's clients differ in type, not in the commands that are used here.
+Client: TypeAlias = Any
+
+_PREFIX = "asteady:1:"
+# Per process; a command takes a tenth of a millisecond, so a few connections carry thousands.
+_CONNECTIONS = 8
+# What is written when a session closes has so long.
+_CLOSING_S = 2.0
+# After so long, or `timeout_s` if that is more, a connection that says nothing is given up.
+_SILENCE_S = 5.0
+# A time limit is waited for in so many parts.
+_PARTS = 8
+# Entries that are looked at, or removed, at a time, and how long that may take.
+_BATCH = 1000
+_BATCH_S = 10.0
+
+# A tag on an entry that is there; nothing is made of one that is not.
+_TAG = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+return redis.call('HSET', KEYS[1], ARGV[1], '')
+"""
+# Takes a namespace, and all below it, from an entry, which goes if it has no other.
+_UNTAG = """
+local had, others = false, false
+for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
+    if field == ARGV[1] or string.sub(field, 1, #ARGV[1] + 1) == ARGV[1] .. '/' then
+        redis.call('HDEL', KEYS[1], field)
+        had = true
+    elseif string.sub(field, 1, 2) == 't:' then
+        others = true
+    end
+end
+if had and not others then return redis.call('DEL', KEYS[1]) end
+return 0
+"""
+
+
+class RedisTier:
+    """A client of the server, and what a cache does with it. Used on one event loop.
+
+    While the server does not answer, each call fails at once. Every failure is a `SharedTierError`,
+    is logged once until it works again, and counted by the caller.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float, lease_s: float) -> None:
+        self.url = hidden_password(url)
+        self.timeout_s = timeout_s
+        self.lease_s = lease_s
+        self._client: Client = _client(url, timeout_s)
+        self._breaker = CircuitBreaker(self._probe, self._changed)
+        self._notices = Notices(self._client.pubsub)
+        self._tag = self._client.register_script(_TAG)
+        self._untag = self._client.register_script(_UNTAG)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._refused: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"<RedisTier {self.url}: {'available' if self.available else 'unavailable'}>"
+
+    @property
+    def available(self) -> bool:
+        """Whether the last call that had to do with the connection succeeded."""
+        return self._breaker.closed
+
+    def name(self, kind: Kind, fingerprint: str, key: Key) -> str:
+        """The name of an entry on the server."""
+        digest = hashlib.sha256(fingerprint.encode()).hexdigest()[:16]
+        return f"{_PREFIX}{digest}:{kind[0]}:{key}"
+
+    async def get(self, name: str, limit_s: float) -> bytes | None:
+        """The packed answer, or None."""
+        found: bytes | None = await self._run(lambda: self._client.hget(name, "v"), limit_s)
+        return found
+
+    async def contains(self, name: str) -> bool:
+        return bool(await self._run(lambda: self._client.hexists(name, "v"), self.timeout_s))
+
+    async def put(self, name: str, value: bytes, namespaces: tuple[str, ...]) -> None:
+        fields: dict[str, bytes] = {"v": value, **{f"t:{path}": b"" for path in namespaces}}
+        await self._run(lambda: self._client.hset(name, mapping=fields), self.timeout_s)
+
+    async def tag(self, name: str, namespace: str) -> None:
+        """Tag an entry with a namespace, if it is there."""
+        await self._run(lambda: self._tag([name], [f"t:{namespace}"]), self.timeout_s)
+
+    # -- leases -----------------------------------------------------------------------------------
+
+    async def lease(self, name: str, limit_s: float) -> Lease | None:
+        """The lease of an entry, or None while another machine has it.
+
+        It ends by itself if it is not renewed. One that is won while the caller is cancelled is
+        given back.
+        """
+        lock = Lock(self._client, f"{name}:lease", timeout=self.lease_s, thread_local=False)
+        acquiring = self.spawn(self._run(lambda: lock.acquire(blocking=False), limit_s))
+        try:
+            acquired = await asyncio.shield(acquiring)
+        except asyncio.CancelledError:
+            acquiring.add_done_callback(lambda _: self.spawn(self.release(lock)))
+            raise
+        return lock if acquired else None
+
+    async def renew(self, lease: Lease) -> bool:
+        """Have the lease last for its whole time again; False if it has ended."""
+        try:
+            return bool(await self._run(lease.reacquire, self.timeout_s))
+        except LockError:
+            return False
+
+    async def release(self, lease: Lease) -> None:
+        """End the lease, if it has not ended, and tell those that wait. Never raises."""
+        with suppress(LockError, SharedTierError):
+            await self._run(lease.release, self.timeout_s)
+            await self._run(lambda: self._client.publish(lease.name, b""), self.timeout_s)
+
+    @asynccontextmanager
+    async def released(self, name: str) -> AsyncIterator[asyncio.Event]:
+        """An event that is set when the lease may have ended; but see `Notices`."""
+        channel = f"{name}:lease"
+        with self._notices.waiting(channel) as event:
+            with suppress(SharedTierError):
+                await self._run(lambda: self._notices.subscribe(channel), self.timeout_s)
+            yield event
+        self.spawn(self._unsubscribe(channel))
+
+    # -- all entries ------------------------------------------------------------------------------
+
+    async def names(self, kind: Kind, key: Key = "*") -> AsyncIterator[list[str]]:
+        """The names of all entries of a kind, or of one key, in batches; one may come twice.
+
+        Raises:
+            SharedTierError: the server failed meanwhile.
+        """
+        batch: list[str] = []
+        try:
+            async for name in self._client.scan_iter(f"{_PREFIX}*:{kind[0]}:{key}", count=_BATCH):
+                if not name.endswith(b":lease"):
+                    batch.append(name.decode())
+                if len(batch) == _BATCH:
+                    yield batch
+                    batch = []
+        except (RedisError, OSError) as exc:
+            raise self._error(exc) from exc
+        if batch:
+            yield batch
+
+    async def delete(self, kind: Kind, key: Key) -> bool:
+        """Remove the entries of a key, of whatever fingerprint; looks at the names of all.
+
+        Raises:
+            SharedTierError: the server failed.
+        """
+        return await self._remove(self.names(kind, key)) > 0
+
+    async def clear(self, kind: Kind) -> int:
+        """Remove all entries of a kind, of whatever fingerprint; returns their number.
+
+        Raises:
+            SharedTierError: the server failed; some may be removed.
+        """
+        return await self._remove(self.names(kind))
+
+    async def _remove(self, batches: AsyncIterator[list[str]]) -> int:
+        removed = 0
+        async for names in batches:
+            removed += await self._run(partial(self._client.unlink, *names), _BATCH_S)
+        return removed
+
+    async def clear_namespace(self, kind: Kind, path: str) -> int:
+        """As `CacheManager.clear_namespace`, of the entries of a kind on the server.
+
+        Raises:
+            SharedTierError: the server failed; some may be removed.
+        """
+        removed = 0
+        async for names in self.names(kind):
+            for name in names:
+                removed += await self._run(
+                    partial(self._untag, [name], [f"t:{path}"]), self.timeout_s
+                )
+        return removed
+
+    async def statistics(self) -> dict[str, Any]:
+        """What the server says of itself: its version, memory and keys, also those of others.
+
+        Raises:
+            SharedTierError: it does not answer.
+        """
+        info = await self._run(self._client.info, self.timeout_s)
+        nodes = [info] if "redis_version" in info else list(info.values())
+        return {
+            "version": nodes[0].get("valkey_version", nodes[0]["redis_version"]),
+            "keys": await self._run(self._client.dbsize, self.timeout_s),
+            "used_memory_bytes": sum(node["used_memory"] for node in nodes),
+            "max_memory_bytes": sum(node["maxmemory"] for node in nodes),
+            "policy": nodes[0]["maxmemory_policy"],
+            "evictions": sum(node["evicted_keys"] for node in nodes),
+        }
+
+    # -- calls ------------------------------------------------------------------------------------
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run something that nobody waits for; `aclose` waits for its end, for some seconds."""
+        task = unattended(asyncio.create_task(work, name="asteady shared tier"))
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    async def aclose(self) -> None:
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_CLOSING_S)
+        for task in self._tasks:
+            task.cancel()
+        self._breaker.stop()
+        await self._notices.aclose()
+        with suppress(RedisError, OSError):
+            await self._client.aclose()
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            # The caller has it, or it was logged.
+            log.debug("%r failed", task, exc_info=task.exception())
+
+    async def _run(self, command: Callable[[], Awaitable[T]], limit_s: float) -> T:
+        """The result of a command.
+
+        Raises:
+            SharedTierError: the server does not answer in time, or refuses it.
+            LockError: of a lease that has ended.
+        """
+        if not self._breaker.closed:
+            raise SharedTierError(f"the shared cache {self.url} does not answer")
+        try:
+            result = await self._within(limit_s, command)
+        except LockError:
+            raise
+        except (RedisError, OSError) as exc:
+            raise self._error(exc) from exc
+        if self._refused:
+            self._refused.clear()
+        return result
+
+    async def _within(self, limit_s: float, command: Callable[[], Awaitable[T]]) -> T:
+        """The result of a command; raises TimeoutError if the server takes longer.
+
+        A client of redis-py that is cancelled may lose a connection, so a command is left to end by
+        itself. The time is waited for in parts: while other work blocks the event loop, which is no
+        fault of the server's, one part passes and not all.
+        """
+
+        async def run() -> T:
+            return await command()
+
+        task = self.spawn(run())
+        for _ in range(_PARTS):
+            done, _ = await asyncio.wait([task], timeout=limit_s / _PARTS)
+            if done:
+                return task.result()
+        raise TimeoutError
+
+    async def _unsubscribe(self, channel: str) -> None:
+        with suppress(SharedTierError):
+            await self._run(lambda: self._notices.unsubscribe(channel), self.timeout_s)
+
+    def _error(self, exc: Exception) -> SharedTierError:
+        """What a failure of the server is for the caller; logs it, and opens the breaker."""
+        text = hidden_password(exc) or type(exc).__name__
+        if isinstance(exc, exceptions.ResponseError):
+            # It answers, and other commands may work: if its memory is full, reading does.
+            if text not in self._refused:
+                self._refused.add(text)
+                log.warning("the shared cache %s refused a command: %s", self.url, text)
+        else:
+            self._breaker.fail(exc)
+        return SharedTierError(f"the shared cache {self.url} failed: {text}")
+
+    async def _probe(self) -> None:
+        await self._within(self.timeout_s, self._client.ping)
+
+    def _changed(self, error: Exception | None) -> None:
+        if error is None:
+            log.info("the shared cache %s answers again", self.url)
+            return
+        reason = hidden_password(error) or f"no answer in {self.timeout_s:g} s"
+        log.warning(
+            "the shared cache %s does not answer, and is left alone until it does: %s",
+            self.url,
+            reason,
+        )
+
+
+def _client(url: str, timeout_s: float) -> Client:
+    """redis-py's client for a URL; connects nowhere yet.
+
+    Raises:
+        SettingsError: redis-py does not take it.
+    """
+    options: dict[str, Any] = {
+        "socket_timeout": max(timeout_s, _SILENCE_S),
+        "socket_connect_timeout": max(timeout_s, _SILENCE_S),
+        # One more attempt, at once: a server that was started again has closed its connections.
+        "retry": Retry(NoBackoff(), 1),
+        "protocol": 2,
+    }
+    scheme, _, rest = url.partition("://")
+    scheme = scheme.replace("valkey", "redis", 1)
+    try:
+        if scheme.endswith("+cluster"):
+            plain = f"{scheme.removesuffix('+cluster')}://{rest}"
+            return redis.asyncio.RedisCluster.from_url(
+                plain, max_connections=_CONNECTIONS, **options
+            )
+        if scheme.endswith("+sentinel"):
+            return _sentinel_client(f"{scheme}://{rest}", options)
+        pool = redis.asyncio.BlockingConnectionPool.from_url(
+            f"{scheme}://{rest}", max_connections=_CONNECTIONS, timeout=timeout_s, **options
+        )
+    except (ValueError, TypeError, RedisError) as exc:
+        raise SettingsError(
+            f"shared_cache={hidden_password(url)!r} is not allowed: {hidden_password(exc)}"
+        ) from None
+    return redis.asyncio.Redis.from_pool(pool)
+
+
+def _sentinel_client(url: str, options: dict[str, Any]) -> Client:
+    """``redis+sentinel://[user:password@]host[:port][,host[:port]...]/service[/database]``"""
+    parts = urlsplit(url)
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    service, _, database = parts.path.strip("/").partition("/")
+    if not service:
+        raise ValueError("the name of the service is missing, as in redis+sentinel://host/mymaster")
+    user, _, password = credentials.partition(":")
+    options = {
+        **options,
+        "db": int(database or 0),
+        "username": unquote(user) or None,
+        "password": unquote(password) or None,
+        "ssl": parts.scheme.startswith("rediss"),
+    }
+    sentinels = []
+    for host in hosts.split(","):
+        address, _, port = host.rpartition(":") if ":" in host else (host, "", "26379")
+        sentinels.append((address, int(port)))
+    known = {name: options[name] for name in ("socket_timeout", "socket_connect_timeout")}
+    sentinel: Any = redis.asyncio.Sentinel
+    return sentinel(sentinels, sentinel_kwargs=known, **options).master_for(service)

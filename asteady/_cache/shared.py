@@ -1,0 +1,84 @@
+"""The shared tier of one cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from typing import Generic, TypeVar
+
+from asteady._base.errors import StoreError
+from asteady._base.requests import Key, Kind
+from asteady._cache.shared_entry import HasCounters, SharedEntry
+from asteady._cache.store.codec import Codec
+from asteady._cache.tier import SharedTierError, Tier
+
+A = TypeVar("A")
+
+
+class SharedCache(Generic[A]):
+    """The answers of one kind in the shared tier."""
+
+    def __init__(self, tier: Tier, kind: Kind, codec: Codec[A], counters: HasCounters) -> None:
+        self._tier = tier
+        self._kind = kind
+        self._codec = codec
+        self._counters = counters
+
+    def entry(
+        self, key: Key, fingerprint: str, fits: Callable[[A], bool] | None = None
+    ) -> SharedEntry[A]:
+        """An entry, for one computation of its answer, which has to fit."""
+        name = self._tier.name(self._kind, fingerprint, key)
+        return SharedEntry(self._tier, name, key, self._codec, self._counters, fits)
+
+    async def contains(self, key: Key, fingerprint: str) -> bool:
+        """Whether there is such an entry; False if the tier fails."""
+        with suppress(SharedTierError):
+            return await self._tier.contains(self._tier.name(self._kind, fingerprint, key))
+        return False
+
+    def tag(self, key: Key, fingerprint: str, namespaces: Collection[str]) -> None:
+        """Tag an entry with namespaces, in the background, if it is there."""
+        for path in namespaces:
+            self._tier.spawn(self._tag(self._tier.name(self._kind, fingerprint, key), path))
+
+    async def delete(self, key: Key) -> bool:
+        """Remove the entry of this key, of whatever fingerprint.
+
+        Raises:
+            StoreError: the tier cannot be written.
+        """
+        try:
+            return await self._tier.delete(self._kind, key)
+        except SharedTierError as exc:
+            raise _not_cleared(exc) from exc
+
+    async def clear(self) -> int:
+        """Remove everything; returns the number.
+
+        Raises:
+            StoreError: the tier cannot be written.
+        """
+        try:
+            return await self._tier.clear(self._kind)
+        except SharedTierError as exc:
+            raise _not_cleared(exc) from exc
+
+    async def clear_namespace(self, path: str) -> int:
+        """As `CacheManager.clear_namespace`.
+
+        Raises:
+            StoreError: the tier cannot be written.
+        """
+        try:
+            return await self._tier.clear_namespace(self._kind, path)
+        except SharedTierError as exc:
+            raise _not_cleared(exc) from exc
+
+    async def _tag(self, name: str, path: str) -> None:
+        with suppress(SharedTierError):
+            await self._tier.tag(name, path)
+
+
+def _not_cleared(exc: SharedTierError) -> StoreError:
+    return StoreError(f"{exc}; what is on this machine is removed, what is shared may be left")
