@@ -15,8 +15,8 @@ All methods but `interrupt` may block, and are not called on the event loop's th
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol, TypeAlias, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import attrs
 
@@ -33,7 +33,6 @@ from asteady._base.requests import (
     GenerateRequest,
     Kind,
 )
-from asteady._engine.fingerprint import FingerprintParts
 
 Request: TypeAlias = GenerateRequest | EmbedRequest
 Answer: TypeAlias = Completion | Embedding
@@ -325,8 +324,9 @@ class ReadsFiles(Protocol):
 class DescribesFingerprints(Protocol):
     """A source that knows what its fingerprints are made of."""
 
-    def fingerprint_parts(self, kind: Kind, reference: str) -> FingerprintParts:
-        """What `EngineSource.fingerprint` is the digest of; blocks and raises as it does."""
+    def fingerprint_parts(self, kind: Kind, reference: str) -> Mapping[str, Any]:
+        """What `EngineSource.fingerprint` is the digest of, by name and ready for JSON; blocks and
+        raises as it does."""
 
     def portable_fingerprint(self, fingerprint: str) -> str:
         """The fingerprint without what depends on the CPU, of one that this process has computed

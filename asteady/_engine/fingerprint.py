@@ -19,7 +19,8 @@ class FingerprintParts:
     digests. `libraries`, `version` and `system` are of llama.cpp: the SHA-256 of its libraries,
     the versions of llama-cpp-python and llama.cpp, and the features of the CPU that the build
     uses. `repack` says whether the weights are repacked for this CPU, `thinking` whether reasoning
-    is cut out of the text, and `ways` counts asteady's own ways of computing.
+    is cut out of the text, and `ways` counts asteady's own ways of computing. `files` are the
+    digests of a model in several files, for people: `model` has them already.
 
     Keys depend on both digests: neither a name nor a value may change here, but by raising `ways`.
     """
@@ -36,6 +37,7 @@ class FingerprintParts:
     flash_attention: bool = False
     kv_unified: bool = False
     ways: int = WAYS_VERSION
+    files: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:

@@ -18,7 +18,7 @@ from concurrent.futures import Future, wait
 from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
@@ -111,8 +111,9 @@ class LlamaSource:
     def identify(self, kind: Kind, reference: str, reading: Callable[[], None]) -> str:
         return self._identified(kind, reference, fingerprint_of, reading)
 
-    def fingerprint_parts(self, kind: Kind, reference: str) -> FingerprintParts:
-        return self._identified(kind, reference, fingerprint_parts)
+    def fingerprint_parts(self, kind: Kind, reference: str) -> dict[str, Any]:
+        parts = self._identified(kind, reference, fingerprint_parts)
+        return {**attrs.asdict(parts), "files": list(parts.files)}
 
     def portable_fingerprint(self, fingerprint: str) -> str:
         return _portable[fingerprint]
@@ -351,6 +352,7 @@ def fingerprint_parts(
         gpu_layers=options.gpu_layers,
         # Earlier versions left the reasoning in the text.
         thinking=model.header.thinks,
+        files=tuple(part.sha256 for part in model.parts) if len(model.parts) > 1 else (),
     )
 
 

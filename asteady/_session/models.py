@@ -6,9 +6,9 @@ import asyncio
 import logging
 import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Hashable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 from weakref import WeakSet
 
 from asteady._base.activity import Activities
@@ -19,6 +19,7 @@ from asteady._base.settings import Settings
 from asteady._base.tasks import run_in_daemon
 from asteady._engine.api import (
     ChecksReferences,
+    DescribesFingerprints,
     EngineSource,
     Fetching,
     KnowsDimensions,
@@ -156,6 +157,22 @@ class Models:
         if kind == "embedding" and isinstance(self._source, KnowsDimensions):
             self._dimensions[fingerprint] = self._source.dimensions(reference)
         return fingerprint
+
+    async def fingerprint_parts(self, kind: Kind, reference: str) -> Mapping[str, Any]:
+        """What the model's fingerprint is the digest of, by name; nothing where the engine does
+        not tell. Raises as `fingerprint` does."""
+        await self.fingerprint(kind, reference)
+        source = self._source
+        if not isinstance(source, DescribesFingerprints):
+            return {}
+        return await run_in_daemon("asteady-identify", source.fingerprint_parts, kind, reference)
+
+    def portable_fingerprint(self, fingerprint: str) -> str:
+        """The fingerprint without what depends on the CPU, of one that `fingerprint` or a pool has
+        given; the same where nothing does."""
+        if not isinstance(self._source, DescribesFingerprints):
+            return fingerprint
+        return self._source.portable_fingerprint(fingerprint)
 
     def dimensions(self, fingerprint: str) -> int:
         """The dimensions of whole vectors of the model with this fingerprint; 0 if unknown."""

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         ProductionCacheMonitor as ProductionCacheMonitor,
         PrometheusCollector as PrometheusCollector,
         StrategicCacheWarmer as StrategicCacheWarmer,
+        fingerprint as fingerprint,
         opentelemetry as opentelemetry,
         verify as verify,
         verify_cache as verify_cache,
@@ -74,8 +75,8 @@ else:
             "asteady.blocking._tools": (
                 "CacheAwareGenerator CacheBenchmark CacheInspector CacheMonitor CacheOptimizer"
                 " CachePersistenceManager HierarchicalCache ProductionCacheMonitor"
-                " PrometheusCollector StrategicCacheWarmer opentelemetry verify verify_cache"
-                " warm_cache_parallel warm_cache_sequential"
+                " PrometheusCollector StrategicCacheWarmer fingerprint opentelemetry verify"
+                " verify_cache warm_cache_parallel warm_cache_sequential"
             ),
         },
     )

@@ -428,6 +428,7 @@ def _plain(fn: Callable[Concatenate[AsyncSession, P], Awaitable[R]]) -> _Functio
     return with_timeout(plain)  # type: ignore[no-any-return]  # see Bound
 
 
+fingerprint = _plain(operate.fingerprint)
 verify = _plain(operate.verify)
 verify_cache = _plain(operate.verify_cache)
 

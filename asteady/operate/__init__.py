@@ -40,6 +40,12 @@ if TYPE_CHECKING:
         PromptTiming as PromptTiming,
         Replayed as Replayed,
     )
+    from asteady.operate._fingerprint import (
+        FingerprintComparison as FingerprintComparison,
+        FingerprintDifference as FingerprintDifference,
+        ModelFingerprint as ModelFingerprint,
+        fingerprint as fingerprint,
+    )
     from asteady.operate._guide import (
         HierarchicalCache as HierarchicalCache,
         StrategicCacheWarmer as StrategicCacheWarmer,
@@ -99,6 +105,9 @@ else:
                 "BatchResult BatchStatistics CacheAwareGenerator WithFallback"
             ),
             "asteady.operate._benchmark": "Access CacheBenchmark PromptTiming Replayed",
+            "asteady.operate._fingerprint": (
+                "FingerprintComparison FingerprintDifference ModelFingerprint fingerprint"
+            ),
             "asteady.operate._guide": (
                 "HierarchicalCache StrategicCacheWarmer warm_cache_parallel warm_cache_sequential"
             ),

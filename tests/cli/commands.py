@@ -34,6 +34,7 @@ EXAMPLES: dict[Command, tuple[str, ...]] = {
     ("cache", "import"): ("EXPORT",),
     ("warm",): ("FILE", "--max-new-tokens", "2"),
     ("bench",): (TEXT, "--iterations", "2", "--max-new-tokens", "2"),
+    ("fingerprint",): ("--model", "MODEL"),
     ("verify",): ("--cache", "--requests", "1"),
     ("completion",): ("bash",),
 }
