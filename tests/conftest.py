@@ -29,13 +29,18 @@ def anyio_backend() -> str:
 
 @pytest.fixture(autouse=True)
 def _own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads the user's variables or writes to the user's cache."""
+    """No test reads the user's variables or writes to the user's cache.
+
+    A database that does not answer within two seconds counts as locked, and a busy machine's disk
+    may be as slow: only tests of locked databases set a time.
+    """
     import os
 
     for name in list(os.environ):
         if name.startswith(PREFIXES):
             monkeypatch.delenv(name)
     monkeypatch.setenv("ASTEADY_CACHE_DIR", str(tmp_path / "caches"))
+    monkeypatch.setenv("ASTEADY_STORE_TIMEOUT_S", "60")
 
 
 @pytest.fixture

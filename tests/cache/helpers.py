@@ -53,7 +53,8 @@ def embedding(*numbers: float, cost_s: float = 0.001, **fields: Any) -> Embeddin
 
 
 def settings(directory: Path, **changes: Any) -> Settings:
-    return Settings(cache_dir=directory, **changes)
+    # A busy machine's disk must not look like a locked database.
+    return Settings(**{"cache_dir": directory, "store_timeout_s": 60.0, **changes})
 
 
 @asynccontextmanager

@@ -83,7 +83,6 @@ async def follow(
                 Path(directory),
                 generation_cache_capacity=capacity,
                 cache_policy=policy,
-                store_timeout_s=60.0,  # a busy machine must not fail a test
                 **changes,
             ) as manager:
                 while steps:

@@ -48,10 +48,3 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         sums = ", ".join(f"{number:,} {name}" for name, number in counted.items())
         seconds = sum(report.duration for report in reports)
         terminalreporter.line(f"| {title} | {len(reports):,} | {failed} | {sums} | {seconds:.0f} |")
-
-
-@pytest.fixture(autouse=True)
-def _patient_store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine's disk may be slow; only the tests of locked databases are about that."""
-    if request.path.name == "test_loops_and_threads.py":
-        monkeypatch.setenv("ASTEADY_STORE_TIMEOUT_S", "60")

@@ -39,8 +39,7 @@ BOUND_S = 60.0
 @asynccontextmanager
 async def session_on(directory: Path) -> AsyncIterator[tuple[Session, FakeEngine]]:
     engine = FakeEngine(lambda request: f"the answer to {request.prompt}, " * 30)
-    # A machine that is busy for two seconds must not look like a locked database.
-    async with Session(engine=engine, cache_dir=directory, store_timeout_s=BOUND_S) as session:
+    async with Session(engine=engine, cache_dir=directory) as session:
         yield session, engine
 
 

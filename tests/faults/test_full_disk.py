@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 MOUNT = 'mount -t tmpfs -o size="$0" tmpfs "$1"'
 
 PRELUDE = """
-import asyncio, functools, logging, os, random, sys, time
+import asyncio, logging, os, random, sys, time
 from pathlib import Path
 from tests.cache.helpers import Process, completion, fill, key_of, opened
 from asteady import Session, StoreError
@@ -34,9 +34,6 @@ text = "x" * chance.randrange(500, 6000)
 database = directory / "generation_cache.db"
 log = directory / "generation_cache.db-wal"
 messages = []
-# A busy machine must not fail a test.
-opened = functools.partial(opened, store_timeout_s=60.0)
-Session = functools.partial(Session, store_timeout_s=60.0)
 
 class Messages(logging.Handler):
     def emit(self, record):

@@ -23,8 +23,6 @@ from tests.cache.helpers import completion, embedding, opened
 from tests.faults.campaign import rounds
 
 CODECS: dict[str, Codec[Any]] = {"generation": CompletionCodec(), "embedding": EmbeddingCodec()}
-# A busy machine must not fail a test.
-PATIENT_S = 60.0
 TEXTS = ("one", "twö", "three words here")
 
 fuzz = settings(
@@ -61,7 +59,7 @@ def original() -> tuple[bytes, dict[str, bytes]]:
     """An export, and the databases that it is of."""
 
     async def make(directory: Path) -> tuple[bytes, dict[str, bytes]]:
-        async with opened(directory, store_timeout_s=PATIENT_S) as manager:
+        async with opened(directory) as manager:
             item = TokenLogprob(token_id=7, token=b"o", logprob=-0.5, top=((7, b"o", -0.5),))
             for text in TEXTS:
                 prompt, vector = GenerateRequest.of(text), EmbedRequest.of(text)
@@ -131,7 +129,7 @@ def attempt(directory: Path, offered: bytes) -> bool:
     """Import a file into a cache with one entry; True if it was taken in."""
 
     async def importing() -> bool:
-        async with opened(directory / "caches", store_timeout_s=PATIENT_S) as manager:
+        async with opened(directory / "caches") as manager:
             ours = completion("ours")
             await manager.generation.put("ours", ours)
             (directory / "offered.db").write_bytes(offered)
@@ -187,7 +185,7 @@ def test_damage_anywhere_in_a_file_to_import(tally: Callable[[str, int], None]) 
 
 def test_rows_that_were_changed_in_the_database(tally: Callable[[str, int], None]) -> None:
     async def read(directory: Path) -> int:
-        async with opened(directory, store_timeout_s=PATIENT_S) as manager:
+        async with opened(directory) as manager:
             return await check_all(manager)
 
     @fuzz

@@ -132,6 +132,7 @@ class Locks:
         deadline = loop.time() + self._timeout_s
         look_at = loop.time() + LOOK_S
         while await self._run(lambda: _acquire(lock)) is False:
+            waited = True
             if loop.time() > look_at:
                 look_at = loop.time() + LOOK_S
                 if await self._run(lambda: held_by_stopped(lock.lock_file)):
@@ -148,7 +149,6 @@ class Locks:
                     lock.lock_file,
                 )
                 break
-            waited = True
             await asyncio.sleep(pause_s)
             pause_s = min(POLL_LAST_S, pause_s * 1.5)
         return waited

@@ -254,7 +254,7 @@ async def test_a_full_disk_costs_no_answer_and_is_counted(
 
 
 async def test_a_store_that_cannot_be_opened_again_fails_no_caller(
-    directory: Path, database: Path
+    directory: Path, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fill(directory)
     async with opened(directory) as manager:
@@ -262,6 +262,7 @@ async def test_a_store_that_cannot_be_opened_again_fails_no_caller(
         scribble(database, 2 * 8192, 60 * 8192)
         directory.rename(directory.with_name("moved"))
         directory.write_text("a file in the way")
+        monkeypatch.setattr(cache, "_timeout_s", 0.1)
         assert not await cache.put(KEY, completion())
         assert await cache.get(KEY) is not None
         assert await cache.get(key_of(0)) is None
