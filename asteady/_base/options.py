@@ -130,6 +130,7 @@ class SettingsOptions(TypedDict, total=False):
     shared_cache: str | None
     shared_cache_timeout_s: float | None
     shared_cache_lease_s: float | None
+    shared_cache_any_cpu: bool | None
     date: str | datetime.date | None
 
 

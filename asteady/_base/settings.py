@@ -48,8 +48,8 @@ PROFILES: dict[str, dict[str, float]] = {
 
 
 _REDIS_SCHEMES = (
-    *("redis", "rediss", "valkey", "valkeys", "unix"),
-    *("redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel"),
+    *("redis://", "rediss://", "valkey://", "valkeys://", "unix://"),
+    *("redis+cluster://", "rediss+cluster://", "redis+sentinel://", "rediss+sentinel://"),
 )
 
 
@@ -135,7 +135,7 @@ def _shown_url(url: str | None) -> str:
 
 
 def _redis_url(name: str, value: object) -> str:
-    if isinstance(value, str) and value.partition("://")[0] in _REDIS_SCHEMES:
+    if isinstance(value, str) and value.startswith(_REDIS_SCHEMES):
         return value
     shown = hidden_password(value) if isinstance(value, str) else value
     raise _refuse(
@@ -250,6 +250,7 @@ class Settings:
     shared_cache: str | None = _field(_optional(_redis_url), None, repr=_shown_url)
     shared_cache_timeout_s: float = _field(_timeout, 0.5)
     shared_cache_lease_s: float = _field(_timeout, 10.0)
+    shared_cache_any_cpu: bool = _field(_switch, False)
     date: str = _field(_date, DEFAULT_DATE)
 
     def __attrs_post_init__(self) -> None:

@@ -366,6 +366,22 @@ class Cache(Generic[A]):
     ) -> A | None:
         """The answer from memory or the store; counts a hit or a miss.
 
+        Otherwise as `find`.
+        """
+        try:
+            found = await self.find(key, alias=alias, fits=fits)
+        except BaseException:
+            self.missed()
+            raise
+        if found is None:
+            self.missed()
+        return found
+
+    async def find(
+        self, key: Key, *, alias: Hashable = None, fits: Callable[[A], bool] | None = None
+    ) -> A | None:
+        """The answer from memory or the store; counts a hit, or nothing.
+
         A damaged value is removed and is a miss. One from the store that does not fit is damaged
         too, and stays until it is stored again. So is a store that fails, or takes longer than
         `store_timeout_s`, if the answer is not in memory. Cancelling stops waiting.
@@ -387,11 +403,7 @@ class Cache(Generic[A]):
             held = self.memory.by_key.get(key)
             if held is not None and self._task is not None:
                 return self._hit(held)
-            self.missed()
             return None
-        except BaseException:
-            self.missed()
-            raise
         finally:
             removed = key in self._removed
             self._reads[key] -= 1
@@ -403,10 +415,8 @@ class Cache(Generic[A]):
         if answer is not None and fits is not None and not fits(answer):
             log.error("a value in the %s cache is damaged: %s is of another size", self.kind, key)
             self.counters.damaged += 1
-            self.missed()
             return None
         if answer is None:
-            self.missed()
             if reading.damaged:
                 self.counters.damaged += 1
                 try:
@@ -745,6 +755,10 @@ class Cache(Generic[A]):
             self._note(held)
         counters.hits = held.used = counters.hits + 1
         return held.answer
+
+    def found_elsewhere(self, key: Key, answer: A) -> None:
+        """Count a hit of an answer that was not here, and has been `put` since."""
+        self._hit(self.memory.by_key.get(key) or Held(key, answer, answer.cost_s, 0))
 
     def missed(self) -> None:
         """Count a miss: of a lookup that ended, in whatever way, without an answer."""

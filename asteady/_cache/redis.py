@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
@@ -251,8 +251,9 @@ class RedisTier:
             task.cancel()
         self._breaker.stop()
         await self._notices.aclose()
-        with suppress(RedisError, OSError):
-            await self._client.aclose()
+        for client in (self._client, *_sentinels(self._client)):
+            with suppress(RedisError, OSError):
+                await client.aclose()
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
@@ -268,7 +269,7 @@ class RedisTier:
             LockError: of a lease that has ended.
         """
         if not self._breaker.closed:
-            raise SharedTierError(f"the shared cache {self.url} does not answer")
+            raise SharedTierError(f"the shared cache {self.url} cannot be used now")
         try:
             result = await self._within(limit_s, command)
         except LockError:
@@ -318,11 +319,11 @@ class RedisTier:
 
     def _changed(self, error: Exception | None) -> None:
         if error is None:
-            log.info("the shared cache %s answers again", self.url)
+            log.info("the shared cache %s works again", self.url)
             return
         reason = hidden_password(error) or f"no answer in {self.timeout_s:g} s"
         log.warning(
-            "the shared cache %s does not answer, and is left alone until it does: %s",
+            "the shared cache %s cannot be used, and is left alone until it can: %s",
             self.url,
             reason,
         )
@@ -359,6 +360,12 @@ def _client(url: str, timeout_s: float) -> Client:
             f"shared_cache={hidden_password(url)!r} is not allowed: {hidden_password(exc)}"
         ) from None
     return redis.asyncio.Redis.from_pool(pool)
+
+
+def _sentinels(client: Client) -> Sequence[Client]:
+    """The clients of sentinels that a client has, which does not close them."""
+    pool = getattr(client, "connection_pool", None)
+    return getattr(getattr(pool, "sentinel_manager", None), "sentinels", ())
 
 
 def _sentinel_client(url: str, options: dict[str, Any]) -> Client:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from contextlib import suppress
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from asteady._base.errors import StoreError
@@ -30,17 +29,6 @@ class SharedCache(Generic[A]):
         """An entry, for one computation of its answer, which has to fit."""
         name = self._tier.name(self._kind, fingerprint, key)
         return SharedEntry(self._tier, name, key, self._codec, self._counters, fits)
-
-    async def contains(self, key: Key, fingerprint: str) -> bool:
-        """Whether there is such an entry; False if the tier fails."""
-        with suppress(SharedTierError):
-            return await self._tier.contains(self._tier.name(self._kind, fingerprint, key))
-        return False
-
-    def tag(self, key: Key, fingerprint: str, namespaces: Collection[str]) -> None:
-        """Tag an entry with namespaces, in the background, if it is there."""
-        for path in namespaces:
-            self._tier.spawn(self._tag(self._tier.name(self._kind, fingerprint, key), path))
 
     async def delete(self, key: Key) -> bool:
         """Remove the entry of this key, of whatever fingerprint.
@@ -74,10 +62,6 @@ class SharedCache(Generic[A]):
             return await self._tier.clear_namespace(self._kind, path)
         except SharedTierError as exc:
             raise _not_cleared(exc) from exc
-
-    async def _tag(self, name: str, path: str) -> None:
-        with suppress(SharedTierError):
-            await self._tier.tag(name, path)
 
 
 def _not_cleared(exc: SharedTierError) -> StoreError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from time import perf_counter
 from typing import Generic, Protocol, TypeVar
@@ -100,6 +100,21 @@ class SharedEntry(Generic[A]):
             log.warning("an answer cannot be put into the shared cache: %s", exc)
         else:
             self._putting = self._tier.spawn(self._put(value, namespaces))
+
+    async def contains(self) -> bool:
+        """Whether it is there; False if the tier fails."""
+        with suppress(SharedTierError):
+            return await self._tier.contains(self._name)
+        return False
+
+    def tag(self, namespaces: Collection[str]) -> None:
+        """Tag it with namespaces, in the background, if it is there."""
+        for path in namespaces:
+            self._tier.spawn(self._tag(path))
+
+    async def _tag(self, path: str) -> None:
+        with suppress(SharedTierError):
+            await self._tier.tag(self._name, path)
 
     async def _acquire(self) -> tuple[A | None, Lease | None]:
         """The lease, and the answer if there is one by now; or only the answer.

@@ -163,8 +163,9 @@ class Stream:
 
     @property
     def outcome(self) -> Outcome:
-        """Where the answer comes from: "memory", "disk", "computed", or "coalesced" if another call
-        had begun to compute it. An answer on disk is known as such from the first chunk on."""
+        """Where the answer comes from: "memory", "disk", "shared", "computed", or "coalesced" if
+        another call had begun to compute it. An answer on disk or in the shared tier is known as
+        such from the first chunk on."""
         return self._open().outcome
 
     @property

@@ -174,9 +174,11 @@ class Namespace(Calls):
         below = {"/".join(path.split("/")[:depth]) for path in paths if path != self.path}
         return sorted(below)
 
-    async def clear(self, path: str | None = None) -> int:
+    async def clear(self, path: str | None = None, *, shared: bool = True) -> int:
         """Remove this namespace and all below it from their entries, and the entries that have no
         other namespace, in every process's view within a second; returns the number removed.
+
+        The entries of the shared tier are treated alike, and not counted, unless `shared` is False.
 
         Calls without a namespace do not keep an entry. `path` means another namespace, by its whole
         path, which lies above or below this one:
@@ -195,7 +197,7 @@ class Namespace(Calls):
                 f" a whole path is needed, as {self.path + '/' + path!r}, or"
                 f" session.namespace({path!r}).clear()"
             )
-        return await self._context.cache.clear_namespace(path)
+        return await self._context.cache.clear_namespace(path, shared=shared)
 
 
 def prompts_of(items: object, default: str | None = None) -> Iterator[Any]:

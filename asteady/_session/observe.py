@@ -1,7 +1,7 @@
 """Observers: called with the exact outcome of each call, also under concurrency.
 
-The outcome (memory, disk, a computation in progress, or a computation of its own) is recorded where
-it happens; nothing is inferred from counters.
+The outcome (memory, disk, shared tier, a computation in progress, or one of its own) is recorded
+where it happens; nothing is inferred from counters.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from asteady._base.requests import Completion, Embedding, EmbedRequest, Generate
 logger = logging.getLogger("asteady")
 
 Outcome: TypeAlias = Literal["memory", "disk", "shared", "coalesced", "computed", "failed"]
-"""Answered from the memory tier or the disk; by a computation that another call had begun; by one
-that this call began; or not at all, because it raised or was cancelled."""
+"""Answered from the memory tier, the disk or the shared tier; by a computation that another call
+had begun; by one that this call began; or not at all, because it raised or was cancelled."""
 
 
 @public
@@ -46,7 +46,7 @@ class Observed:
     @property
     def hit(self) -> bool:
         """Whether the cache had the answer."""
-        return self.outcome in ("memory", "disk")
+        return self.outcome in ("memory", "disk", "shared")
 
 
 Observer: TypeAlias = Callable[[Observed], None]

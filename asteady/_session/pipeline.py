@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import cache, cached_property, partial
 from marshal import dumps
@@ -44,6 +44,7 @@ from asteady._base.tasks import run_aside
 from asteady._base.validation import one_of
 from asteady._cache.cache import AliasOf, Cache
 from asteady._cache.manager import CacheManager
+from asteady._cache.shared_entry import SharedEntry
 from asteady._session.flight import Asked, Flight, Flights
 from asteady._session.lifetime import OwnedTasks
 from asteady._session.models import Models
@@ -106,6 +107,10 @@ class Call:
         return self.mode in ("use", "only")
 
 
+Tag: TypeAlias = Callable[[Call, Key, str, str], Awaitable[None]]
+"""Tags the entry of a call with this key, of a model with this fingerprint, with a namespace."""
+
+
 class Joined(Generic[A]):
     """One caller's place in an answer: the answer itself, or a place in its flight.
 
@@ -123,6 +128,7 @@ class Joined(Generic[A]):
         answer: A | None = None,
         flight: Flight[A] | None = None,
         watch: Watch | None,
+        tag: Tag,
     ) -> None:
         self._call = call
         self._key = key
@@ -133,6 +139,7 @@ class Joined(Generic[A]):
         self._answer = answer
         self._flight = flight
         self._watch = watch
+        self._tag_entry = tag
         self._namespace = None if call.mode == "bypass" else call.namespace
         if self._namespace is not None and flight is not None:
             # Stored with the answer, in one commit, if this flight stores it.
@@ -211,9 +218,7 @@ class Joined(Generic[A]):
 
     async def _tag(self) -> None:
         if self._namespace is not None:
-            tagged = await self._cache.tag(self._key, self._namespace)
-            if tagged and self._cache.shared is not None:
-                self._cache.shared.tag(self._key, self.fingerprint, [self._namespace])
+            await self._tag_entry(self._call, self._key, self.fingerprint, self._namespace)
 
 
 class Pipeline(Generic[A]):
@@ -224,13 +229,21 @@ class Pipeline(Generic[A]):
     """
 
     def __init__(
-        self, kind: Kind, cache: Cache[A], models: Models, flights: Flights, observers: Observers
+        self,
+        kind: Kind,
+        cache: Cache[A],
+        models: Models,
+        flights: Flights,
+        observers: Observers,
+        *,
+        any_cpu: bool = False,
     ) -> None:
         self._kind: Kind = kind
         self._cache = cache
         self._models = models
         self._flights = flights
         self._observers = observers
+        self._any_cpu = any_cpu
 
     async def join(self, call: Call) -> Joined[A]:
         """Join the computation of the answer, or start it, unless the memory tier has it.
@@ -280,17 +293,25 @@ class Pipeline(Generic[A]):
         key = await _key_of(call.request, fingerprint)
         if await self._cache.contains(key):
             return True
-        shared = self._cache.shared
-        return shared is not None and await shared.contains(key, fingerprint)
+        shared = await self._shared_entry(call.request, key, fingerprint)
+        return shared is not None and await shared.contains()
 
     async def ensure_tagged(self, call: Call) -> bool:
-        """As `contains`; an entry that is there is tagged with the call's namespace, if any."""
-        key = await self.key(call)
+        """Whether it is in the store of this machine; then it is tagged with the call's namespace,
+        if any."""
+        fingerprint = await self._models.fingerprint(self._kind, call.model)
+        key = await _key_of(call.request, fingerprint)
         if not await self._cache.contains(key):
             return False
         if call.namespace is not None:
-            await self._cache.tag(key, call.namespace)
+            await self._tag(call, key, fingerprint, call.namespace)
         return True
+
+    async def _tag(self, call: Call, key: Key, fingerprint: str, namespace: str) -> None:
+        if await self._cache.tag(key, namespace):
+            shared = await self._shared_entry(call.request, key, fingerprint)
+            if shared is not None:
+                shared.tag([namespace])
 
     def _missed(self, call: Call) -> None:
         """Count a call that ended before its key was known."""
@@ -308,13 +329,12 @@ class Pipeline(Generic[A]):
         clears: int,
         watch: Watch | None,
     ) -> Joined[A]:
+        joined = partial(Joined, call, key, fingerprint, self._cache, watch=watch, tag=self._tag)
         # Nothing is awaited from here on: looking and joining are one step.
         if call.looks_up:
             answer = self._cache.recall_key(key, alias=call.alias)
             if answer is not None:
-                return Joined(
-                    call, key, fingerprint, self._cache, "memory", answer=answer, watch=watch
-                )
+                return joined("memory", answer=answer)
 
         async def compute(flight: Flight[A]) -> A:
             return await self._answer(flight, call, key, fingerprint, clears)
@@ -330,7 +350,7 @@ class Pipeline(Generic[A]):
         if not started and call.looks_up:
             self._cache.counters.coalesced += 1
         outcome: Outcome = "computed" if started else "coalesced"
-        return Joined(call, key, fingerprint, self._cache, outcome, flight=flight, watch=watch)
+        return joined(outcome, flight=flight)
 
     async def _answer(
         self, flight: Flight[A], call: Call, key: Key, fingerprint: str, clears: int
@@ -356,21 +376,28 @@ class Pipeline(Generic[A]):
 
         async def keep(found: A) -> A:
             await store(key, found)
-            if cache.shared is not None:
-                cache.shared.tag(key, fingerprint, flight.namespaces)
+            if shared is not None:
+                shared.tag(flight.namespaces)
             return _replay(flight, found, "shared")
 
         fits = self._fits(call.request, fingerprint)
         shared = None
-        if cache.shared is not None and call.mode != "bypass":
-            shared = cache.shared.entry(key, fingerprint, fits)
+        if call.mode != "bypass":
+            shared = await self._shared_entry(call.request, key, fingerprint, fits)
         if call.looks_up:
-            found = await cache.get(key, alias=call.alias, fits=fits)
+            try:
+                found = await cache.find(key, alias=call.alias, fits=fits)
+                if found is not None:
+                    return _replay(flight, found, "disk")
+                found = None if shared is None else await shared.get()
+            except BaseException:
+                cache.missed()
+                raise
             if found is not None:
-                return _replay(flight, found, "disk")
-            found = await shared.get() if shared is not None else None
-            if found is not None:
-                return await keep(found)
+                kept = await keep(found)
+                cache.found_elsewhere(key, found)
+                return kept
+            cache.missed()
             if call.mode == "only":
                 raise CacheMissError(
                     f"the answer with key {key} is not in the cache, and cache='only' does not"
@@ -397,6 +424,24 @@ class Pipeline(Generic[A]):
             if shared is not None and loaded == fingerprint and cache.clears == clears:
                 shared.put(answer, answer.cost_s, tuple(flight.namespaces))
         return answer
+
+    async def _shared_entry(
+        self,
+        request: GenerateRequest | EmbedRequest,
+        key: Key,
+        fingerprint: str,
+        fits: Callable[[A], bool] | None = None,
+    ) -> SharedEntry[A] | None:
+        """The entry of the shared tier, if there is such a tier."""
+        shared = self._cache.shared
+        if shared is None:
+            return None
+        if (
+            self._any_cpu
+            and (portable := self._models.portable_fingerprint(fingerprint)) != fingerprint
+        ):
+            fingerprint, key = portable, await _key_of(request, portable)
+        return shared.entry(key, fingerprint, fits)
 
     def _fits(
         self, request: GenerateRequest | EmbedRequest, fingerprint: str
@@ -474,6 +519,10 @@ class CallContext:
     def alias(self, subject: object, model: AnyPath | None, options: Mapping[str, Any]) -> Hashable:
         """The alias that an answer to these valid arguments may be found by; None for none."""
         if not all(map(_is_plain, options.values())):
+            return None
+        # An answer of another class of CPU has its fingerprint, so nobody could tell when it is no
+        # longer the one to these arguments.
+        if self.settings.shared_cache_any_cpu:
             return None
         # Tomorrow the same arguments are another request.
         if TODAY in (options.get("date"), self.settings.date):

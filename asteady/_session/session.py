@@ -119,14 +119,21 @@ class Session(Calls):
         # A session that is opened on demand is closed with its loop, without a warning.
         self._warns = opener is None
         observers = Observers()
+        pipeline = partial(
+            Pipeline,
+            models=models,
+            flights=flights,
+            observers=observers,
+            any_cpu=settings.shared_cache_any_cpu,
+        )
         super().__init__(
             CallContext(
                 settings=settings,
                 cache=cache,
                 models=models,
                 flights=flights,
-                generation=Pipeline("generation", cache.generation, models, flights, observers),
-                embedding=Pipeline("embedding", cache.embedding, models, flights, observers),
+                generation=pipeline("generation", cache.generation),
+                embedding=pipeline("embedding", cache.embedding),
                 observers=observers,
                 tasks=tasks,
             )

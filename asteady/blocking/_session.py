@@ -658,6 +658,7 @@ class CacheManager(Part[AsyncCacheManager]):
     namespaces = waited(AsyncCacheManager.namespaces)
     namespace_size = waited(AsyncCacheManager.namespace_size)
     clear_namespace = waited(AsyncCacheManager.clear_namespace)
+    shared_statistics = waited(AsyncCacheManager.shared_statistics)
     export_entries = waited(AsyncCacheManager.export_entries)
     import_entries = waited(AsyncCacheManager.import_entries)
 

@@ -61,7 +61,7 @@ class CallTrace:
     @property
     def cache_hit(self) -> bool:
         """Whether the cache had the answer."""
-        return self.outcome in ("memory", "disk")
+        return self.outcome in ("memory", "disk", "shared")
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""

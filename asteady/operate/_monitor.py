@@ -61,8 +61,8 @@ class _Calls:
     def outcome(self) -> Outcome | None:
         """The outcome of its call; of several, the costliest one.
 
-        "memory" and "disk" are hits, "coalesced" waited for another call's computation, "computed"
-        is a miss, "failed" raised or was cancelled; None if no call has ended.
+        "memory", "disk" and "shared" are hits, "coalesced" waited for another call's computation,
+        "computed" is a miss, "failed" raised or was cancelled; None if no call has ended.
         """
         return max((call.outcome for call in self.calls), key=_BY_COST.index, default=None)
 

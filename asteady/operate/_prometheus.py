@@ -44,6 +44,14 @@ _COUNTERS = (
     ),
     ("delayed", "delayed", "Answers that were delivered before they were stored."),
     ("errors", "errors", "Reads and writes of the store that failed."),
+    ("shared_hits", "shared_hits", "Answers that were found in the shared tier."),
+    ("shared_misses", "shared_misses", "Answers that were not."),
+    ("shared_errors", "shared_errors", "Calls of the shared tier that failed, or were not made."),
+    (
+        "coalesced_across_machines",
+        "coalesced_across_machines",
+        "Answers that another machine was computing already.",
+    ),
 )
 _GAUGES = (
     ("size", "entries", "Entries in the store."),
