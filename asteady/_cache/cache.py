@@ -909,7 +909,9 @@ class Cache(Generic[A]):
 
     async def _drop_removed(self) -> None:
         """Drop from memory what other processes removed from the store."""
-        store = await self.ready()
+        store = self._store
+        if store is None:
+            return  # a forked child goes on with its parent's loop
         try:
             removals = await store.removals()
             if removals > self._removals:

@@ -422,6 +422,8 @@ with engine_source_override(lambda settings: GivenEngine(FakeEngine())):
             loop.run_until_complete(asteady.generate("parent"))
         except asteady.SessionError as error:
             print(error)
+        # The parent's caches look at their files twice a second.
+        loop.run_until_complete(asyncio.sleep(0.6))
 
     assert ended(forked(child))
     print(loop.run_until_complete(asteady.generate("parent 3")))
