@@ -55,6 +55,8 @@ PIPELINE = {
     "recall",
     "peek_alias",
     "count_hit",
+    "find",
+    "found_elsewhere",
     "missed",
     "disown",
     "recall_key",
