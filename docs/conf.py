@@ -35,7 +35,7 @@ URLS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["u
 REPOSITORY = URLS["Repository"]
 PACKAGES = [
     "asteady",
-    *(f"asteady.{name}" for name in ("operate", "server", "blocking", "testing")),
+    *(f"asteady.{name}" for name in ("operate", "operate.dask", "server", "blocking", "testing")),
 ]
 
 project = "asteady"

@@ -25,6 +25,7 @@ from markdown_it import MarkdownIt
 import asteady
 import asteady.blocking
 import asteady.operate
+import asteady.operate.dask
 import asteady.server
 import asteady.steadytext
 import asteady.testing
@@ -233,6 +234,7 @@ def test_every_public_name_is_in_the_reference() -> None:
             asteady,
             asteady.blocking,
             asteady.operate,
+            asteady.operate.dask,
             asteady.server,
             asteady.steadytext,
             asteady.testing,

@@ -62,6 +62,7 @@ GIVEN: dict[str, str | None] = {
     "blocking/_session.py:awaitable": "run = blocking.run;"
     " session = blocking.Session(engine=FakeEngine()).open()",
     "blocking/_tools.py:operation": None,
+    "operate/dask/__init__.py:module": None,
     "operate/_monitor.py:operation": "monitor = operate.CacheMonitor(session)",
     "server/_web/connected.py:while_connected": None,
     "server/_web/streams.py:EventStreamResponse": "prompt = 'hi'",

@@ -17,6 +17,7 @@ import pytest
 import asteady
 import asteady.blocking
 import asteady.operate
+import asteady.operate.dask
 import asteady.steadytext
 import asteady.testing
 
@@ -24,6 +25,7 @@ MODULES: list[ModuleType] = [
     asteady,
     asteady.blocking,
     asteady.operate,
+    asteady.operate.dask,
     asteady.server,
     asteady.steadytext,
     asteady.testing,
