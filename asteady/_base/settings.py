@@ -134,7 +134,9 @@ def _shown_url(url: str | None) -> str:
     return repr(url and hidden_password(url))
 
 
-def _redis_url(name: str, value: object) -> str:
+def _redis_url(name: str, value: object) -> str | None:
+    if value == "":
+        return None
     if isinstance(value, str) and value.startswith(_REDIS_SCHEMES):
         return value
     shown = hidden_password(value) if isinstance(value, str) else value

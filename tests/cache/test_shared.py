@@ -360,7 +360,7 @@ async def test_a_password_is_used_and_not_told(
 @pytest.mark.parametrize(
     "url",
     [
-        *("localhost:6379", "http://localhost", "redis", 5, ""),
+        *("localhost:6379", "http://localhost", "redis", 5),
         *("redis://localhost:port", "redis+sentinel://host", "redis+sentinel://host:x/name"),
     ],
 )
@@ -368,6 +368,12 @@ async def test_a_url_that_is_none(tmp_path: Path, url: Any) -> None:
     with pytest.raises(SettingsError, match="shared_cache="):
         async with Session(engine=FakeEngine(), shared_cache=url, cache_dir=tmp_path):
             pass
+
+
+async def test_an_empty_url_switches_the_variable_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASTEADY_SHARED_CACHE", "redis://localhost")
+    assert Session().settings.shared_cache == "redis://localhost"
+    assert Session(shared_cache="").settings.shared_cache is None
 
 
 async def test_the_library_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
