@@ -17,10 +17,11 @@ class Notices:
     """Wakes those that wait for a message on a channel. Used on one event loop.
 
     A wake-up may come without a message, and none is promised: a connection that is lost is
-    made again by the next who subscribes, so everybody looks for himself from time to time.
+    made again by the next who subscribes, so everybody looks for himself from time to time. Without
+    `connect`, as older clients of clusters have none, they have only that.
     """
 
-    def __init__(self, connect: Callable[[], Any]) -> None:
+    def __init__(self, connect: Callable[[], Any] | None) -> None:
         self._connect = connect
         self._pubsub: Any = None
         self._reader: asyncio.Task[None] | None = None
@@ -41,6 +42,8 @@ class Notices:
 
     async def subscribe(self, channel: str) -> None:
         """Raises what the connection raises."""
+        if self._connect is None:
+            return
         async with self._connecting:
             if self._reader is not None:
                 await self._pubsub.subscribe(channel)

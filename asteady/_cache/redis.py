@@ -86,7 +86,7 @@ class RedisTier:
         self.lease_s = lease_s
         self._client: Client = _client(url, timeout_s)
         self._breaker = CircuitBreaker(self._probe, self._changed)
-        self._notices = Notices(self._client.pubsub)
+        self._notices = Notices(getattr(self._client, "pubsub", None))
         self._tag = self._client.register_script(_TAG)
         self._untag = self._client.register_script(_UNTAG)
         self._tasks: set[asyncio.Task[Any]] = set()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, TypedDict
 
+import anyio
 import attrs
 import pytest
 
@@ -395,14 +398,14 @@ async def test_a_cluster(tmp_path: Path) -> None:
 async def test_a_server_that_sentinels_know(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server:
         assert EXECUTABLE is not None
-        socket, config = tmp_path / "s", tmp_path / "sentinel.conf"
+        path, config = tmp_path / "s", tmp_path / "sentinel.conf"
         config.write_text(
             f"sentinel monitor the-service 127.0.0.1 {server.port} 1\n"
-            f"port {server.port + 1}\nbind 127.0.0.1\nunixsocket {socket}\n"
+            f"port {server.port + 1}\nbind 127.0.0.1\nunixsocket {path}\n"
         )
         with subprocess.Popen([EXECUTABLE, config, "--sentinel"], stdout=subprocess.DEVNULL) as it:
             try:
-                await until(lambda: socket.exists() or it.poll() is not None)
+                await until(lambda: path.exists() or it.poll() is not None)
                 url = f"redis+sentinel://127.0.0.1:{server.port + 1}/the-service"
                 await _works(url, tmp_path)
             finally:
@@ -410,10 +413,40 @@ async def test_a_server_that_sentinels_know(tmp_path: Path) -> None:
         assert not entries(server)
 
 
+async def test_tls(tmp_path: Path) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("there is no openssl to make a certificate")
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    await anyio.run_process(
+        [
+            *(openssl, "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-subj", "/CN=localhost"),
+            *("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate),
+        ]
+    )
+    port = _free_port()
+    with RedisServer(
+        tmp_path,
+        tls_port=port,
+        tls_cert_file=certificate,
+        tls_key_file=key,
+        tls_ca_cert_file=certificate,
+        tls_auth_clients="no",
+    ):
+        await _works(f"rediss://127.0.0.1:{port}?ssl_ca_certs={certificate}", tmp_path)
+
+
 async def test_a_unix_socket(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with RedisServer(tmp_path, unixsocket=path):
         await _works(f"unix://{path}?db=1", tmp_path)
+
+
+def _free_port() -> int:
+    with socket.socket() as tried:
+        tried.bind(("127.0.0.1", 0))
+        port: int = tried.getsockname()[1]
+        return port
 
 
 async def _works(url: str, directory: Path) -> None:
