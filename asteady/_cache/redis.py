@@ -11,9 +11,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from functools import partial
+from time import perf_counter
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -40,8 +42,10 @@ T = TypeVar("T")
 Client: TypeAlias = Any
 
 _PREFIX = "asteady:1:"
-# Per process; a command takes a tenth of a millisecond, so a few connections carry thousands.
-_CONNECTIONS = 8
+# Commands at the same time; one takes a tenth of a millisecond, so a few carry thousands a second.
+_COMMANDS = 8
+# Notices, probes, and commands that have been given up have connections too.
+_CONNECTIONS = 4 * _COMMANDS
 # What is written when a session closes has so long.
 _CLOSING_S = 2.0
 # After so long, or `timeout_s` if that is more, a connection that says nothing is given up.
@@ -90,7 +94,11 @@ class RedisTier:
         self._tag = self._client.register_script(_TAG)
         self._untag = self._client.register_script(_UNTAG)
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._refused: set[str] = set()
+        self._slots = asyncio.Semaphore(_COMMANDS)
+        # When a command was last answered.
+        self._answered_s = -math.inf
+        # What is refused, and why.
+        self._refused: dict[str, str] = {}
 
     def __repr__(self) -> str:
         return f"<RedisTier {self.url}: {'available' if self.available else 'unavailable'}>"
@@ -107,49 +115,62 @@ class RedisTier:
 
     async def get(self, name: str, limit_s: float) -> bytes | None:
         """The packed answer, or None."""
-        found: bytes | None = await self._run(lambda: self._client.hget(name, "v"), limit_s)
+        found: bytes | None = await self._run("get", lambda: self._client.hget(name, "v"), limit_s)
         return found
 
     async def contains(self, name: str) -> bool:
-        return bool(await self._run(lambda: self._client.hexists(name, "v"), self.timeout_s))
+        found = await self._run("get", lambda: self._client.hexists(name, "v"), self.timeout_s)
+        return bool(found)
 
     async def put(self, name: str, value: bytes, namespaces: tuple[str, ...]) -> None:
         fields: dict[str, bytes] = {"v": value, **{f"t:{path}": b"" for path in namespaces}}
-        await self._run(lambda: self._client.hset(name, mapping=fields), self.timeout_s)
+        await self._run("put", lambda: self._client.hset(name, mapping=fields), self.timeout_s)
 
     async def tag(self, name: str, namespace: str) -> None:
         """Tag an entry with a namespace, if it is there."""
-        await self._run(lambda: self._tag([name], [f"t:{namespace}"]), self.timeout_s)
+        await self._run("tag", lambda: self._tag([name], [f"t:{namespace}"]), self.timeout_s)
 
     # -- leases -----------------------------------------------------------------------------------
 
     async def lease(self, name: str, limit_s: float) -> Lease | None:
         """The lease of an entry, or None while another machine has it.
 
-        It ends by itself if it is not renewed. One that is won while the caller is cancelled is
-        given back.
+        It ends by itself if it is not renewed. One that is won when the caller has given up, for
+        whatever reason, is given back.
         """
         lock = Lock(self._client, f"{name}:lease", timeout=self.lease_s, thread_local=False)
-        acquiring = self.spawn(self._run(lambda: lock.acquire(blocking=False), limit_s))
+        acquired = given_up = False
+
+        async def acquire() -> bool:
+            nonlocal acquired
+            acquired = bool(await lock.acquire(blocking=False))
+            if acquired and given_up:
+                await self._give_back(lock)
+            return acquired
+
         try:
-            acquired = await asyncio.shield(acquiring)
-        except asyncio.CancelledError:
-            acquiring.add_done_callback(lambda _: self.spawn(self.release(lock)))
+            return lock if await self._run("lease", acquire, limit_s) else None
+        except BaseException:
+            given_up = True
+            if acquired:
+                self.spawn(self.release(lock))
             raise
-        return lock if acquired else None
 
     async def renew(self, lease: Lease) -> bool:
         """Have the lease last for its whole time again; False if it has ended."""
         try:
-            return bool(await self._run(lease.reacquire, self.timeout_s))
+            return bool(await self._run("lease", lease.reacquire, self.timeout_s))
         except LockError:
             return False
 
     async def release(self, lease: Lease) -> None:
         """End the lease, if it has not ended, and tell those that wait. Never raises."""
         with suppress(LockError, SharedTierError):
-            await self._run(lease.release, self.timeout_s)
-            await self._run(lambda: self._client.publish(lease.name, b""), self.timeout_s)
+            await self._run("release", lambda: self._give_back(lease), self.timeout_s)
+
+    async def _give_back(self, lease: Lease) -> None:
+        await lease.release()
+        await self._client.publish(lease.name, b"")
 
     @asynccontextmanager
     async def released(self, name: str) -> AsyncIterator[asyncio.Event]:
@@ -157,7 +178,9 @@ class RedisTier:
         channel = f"{name}:lease"
         with self._notices.waiting(channel) as event:
             with suppress(SharedTierError):
-                await self._run(lambda: self._notices.subscribe(channel), self.timeout_s)
+                await self._run(
+                    "subscribe", lambda: self._notices.subscribe(channel), self.timeout_s
+                )
             yield event
         self.spawn(self._unsubscribe(channel))
 
@@ -178,7 +201,7 @@ class RedisTier:
                     yield batch
                     batch = []
         except (RedisError, OSError) as exc:
-            raise self._error(exc) from exc
+            raise self._error("remove", exc) from exc
         if batch:
             yield batch
 
@@ -201,7 +224,7 @@ class RedisTier:
     async def _remove(self, batches: AsyncIterator[list[str]]) -> int:
         removed = 0
         async for names in batches:
-            removed += await self._run(partial(self._client.unlink, *names), _BATCH_S)
+            removed += await self._run("remove", partial(self._client.unlink, *names), _BATCH_S)
         return removed
 
     async def clear_namespace(self, kind: Kind, path: str) -> int:
@@ -214,7 +237,7 @@ class RedisTier:
         async for names in self.names(kind):
             for name in names:
                 removed += await self._run(
-                    partial(self._untag, [name], [f"t:{path}"]), self.timeout_s
+                    "remove", partial(self._untag, [name], [f"t:{path}"]), self.timeout_s
                 )
         return removed
 
@@ -224,11 +247,11 @@ class RedisTier:
         Raises:
             SharedTierError: it does not answer.
         """
-        info = await self._run(self._client.info, self.timeout_s)
+        info = await self._run("info", self._client.info, self.timeout_s)
         nodes = [info] if "redis_version" in info else list(info.values())
         return {
             "version": nodes[0].get("valkey_version", nodes[0]["redis_version"]),
-            "keys": await self._run(self._client.dbsize, self.timeout_s),
+            "keys": await self._run("info", self._client.dbsize, self.timeout_s),
             "used_memory_bytes": sum(node["used_memory"] for node in nodes),
             "max_memory_bytes": sum(node["maxmemory"] for node in nodes),
             "policy": nodes[0]["maxmemory_policy"],
@@ -261,8 +284,8 @@ class RedisTier:
             # The caller has it, or it was logged.
             log.debug("%r failed", task, exc_info=task.exception())
 
-    async def _run(self, command: Callable[[], Awaitable[T]], limit_s: float) -> T:
-        """The result of a command.
+    async def _run(self, what: str, command: Callable[[], Awaitable[T]], limit_s: float) -> T:
+        """The result of a command; `what` it is for, in a word.
 
         Raises:
             SharedTierError: the server does not answer in time, or refuses it.
@@ -271,51 +294,71 @@ class RedisTier:
         if not self._breaker.closed:
             raise SharedTierError(f"the shared cache {self.url} cannot be used now")
         try:
-            result = await self._within(limit_s, command)
+            result = await self._within(limit_s, command, self._slots)
         except LockError:
             raise
+        except TimeoutError as exc:
+            if perf_counter() - self._answered_s < self.timeout_s:
+                # Others are answered: there are more than can be answered in time.
+                raise SharedTierError(f"the shared cache {self.url} has no time to {what}") from exc
+            raise self._error(what, exc) from exc
         except (RedisError, OSError) as exc:
-            raise self._error(exc) from exc
-        if self._refused:
-            self._refused.clear()
+            raise self._error(what, exc) from exc
+        self._refused.pop(what, None)
         return result
 
-    async def _within(self, limit_s: float, command: Callable[[], Awaitable[T]]) -> T:
-        """The result of a command; raises TimeoutError if the server takes longer.
+    async def _within(
+        self,
+        limit_s: float,
+        command: Callable[[], Awaitable[T]],
+        slots: AbstractAsyncContextManager[object],
+    ) -> T:
+        """The result of a command, in one of the slots; raises TimeoutError if it takes longer.
 
         A client of redis-py that is cancelled may lose a connection, so a command is left to end by
         itself. The time is waited for in parts: while other work blocks the event loop, which is no
         fault of the server's, one part passes and not all.
         """
+        begun = False
 
         async def run() -> T:
-            return await command()
+            nonlocal begun
+            async with slots:
+                begun = True
+                result = await command()
+                self._answered_s = perf_counter()
+                return result
 
         task = self.spawn(run())
-        for _ in range(_PARTS):
-            done, _ = await asyncio.wait([task], timeout=limit_s / _PARTS)
-            if done:
-                return task.result()
+        try:
+            for _ in range(_PARTS):
+                done, _ = await asyncio.wait([task], timeout=limit_s / _PARTS)
+                if done:
+                    return task.result()
+        finally:
+            if not begun:
+                task.cancel()
         raise TimeoutError
 
     async def _unsubscribe(self, channel: str) -> None:
         with suppress(SharedTierError):
-            await self._run(lambda: self._notices.unsubscribe(channel), self.timeout_s)
+            await self._run("subscribe", lambda: self._notices.unsubscribe(channel), self.timeout_s)
 
-    def _error(self, exc: Exception) -> SharedTierError:
+    def _error(self, what: str, exc: Exception) -> SharedTierError:
         """What a failure of the server is for the caller; logs it, and opens the breaker."""
         text = hidden_password(exc) or type(exc).__name__
         if isinstance(exc, exceptions.ResponseError):
             # It answers, and other commands may work: if its memory is full, reading does.
-            if text not in self._refused:
-                self._refused.add(text)
-                log.warning("the shared cache %s refused a command: %s", self.url, text)
+            self._answered_s = perf_counter()
+            if text not in self._refused.values():
+                log.warning("the shared cache %s refused to %s: %s", self.url, what, text)
+            self._refused[what] = text
         else:
             self._breaker.fail(exc)
-        return SharedTierError(f"the shared cache {self.url} failed: {text}")
+        return SharedTierError(f"the shared cache {self.url} failed to {what}: {text}")
 
     async def _probe(self) -> None:
-        await self._within(self.timeout_s, self._client.ping)
+        await self._within(self.timeout_s, self._client.ping, nullcontext())
 
     def _changed(self, error: Exception | None) -> None:
         if error is None:
@@ -353,7 +396,7 @@ def _client(url: str, timeout_s: float) -> Client:
         if scheme.endswith("+sentinel"):
             return _sentinel_client(f"{scheme}://{rest}", options)
         pool = redis.asyncio.BlockingConnectionPool.from_url(
-            f"{scheme}://{rest}", max_connections=_CONNECTIONS, timeout=timeout_s, **options
+            f"{scheme}://{rest}", max_connections=_CONNECTIONS, timeout=None, **options
         )
     except (ValueError, TypeError, RedisError) as exc:
         raise SettingsError(

@@ -56,6 +56,7 @@ class SharedEntry(Generic[A]):
         self._counters = counters
         self._fits = fits
         self._left_s = tier.timeout_s
+        self._damaged: bytes | None = None
         self._putting: asyncio.Task[None] | None = None
 
     async def get(self) -> A | None:
@@ -166,9 +167,11 @@ class SharedEntry(Generic[A]):
             if self._fits is not None and not self._fits(answer):
                 raise DamagedError(f"the value of {self._key} is of another size")
         except DamagedError as exc:
-            # It is replaced by the answer that is computed now.
-            self._counters.damaged += 1
-            log.error("a value in the shared cache is damaged: %s", exc)
+            # It is replaced by the answer that is computed now; until then it is seen again.
+            if value != self._damaged:
+                self._damaged = value
+                self._counters.damaged += 1
+                log.error("a value in the shared cache is damaged: %s", exc)
             return None
         return answer
 

@@ -137,6 +137,9 @@ class Process:
         self._popen.stdin.write(line + "\n")
         self._popen.stdin.flush()
 
+    def signal(self, number: int) -> None:
+        self._popen.send_signal(number)
+
     def kill(self) -> None:
         self._popen.kill()
         self._popen.wait()
