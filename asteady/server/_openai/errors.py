@@ -10,19 +10,16 @@ from typing import Any
 from asteady._base.errors import (
     CacheMissError,
     InvalidRequestError,
-    ModelCapabilityError,
-    ModelChangedError,
     ModelNotFoundError,
     PromptTooLongError,
     QueueFullError,
-    SessionClosedError,
-    SessionNotOpenError,
 )
-from asteady.server._web.errors import without_files
+from asteady.server._web.errors import RETRY_AFTER, http_error
 
 _log = logging.getLogger("asteady")
 
-_RETRY = {"retry-after": "1"}
+# Of errors of the server, by status.
+_CODES = {502: "incomplete", 503: "not_ready", 504: "timeout"}
 # The library's names of what a body names otherwise.
 _NAMES = {
     "max_new_tokens": "max_completion_tokens",
@@ -57,7 +54,7 @@ def refused(param: str, reason: str) -> ApiError:
     return ApiError(f"{param}: {reason}", param=param)
 
 
-def api_error(exc: BaseException, subject: str = "messages") -> ApiError:
+def api_error(exc: Exception, subject: str = "messages") -> ApiError:
     """The error that a client is told for any exception; what is no fault of its is logged.
 
     `subject` is the field that a prompt is in.
@@ -73,11 +70,6 @@ def api_error(exc: BaseException, subject: str = "messages") -> ApiError:
             # Notes say which one of several texts it is.
             message = " ".join([str(exc), *getattr(exc, "__notes__", ())])
             return ApiError(message, param=_param(message))
-        case ModelCapabilityError():
-            message = without_files(exc, "the model cannot do what the request asks for")
-            return ApiError(message, param="model")
-        case QueueFullError():
-            return _unavailable(str(exc), "queue_full")
         case CacheMissError():
             return ApiError(
                 "the answer is not in the cache, and x-asteady-cache-mode: only was sent",
@@ -87,23 +79,21 @@ def api_error(exc: BaseException, subject: str = "messages") -> ApiError:
                 # OpenAI's clients would ask twice more.
                 headers={"x-should-retry": "false"},
             )
-        case TimeoutError():
-            return ApiError("it took too long", status=504, kind="server_error", code="timeout")
-        case ModelChangedError():
-            message = without_files(exc, "the model is being replaced: ask again")
-            return _unavailable(message, "not_ready")
-        case SessionClosedError() | SessionNotOpenError():
-            return _unavailable(str(exc), "not_ready")
         case ModelNotFoundError():
-            # Not its message: it names files of this machine.
+            # Not a 404: the name is one of those that are served. Its message names files.
             _log.error("a model that is served cannot be loaded: %s", exc)
-            return _unavailable("the model cannot be loaded on this server", "model_unavailable")
-    _log.error("a request failed", exc_info=exc)
-    return ApiError("internal error", status=500, kind="server_error", code="internal_error")
-
-
-def _unavailable(message: str, code: str) -> ApiError:
-    return ApiError(message, status=503, kind="server_error", code=code, headers=_RETRY)
+            return ApiError(
+                "the model cannot be loaded on this server",
+                status=503,
+                kind="server_error",
+                code="model_unavailable",
+                headers=RETRY_AFTER,
+            )
+    status, message, headers = http_error(exc)
+    if status == 400:
+        return ApiError(message, param="model")  # it cannot do what is asked for
+    code = "queue_full" if isinstance(exc, QueueFullError) else _CODES.get(status, "internal_error")
+    return ApiError(message, status=status, kind="server_error", code=code, headers=headers)
 
 
 def _param(message: str) -> str | None:

@@ -27,7 +27,7 @@ from asteady._base.public import public
 
 _log = logging.getLogger("asteady")
 
-RETRY_AFTER_S = 1
+RETRY_AFTER = {"retry-after": "1"}
 # The first that fits. The message of the others is for the log: it may name files.
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (PromptTooLongError, 413),
@@ -50,14 +50,13 @@ def http_error(error: Exception) -> tuple[int, str, dict[str, str]]:
     """
     for kind, status in _STATUS:
         if isinstance(error, kind):
-            headers = {"retry-after": str(RETRY_AFTER_S)} if status == 503 else {}
-            return status, str(error), headers
+            return status, str(error), dict(RETRY_AFTER) if status == 503 else {}
     match error:
         case ModelCapabilityError():
-            return 400, without_files(error, "the model cannot do what the request asks for"), {}
+            return 400, _without_files(error, "the model cannot do what the request asks for"), {}
         case ModelChangedError():
-            message = without_files(error, "the model is being replaced: ask again")
-            return 503, message, {"retry-after": str(RETRY_AFTER_S)}
+            message = _without_files(error, "the model is being replaced: ask again")
+            return 503, message, dict(RETRY_AFTER)
         case ModelNotFoundError():
             _log.warning("a model that was asked for cannot be found: %s", error)
             return 404, "there is no such model", {}
@@ -68,7 +67,7 @@ def http_error(error: Exception) -> tuple[int, str, dict[str, str]]:
     return 500, "internal error", {}
 
 
-def without_files(error: Exception, instead: str) -> str:
+def _without_files(error: Exception, instead: str) -> str:
     """The message of an error; where it may name files of this machine, `instead`, and a log
     entry."""
     message = str(error)
