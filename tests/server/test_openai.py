@@ -232,6 +232,17 @@ async def test_vectors_as_numbers_and_as_base64(
     assert plain.json()["usage"] == {"prompt_tokens": 2, "total_tokens": 2}
 
 
+async def test_vectors_are_asked_for_without_observing(
+    api: httpx.AsyncClient, session: asteady.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # While anybody observes, the warm hits of all take a longer way.
+    monkeypatch.delattr(asteady.Session, "observe")
+    reply = await api.post("/embeddings", json={"input": "b"})
+    assert reply.headers["x-asteady-cache"] == "computed"
+    (entry,) = await session.cache.embedding.entries()
+    assert reply.headers["x-asteady-key"] == str(entry.key)
+
+
 async def test_texts_may_be_given_as_ids_of_tokens(
     api: httpx.AsyncClient, session: asteady.Session
 ) -> None:
@@ -372,6 +383,35 @@ async def test_a_client_that_hangs_up_in_mid_stream_takes_nothing_from_others(
     assert first.headers["x-asteady-cache"] == "computed"
     assert second.headers["x-asteady-cache"] == "coalesced"
     assert (len(engine.computed), len(engine.released)) == (1, 0)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_send_that_fails_is_a_client_that_has_left(
+    session: asteady.Session, engine: FakeEngine, caplog: pytest.LogCaptureFixture, stream: bool
+) -> None:
+    sent: list[str] = []
+    received = [{"type": "http.request", "body": json.dumps({**HELLO, "stream": stream}).encode()}]
+
+    async def receive() -> Any:
+        if received:
+            return received.pop()
+        return await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:  # as ASGI 2.4 has it
+        sent.append(message["type"])
+        if sent[-1] == "http.response.body":
+            raise OSError("the client has gone")
+
+    scope = {"type": "http", "method": "POST", "path": "/chat/completions", "headers": []}
+    if stream:
+        engine.hold()
+        engine.step()
+    await asteady.server.openai(session)({**scope, "query_string": b""}, receive, send)
+    if stream:
+        await engine.wait_released(1)
+    engine.resume()
+    assert sent == ["http.response.start", "http.response.body"]
+    assert caplog.records == []
 
 
 async def test_a_full_queue_is_told_with_when_to_ask_again(engine: FakeEngine) -> None:

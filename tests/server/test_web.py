@@ -234,6 +234,29 @@ async def test_leaving_before_the_first_chunk_is_no_error_to_middleware(
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
+@pytest.mark.parametrize("response", [TextStreamResponse, EventStreamResponse])
+async def test_a_send_that_fails_is_a_client_that_has_left(
+    session: Session, engine: FakeEngine, response: type[TextStreamResponse]
+) -> None:
+    sent: list[str] = []
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Message) -> None:  # as ASGI 2.4 has it
+        sent.append(message["type"])
+        if sent[-1] == "http.response.body":
+            raise OSError("the client has gone")
+
+    engine.hold()
+    engine.step()
+    await response(session.stream("a b c"))({"type": "http"}, receive, send)
+    await engine.wait_released(1)
+    engine.resume()
+    assert sent == ["http.response.start", "http.response.body"]
+
+
 async def test_a_text_arrives_as_it_is_computed(app: Starlette, engine: FakeEngine) -> None:
     engine.hold()
     engine.step()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any, ClassVar
 
 import attrs
@@ -17,7 +17,7 @@ from asteady._session.session import Session
 from asteady.server._openai.body import read_body
 from asteady.server._openai.errors import ApiError, api_error, refused
 from asteady.server._openai.served import ServedModels
-from asteady.server._web.hang_up import ClientLeftError, until_hang_up
+from asteady.server._web.hang_up import ClientLeftError, noticing_hang_up, until_hang_up
 
 _EVENTS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -83,22 +83,27 @@ class Endpoint(ABC):
         """Answer one request. Its first event is there before a stream's status is sent."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        send = noticing_hang_up(send)
         try:
-            async with AsyncExitStack() as stack:
-                body = await read_body(scope, receive, self._most_body_bytes)
-                self._check_messages(body)
-                reply = await self.reply(Asked(body, _mode_of(scope), stack, receive))
-                if isinstance(reply.content, Mapping | bytes):
-                    await send_json(send, reply.content, headers=reply.headers())
-                elif reply.ready:
-                    await _send_events(send, _joined(reply.content), reply.headers)
-                else:
-                    await until_hang_up(receive, _send_events(send, reply.content, reply.headers))
+            await self._answer(scope, receive, send)
         except ClientLeftError:
             pass
         except Exception as exc:
             error = api_error(exc, self.subject)
-            await send_json(send, {"error": error.body}, error.status, error.headers)
+            with suppress(ClientLeftError):
+                await send_json(send, {"error": error.body}, error.status, error.headers)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with AsyncExitStack() as stack:
+            body = await read_body(scope, receive, self._most_body_bytes)
+            self._check_messages(body)
+            reply = await self.reply(Asked(body, _mode_of(scope), stack, receive))
+            if isinstance(reply.content, Mapping | bytes):
+                await send_json(send, reply.content, headers=reply.headers())
+            elif reply.ready:
+                await _send_events(send, _joined(reply.content), reply.headers)
+            else:
+                await until_hang_up(receive, _send_events(send, reply.content, reply.headers))
 
     def _check_messages(self, body: Mapping[str, Any]) -> None:
         name = self.conversation
@@ -141,6 +146,8 @@ async def _send_events(
     try:
         async for each in events:
             await send({"type": "http.response.body", "body": each, "more_body": True})
+    except ClientLeftError:
+        raise
     except Exception as exc:
         error: ApiError = api_error(exc)
         last = event({"error": error.body})

@@ -6,13 +6,26 @@ import asyncio
 from collections.abc import Awaitable
 from typing import TypeVar
 
-from starlette.types import Receive
+from starlette.types import Message, Receive, Send
 
 T = TypeVar("T")
 
 
 class ClientLeftError(Exception):
     """The client hung up: nobody is there to read an answer."""
+
+
+def noticing_hang_up(send: Send) -> Send:
+    """`send`, which raises `ClientLeftError` where it raised the OSError by which servers say that
+    the client has gone (ASGI 2.4)."""
+
+    async def send_on(message: Message) -> None:
+        try:
+            await send(message)
+        except OSError:
+            raise ClientLeftError from None
+
+    return send_on
 
 
 async def until_hang_up(receive: Receive, work: Awaitable[T]) -> T:

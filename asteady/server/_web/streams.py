@@ -16,7 +16,7 @@ from asteady._base.public import public
 from asteady._base.requests import Completion, ReasoningChunk, StreamEvent, TextChunk
 from asteady._session.generation import Stream
 from asteady.server._web.errors import http_error
-from asteady.server._web.hang_up import ClientLeftError, until_hang_up
+from asteady.server._web.hang_up import ClientLeftError, noticing_hang_up, until_hang_up
 
 
 @public
@@ -52,7 +52,7 @@ class TextStreamResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await until_hang_up(receive, self._send(send))
+            await until_hang_up(receive, self._send(noticing_hang_up(send)))
         except ClientLeftError:
             if not self._started:
                 # Middleware takes it for an error when nothing is sent.
