@@ -41,6 +41,33 @@ _PROGRESS_EVERY = 64
 _TURN = 256
 
 
+async def embedding_call(
+    context: CallContext,
+    text: str,
+    model: AnyPath | None,
+    cache: CacheMode,
+    options: EmbedOptions,
+    alias: Hashable = None,
+) -> Call:
+    """Validate the arguments of `Session.embedding` and put them into a record.
+
+    Raises:
+        SessionError: the session is not open.
+        InvalidRequestError: an argument is not allowed.
+    """
+    context.tasks.check_open()
+    check_options("embed", options, _OPTIONS)
+    validate = partial(EmbedRequest.of, text, **options)
+    request = await run_aside(validate) if may_be_large(text) else validate()
+    return Call(
+        request=context.isolated(request),
+        model=context.model("embedding", model),
+        mode=cache,
+        alias=alias,
+        namespace=context.namespace,
+    )
+
+
 class Calls(GenerationCalls):
     """The calls of sessions and namespaces; see `Session`."""
 
@@ -165,20 +192,8 @@ class Calls(GenerationCalls):
                     alias = self._context.alias(text, model, options)
             except (TypeError, ValueError):  # no alias: the arguments are refused below
                 pass
-        context = self._context
-        context.tasks.check_open()
-        check_options("embed", options, _OPTIONS)
-        validate = partial(EmbedRequest.of, text, **options)
-        request = await run_aside(validate) if may_be_large(text) else validate()
-        return await context.embedding.answer(
-            Call(
-                request=context.isolated(request),
-                model=context.model("embedding", model),
-                mode=cache,
-                alias=alias,
-                namespace=context.namespace,
-            )
-        )
+        call = await embedding_call(self._context, text, model, cache, options, alias)
+        return await self._context.embedding.answer(call)
 
     def _recall_vector(
         self, text: str, model: AnyPath | None, cache: CacheMode, options: EmbedOptions

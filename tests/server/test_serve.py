@@ -17,7 +17,9 @@ CHAT = "/v1/chat/completions"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[tuple[ServeProcess, str]]:
-    with serve_process("--port", "0", "--model", "me=builtin", "--max-body-mb", "0.01") as process:
+    with serve_process(
+        "--port", "0", "--model", "me=builtin", "--max-body-mb", "0.01", "--max-messages", "3"
+    ) as process:
         address = process.address()
         process.wait_printed("Ctrl-C")
         yield process, address
@@ -68,6 +70,11 @@ def test_limits_of_a_request(client: httpx.Client) -> None:
     assert (reply.status_code, reply.json()["error"]["code"]) == (413, "request_too_large")
     reply = client.post(CHAT, content=iter([b" " * 9_000, b" " * 9_000]))
     assert reply.status_code == 413
+    turns = [{"role": role, "content": "a"} for role in ("user", "assistant", "user", "user")]
+    reply = client.post(CHAT, json={"messages": turns})
+    assert reply.status_code == 400
+    assert reply.json()["error"]["message"] == "messages: 4 are given, and 3 allowed"
+    assert client.post(CHAT, json={"messages": turns[:3], "max_tokens": 1}).status_code == 200
 
 
 def test_metrics_and_health(client: httpx.Client) -> None:

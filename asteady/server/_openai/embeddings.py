@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from asteady._base.options import EmbedOptions
 from asteady._base.requests import Embedding
 from asteady._base.tasks import map_concurrently
-from asteady._session.observe import Observed
+from asteady._session.calls import embedding_call
+from asteady._session.generation import context_of
+from asteady._session.pipeline import CacheMode, Joined
 from asteady.server._openai.endpoint import Asked, Endpoint, Reply, json_bytes
 from asteady.server._openai.errors import refused
 from asteady.server._openai.options import check_fields
@@ -43,16 +46,16 @@ class Embeddings(Endpoint):
         coding = body.get("encoding_format")
         if coding not in (None, "float", "base64"):
             raise refused("encoding_format", f'"float" or "base64", not {coding!r}'[:200])
-        options: dict[str, Any] = {"model": reference, "cache": asked.mode}
-        options.update((option, body.get(option)) for option in _OPTIONS)
-        seen: list[Observed] = []
-        with self.session.observe(seen.append):
-            found = await until_hang_up(asked.receive, self._embed(texts, options))
+        options: Any = {option: body.get(option) for option in _OPTIONS}
+        joined = await until_hang_up(
+            asked.receive, self._embed(texts, reference, asked.mode, options)
+        )
+        found = [each.result() for each in joined]
         tokens = sum(embedding.tokens for embedding in found)
-        outcomes = {each.outcome for each in seen}
-        headers = {"x-asteady-cache": next((o for o in _OUTCOMES if o in outcomes), "memory")}
-        if len(seen) == 1:
-            headers["x-asteady-key"] = str(seen[0].key)
+        outcomes = {each.outcome for each in joined}
+        headers: dict[str, str] = {"x-asteady-cache": next(o for o in _OUTCOMES if o in outcomes)}
+        if len(joined) == 1:
+            headers["x-asteady-key"] = str(joined[0].key)
         content = {
             "object": "list",
             "model": name,
@@ -63,9 +66,17 @@ class Embeddings(Endpoint):
         rows = await _rows(found, coding)
         return Reply(b"".join([begin, b",".join(rows), b"]}"]), lambda: headers)
 
-    async def _embed(self, texts: list[str], options: dict[str, Any]) -> list[Embedding]:
-        async def embed(text: str) -> Embedding:
-            return await self.session.embedding(text, **options)
+    async def _embed(
+        self, texts: list[str], model: str, mode: CacheMode, options: EmbedOptions
+    ) -> list[Joined[Embedding]]:
+        """The places in the answers, all of which are there."""
+        context = context_of(self.session)
+
+        async def embed(text: str) -> Joined[Embedding]:
+            call = await embedding_call(context, text, model, mode, options)
+            joined = await context.embedding.join(call)
+            await joined.wait()
+            return joined
 
         return await map_concurrently(embed, texts, limit=_AT_ONCE, name="input")
 
