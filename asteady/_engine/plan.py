@@ -96,6 +96,10 @@ class Setup:
     width: int = 1
     repack: bool = False
 
+    def __str__(self) -> str:
+        weights = "repacked" if self.repack else "plain"
+        return f"batch width {self.width}, {weights} weights"
+
 
 def repacks(matrix_types: Sequence[str], system: str, options: EngineOptions) -> bool:
     """Whether weights of these types are repacked: it changes the order of sums, and so the bits.

@@ -23,7 +23,7 @@ from typing import Any, Literal, TypeAlias
 import anyio
 import attrs
 
-from asteady._base.errors import InvalidRequestError, SessionError, StoreError
+from asteady._base.errors import AsteadyError, InvalidRequestError, SessionError, StoreError
 from asteady._base.files import AnyPath
 from asteady._base.options import GenerateOptions, TypedOptions, check_options, shows_options_of
 from asteady._base.public import public
@@ -96,6 +96,8 @@ class WarmFailure:
 
     @property
     def reason(self) -> str:
+        if isinstance(self.error, AsteadyError):
+            return str(self.error)
         return f"{type(self.error).__name__}: {self.error}"
 
     def __str__(self) -> str:

@@ -33,7 +33,9 @@ T = TypeVar("T")
 
 def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
-        "cache", help="inspect or clear the cache", description="Inspect or clear the cache."
+        "cache",
+        help="look at the stored answers, move or remove them",
+        description="Look at the stored answers, move or remove them.",
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     stats_ = actions.add_parser(

@@ -93,8 +93,7 @@ def add_messages(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tools",
         metavar="FILE",
-        help="a JSON file with the tools that the model may call, as OpenAI's API has them; the"
-        " calls are printed after the text, each as a line of JSON",
+        help="a JSON file with the tools that the model may call, as OpenAI's API has them",
     )
     parser.add_argument(
         "--tool-choice",
@@ -103,11 +102,12 @@ def add_messages(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def prompt_arguments(options: argparse.Namespace) -> dict[str, Any]:
+def prompt_arguments(options: argparse.Namespace, missing: str | None = None) -> dict[str, Any]:
     """The keyword arguments of `Session.generate` that `add_messages` reads; sets `prompt`.
 
     Raises:
-        InvalidRequestError: a file or a variable is no JSON, or a prompt was given too.
+        InvalidRequestError: a file or a variable is no JSON, or a prompt was given too, or
+            standard input is empty: then `missing` is the message, if it is given.
     """
     arguments: dict[str, Any] = {"raw": options.raw}
     if options.date is not None:
@@ -133,6 +133,8 @@ def prompt_arguments(options: argparse.Namespace) -> dict[str, Any]:
     if options.messages is None:
         if options.prompt in (None, "-"):
             options.prompt = read_standard_input("a prompt").removesuffix("\n")
+            if not options.prompt:
+                raise InvalidRequestError(missing or "standard input is empty: give a prompt")
         options.prompt = text_argument("the prompt", options.prompt)
         return arguments
     if options.prompt is not None:

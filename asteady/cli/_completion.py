@@ -36,8 +36,8 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "completion",
         help="print a script that completes commands in a shell",
-        description="Print a script for the shell that completes commands, options, values, the"
-        " names of files and of models.",
+        description="Print a script for the shell that completes commands, options, values and the"
+        "\nnames of files and models.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

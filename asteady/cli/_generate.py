@@ -10,12 +10,12 @@ import shlex
 import sys
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, get_args
 
 from asteady._base.errors import InvalidRequestError
 from asteady._base.files import atomic_write
 from asteady._base.messages import ToolCall
-from asteady._base.requests import OWN_END, ReasoningChunk, Vector
+from asteady._base.requests import OWN_END, EmbedMode, ReasoningChunk, Vector
 from asteady.cli._common import (
     Commands,
     activities_of,
@@ -47,7 +47,8 @@ def _add_generate(commands: Commands) -> None:
     parser = commands.add_parser(
         "generate",
         help="generate text",
-        description="Generate text and print it while it is computed.",
+        description="Generate text and print it while it is computed. Calls of tools are printed"
+        " after it, each as a line of JSON.",
     )
     parser.add_argument("prompt", nargs="?", help="the prompt; default, or -: standard input")
     add_seed(parser)
@@ -55,6 +56,13 @@ def _add_generate(commands: Commands) -> None:
     parser.add_argument(
         "--temperature", type=float, default=0.0, metavar="T", help="default: 0, greedy"
     )
+    for name, kind, what in (
+        ("--top-k", int, "draw from the N likeliest tokens"),
+        ("--top-p", float, "draw from the likeliest tokens that have this probability together"),
+        ("--min-p", float, "draw from tokens with at least this share of the likeliest's"),
+        ("--repeat-penalty", float, "divide the logits of tokens that were there already by this"),
+    ):
+        parser.add_argument(name, type=kind, metavar="N", help=f"{what}; default: off")
     parser.add_argument(
         "--stop",
         action="append",
@@ -108,24 +116,34 @@ def _add_embed(commands: Commands) -> None:
     parser.add_argument(
         "--truncate", action="store_true", help="cut texts that are longer than the model's context"
     )
+    parser.add_argument(
+        "--mode",
+        choices=get_args(EmbedMode),
+        help="embed with the model's instruction for a query or a document, if it has one",
+    )
+    parser.add_argument(
+        "--dimensions",
+        type=int,
+        metavar="N",
+        help="the first N numbers of a vector, with norm 1, of models that are trained for it",
+    )
     add_request(parser)
     parser.set_defaults(run=run_embed)
 
 
 def run_generate(options: argparse.Namespace) -> int:
     swallowed = options.choices and options.prompt is None and options.messages is None
-    if swallowed and (sys.stdin is None or sys.stdin.isatty()):
-        raise _no_prompt(options.choices)
-    what = prompt_arguments(options)
-    if swallowed and not options.prompt:  # standard input is empty, as in many scripts
-        raise _no_prompt(options.choices)
+    missing = _swallowed(options.choices) if swallowed else None
+    if missing is not None and (sys.stdin is None or sys.stdin.isatty()):
+        raise InvalidRequestError(missing)
+    what = prompt_arguments(options, missing)
     return asyncio.run(_generate(options, {**what, **_form(options)}))
 
 
-def _no_prompt(given: list[str]) -> InvalidRequestError:
+def _swallowed(given: list[str]) -> str:
     """The prompt was taken for the last choice: ``--choices good bad "Is it good?"``."""
     *choices, last = map(shlex.quote, given)
-    return InvalidRequestError(
+    return (
         "there is no prompt, as --choices takes all that follows it. Put the prompt first:"
         f" asteady generate {last} --choices {' '.join(choices) or 'TEXT'}"
     )
@@ -156,6 +174,10 @@ async def _generate(options: argparse.Namespace, what: dict[str, Any]) -> int:
             seed=options.seed,
             max_new_tokens=options.max_new_tokens,
             temperature=options.temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+            min_p=options.min_p,
+            repeat_penalty=options.repeat_penalty,
             stop=options.stop,
             eos_string=options.eos_string,
             **what,
@@ -263,7 +285,13 @@ async def _embed(texts: list[str], options: argparse.Namespace) -> Vector:
     ) as session:
         calls = calls_under(session, options.namespace)
         async with progress(options, activities_of(session), "computing the vectors"):
-            return await calls.embed(texts, cache=options.cache, truncate=options.truncate)
+            return await calls.embed(
+                texts,
+                cache=options.cache,
+                truncate=options.truncate,
+                mode=options.mode,
+                dimensions=options.dimensions,
+            )
 
 
 def _save(matrix: Vector, target: Path) -> None:

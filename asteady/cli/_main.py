@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import NoReturn
 
 from asteady._base.errors import AsteadyError
 from asteady.cli import (
@@ -97,10 +98,18 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown != message and not unknown.startswith("-"):
+            message += " (a text of several words needs quotes)"
+        super().error(message)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands. Building it takes no import that is slow: completion does it at
     each press of the key."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="asteady",
         description="Deterministic, cached text and embeddings from local language models.",
         epilog="Settings come from ASTEADY_* variables; see docs/configuration.md. Commands, exit"

@@ -185,6 +185,11 @@ def _kind(reference: str) -> Kind:
 
 
 def pull(options: argparse.Namespace) -> int:
+    if options.model == "builtin":
+        raise ModelError(
+            "builtin is in asteady's own package; what is downloaded is named"
+            " hf:owner/repo/file.gguf, hf:owner/repo:Q4_K_M or minilm"
+        )
     cache_dir = Settings.from_environment().cache_dir
     print_path(asyncio.run(_pull(options, cache_dir)))
     return 0
@@ -199,7 +204,7 @@ async def _pull(options: argparse.Namespace, cache_dir: Path) -> Path:
     stopped = threading.Event()
 
     def fetch() -> Path:
-        if options.model not in NAMED_MODELS or options.model == "builtin":
+        if options.model not in NAMED_MODELS:
             with activities.during("downloading", options.model) as running:
                 pull_model(options.model, cache_dir, running=running, stopped=stopped.is_set)
         # Compares the digest with the expected one and reads the header; converts minilm.
@@ -378,6 +383,11 @@ def remove(options: argparse.Namespace) -> int:
         raise ModelError(
             f"{options.model} is not in the hub's cache but in a package: python -m pip uninstall "
             f"{BUNDLED[options.model].distribution}"
+        )
+    if not options.model.startswith("hf:"):
+        raise ModelError(
+            f"{options.model} is not in the hub's cache, and only models from there are removed:"
+            " hf:owner/repo/file.gguf or hf:owner/repo:Q4_K_M"
         )
     model = _local(options.model, cache_dir)
     freed_bytes = sum(discard(file) for file in model.files)

@@ -383,11 +383,12 @@ class SizeRecommendation:
                 f"no request was repeated in {self.accesses:,} accesses: no cache size would give"
                 " hits"
             )
+        what = "of the computing time" if self.by == "seconds" else "of the requests"
         return (
-            f"{self.entries:,} entries and {_megabytes(self.size_bytes)} reach"
-            f" {self.rate:.1f} % of {self.best_rate:.1f} % ({self.by}); the cache now has room for"
-            f" {self.current_entries:,} entries and {_megabytes(self.current_size_bytes)},"
-            f" which gives {self.current_rate:.1f} %"
+            f"room for {_room(self.entries, self.size_bytes)} saves {self.rate:.1f} % {what}, no"
+            f" size more than {self.best_rate:.1f} %; the cache now has room for"
+            f" {_room(self.current_entries, self.current_size_bytes)}, which saves"
+            f" {self.current_rate:.1f} %"
         )
 
 
@@ -567,9 +568,11 @@ class CacheOptimizer:
             self.record(access, prompt=prompt_of(request), seed=seed)
 
 
-def _megabytes(size_bytes: int) -> str:
-    megabytes = size_bytes / MEBIBYTE
-    return f"{megabytes:,.1f} MB" if megabytes >= 1 else f"{megabytes:.2g} MB"
+def _room(entries: int, size_bytes: int) -> str:
+    size = f"{size_bytes / MEBIBYTE:,.1f} MB"
+    if size_bytes < MEBIBYTE:
+        size = f"{size_bytes / 1024:,.1f} kB" if size_bytes >= 1024 else f"{size_bytes} bytes"
+    return f"{entries:,} {'entry' if entries == 1 else 'entries'} and {size}"
 
 
 def state_path(settings: Settings, cache_type: Kind) -> Path:

@@ -108,6 +108,10 @@ def test_cache_only_fails_for_what_is_not_there() -> None:
         (("generate", "hi", "--seed", "-1"), "seed=-1"),
         (("generate", "hi", "--temperature", "-1"), "temperature=-1.0"),
         (("generate", ""), "prompt=''"),
+        (("generate",), "standard input is empty: give a prompt"),
+        (("generate", "hi", "--top-k", "-1"), "top_k=-1"),
+        (("embed", "hi", "--dimensions", "0"), "dimensions=0"),
+        (("embed", "hi", "--mode", "query"), "mode='query' is not supported for the model"),
         (("embed", "hi", "--npy", "/no/such/directory/x.npy"), "/no/such/directory"),
         (("warm", "no_such.jsonl"), "asteady: no_such.jsonl: No such file or directory"),
     ],
@@ -133,6 +137,9 @@ def test_bad_settings_are_an_expected_failure() -> None:
 def test_wrong_usage_is_exit_code_2() -> None:
     assert run("generate", "hi", "--no-such-option").returncode == 2
     assert run().returncode == 2
+    words = run("generate", "Write", "a", "haiku")
+    assert words.returncode == 2
+    assert "unrecognized arguments: a haiku (a text of several words needs quotes)" in words.stderr
 
 
 def test_standard_input_must_be_text() -> None:
@@ -151,6 +158,28 @@ def test_embed_prints_a_line_of_numbers_for_each_text(tmp_path: Path) -> None:
     saved = run("embed", "--npy", str(file), stdin="one\ntwo\n")
     assert saved.stdout == ""
     assert np.load(file) == pytest.approx(np.array(rows))
+    (shorter,) = run("embed", "one", "--dimensions", "8").stdout.splitlines()
+    numbers = np.array([float(x) for x in shorter.split()])
+    first = np.array(rows[0][:8])
+    assert numbers == pytest.approx(first / np.linalg.norm(first), abs=1e-5)
+
+
+def test_every_way_to_sample_reaches_the_request() -> None:
+    given = ("--top-k", "5", "--top-p", "0.9", "--min-p", "0.1", "--repeat-penalty", "1.2")
+    done = run("generate", "hi", "--max-new-tokens", "3", "--temperature", "0.5", *given)
+    assert done.returncode == 0, done.stderr
+    (entry,) = json.loads(run("cache", "list", "--json").stdout)
+
+    async def stored() -> object:
+        async with asteady.Session() as session:
+            return await session.cache.generation.request(entry["key"])
+
+    request = asyncio.run(stored())
+    assert isinstance(request, asteady.GenerateRequest)
+    assert (request.top_k, request.top_p, request.min_p, request.repeat_penalty) == (
+        *(5, 0.9),
+        *(0.1, 1.2),
+    )
 
 
 def test_the_cache_is_shown_and_cleared(tmp_path: Path) -> None:

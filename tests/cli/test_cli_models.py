@@ -190,8 +190,9 @@ def test_the_paths_of_the_built_in_models_and_of_a_file(
         (("path", "/no/such.gguf"), "/no/such.gguf"),
         (("path", "hf:no/such:Q4_0"), "asteady models pull hf:no/such:Q4_0"),
         (("remove", "hf:no/such:Q4_0"), "is not downloaded"),
-        (("remove", "builtin"), "hf:owner/repo"),
-        (("pull", "builtin"), "hf:owner/repo"),
+        (("remove", "builtin"), "builtin is not in the hub's cache"),
+        (("remove", "./x.gguf"), "only models from there are removed: hf:owner/repo"),
+        (("pull", "builtin"), "builtin is in asteady's own package"),
     ],
 )
 def test_what_is_not_there_is_one_line(

@@ -73,7 +73,7 @@ def test_the_smallest_capacity_that_is_enough_is_recommended() -> None:
     assert 20_000 <= found.size_bytes <= 20_000 * (1 + 1 / 256)
     assert found.best_rate == found.rate == pytest.approx(80.0)
     assert found.current_rate == 0.0
-    assert "20 entries and 0.019 MB reach 80.0 % of 80.0 % (seconds)" in str(found)
+    assert "room for 20 entries and 19.6 kB saves 80.0 % of the computing time" in str(found)
     nothing = looped(3, 1).recommend_cache_size()
     assert (nothing.entries, nothing.size_bytes, nothing.best_rate) == (0, 0, 0.0)
 
@@ -206,7 +206,7 @@ async def test_the_command_shows_what_was_recorded(engine: FakeEngine, tmp_path:
     shown = run("cache", "size", "--plot", picture)
     assert shown.returncode == 0, shown.stderr
     assert "<- now" in shown.stdout
-    assert "1 entries and" in shown.stdout
+    assert "room for 1 entry and" in shown.stdout
     assert first_bytes(picture) == b"\x89PNG"
     refused = run("cache", "size", "--plot", str(tmp_path / "out.xyz"))
     assert refused.returncode == 1

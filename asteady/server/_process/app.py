@@ -126,7 +126,7 @@ async def _to_dashboard(request: Request) -> Response:
 
 async def _not_there(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    hint = f"; the API is at {API}" if error.status_code == 404 else ""
+    hint = f"; the API is at {API}" if error.detail == "Not Found" else ""
     own = ApiError(
         f"{request.method} {request.url.path}: {error.detail}{hint}",
         status=error.status_code,
