@@ -6,11 +6,13 @@ import ctypes
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from asteady import InvalidRequestError, blocking
+from asteady.blocking import _portal
 from asteady.testing import FakeEngine
 
 SHORT_S = 0.05
@@ -85,12 +87,14 @@ def test_a_computation_that_others_wait_for_goes_on(
 
 
 def test_the_time_of_an_iteration_is_for_all_of_it(
-    session: blocking.Session, engine: FakeEngine
+    session: blocking.Session, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.hold()
     engine.step()
-    chunks = session.generate_iter("a b c", timeout=1.0)
+    chunks = session.generate_iter("a b c", timeout=1000)
     assert next(chunks) == "You "
+    later = SimpleNamespace(monotonic=lambda: time.monotonic() + 1000)
+    monkeypatch.setattr(_portal, "time", later)
     with pytest.raises(TimeoutError):
         next(chunks)
     assert list(chunks) == []

@@ -23,7 +23,7 @@ from asteady._engine.plan import Setup
 from asteady._engine.pool import Pool
 from tests.engine.conftest import load
 from tests.engine.driving import digest, generate
-from tests.engine.pooled import OpenPool
+from tests.engine.pooled import OpenPool, settle
 from tests.gguf_files import write_llama
 
 pytestmark = pytest.mark.anyio
@@ -156,10 +156,24 @@ async def test_a_neighbour_of_a_cancelled_prompt_is_answered_as_ever(
     chunks: asyncio.Queue[Chunk] = asyncio.Queue()
     neighbour = asyncio.ensure_future(pool.run(request, chunks.put_nowait))
     await chunks.get()
+    prompted = threading.Event()
+
+    def entered(tokens: int) -> None:
+        # Alone, the neighbour waits for the next prompt, however long this thread takes for it.
+        if tokens > 2:
+            prompted.clear()
+        else:
+            assert prompted.wait(60)
+
+    watch.entered = entered
     for node in (1, 20, 60):
         task = asyncio.ensure_future(pool.run(GenerateRequest.of(LONG)))
+        await settle(pool, lambda now: now.running == 2)
+        # When the next line has said where to pause.
+        asyncio.get_running_loop().call_soon(prompted.set)
         await watch.cancel_at(node, task)
     assert not neighbour.done()
+    prompted.set()
     assert digest(await neighbour) == expected
     assert watch.codes.count(2) == 3
 
@@ -168,19 +182,23 @@ async def test_a_cancelled_answer_ends_within_a_step(
     models: Path, monkeypatch: pytest.MonkeyPatch, open_pool: OpenPool
 ) -> None:
     pool = open_pool(load(models, "gpt2.gguf"), 1, 10)
-    chunks: asyncio.Queue[Chunk] = asyncio.Queue()
     watch = Watch(monkeypatch)
-    task = asyncio.ensure_future(
-        pool.run(GenerateRequest.of("Hi", max_new_tokens=900), chunks.put_nowait)
-    )
-    await chunks.get()
+    reached, proceed = threading.Event(), threading.Event()
+
+    def entered(tokens: int) -> None:
+        if len(watch.codes) == 20:
+            reached.set()
+            assert proceed.wait(60)
+
+    watch.entered = entered
+    task = asyncio.ensure_future(pool.run(GenerateRequest.of("Hi", max_new_tokens=900)))
+    assert await asyncio.to_thread(reached.wait, 60)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    steps = len(watch.codes)
+    proceed.set()
     await idle(pool)
-    # The step that was running, and at most the one that had begun meanwhile.
-    assert len(watch.codes) <= steps + 2
+    assert len(watch.codes) == 21
     assert pool.statistics().cancelled == 1
 
 

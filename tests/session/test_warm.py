@@ -89,15 +89,23 @@ async def test_concurrency_is_bounded(session: Session, engine: FakeEngine) -> N
         await session.warm(["a"], concurrency=0)
 
 
-async def test_the_budget_cancels_what_is_under_way(session: Session, engine: FakeEngine) -> None:
+async def test_the_budget_cancels_what_is_under_way(
+    session: Session, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await session.generate("cached")
     engine.hold()
-    report = await session.warm(["cached", "b", "c", "d"], concurrency=2, budget_s=0.2)
+    warming = asyncio.create_task(
+        session.warm(["cached", "b", "c", "d"], concurrency=2, budget_s=1000)
+    )
+    await engine.wait_computed(3)
+    loop = asyncio.get_running_loop()
+    now_s = loop.time
+    monkeypatch.setattr(loop, "time", lambda: now_s() + 1000)
+    report = await warming
     assert (report.warmed, report.already_cached, report.skipped) == (0, 1, 3)
     assert report.failed == ()
+    await engine.wait_released(2)
     engine.resume()
-    await engine.wait_idle()
-    assert len(engine.released) == 2
     # The same call goes on where the budget ended.
     report = await session.warm(["cached", "b", "c", "d"])
     assert (report.warmed, report.already_cached) == (3, 1)
