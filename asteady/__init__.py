@@ -70,6 +70,7 @@ if TYPE_CHECKING:
         Exported as Exported,
         Holding as Holding,
         Merged as Merged,
+        Moved as Moved,
         NamespaceSize as NamespaceSize,
         Order as Order,
     )
@@ -155,7 +156,7 @@ else:
             "asteady._base.tools": "AnyTool",
             "asteady._cache.cache": "Cache",
             "asteady._cache.manager": "CacheManager",
-            "asteady._cache.store.api": "Entry Exported Holding Merged NamespaceSize Order",
+            "asteady._cache.store.api": "Entry Exported Holding Merged Moved NamespaceSize Order",
             "asteady._engine.api": (
                 "AnswerEvent CallEvent ChunkEvent Engine ErrorEvent Job MachineStatistics"
                 " PrefixStatistics Worker"

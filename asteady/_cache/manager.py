@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from asteady._base.errors import StoreError
+import attrs
+
+from asteady._base.errors import InvalidRequestError, StoreError
 from asteady._base.files import AnyPath
 from asteady._base.forks import fork_gate
 from asteady._base.public import public
 from asteady._base.requests import KINDS, Completion, Embedding, Kind, is_below, namespace_path
 from asteady._base.settings import MEBIBYTE, Settings
-from asteady._base.validation import needs
+from asteady._base.validation import needs, one_of
 from asteady._cache.cache import TICK_S, Cache, Opener
 from asteady._cache.memory import Memory
 from asteady._cache.policy import POLICIES, Budget
@@ -24,6 +27,7 @@ from asteady._cache.store.api import (
     Exported,
     Holding,
     Merged,
+    Moved,
     NamespaceSize,
     Store,
     Untag,
@@ -32,7 +36,11 @@ from asteady._cache.store.codec import Codec, CompletionCodec, EmbeddingCodec
 from asteady._cache.tier import SharedTierError
 
 if TYPE_CHECKING:
+    from asteady._cache.moves import Move
     from asteady._cache.redis import RedisTier
+
+# What a command of a push or a pull may take.
+MOVE_TIMEOUT_S = 10.0
 
 A = TypeVar("A", Completion, Embedding)
 
@@ -100,7 +108,7 @@ class CacheManager:
         """
         locks = None if self._settings.disable_cache else self.directory / "locks"
         try:
-            self._tier = tier = self._make_tier()
+            self._tier = tier = _make_tier(self._settings)
             await self._open(self.generation, CompletionCodec(), locks, tier)
             await self._open(self.embedding, EmbeddingCodec(), locks, tier)
         except BaseException:
@@ -124,20 +132,6 @@ class CacheManager:
         if tier is not None:
             cache.shared = SharedCache(tier, cache.kind, codec, cache.counters)
         await cache.open(self._make_store(cache, codec), locks)
-
-    def _make_tier(self) -> RedisTier | None:
-        settings = self._settings
-        if settings.shared_cache is None or settings.disable_cache:
-            return None
-        needs("redis", extra="redis")
-        with fork_gate:
-            from asteady._cache.redis import RedisTier
-
-        return RedisTier(
-            settings.shared_cache,
-            timeout_s=settings.shared_cache_timeout_s,
-            lease_s=settings.shared_cache_lease_s,
-        )
 
     def _make_store(self, cache: Cache[A], codec: Codec[A]) -> Store[A]:
         if self._settings.disable_cache:
@@ -316,6 +310,118 @@ class CacheManager:
             max_file_bytes=max_file_bytes,
         )
 
+    async def push_entries(
+        self,
+        url: str | None = None,
+        *,
+        kind: Kind | None = None,
+        namespace: str | None = None,
+        fingerprint: str | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> dict[Kind, Moved]:
+        """Copy entries to a shared cache, while both are in use; returns what was done, by kind.
+
+        What is there already stays, and gets the namespaces that it has here. The stored requests
+        are not copied. Memory does not grow with the number of entries. Cancelling leaves what was
+        copied; the next call goes on from there.
+
+        Args:
+            url: of a Redis or Valkey server; default: `Settings.shared_cache`.
+            kind: only the entries of "generation" or of "embedding".
+            namespace: only those of this namespace and all below it.
+            fingerprint: only those of the model with this fingerprint; see
+                `asteady.operate.fingerprint`.
+            progress: called after each page with the number of entries so far.
+
+        Raises:
+            SettingsError: `url` is no URL of a server, or redis-py is not installed.
+            InvalidRequestError: an argument is not allowed.
+            StoreError: the cache is disabled or cannot be read, the server fails or refuses an
+                entry, as one whose memory is full may, or `shared_cache_any_cpu` is set: machines
+                with it look for keys that stored entries do not have.
+        """
+        from asteady._cache.moves import push
+
+        if self._settings.shared_cache_any_cpu:
+            raise StoreError(
+                "shared_cache_any_cpu is set, and machines with it look for keys that stored"
+                " entries do not have; without it (ASTEADY_SHARED_CACHE_ANY_CPU=0), entries are"
+                " pushed for machines without it"
+            )
+        return await self._move(push, url, kind, namespace, fingerprint, progress)
+
+    async def pull_entries(
+        self,
+        url: str | None = None,
+        *,
+        kind: Kind | None = None,
+        namespace: str | None = None,
+        fingerprint: str | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> dict[Kind, Moved]:
+        """Copy entries from a shared cache, while both are in use; returns what was done, by kind.
+
+        What is here already stays, and gets the namespaces that it has there. Nothing is evicted:
+        entries that do not fit into what the budgets have left are counted as `full`, and are still
+        found in the shared cache. Damaged ones are logged and left out. Arguments, memory and
+        cancelling are as in `push_entries`.
+
+        Raises:
+            SettingsError, InvalidRequestError: as in `push_entries`.
+            StoreError: the cache is disabled or cannot be written, or the server fails.
+        """
+        from asteady._cache.moves import pull
+
+        return await self._move(pull, url, kind, namespace, fingerprint, progress)
+
+    async def _move(
+        self,
+        run: Callable[[Move], Awaitable[Moved]],
+        url: str | None,
+        kind: Kind | None,
+        namespace: str | None,
+        fingerprint: str | None,
+        progress: Callable[[int], None] | None,
+    ) -> dict[Kind, Moved]:
+        from asteady._cache.moves import Move
+
+        if kind is not None:
+            one_of("kind", kind, KINDS)
+        path = None if namespace is None else namespace_path(namespace)
+        stores = await self._stores()
+        settings = self._settings if url is None else attrs.evolve(self._settings, shared_cache=url)
+        # A client of its own: a batch may take longer than an answer may be delayed.
+        tier = _make_tier(settings, timeout_s=MOVE_TIMEOUT_S)
+        if tier is None:
+            raise InvalidRequestError(
+                "there is no shared cache: give its URL, as redis://host:6379/0, or set"
+                " shared_cache (ASTEADY_SHARED_CACHE)"
+            )
+        done: dict[Kind, Moved] = {}
+
+        def moved(now: Moved) -> None:
+            if progress is not None:
+                progress(now.entries + sum(before.entries for before in done.values()))
+
+        try:
+            for each in KINDS if kind is None else (kind,):
+                done[each] = await run(
+                    Move(
+                        kind=each,
+                        store=stores[each],
+                        tier=tier,
+                        namespace=path,
+                        fingerprint=fingerprint,
+                        moved=moved,
+                    )
+                )
+        except SharedTierError as exc:
+            reason = str(exc).rstrip(".")
+            raise StoreError(f"{reason}; the same call, made again, goes on from there") from exc
+        finally:
+            await tier.aclose()
+        return done
+
     async def _stores(self) -> dict[Kind, Store[Any]]:
         """Both stores; a default session is opened for it."""
         if self._settings.disable_cache:
@@ -327,3 +433,17 @@ class CacheManager:
 
     def _database(self, kind: str) -> Path:
         return self.directory / f"{kind}_cache.db"
+
+
+def _make_tier(settings: Settings, timeout_s: float | None = None) -> RedisTier | None:
+    if settings.shared_cache is None or settings.disable_cache:
+        return None
+    needs("redis", extra="redis")
+    with fork_gate:
+        from asteady._cache.redis import RedisTier
+
+    return RedisTier(
+        settings.shared_cache,
+        timeout_s=timeout_s or settings.shared_cache_timeout_s,
+        lease_s=settings.shared_cache_lease_s,
+    )

@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 import logging
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from functools import partial
 from time import perf_counter
@@ -123,7 +123,7 @@ class RedisTier:
         return bool(found)
 
     async def put(self, name: str, value: bytes, namespaces: tuple[str, ...]) -> None:
-        fields: dict[str, bytes] = {"v": value, **{f"t:{path}": b"" for path in namespaces}}
+        fields = _fields(value, namespaces)
         await self._run("put", lambda: self._client.hset(name, mapping=fields), self.timeout_s)
 
     async def tag(self, name: str, namespace: str) -> None:
@@ -186,15 +186,21 @@ class RedisTier:
 
     # -- all entries ------------------------------------------------------------------------------
 
-    async def names(self, kind: Kind, key: Key = "*") -> AsyncIterator[list[str]]:
-        """The names of all entries of a kind, or of one key, in batches; one may come twice.
+    async def names(
+        self, kind: Kind, key: Key = "*", fingerprint: str | None = None
+    ) -> AsyncIterator[list[str]]:
+        """The names of all entries of a kind, or of one key or fingerprint, in batches; one may
+        come twice.
 
         Raises:
             SharedTierError: the server failed meanwhile.
         """
         batch: list[str] = []
+        pattern = f"{_PREFIX}*:{kind[0]}:{key}"
+        if fingerprint is not None:
+            pattern = self.name(kind, fingerprint, key)
         try:
-            async for name in self._client.scan_iter(f"{_PREFIX}*:{kind[0]}:{key}", count=_BATCH):
+            async for name in self._client.scan_iter(pattern, count=_BATCH):
                 if not name.endswith(b":lease"):
                     batch.append(name.decode())
                 if len(batch) == _BATCH:
@@ -240,6 +246,50 @@ class RedisTier:
                     "remove", partial(self._untag, [name], [f"t:{path}"]), self.timeout_s
                 )
         return removed
+
+    async def tags(self, names: Sequence[str]) -> list[set[str] | None]:
+        """The namespaces of each of these entries; None where there is no answer.
+
+        Raises:
+            SharedTierError: the server failed; so do the next two.
+        """
+        found = await self._pipelined("get", lambda pipe: [pipe.hkeys(name) for name in names])
+        return [
+            {field[2:].decode() for field in fields if field.startswith(b"t:")}
+            if b"v" in fields
+            else None
+            for fields in found
+        ]
+
+    async def sizes(self, names: Sequence[str]) -> list[int]:
+        """The bytes of each of these packed answers; 0 where there is none."""
+        return await self._pipelined(
+            "get", lambda pipe: [pipe.hstrlen(name, "v") for name in names]
+        )
+
+    async def get_all(self, names: Sequence[str]) -> list[bytes | None]:
+        return await self._pipelined("get", lambda pipe: [pipe.hget(name, "v") for name in names])
+
+    async def put_all(self, entries: Mapping[str, tuple[bytes, tuple[str, ...]]]) -> None:
+        """Store packed answers with their namespaces, by the names of the entries."""
+        await self._pipelined(
+            "put",
+            lambda pipe: [
+                pipe.hset(name, mapping=_fields(value, namespaces))
+                for name, (value, namespaces) in entries.items()
+            ],
+        )
+
+    async def _pipelined(self, what: str, queue: Callable[[Any], object]) -> list[Any]:
+        """The results of several commands, each about one key."""
+
+        async def run() -> list[Any]:
+            async with self._client.pipeline(transaction=False) as pipe:
+                queue(pipe)
+                results: list[Any] = await pipe.execute()
+                return results
+
+        return await self._run(what, run, _BATCH_S)
 
     async def statistics(self) -> dict[str, Any]:
         """What the server says of itself: its version, memory and keys, also those of others.
@@ -370,6 +420,10 @@ class RedisTier:
             self.url,
             reason,
         )
+
+
+def _fields(value: bytes, namespaces: tuple[str, ...]) -> dict[str, bytes]:
+    return {"v": value, **{f"t:{path}": b"" for path in namespaces}}
 
 
 def _client(url: str, timeout_s: float) -> Client:

@@ -661,6 +661,8 @@ class CacheManager(Part[AsyncCacheManager]):
     shared_statistics = waited(AsyncCacheManager.shared_statistics)
     export_entries = waited(AsyncCacheManager.export_entries)
     import_entries = waited(AsyncCacheManager.import_entries)
+    push_entries = waited(AsyncCacheManager.push_entries)
+    pull_entries = waited(AsyncCacheManager.pull_entries)
 
 
 class SessionCalls(Calls[AsyncSession]):

@@ -1,4 +1,4 @@
-"""``asteady cache stats|list|get|delete|clear|path|namespaces|size|export|import``"""
+"""``asteady cache stats|list|get|delete|clear|path|namespaces|size|export|import|push|pull``"""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ import datetime
 import json
 import sys
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import attrs
 
 from asteady._base.errors import InvalidRequestError
-from asteady._base.requests import KINDS, Completion
+from asteady._base.requests import KINDS, Completion, Kind
 from asteady._base.settings import MEBIBYTE, Settings
-from asteady._cache.store.api import MAX_FILE_BYTES, ORDERS, Merged
+from asteady._cache.store.api import MAX_FILE_BYTES, ORDERS, Merged, Moved
 from asteady._cache.store.stored_request import prompt_of, quoted
 from asteady.cli._common import Commands, add_json, add_namespace, opened_manager, settings_as_found
 from asteady.cli._curve import BLOCKS, draw_curve
+from asteady.cli._fingerprint import fingerprints_of
 from asteady.cli._output import Column, can_print, columns_of, print_path, print_table
+from asteady.cli._progress import add_quiet, progress
 from asteady.cli._stats import print_stats
 from asteady.cli._watch import DEFAULT_INTERVAL_S, watch
 
@@ -73,6 +75,7 @@ def add_parser(commands: Commands) -> None:
     _add_namespaces(actions)
     _add_size(actions)
     _add_transfer(actions)
+    _add_moves(actions)
 
 
 def _add_namespaces(actions: Commands) -> None:
@@ -151,6 +154,42 @@ def _add_transfer(actions: Commands) -> None:
     import_.set_defaults(run=run_import)
     for action in (export_, import_):
         add_json(action)
+
+
+def _add_moves(actions: Commands) -> None:
+    push_ = actions.add_parser(
+        "push",
+        help="copy entries to a shared cache",
+        description="Copy entries to a shared cache on Redis or Valkey. What is there already"
+        " stays. Both may be in use. If it fails in the middle, run it again: it goes on from"
+        " there.",
+    )
+    push_.set_defaults(run=push)
+    pull_ = actions.add_parser(
+        "pull",
+        help="copy entries from a shared cache",
+        description="Copy entries from a shared cache on Redis or Valkey, as many as the cache has"
+        " room for. What is here already stays. Both may be in use. If it fails in the middle, run"
+        " it again: it goes on from there.",
+    )
+    pull_.set_defaults(run=pull)
+    for action in (push_, pull_):
+        action.add_argument(
+            "url",
+            nargs="?",
+            metavar="URL",
+            help="as redis://host:6379/0; default: ASTEADY_SHARED_CACHE",
+        )
+        action.add_argument("--kind", choices=KINDS, help="only entries of this kind")
+        add_namespace(action, "only entries of this namespace or of one below it")
+        action.add_argument(
+            "--model",
+            metavar="MODEL",
+            help="only answers that this machine would compute with this model: of the same"
+            " fingerprint, see asteady fingerprint",
+        )
+        add_json(action)
+        add_quiet(action)
 
 
 def stats(options: argparse.Namespace) -> int:
@@ -347,6 +386,57 @@ def run_import(options: argparse.Namespace) -> int:
             f" {merged.oversized:,} too large; {merged.evicted:,} evicted"
         )
     return 0
+
+
+def push(options: argparse.Namespace) -> int:
+    # With the stored sizes, as nothing is stored here.
+    done = asyncio.run(_moved(options, settings_as_found(), "push"))
+    if options.json:
+        print(json.dumps({kind: attrs.asdict(moved) for kind, moved in done.items()}))
+        return 0
+    for kind, moved in done.items():
+        print(
+            f"{kind}: {moved.entries:,} here, {moved.added:,} added, {moved.known:,} already there,"
+            f" {moved.damaged:,} damaged"
+        )
+    return 0
+
+
+def pull(options: argparse.Namespace) -> int:
+    # With the sizes in the settings, as for an import.
+    done = asyncio.run(_moved(options, Settings.from_environment(), "pull"))
+    if options.json:
+        print(json.dumps({kind: attrs.asdict(moved) for kind, moved in done.items()}))
+        return 0
+    for kind, moved in done.items():
+        print(
+            f"{kind}: {moved.entries:,} there, {moved.added:,} added, {moved.known:,} already here,"
+            f" {moved.full:,} without room, {moved.damaged:,} damaged"
+        )
+    return 0
+
+
+async def _moved(
+    options: argparse.Namespace, settings: Settings, how: Literal["push", "pull"]
+) -> dict[Kind, Moved]:
+    selected: list[tuple[Kind | None, str | None]] = [(options.kind, None)]
+    if options.model is not None:
+        selected = [*(await fingerprints_of(options)).items()]
+    done: dict[Kind, Moved] = {}
+    async with (
+        opened_manager(settings) as manager,
+        progress(options, lambda: (), f"{how}ing entries") as line,
+    ):
+        move = manager.push_entries if how == "push" else manager.pull_entries
+        for kind, fingerprint in selected:
+            done |= await move(
+                options.url,
+                kind=kind,
+                namespace=options.namespace,
+                fingerprint=fingerprint,
+                progress=lambda count: line.say(f"{how}ing, {count:,} entries so far"),
+            )
+    return done
 
 
 def path(options: argparse.Namespace) -> int:

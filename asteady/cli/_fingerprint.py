@@ -98,6 +98,30 @@ async def _fingerprint(
             return await _of(session, options, "embedding")
 
 
+async def fingerprints_of(options: argparse.Namespace) -> dict[Kind, str]:
+    """The fingerprints of the model that `options` names, by kind; of the one in `options.kind`,
+    or of all that it has.
+
+    Raises:
+        ModelError: it has none.
+    """
+    kinds: tuple[Kind, ...] = KINDS if options.kind is None else (options.kind,)
+    found: dict[Kind, str] = {}
+    error: ModelCapabilityError | None = None
+    async with (
+        make_session(disable_cache=True) as session,
+        progress(options, activities_of(session), "looking at the model"),
+    ):
+        for kind in kinds:
+            try:
+                found[kind] = (await _of(session, options, kind)).fingerprint
+            except ModelCapabilityError as exc:
+                error = exc
+    if not found and error is not None:
+        raise error
+    return found
+
+
 async def _of(session: Session, options: argparse.Namespace, kind: Kind) -> ModelFingerprint:
     from asteady.operate._fingerprint import fingerprint
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
         Exported as Exported,
         Holding as Holding,
         Merged as Merged,
+        Moved as Moved,
         NamespaceSize as NamespaceSize,
     )
     from asteady._session.namespace import (
@@ -94,7 +95,7 @@ else:
     __getattr__, __dir__, __all__ = lazy_exports(
         __name__,
         {
-            "asteady._cache.store.api": "Exported Holding Merged NamespaceSize",
+            "asteady._cache.store.api": "Exported Holding Merged Moved NamespaceSize",
             "asteady._session.namespace": "Namespace NamespaceCounts NamespaceStatistics",
             "asteady._session.observe": "Observed Outcome",
             "asteady._session.warm": (

@@ -216,6 +216,31 @@ class Exported:
     size_bytes: int
 
 
+@public
+@attrs.frozen(kw_only=True)
+class Moved:
+    """The result of a push to a shared cache, or of a pull from it, for one cache.
+
+    Of `entries`, `known` were there already, and `added` are new there. Of a pull, `full` did not
+    fit into what the budgets had left. `damaged` ones are no answers, and left out.
+    """
+
+    entries: int = 0
+    added: int = 0
+    known: int = 0
+    full: int = 0
+    damaged: int = 0
+
+
+@attrs.frozen
+class Tagged:
+    """An entry without its answer: its key, its tags, and the fingerprint of its engine."""
+
+    key: Key
+    namespaces: tuple[str, ...]
+    fingerprint: str = ""
+
+
 Write: TypeAlias = Put[A] | Delete | Clear | Cleared | Touch | Tag | Untag | Merge
 
 
@@ -298,6 +323,13 @@ class Store(Generic[A]):
     async def entries(
         self, limit: int, order_by: Order, namespace: str | None = None
     ) -> list[Entry]:
+        return []
+
+    async def page(
+        self, after: Key, limit: int, namespace: str | None, fingerprint: str | None
+    ) -> list[Tagged]:
+        """The entries with the first `limit` keys above `after`; only those of a namespace and all
+        below it, or of one engine."""
         return []
 
     async def dimensions(self) -> dict[str, int]:

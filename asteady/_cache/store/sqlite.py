@@ -203,6 +203,7 @@ class SqliteStore(Store[A]):
     read = _reads(Tables.read)
     keys = _reads(Tables.keys)
     entries = _reads(Tables.entries)
+    page = _reads(Tables.page)
     dimensions = _reads(Tables.dimensions)
     tagged = _reads(Tables.tagged)
     holding = _reads(Tables.holding)

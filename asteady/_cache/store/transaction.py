@@ -11,7 +11,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from itertools import accumulate
+from itertools import accumulate, groupby
 from sqlite3 import Connection
 from typing import Any, Generic, TypeVar
 
@@ -48,6 +48,7 @@ from asteady._cache.store.api import (
     Put,
     Reading,
     Tag,
+    Tagged,
     Touch,
     Untag,
     Write,
@@ -202,6 +203,31 @@ class Tables(Generic[A]):
         names = [field.name for field in attrs.fields(Entry)]
         return [
             Entry(**dict(zip(names, (*row, preview(text)), strict=True))) for *row, text in rows
+        ]
+
+    def page(
+        self,
+        connection: Connection,
+        after: Key,
+        limit: int,
+        namespace: str | None,
+        fingerprint: str | None,
+    ) -> list[Tagged]:
+        where = "key > :after"
+        if namespace is not None:
+            where += f" AND {_TAGGED}"
+        if fingerprint is not None:
+            where += " AND fingerprint = :fingerprint"
+        rows = connection.execute(
+            "WITH page AS (SELECT key, slot, fingerprint FROM entry JOIN answer USING (slot)"
+            f" WHERE {where} ORDER BY key LIMIT :limit)"
+            " SELECT key, fingerprint, namespace FROM page LEFT JOIN tag USING (slot)"
+            " ORDER BY key, namespace",
+            {"after": after, "limit": limit, "path": namespace, "fingerprint": fingerprint},
+        )
+        return [
+            Tagged(key, tuple(path for *_, path in tagged if path is not None), made_by)
+            for (key, made_by), tagged in groupby(rows, lambda row: (row[0], row[1]))
         ]
 
     def request(self, connection: Connection, key: Key) -> Request | None:
