@@ -28,6 +28,8 @@ CachePolicy: TypeAlias = Literal["tide", "lru", "lfu"]
 PREFIXES = ("ASTEADY_", "STEADYTEXT_")
 # References that are no paths, beside those of the hub.
 NAMED_MODELS = ("builtin", "minilm", "smollm2")
+# Begins the references of models that servers compute.
+REMOTE_PREFIX = "openai+"
 MEBIBYTE = 1024 * 1024
 KEEP_REQUESTS_BYTES = 4096
 
@@ -164,9 +166,12 @@ def model_reference(
     path = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(path, str) or not path.strip():
         raise refuse(
-            name, value, '"builtin", "smollm2", the path of a .gguf file, or hf:...', error
+            name,
+            value,
+            '"builtin", "smollm2", the path of a .gguf file, hf:..., or openai+http://...',
+            error,
         )
-    if path is value and (path in NAMED_MODELS or path.startswith("hf:")):
+    if path is value and (path in NAMED_MODELS or path.startswith(("hf:", REMOTE_PREFIX))):
         return path
     try:
         return str(absolute_path(path, base=base))

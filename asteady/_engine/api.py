@@ -273,6 +273,22 @@ class Spreads(Protocol):
 
 
 @runtime_checkable
+class LimitsWorkers(Protocol):
+    """An engine that has no use for as many workers as the settings allow."""
+
+    @property
+    def max_workers(self) -> int: ...
+
+
+@runtime_checkable
+class WaitsForEvents(Protocol):
+    """A worker whose `step` waits for what computes elsewhere."""
+
+    def wake(self) -> None:
+        """Make a `step` return early: there is another job; from any thread, at once."""
+
+
+@runtime_checkable
 class KeepsPrompts(Protocol):
     """A worker that computes a prompt faster if it begins as one that it computed before."""
 

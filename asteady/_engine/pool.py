@@ -2,8 +2,8 @@
 
 The event loop's thread and the worker threads share one lock, held for microseconds and never
 during a call into the engine (except those that return at once: `Worker.interrupt`,
-`KeepsPrompts.shared_tokens` and `Widens.widen`). `_assign` decides under it which worker computes
-what.
+`KeepsPrompts.shared_tokens`, `WaitsForEvents.wake` and `Widens.widen`). `_assign` decides under it
+which worker computes what.
 Workers reach the loop only through an `_Outbox`, so a slow loop delays no worker.
 """
 
@@ -56,12 +56,14 @@ from asteady._engine.api import (
     HasWeights,
     Job,
     KeepsPrompts,
+    LimitsWorkers,
     PrefixStatistics,
     Request,
     SharesPrefixes,
     SlotId,
     Spreads,
     Tokenizer,
+    WaitsForEvents,
     Widens,
     Worker,
     prepare,
@@ -210,6 +212,8 @@ class Pool:
         self._engine = engine
         self._max_pending = max_pending
         self._lock = threading.Lock()
+        if isinstance(engine, LimitsWorkers):
+            workers = min(workers, engine.max_workers)
         self._states = [_WorkerState(index, self._lock) for index in range(workers)]
         self._queue: OrderedDict[_Run, None] = OrderedDict()
         self._preparing = 0
@@ -420,6 +424,8 @@ class Pool:
             state.load += 1
             state.inbox.append(run)
             state.wake.notify()
+            if isinstance(state.worker, WaitsForEvents):
+                state.worker.wake()
 
     def _free_state(self, job: Job) -> _WorkerState | None:
         """The worker for a job: the one that has most of its prompt, else the one that computes

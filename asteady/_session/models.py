@@ -72,9 +72,9 @@ def engine_source(settings: Settings, engine: Engine | None) -> EngineSource:
     if _overrides:
         return _overrides[-1](settings)
     with fork_gate:
-        from asteady._engine.loader import LlamaSource
+        from asteady._engine.sources import ModelSource
 
-    return LlamaSource(settings)
+    return ModelSource(settings)
 
 
 @contextmanager

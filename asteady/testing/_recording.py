@@ -34,8 +34,8 @@ from asteady._engine.api import (
     SlotId,
     Worker,
 )
-from asteady._engine.loader import LlamaSource
 from asteady._engine.models.hub import find_model, parse_reference
+from asteady._engine.sources import ModelSource
 from asteady._session import default as _default
 from asteady._session.models import engine_source_override
 from asteady.testing._format import ModelRequest, Recorded, RecordedError, dumps, loads, nearest
@@ -142,7 +142,7 @@ class Recording:
     def _source(self, settings: Settings) -> EngineSource:
         # Probe results and converted models are taken from the user's cache directory: that of the
         # test is empty, and they take long to make.
-        real = LlamaSource(attrs.evolve(settings, cache_dir=self._models_in))
+        real = ModelSource(attrs.evolve(settings, cache_dir=self._models_in))
         if self.mode == "replay":
             return _Source(
                 self._fingerprint,
@@ -157,7 +157,7 @@ class Recording:
             real.tokenizer,
         )
 
-    def _tokenizer_here(self, real: LlamaSource, kind: Kind, reference: str) -> ClosableTokenizer:
+    def _tokenizer_here(self, real: ModelSource, kind: Kind, reference: str) -> ClosableTokenizer:
         """That of a model on this machine: replaying downloads nothing."""
         hub = parse_reference(reference) if reference.startswith("hf:") else None
         if hub is not None and find_model(hub, self._models_in) is None:

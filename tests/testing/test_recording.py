@@ -27,6 +27,7 @@ from asteady._base.requests import (
 )
 from asteady._base.settings import Settings
 from asteady._engine.loader import LlamaSource
+from asteady._engine.sources import ModelSource
 from asteady._session.models import engine_source
 from asteady.testing import FakeEngine, MissingAnswerError, Recording, RecordingError
 from asteady.testing._format import ModelRequest, Recorded, RecordedError, dumps, loads, nearest
@@ -43,7 +44,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEngine]:
     engine = FakeEngine(context=20)
     monkeypatch.setattr(LlamaSource, "load", lambda self, kind, reference: engine)
     yield engine
-    assert isinstance(engine_source(Settings(), None), LlamaSource)
+    assert isinstance(engine_source(Settings(), None), ModelSource)
 
 
 def completion(text: str, *chunks: str, **more: Any) -> Completion:

@@ -19,7 +19,7 @@ from asteady.server._openai.embeddings import Embeddings
 from asteady.server._openai.errors import ApiError
 from asteady.server._openai.openapi import description
 from asteady.server._openai.responses import Responses
-from asteady.server._openai.served import ServedModels
+from asteady.server._openai.served import ServedModels, identified
 
 DEFAULT_BODY_BYTES = 8 * 2**20
 DEFAULT_MESSAGES = 1024
@@ -58,7 +58,11 @@ def openai(
         return JSONResponse({"object": "list", "data": records})
 
     async def show_model(request: Request) -> Response:
-        return JSONResponse(served.describe(request.path_params["name"]))
+        name, kind = request.path_params["name"], request.query_params.get("kind")
+        record = served.describe(name)
+        if kind is not None:
+            record |= await identified(served, session, name, kind)
+        return JSONResponse(record)
 
     async def describe_api(request: Request) -> Response:
         return JSONResponse(description(request.scope["root_path"], served.names()))

@@ -121,6 +121,7 @@ def _choice(index: int, answer: Answer, several_calls: bool) -> dict[str, Any]:
         "message": message,
         "logprobs": _logprobs(answer),
         "finish_reason": answer.finish_reason,
+        **answer.incomplete(),
     }
 
 
@@ -136,16 +137,16 @@ def _calls(calls: Sequence[ToolCall], several: bool) -> list[dict[str, Any]]:
 
 
 def _logprobs(answer: Answer) -> dict[str, Any] | None:
-    """Those of the text: reasoning comes before it."""
+    """Those of the text; those of the reasoning before it are no part of OpenAI's API."""
     completion = answer.completion
     if completion is None or completion.logprobs is None:
         return None
-    return {
-        "content": [
-            logprob_record(each) for each in completion.logprobs[completion.reasoning_tokens :]
-        ],
-        "refusal": None,
-    }
+    records = [logprob_record(each) for each in completion.logprobs]
+    reasoning = completion.reasoning_tokens
+    found: dict[str, Any] = {"content": records[reasoning:], "refusal": None}
+    if reasoning:
+        found["reasoning_content"] = records[:reasoning]
+    return found
 
 
 async def _events(
@@ -164,6 +165,7 @@ async def _events(
             "delta": delta,
             "logprobs": None if answer is None else _logprobs(answer),
             "finish_reason": None if answer is None else answer.finish_reason,
+            **({} if answer is None else answer.incomplete()),
         }
         return begin + json_bytes(choice) + end
 

@@ -33,6 +33,10 @@ class Answer:
     def tool_calls(self) -> Sequence[ToolCall]:
         return () if self.completion is None else self.completion.tool_calls
 
+    def incomplete(self) -> dict[str, bool]:
+        """A field for a choice that does not have its form; no part of OpenAI's API."""
+        return {"incomplete": True} if self.completion is None else {}
+
 
 Found: TypeAlias = StreamEvent | Answer
 

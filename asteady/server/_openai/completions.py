@@ -10,6 +10,7 @@ from asteady._base.requests import TextChunk
 from asteady.server._openai.choices import Answer, Choices, usage_of
 from asteady.server._openai.endpoint import Asked, Endpoint, Reply, event
 from asteady.server._openai.errors import refused
+from asteady.server._openai.logprobs import logprob_record
 from asteady.server._openai.options import (
     check_fields,
     choices_of,
@@ -94,6 +95,7 @@ def _choice(index: int, text: str, answer: Answer | None, offset: int) -> dict[s
         "text": text,
         "logprobs": None if answer is None else _logprobs(answer, offset),
         "finish_reason": None if answer is None else answer.finish_reason,
+        **({} if answer is None else answer.incomplete()),
     }
 
 
@@ -114,6 +116,8 @@ def _logprobs(answer: Answer, offset: int) -> dict[str, Any] | None:
             for token in tokens
         ],
         "text_offset": offsets,
+        # As llama.cpp's server has them.
+        "content": [logprob_record(token) for token in tokens],
     }
 
 

@@ -85,6 +85,8 @@ async def _rows(found: list[Embedding], coding: str | None) -> list[bytes]:
     rows = []
     for index, embedding in enumerate(found):
         row = {"object": "embedding", "index": index, "embedding": _coded(embedding, coding)}
+        if embedding.truncated:
+            row["truncated"] = True
         rows.append(json_bytes(row))
         if index % _TURN == _TURN - 1:
             await asyncio.sleep(0)

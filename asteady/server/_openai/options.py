@@ -29,6 +29,7 @@ _SAME = (
     "chat_template_kwargs",
     "regex",
     "choices",
+    "date",
 )
 _RENAMED = {
     "max_tokens": "max_new_tokens",
@@ -38,6 +39,8 @@ _RENAMED = {
     "repetition_penalty": "repeat_penalty",
     "guided_choice": "choices",
     "guided_regex": "regex",
+    # Not `grammar`, which llama.cpp's server reads in a syntax of its own.
+    "lark_grammar": "grammar",
 }
 _SCHEMAS = ("guided_json", "json_schema")
 # What would be missing from the answer if it were ignored.

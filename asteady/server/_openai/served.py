@@ -8,10 +8,13 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from asteady._base.errors import AsteadyError
 from asteady._base.files import AnyPath
-from asteady._base.requests import Kind
+from asteady._base.requests import KINDS, Kind
+from asteady._base.settings import REMOTE_PREFIX
+from asteady._session.generation import context_of
 from asteady._session.session import Session
-from asteady.server._openai.errors import ApiError
+from asteady.server._openai.errors import ApiError, api_error, refused
 
 
 class ServedModels:
@@ -63,6 +66,32 @@ class ServedModels:
         return {"id": name, "object": "model", "created": self._created, "owned_by": "asteady"}
 
 
+async def identified(
+    served: ServedModels, session: Session, name: str, kind: str
+) -> dict[str, Any]:
+    """The fingerprint of a model as one of this kind, and the dimensions of its vectors.
+
+    Raises:
+        ApiError: there is no such model or kind, or it cannot be identified.
+    """
+    one: Kind
+    for one in KINDS:
+        if one == kind:
+            break
+    else:
+        raise refused("kind", " or ".join(KINDS) + " is needed")
+    _, reference = served.find(one, name)
+    models = context_of(session).models
+    try:
+        fingerprint = await models.fingerprint(one, reference)
+    except AsteadyError as exc:
+        raise api_error(exc) from exc
+    more = {"dimensions": models.dimensions(fingerprint)} if one == "embedding" else {}
+    return {"system_fingerprint": fingerprint, **more}
+
+
 def name_of(reference: str) -> str:
-    """A file is called by its name, not by where it lies."""
+    """A model is called by its name, not by where it lies."""
+    if reference.startswith(REMOTE_PREFIX):
+        return reference.partition("#")[2].partition("@")[0] or "remote"
     return PurePath(reference).stem if reference.endswith(".gguf") else reference

@@ -1,0 +1,239 @@
+"""HTTP to the servers of one remote model, on one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import attrs
+import httpx
+
+from asteady._base.errors import AsteadyError, EngineError
+from asteady._engine.remote.endpoints import Endpoint, first_back_s, least_busy
+from asteady._engine.remote.events import EventDecoder
+from asteady._engine.remote.failures import ServerFailedError, broken, error_of, unreachable
+from asteady._engine.remote.reference import DEFAULT_KEY_VARIABLE, RemoteReference
+
+T = TypeVar("T")
+
+_CONNECT_S = 5.0
+# Most servers close a connection that was not used for five seconds.
+_KEEP_S = 4.0
+_MAX_BODY_BYTES = 256 * 2**20
+_MAX_ERROR_BYTES = 2**16
+
+
+@attrs.frozen
+class Reply:
+    """A JSON object and the headers that came with it, by their names in lower case."""
+
+    content: dict[str, Any]
+    headers: Mapping[str, str]
+
+
+@attrs.frozen
+class EventStream:
+    """The data of the events of a stream, and the headers before them."""
+
+    headers: Mapping[str, str]
+    events: AsyncGenerator[bytes, None]
+
+
+class Client:
+    """Pooled connections to each server; made and used by one thread, and closed by `aclose`.
+
+    `attempt` chooses the server. The other methods ask it, once, and raise a `ServerFailedError`
+    if another try may go better, otherwise an error of asteady's.
+    """
+
+    def __init__(self, reference: RemoteReference, connections: int) -> None:
+        """
+        Raises:
+            SettingsError: the variable for the API key is not set, or has no key.
+        """
+        self.endpoints = [Endpoint(address) for address in reference.addresses]
+        self._reference = reference
+        self._key = key = reference.api_key()
+        timeout = httpx.Timeout(
+            reference.timeout_s, connect=min(_CONNECT_S, reference.timeout_s), pool=None
+        )
+        limits = httpx.Limits(max_keepalive_connections=connections, keepalive_expiry=_KEEP_S)
+        headers = {} if key is None else {"authorization": f"Bearer {key}"}
+        self._clients = {
+            endpoint: httpx.AsyncClient(
+                base_url=endpoint.address.base_url,
+                headers={"user-agent": "asteady", **headers},
+                timeout=timeout,
+                limits=limits,
+                transport=None
+                if endpoint.address.socket is None
+                else httpx.AsyncHTTPTransport(uds=endpoint.address.socket, limits=limits),
+            )
+            for endpoint in self.endpoints
+        }
+
+    async def aclose(self) -> None:
+        for client in self._clients.values():
+            await client.aclose()
+
+    async def attempt(
+        self, use: Callable[[Endpoint], Awaitable[T]], *, retries: int | None = None
+    ) -> T:
+        """What `use` returns for the least busy server. One that fails is set aside, and another
+        one is tried; after a pause the same ones, `retries` times.
+
+        Raises:
+            AsteadyError: `use` raised it, or a server failed, and there is no other try.
+        """
+        try:
+            return await self._attempt(use, retries)
+        except AsteadyError as exc:
+            # A server may repeat the key.
+            if self._key is None or self._key not in str(exc):
+                raise
+            raise type(exc)(str(exc).replace(self._key, "***")) from None
+
+    async def _attempt(self, use: Callable[[Endpoint], Awaitable[T]], retries: int | None) -> T:
+        time_s = asyncio.get_running_loop().time
+        pauses = self._reference.retries if retries is None else retries
+        hopeless: list[Endpoint] = []
+        failed: ServerFailedError | None = None
+        while True:
+            endpoint = least_busy(self.endpoints, time_s(), hopeless)
+            if endpoint is None:
+                left = [each for each in self.endpoints if each not in hopeless]
+                if failed is not None:
+                    if not left or not pauses:
+                        raise failed.error
+                    pauses -= 1
+                pause_s = first_back_s(left) - time_s()
+                if pause_s > self._reference.timeout_s and failed is not None:
+                    raise failed.error
+                await asyncio.sleep(max(0.0, pause_s))
+                continue
+            began_s = time_s()
+            try:
+                with endpoint.busy():
+                    result = await use(endpoint)
+            except ServerFailedError as exc:
+                failed = exc
+                endpoint.failed(
+                    time_s(), began_s, at_least_s=exc.after_s, jitter=random.uniform(0.8, 1.2)
+                )
+                if not exc.again:
+                    hopeless.append(endpoint)
+            else:
+                endpoint.succeeded()
+                return result
+
+    async def get(self, endpoint: Endpoint, path: str, **parameters: str) -> Reply:
+        return await self._json(endpoint, "GET", path, params=parameters)
+
+    async def post(self, endpoint: Endpoint, path: str, body: bytes) -> Reply:
+        return await self._json(
+            endpoint, "POST", path, content=body, headers={"content-type": "application/json"}
+        )
+
+    async def _json(self, endpoint: Endpoint, method: str, path: str, **more: Any) -> Reply:
+        async with self._open(endpoint, method, path, **more) as response:
+            body = await self._read(endpoint, response, _MAX_BODY_BYTES)
+        try:
+            content = json.loads(body)
+        except (ValueError, RecursionError) as exc:
+            raise broken(endpoint.address, f"it is no JSON: {exc}") from None
+        if not isinstance(content, dict):
+            raise broken(endpoint.address, "it is no JSON object")
+        return Reply(content, _headers(response))
+
+    @asynccontextmanager
+    async def stream(
+        self, endpoint: Endpoint, path: str, body: bytes
+    ) -> AsyncIterator[EventStream]:
+        """The events that answer a POST request. Leaving the block closes the request.
+
+        The iterator raises a `ServerFailedError` where the stream is cut.
+        """
+        headers = {"content-type": "application/json", "accept": "text/event-stream"}
+        async with self._open(endpoint, "POST", path, content=body, headers=headers) as response:
+            kind = response.headers.get("content-type", "")
+            if not kind.startswith("text/event-stream"):
+                raise broken(endpoint.address, f"it is {kind or 'nothing'!r} and no stream")
+            yield EventStream(_headers(response), self._events(endpoint, response))
+
+    async def _events(
+        self, endpoint: Endpoint, response: httpx.Response
+    ) -> AsyncGenerator[bytes, None]:
+        decoder = EventDecoder()
+        with _failures(endpoint):
+            async for piece in response.aiter_bytes():
+                try:
+                    events = decoder.feed(piece)
+                except ValueError as exc:
+                    raise broken(endpoint.address, str(exc)) from None
+                for event in events:
+                    yield event
+
+    @asynccontextmanager
+    async def _open(
+        self, endpoint: Endpoint, method: str, path: str, **more: Any
+    ) -> AsyncIterator[httpx.Response]:
+        client = self._clients[endpoint]
+        request = client.build_request(method, path, **more)
+        with _failures(endpoint):
+            response = await client.send(request, stream=True)
+        try:
+            if response.status_code != 200:
+                body = await self._read(endpoint, response, _MAX_ERROR_BYTES, cut=True)
+                raise error_of(
+                    endpoint.address,
+                    response.status_code,
+                    _headers(response),
+                    body,
+                    key_variable=self._reference.key_variable or DEFAULT_KEY_VARIABLE,
+                    now=datetime.now(UTC),
+                )
+            yield response
+        finally:
+            await response.aclose()
+
+    async def _read(
+        self, endpoint: Endpoint, response: httpx.Response, most: int, *, cut: bool = False
+    ) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        with _failures(endpoint):
+            async for part in response.aiter_bytes():
+                parts.append(part)
+                size += len(part)
+                if size > most:
+                    if cut:
+                        break
+                    raise broken(endpoint.address, f"it has more than {most:,} bytes")
+        return b"".join(parts)[:most]
+
+
+def _headers(response: httpx.Response) -> Mapping[str, str]:
+    return MappingProxyType(dict(response.headers))
+
+
+@contextmanager
+def _failures(endpoint: Endpoint) -> Iterator[None]:
+    where = endpoint.address
+    try:
+        yield
+    except httpx.ReadTimeout as exc:
+        # The same server would only take as long again.
+        error = EngineError(f"the server at {where} sent nothing for as long as timeout_s allows")
+        raise ServerFailedError(error, again=False) from exc
+    except httpx.ConnectTimeout as exc:
+        raise unreachable(where, "it does not answer") from exc
+    except httpx.TransportError as exc:
+        raise unreachable(where, str(exc) or type(exc).__name__) from exc
+    except httpx.HTTPError as exc:  # what is no HTTP
+        raise broken(where, str(exc)) from exc

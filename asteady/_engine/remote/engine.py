@@ -1,0 +1,41 @@
+"""The engine of a remote model."""
+
+from __future__ import annotations
+
+from asteady._base.errors import ModelCapabilityError
+from asteady._base.requests import EmbedRequest, Kind
+from asteady._engine.api import Request
+from asteady._engine.remote.body import RemoteJob, job_of
+from asteady._engine.remote.identity import Identity
+from asteady._engine.remote.reference import RemoteReference
+from asteady._engine.remote.worker import RemoteWorker
+
+
+class RemoteEngine:
+    """A model of one kind that servers compute. One worker asks for `width` answers at once."""
+
+    max_workers = 1
+
+    def __init__(
+        self, reference: RemoteReference, kind: Kind, identity: Identity, width: int
+    ) -> None:
+        self.model = reference.text
+        self._reference = reference
+        self._kind: Kind = kind
+        self._identity = identity
+        self.width = width
+
+    @property
+    def fingerprint(self) -> str:
+        return self._identity.fingerprint
+
+    def prepare(self, request: Request) -> RemoteJob:
+        if isinstance(request, EmbedRequest) != (self._kind == "embedding"):
+            raise ModelCapabilityError(f"{self.model} is asked for as a model for {self._kind}")
+        return job_of(request, self._identity)
+
+    def open_worker(self) -> RemoteWorker:
+        return RemoteWorker(self._reference, self._kind, self._identity, self.width)
+
+    def close(self) -> None:
+        pass

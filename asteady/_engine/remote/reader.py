@@ -1,0 +1,413 @@
+"""From the events of a stream, or a vector, to an answer of asteady's."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+import attrs
+
+from asteady._base.errors import (
+    AsteadyError,
+    EngineError,
+    IncompleteAnswerError,
+    InvalidRequestError,
+)
+from asteady._base.messages import ToolCall, canonical_json
+from asteady._base.requests import (
+    Completion,
+    Embedding,
+    EmbedRequest,
+    FinishReason,
+    GenerateRequest,
+    TokenLogprob,
+    call_id,
+)
+from asteady._engine.api import CallEvent, ChunkEvent, Event, SlotId
+from asteady._engine.remote.body import RemoteJob
+from asteady._engine.remote.failures import broken, error_in_stream
+from asteady._engine.remote.identity import Identity
+
+_FINISHED: dict[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+}
+# What JSON can have in place of minus infinity.
+_LEAST_LOGPROB = -9999.0
+_MAX_TOKEN_ID = 2**31 - 1
+
+
+@attrs.frozen
+class Answering:
+    """Who answers which job, for messages and records."""
+
+    job: RemoteJob
+    identity: Identity
+    where: object
+    model: str
+
+    def check_headers(self, headers: Mapping[str, str]) -> None:
+        """
+        Raises:
+            EngineError: the server's answer is to another request than was sent.
+        """
+        expected, key = self.job.expected_key, headers.get("x-asteady-key")
+        if expected is not None and key != expected:
+            raise EngineError(
+                f"the server at {self.where} gave the key {key} to the request with the key "
+                f"{expected}: it has another version of asteady or llguidance; install the same "
+                "ones, or declare a revision for answers with keys of their own, as in #name@1"
+            )
+
+
+class CompletionReader:
+    """Reads the events of one stream; lives until its answer, error or end."""
+
+    def __init__(
+        self,
+        answering: Answering,
+        request: GenerateRequest,
+        headers: Mapping[str, str],
+        slot: SlotId,
+    ) -> None:
+        self._answering = answering
+        self._request = request
+        self._headers = headers
+        self._slot = slot
+        self._checked = False
+        self._chunks: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: dict[int, _Call] = {}
+        self._logprobs: list[TokenLogprob] = []
+        self._reason: str | None = None
+        self._usage: Mapping[str, Any] = {}
+        self._incomplete = False
+        self._most_chunks = 2 * request.max_new_tokens + 1024
+        self.done = False
+
+    def read(self, event: bytes) -> list[Event]:
+        """The chunks in one event.
+
+        Raises:
+            EngineError: it is not valid, or tells an error.
+            ModelChangedError: it is by another model.
+        """
+        if event == b"[DONE]":
+            self.done = True
+            return []
+        try:
+            data = json.loads(event)
+        except (ValueError, RecursionError) as exc:
+            self._refuse(f"an event is no JSON: {exc}")
+        if not isinstance(data, Mapping):
+            self._refuse("an event is no JSON object")
+        if data.get("error"):
+            raise error_in_stream(self._answering.where, data)
+        if not self._checked:
+            # Before anything is emitted.
+            self._answering.identity.check_reported(self._answering.where, data)
+            self._answering.check_headers(self._headers)
+            self._checked = True
+        if isinstance(usage := data.get("usage"), Mapping):
+            self._usage = usage
+        choices = data.get("choices")
+        if choices is None or choices == []:
+            return []
+        if not isinstance(choices, list) or not isinstance(choices[0], Mapping):
+            self._refuse("its choices are no list of objects")
+        return self._choice(choices[0])
+
+    def _choice(self, choice: Mapping[str, Any]) -> list[Event]:
+        found: list[Event] = []
+        if self._request.raw:
+            self._add(self._chunks, choice.get("text"), found)
+        else:
+            delta = choice.get("delta") or {}
+            if not isinstance(delta, Mapping):
+                self._refuse("a delta is no object")
+            # vLLM has renamed it.
+            reasoning = delta.get("reasoning_content") or delta.get("reasoning")
+            self._add(self._reasoning, reasoning, found)
+            self._add(self._chunks, delta.get("content"), found)
+            self._add_calls(delta.get("tool_calls"))
+        if choice.get("logprobs") and self._request.logprobs is not None:
+            self._logprobs += _logprobs(choice["logprobs"], self._request.logprobs, self._refuse)
+        self._incomplete |= choice.get("incomplete") is True
+        if (reason := choice.get("finish_reason")) is not None:
+            self._reason = str(reason)
+        return found
+
+    def _add(self, chunks: list[str], text: object, found: list[Event]) -> None:
+        if text is None or text == "":
+            return
+        if not isinstance(text, str):
+            self._refuse("a text is none")
+        chunks.append(_unicode(text))
+        if len(self._chunks) + len(self._reasoning) > self._most_chunks:
+            self._refuse(f"it goes on after {self._request.max_new_tokens} tokens")
+        found.append(
+            ChunkEvent(self._slot, chunks[-1], "text" if chunks is self._chunks else "reasoning")
+        )
+
+    def _add_calls(self, deltas: object) -> None:
+        if deltas is None:
+            return
+        if not isinstance(deltas, list):
+            self._refuse("its calls of tools are no list")
+        for delta in deltas:
+            function = delta.get("function") if isinstance(delta, Mapping) else None
+            if not isinstance(function, Mapping):
+                self._refuse("a call of a tool has no function")
+            place = delta.get("index", 0)
+            call = self._calls.setdefault(place if isinstance(place, int) else 0, _Call())
+            call.name += str(function.get("name") or "")
+            call.arguments += str(function.get("arguments") or "")
+
+    def finish(self, cost_s: float) -> tuple[list[Event], Completion]:
+        """The calls of tools, and the answer; after the last event.
+
+        Raises:
+            EngineError: the stream has no end, or what is in it is no answer.
+            IncompleteAnswerError: the answer was cut before its form was complete.
+        """
+        if self._reason is None:
+            self._refuse("the stream was cut: nothing says why the answer ends")
+        if self._reason not in _FINISHED:
+            raise EngineError(
+                f"the server at {self._answering.where} ended the answer by {self._reason!r}"
+            )
+        identity, request = self._answering.identity, self._request
+        calls = self._tool_calls()
+        reason = "tool_calls" if calls else _FINISHED[self._reason]
+        text, reasoning = "".join(self._chunks), "".join(self._reasoning)
+        tokens = _count(self._usage.get("completion_tokens"))
+        details = self._usage.get("completion_tokens_details")
+        reasoning_tokens = _count(_of(details, "reasoning_tokens"))
+        if identity.server != "asteady":
+            # Some count otherwise, or not at all; a chunk is a token or more.
+            reasoning_tokens = max(reasoning_tokens, len(self._reasoning)) if reasoning else 0
+            tokens = max(
+                tokens,
+                reasoning_tokens + len(self._chunks),
+                len(self._logprobs),
+            )
+        prompt_tokens = _count(self._usage.get("prompt_tokens"))
+        self._check_form(text, reasoning, reason, prompt_tokens, tokens)
+        answer = Completion(
+            text=text,
+            chunks=tuple(self._chunks),
+            finish_reason="stop" if reason == "tool_calls" and not calls else reason,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=tokens,
+            logprobs=None if request.logprobs is None else tuple(self._logprobs),
+            seed=request.seed,
+            model=self._answering.model,
+            fingerprint=identity.fingerprint,
+            cost_s=cost_s,
+            reused_tokens=_count(_of(self._usage.get("prompt_tokens_details"), "cached_tokens")),
+            reasoning=reasoning or None,
+            reasoning_chunks=tuple(self._reasoning),
+            reasoning_tokens=reasoning_tokens,
+            tool_calls=tuple(calls),
+        )
+        return [CallEvent(self._slot, call) for call in calls], answer
+
+    def _tool_calls(self) -> list[ToolCall]:
+        if not self._calls:
+            return []
+        key = self._request.key(self._answering.identity.fingerprint)
+        found = []
+        for at, (_, call) in enumerate(sorted(self._calls.items())):
+            try:
+                arguments = json.loads(call.arguments or "{}")
+                if not call.name or not isinstance(arguments, dict):
+                    raise ValueError("a name and an object are needed")
+                # Of asteady they are as it wrote them.
+                text = call.arguments
+                if self._answering.identity.server != "asteady":
+                    text = canonical_json("arguments", arguments)
+            except (ValueError, RecursionError, InvalidRequestError) as exc:
+                self._refuse(f"a call of the tool {call.name[:100]!r} cannot be read: {exc}")
+            found.append(ToolCall(name=call.name, arguments_json=text, id=call_id(key, at)))
+        return found
+
+    def _check_form(
+        self, text: str, reasoning: str, reason: str, prompt_tokens: int, tokens: int
+    ) -> None:
+        constraint = self._request.constraint
+        if constraint is None:
+            return
+        error: AsteadyError
+        cut = reason == "length" and constraint.kind in ("json", "choices")
+        if cut or self._incomplete:
+            error = IncompleteAnswerError(
+                f"the answer was cut after {tokens} tokens, before its form was complete: raise "
+                "max_new_tokens"
+                if reason == "length"
+                else "the model ended its answer in its reasoning"
+            )
+            error.text = text
+            error.reasoning = reasoning or None
+            error.prompt_tokens = prompt_tokens
+            error.completion_tokens = tokens
+            raise error
+        if reason == "length":
+            return
+        valid = True
+        if constraint.kind == "choices":
+            valid = text in constraint.choices
+        elif constraint.kind == "json":
+            try:
+                json.loads(text)
+            except (ValueError, RecursionError):
+                valid = False
+        if not valid:
+            self._refuse(
+                f"the answer {text[:100]!r} does not have the form that was asked for; the server "
+                "does not know of forms, or the model has none"
+            )
+
+    def _refuse(self, reason: str) -> NoReturn:
+        raise broken(self._answering.where, reason)
+
+
+@attrs.define
+class _Call:
+    name: str = ""
+    arguments: str = ""
+
+
+def embedding_of(
+    answering: Answering,
+    request: EmbedRequest,
+    content: Mapping[str, Any],
+    headers: Mapping[str, str],
+    cost_s: float,
+) -> Embedding:
+    """
+    Raises:
+        EngineError: it is no vector, or the server's key is another one.
+        ModelChangedError: it is by another model.
+        InvalidRequestError: the vector has fewer dimensions than are asked for.
+    """
+    import numpy as np
+
+    identity, where = answering.identity, answering.where
+    identity.check_reported(where, content)
+    answering.check_headers(headers)
+    rows = content.get("data")
+    row = rows[0] if isinstance(rows, list) and rows else None
+    if not isinstance(row, Mapping):
+        raise broken(where, "it has no data")
+    try:
+        given = row.get("embedding")
+        if isinstance(given, str):
+            vector = np.frombuffer(base64.b64decode(given, validate=True), "<f4")
+        else:
+            vector = np.array(given, np.float64)
+        if vector.ndim != 1 or not vector.size:
+            raise ValueError("it has another shape")
+    except (ValueError, TypeError) as exc:
+        raise broken(where, f"it is no vector: {exc}") from None
+    if identity.server == "asteady":
+        vector = vector.astype(np.float32)
+    else:
+        if request.dimensions is not None and request.dimensions > vector.size:
+            raise InvalidRequestError(
+                f"dimensions={request.dimensions} is not allowed: the model's vectors have "
+                f"{vector.size}"
+            )
+        wide = vector[: request.dimensions].astype(np.float64)
+        norm = float(np.linalg.norm(wide))
+        if not (math.isfinite(norm) and norm > 0):
+            raise broken(where, f"its vector has the L2 norm {norm}")
+        vector = (wide / norm).astype(np.float32)
+    vector.flags.writeable = False
+    return Embedding(
+        vector=vector,
+        tokens=_count(_of(content.get("usage"), "prompt_tokens")),
+        truncated=row.get("truncated") is True,
+        model=answering.model,
+        fingerprint=identity.fingerprint,
+        cost_s=cost_s,
+    )
+
+
+def _logprobs(found: Any, top: int, refuse: Any) -> list[TokenLogprob]:
+    try:
+        if "content" not in found:
+            return _old_logprobs(found, top)
+        records = [*(found.get("reasoning_content") or ()), *(found["content"] or ())]
+        return [_token_logprob(record, top) for record in records]
+    except (KeyError, TypeError, ValueError, AttributeError) as exc:
+        refuse(f"its log probabilities cannot be read: {exc!r}")
+        raise
+
+
+def _token_logprob(record: Mapping[str, Any], top: int) -> TokenLogprob:
+    others = [_token(each) for each in record.get("top_logprobs") or ()]
+    identified, token, logprob = _token(record)
+    return TokenLogprob(token_id=identified, token=token, logprob=logprob, top=_best(others, top))
+
+
+def _old_logprobs(found: Mapping[str, Any], top: int) -> list[TokenLogprob]:
+    """As in the API of completions, without the tokens' ids and bytes."""
+    tops: Sequence[Any] = found.get("top_logprobs") or [None] * len(found["tokens"])
+    return [
+        TokenLogprob(
+            token_id=0,
+            token=_unicode(token).encode(),
+            logprob=_logprob(logprob),
+            top=_best(
+                [
+                    (0, _unicode(text).encode(), _logprob(value))
+                    for text, value in (others or {}).items()
+                ],
+                top,
+            ),
+        )
+        for token, logprob, others in zip(
+            found["tokens"], found["token_logprobs"], tops, strict=True
+        )
+    ]
+
+
+def _token(record: Mapping[str, Any]) -> tuple[int, bytes, float]:
+    """Its id, 0 where the server does not tell it; its bytes; its log probability."""
+    identified = record.get("id", 0)
+    if not isinstance(identified, int) or not 0 <= identified <= _MAX_TOKEN_ID:
+        raise ValueError(f"the token {identified!r}")
+    given = record.get("bytes")
+    token = bytes(given) if given is not None else _unicode(record["token"]).encode()
+    return identified, token, _logprob(record["logprob"])
+
+
+def _logprob(value: Any) -> float:
+    number = float(value)
+    if math.isnan(number) or number == math.inf:
+        raise ValueError(f"the log probability {number}")
+    return max(number, _LEAST_LOGPROB)
+
+
+def _best(
+    tokens: list[tuple[int, bytes, float]], count: int
+) -> tuple[tuple[int, bytes, float], ...]:
+    return tuple(sorted(tokens, key=lambda token: -token[2])[:count])
+
+
+def _unicode(text: str) -> str:
+    """JSON can have half of a character."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _of(found: object, name: str) -> object:
+    return found.get(name) if isinstance(found, Mapping) else None
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0

@@ -1,0 +1,119 @@
+"""Where the engines of remote models come from."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from asteady._base.errors import EngineError, ModelError, QueueFullError
+from asteady._base.files import recall, remember
+from asteady._base.forks import fork_gate
+from asteady._base.requests import Kind
+from asteady._base.settings import Settings
+from asteady._base.validation import needs
+from asteady._engine.remote.loop import run_privately
+from asteady._engine.remote.reference import RemoteReference
+
+if TYPE_CHECKING:
+    from asteady._engine.remote.engine import RemoteEngine
+    from asteady._engine.remote.identity import Identity
+
+_log = logging.getLogger("asteady")
+
+_FILE = "remotes.json"
+
+
+class RemoteSource:
+    """The `EngineSource` of remote models.
+
+    What a server said of itself is remembered in the cache directory, so that answers that are in
+    the cache are found while no server can be reached.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._width = settings.workers
+        self._file = settings.cache_dir / _FILE
+        self._known: dict[tuple[Kind, str], Identity] = {}
+        # Identified, and not loaded since.
+        self._fresh: set[tuple[Kind, str]] = set()
+        self._lock = threading.Lock()
+
+    def fingerprint(self, kind: Kind, reference: str) -> str:
+        """
+        Raises:
+            SettingsError: httpx is not installed, or the variable with the API key is not set.
+            QueueFullError: the servers are too busy, or not ready.
+            ModelError: they cannot be reached, or do not serve the model.
+        """
+        identity = self._identify(kind, RemoteReference.parse(reference))
+        with self._lock:
+            self._known[kind, reference] = identity
+            self._fresh.add((kind, reference))
+        return identity.fingerprint
+
+    def fingerprint_parts(self, kind: Kind, reference: str) -> Mapping[str, Any]:
+        """What a fingerprint is made of; of asteady's models only their servers know that."""
+        with self._lock:
+            known = self._known.get((kind, reference))
+        if known is None:
+            known = self._identify(kind, RemoteReference.parse(reference))
+        return known.parts
+
+    def has_identified(self, fingerprint: str) -> bool:
+        """Whether it is that of a remote model; from any thread, at once."""
+        with self._lock:
+            return any(known.fingerprint == fingerprint for known in self._known.values())
+
+    def dimensions(self, reference: str) -> int:
+        """Those of whole vectors of a model that was identified; 0 if unknown."""
+        with self._lock:
+            known = self._known.get(("embedding", reference))
+        return 0 if known is None else known.dimensions
+
+    def check_reference(self, reference: str) -> None:
+        """Raises:
+        ModelNotFoundError: it is no reference of a remote model.
+        """
+        RemoteReference.parse(reference)
+
+    def load(self, kind: Kind, reference: str) -> RemoteEngine:
+        """Raises as `fingerprint` does."""
+        parsed = RemoteReference.parse(reference)
+        key = (kind, reference)
+        with self._lock:
+            identity = self._known[key] if key in self._fresh else None
+            self._fresh.discard(key)
+        if identity is None:
+            identity = self._identify(kind, parsed)
+            with self._lock:
+                self._known[key] = identity
+        with fork_gate:
+            from asteady._engine.remote.engine import RemoteEngine
+
+        return RemoteEngine(parsed, kind, identity, self._width)
+
+    def _identify(self, kind: Kind, reference: RemoteReference) -> Identity:
+        with fork_gate:
+            needs("httpx", extra="remote")
+            from asteady._engine.remote.identity import Identity, find
+
+        key = f"{kind} {reference.text}"
+        known = recall(self._file, key)
+        try:
+            # Nobody has to wait for a server that is away if its answers are known.
+            found = run_privately(find(kind, reference, retries=None if known is None else 0))
+        except (EngineError, QueueFullError) as exc:
+            if known is not None:
+                _log.warning("%s; its answers that are in the cache can be used", exc)
+                return Identity(**known)
+            if isinstance(exc, QueueFullError):
+                raise
+            raise ModelError(f"the model {reference.text} is unavailable: {exc}") from exc
+        described = attrs.asdict(found)
+        if described != known:
+            remember(self._file, key, described)
+        return found
