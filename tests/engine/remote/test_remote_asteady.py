@@ -23,7 +23,7 @@ TOOL = {"name": "weather", "parameters": {"properties": {"city": {"type": "strin
 _OWN = ("model", "cost_s", "cached", "reused_tokens", "value")
 
 
-def same(one: object, other: object) -> bool:
+def same(one: asteady.Completion, other: asteady.Completion) -> bool:
     names = [field.name for field in attrs.fields(type(one)) if field.name not in _OWN]
     return all(getattr(one, name) == getattr(other, name) for name in names)
 
