@@ -128,8 +128,9 @@ def _sampling(request: GenerateRequest, server: Server) -> dict[str, Any]:
         del given["typical_p"]
     knows_all = server in ("asteady", "llama-server", "vllm")
     found = {name: value for name, (value, off) in given.items() if knows_all or value != off}
-    if server == "llama-server":
-        found["repeat_last_n"] = -1  # as here: of all tokens
+    penalties = (request.repeat_penalty, request.presence_penalty, request.frequency_penalty)
+    if server == "llama-server" and penalties != (1.0, 0.0, 0.0):
+        found["repeat_last_n"] = request.max_new_tokens  # of all tokens of the answer, as here
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any, Literal, TypeAlias
 
 import attrs
@@ -87,10 +88,15 @@ class Identity:
 def reported_by(answer: Mapping[str, Any]) -> dict[str, str]:
     """What an answer says of who made it."""
     return {
-        name: answer[name]
+        name: _without_directory(answer[name])
         for name in ("system_fingerprint", "model")
         if isinstance(answer.get(name), str) and answer[name]
     }
+
+
+def _without_directory(name: str) -> str:
+    """llama-server calls a model by the path of its file, which is another one elsewhere."""
+    return PurePosixPath(name).stem if name.endswith(".gguf") else name
 
 
 async def find(kind: Kind, reference: RemoteReference, *, retries: int | None) -> Identity:
@@ -128,7 +134,7 @@ async def identify(
         [each for each in listed if isinstance(each, Mapping)] if isinstance(listed, list) else []
     )
     record = _chosen(endpoint, records, reference)
-    name = str(record.get("id", reference.name)) if not reference.name else reference.name
+    name = str(record.get("id") or reference.name)
     server = _SERVERS.get(str(record.get("owned_by")), "other")
     if server == "asteady" and not reference.ignores_fingerprint:
         return await _identify_asteady(client, endpoint, kind, name, reference)
@@ -187,7 +193,10 @@ def _chosen(
         return {}
     for record in records:
         aliases = record.get("aliases")
-        if record.get("id") == name or (isinstance(aliases, list) and name in aliases):
+        own = str(record.get("id"))
+        if name in (own, _without_directory(own), PurePosixPath(own).name) or (
+            isinstance(aliases, list) and name in aliases
+        ):
             return record
     raise ModelNotFoundError(f"the server at {where} has no model {name!r}; there are: {shown}")
 
@@ -215,7 +224,7 @@ def _digest(name: str, revision: str | None, reported: Mapping[str, str]) -> str
     """The fingerprint of answers of a server that has none like asteady's: not of where it is."""
     described = {
         "remote": _WAYS_VERSION,
-        "model": name,
+        "model": _without_directory(name),
         "revision": revision,
         "reported": dict(reported),
     }

@@ -11,12 +11,11 @@ from typing import Any, NoReturn
 import attrs
 
 from asteady._base.errors import (
-    AsteadyError,
     EngineError,
     IncompleteAnswerError,
     InvalidRequestError,
 )
-from asteady._base.messages import ToolCall, canonical_json
+from asteady._base.messages import ToolCall, canonical_json, is_continued
 from asteady._base.requests import (
     Completion,
     Embedding,
@@ -26,17 +25,14 @@ from asteady._base.requests import (
     TokenLogprob,
     call_id,
 )
+from asteady._base.tools import DEFAULT_CHOICE
 from asteady._engine.api import CallEvent, ChunkEvent, Event, SlotId
 from asteady._engine.remote.body import RemoteJob
 from asteady._engine.remote.failures import broken, error_in_stream
 from asteady._engine.remote.identity import Identity
 
-_FINISHED: dict[str, FinishReason] = {
-    "stop": "stop",
-    "length": "length",
-    "tool_calls": "tool_calls",
-    "function_call": "tool_calls",
-}
+# Some say "stop" beside calls of tools, and others the opposite.
+_REASONS = ("stop", "length", "tool_calls", "function_call", "eos", "eos_token", "stop_sequence")
 # What JSON can have in place of minus infinity.
 _LEAST_LOGPROB = -9999.0
 _MAX_TOKEN_ID = 2**31 - 1
@@ -87,6 +83,11 @@ class CompletionReader:
         self._reason: str | None = None
         self._usage: Mapping[str, Any] = {}
         self._incomplete = False
+        # llama-server repeats the message that it continues.
+        self._repeated = ""
+        if answering.identity.server == "llama-server" and is_continued(request.messages):
+            self._repeated = request.messages[-1].content or ""
+        self._held = ""
         self._most_chunks = 2 * request.max_new_tokens + 1024
         self.done = False
 
@@ -133,7 +134,7 @@ class CompletionReader:
             # vLLM has renamed it.
             reasoning = delta.get("reasoning_content") or delta.get("reasoning")
             self._add(self._reasoning, reasoning, found)
-            self._add(self._chunks, delta.get("content"), found)
+            self._add(self._chunks, self._new(delta.get("content")), found)
             self._add_calls(delta.get("tool_calls"))
         if choice.get("logprobs") and self._request.logprobs is not None:
             self._logprobs += _logprobs(choice["logprobs"], self._request.logprobs, self._refuse)
@@ -141,6 +142,17 @@ class CompletionReader:
         if (reason := choice.get("finish_reason")) is not None:
             self._reason = str(reason)
         return found
+
+    def _new(self, text: object) -> object:
+        """The text without what is repeated before it."""
+        if not self._repeated or not isinstance(text, str):
+            return text
+        self._held += text
+        if self._held == self._repeated[: len(self._held)]:
+            return ""
+        text, repeated = self._held, self._repeated
+        self._held = self._repeated = ""
+        return text.removeprefix(repeated)
 
     def _add(self, chunks: list[str], text: object, found: list[Event]) -> None:
         if text is None or text == "":
@@ -177,13 +189,15 @@ class CompletionReader:
         """
         if self._reason is None:
             self._refuse("the stream was cut: nothing says why the answer ends")
-        if self._reason not in _FINISHED:
+        if self._reason not in _REASONS:
             raise EngineError(
-                f"the server at {self._answering.where} ended the answer by {self._reason!r}"
+                f"the server at {self._answering.where} ended the answer by {self._reason[:100]!r}"
             )
         identity, request = self._answering.identity, self._request
+        events: list[Event] = []
+        if self._held != self._repeated:  # it was no repetition, but a shorter text
+            self._add(self._chunks, self._held, events)
         calls = self._tool_calls()
-        reason = "tool_calls" if calls else _FINISHED[self._reason]
         text, reasoning = "".join(self._chunks), "".join(self._reasoning)
         tokens = _count(self._usage.get("completion_tokens"))
         details = self._usage.get("completion_tokens_details")
@@ -196,13 +210,11 @@ class CompletionReader:
                 reasoning_tokens + len(self._chunks),
                 len(self._logprobs),
             )
-        prompt_tokens = _count(self._usage.get("prompt_tokens"))
-        self._check_form(text, reasoning, reason, prompt_tokens, tokens)
         answer = Completion(
             text=text,
             chunks=tuple(self._chunks),
-            finish_reason="stop" if reason == "tool_calls" and not calls else reason,
-            prompt_tokens=prompt_tokens,
+            finish_reason=self._finish_reason(bool(calls)),
+            prompt_tokens=_count(self._usage.get("prompt_tokens")),
             completion_tokens=tokens,
             logprobs=None if request.logprobs is None else tuple(self._logprobs),
             seed=request.seed,
@@ -215,13 +227,19 @@ class CompletionReader:
             reasoning_tokens=reasoning_tokens,
             tool_calls=tuple(calls),
         )
-        return [CallEvent(self._slot, call) for call in calls], answer
+        self._check_form(answer)
+        return [*events, *(CallEvent(self._slot, call) for call in calls)], answer
+
+    def _finish_reason(self, called: bool) -> FinishReason:
+        if called:
+            return "tool_calls"
+        return "length" if self._reason == "length" else "stop"
 
     def _tool_calls(self) -> list[ToolCall]:
         if not self._calls:
             return []
         key = self._request.key(self._answering.identity.fingerprint)
-        found = []
+        found: list[ToolCall] = []
         for at, (_, call) in enumerate(sorted(self._calls.items())):
             try:
                 arguments = json.loads(call.arguments or "{}")
@@ -232,45 +250,43 @@ class CompletionReader:
                 if self._answering.identity.server != "asteady":
                     text = canonical_json("arguments", arguments)
             except (ValueError, RecursionError, InvalidRequestError) as exc:
+                if self._reason == "length":
+                    self._incomplete = True
+                    return found
                 self._refuse(f"a call of the tool {call.name[:100]!r} cannot be read: {exc}")
             found.append(ToolCall(name=call.name, arguments_json=text, id=call_id(key, at)))
         return found
 
-    def _check_form(
-        self, text: str, reasoning: str, reason: str, prompt_tokens: int, tokens: int
-    ) -> None:
-        constraint = self._request.constraint
-        if constraint is None:
-            return
-        error: AsteadyError
-        cut = reason == "length" and constraint.kind in ("json", "choices")
-        if cut or self._incomplete:
+    def _check_form(self, answer: Completion) -> None:
+        request, text = self._request, answer.text
+        constraint = request.constraint
+        form = None if constraint is None else constraint.kind
+        uncalled = request.tool_choice != DEFAULT_CHOICE and not answer.tool_calls
+        cut = self._reason == "length"
+        if self._incomplete or (cut and (uncalled or form in ("json", "choices"))):
             error = IncompleteAnswerError(
-                f"the answer was cut after {tokens} tokens, before its form was complete: raise "
-                "max_new_tokens"
-                if reason == "length"
+                f"the answer was cut after {answer.completion_tokens} tokens, before its form was "
+                "complete: raise max_new_tokens"
+                if cut
                 else "the model ended its answer in its reasoning"
             )
             error.text = text
-            error.reasoning = reasoning or None
-            error.prompt_tokens = prompt_tokens
-            error.completion_tokens = tokens
+            error.reasoning = answer.reasoning
+            error.prompt_tokens = answer.prompt_tokens
+            error.completion_tokens = answer.completion_tokens
             raise error
-        if reason == "length":
-            return
+        if uncalled:
+            self._refuse(f"tool_choice={request.tool_choice!r} asks for a call, and it has none")
         valid = True
-        if constraint.kind == "choices":
+        if constraint is not None and form == "choices":
             valid = text in constraint.choices
-        elif constraint.kind == "json":
+        elif form == "json":
             try:
                 json.loads(text)
             except (ValueError, RecursionError):
                 valid = False
         if not valid:
-            self._refuse(
-                f"the answer {text[:100]!r} does not have the form that was asked for; the server "
-                "does not know of forms, or the model has none"
-            )
+            self._refuse(f"the text {text[:100]!r} does not have the form that was asked for")
 
     def _refuse(self, reason: str) -> NoReturn:
         raise broken(self._answering.where, reason)
