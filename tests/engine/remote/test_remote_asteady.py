@@ -123,8 +123,8 @@ async def test_a_caller_that_leaves_frees_the_place_on_the_server(
 
 
 async def test_at_most_workers_answers_are_asked_for_at_once(tmp_path: Path) -> None:
-    engine = FakeEngine(width=8)
-    async with asteady.Session(engine=engine, workers=1) as there:
+    engine = FakeEngine()
+    async with asteady.Session(engine=engine, workers=8) as there:
         app = Starlette()
         app.mount("/v1", asteady.server.openai(there))
         async with (
