@@ -152,9 +152,11 @@ async def test_the_history_begins_when_the_session_opens_and_ends_with_it(
             raise
 
     history = History(session, sleep=sleep)
+    made_s = history.began_s
     context_of(session).tasks.spawn_when_open(history.run)
     async with session:
         await asleep.acquire()
+        assert history.began_s > made_s
         for prompt in "aaab":
             await session.generate(prompt)
         waking.release()

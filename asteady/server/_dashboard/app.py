@@ -109,7 +109,6 @@ class _Numbers:
         self.history = History(session)
         self._session = session
         self._show_prompts = show_prompts
-        self._started_s = time.time()
         self._entries: list[dict[str, Any]] = []
         self._entries_until_s = 0.0
 
@@ -125,7 +124,7 @@ class _Numbers:
         entries = await self._top_entries()
         return {
             "now_s": time.time(),
-            "started_s": self._started_s,
+            "opened_s": self.history.began_s,
             "show_prompts": self._show_prompts,
             "session": session.statistics().as_dict(),
             "caches": caches,

@@ -66,6 +66,7 @@ class History:
         self, session: Session, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     ) -> None:
         self.samples: deque[Sample] = deque(maxlen=round(KEPT_S / PERIOD_S))
+        self.began_s = time.time()
         self._sleep = sleep
         self.curves: dict[Kind, CapacityCurve] = {kind: CapacityCurve() for kind in KINDS}
         self._uses = {kind: deque[Use](maxlen=_MAX_USES) for kind in KINDS}
@@ -74,6 +75,7 @@ class History:
 
     async def run(self) -> None:
         """Sample until cancelled."""
+        self.began_s = time.time()
         cache = self._session.cache
         cache.generation.use_listeners.add(self._uses["generation"].extend)
         cache.embedding.use_listeners.add(self._uses["embedding"].extend)

@@ -1,6 +1,6 @@
 // Charts as SVG, each with its numbers as a table for those who do not see it.
 const SVG = "http://www.w3.org/2000/svg";
-const LEFT = 46, RIGHT = 8, TOP = 8, BOTTOM = 22;
+const LEFT = 52, RIGHT = 8, TOP = 8, BOTTOM = 22;
 
 export function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);
@@ -111,7 +111,7 @@ export class Chart {
     }
     this.series.forEach((each, at) => parts.push(...(this.bars ? this.drawBars(each, y) : this.drawLine(each, y, at))));
     if (!values.length) {
-      parts.push(drawn("text", { x: (LEFT + width - RIGHT) / 2, y: height / 2, "text-anchor": "middle" }, "Nothing yet"));
+      parts.push(drawn("text", { x: (LEFT + width - RIGHT) / 2, y: y(top / 2) - 8, "text-anchor": "middle" }, "Nothing yet"));
     }
     if (this.mark) {
       const at = this.at(this.mark.x);

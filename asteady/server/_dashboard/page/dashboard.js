@@ -18,7 +18,7 @@ const percent = (share) => (known(share) ? `${(100 * share).toFixed(share > 0 &&
 
 function rate(value) {
   if (!known(value)) return NONE;
-  return value >= 100 ? count(value) : value.toFixed(value && value < 10 ? 1 : 0);
+  return value >= 100 ? count(value) : value.toFixed(value < 10 && value % 1 ? 1 : 0);
 }
 
 function bytes(value) {
@@ -37,7 +37,7 @@ function duration(seconds) {
   if (!known(seconds)) return NONE;
   if (seconds < 0.0005) return "0 s";
   if (seconds < 1) return `${(1000 * seconds).toFixed(seconds < 0.01 ? 1 : 0)} ms`;
-  if (seconds < 60) return `${seconds.toFixed(seconds < 10 ? 1 : 0)} s`;
+  if (seconds < 60) return `${seconds.toFixed(seconds < 10 && seconds % 1 ? 1 : 0)} s`;
   const minutes = Math.floor(seconds / 60), hours = Math.floor(minutes / 60), days = Math.floor(hours / 24);
   if (minutes < 60) return `${minutes} min ${Math.floor(seconds % 60)} s`;
   if (hours < 48) return `${hours} h ${minutes % 60} min`;
@@ -46,7 +46,7 @@ function duration(seconds) {
 
 /* In one unit, for axes and large letters. */
 function brief(seconds) {
-  if (!known(seconds) || seconds < 60) return duration(seconds).replace(".0 s", " s");
+  if (!known(seconds) || seconds < 60) return duration(seconds);
   const [size, unit] = [[172800, "d"], [3600, "h"], [60, "min"]].find(([each]) => seconds >= each);
   const value = seconds / (unit === "d" ? 86400 : size);
   return `${value.toFixed(value < 10 && value % 1 ? 1 : 0)} ${unit}`;
@@ -339,7 +339,7 @@ function drawModels(found) {
 function draw(found) {
   remember(found);
   show("state", found.session.state);
-  show("uptime", `for ${duration(Math.max(1, Math.round(found.now_s - found.started_s)))}`);
+  show("uptime", `for ${duration(Math.max(1, Math.round(found.now_s - found.opened_s)))}`);
   drawTiles(found);
   drawHistory(found);
   drawMachine(found);
