@@ -255,7 +255,7 @@ class RedisTier:
         """
         found = await self._pipelined("get", lambda pipe: [pipe.hkeys(name) for name in names])
         return [
-            {field[2:].decode() for field in fields if field.startswith(b"t:")}
+            {field[2:].decode(errors="replace") for field in fields if field.startswith(b"t:")}
             if b"v" in fields
             else None
             for fields in found

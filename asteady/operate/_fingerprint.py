@@ -33,6 +33,10 @@ _NAMES = {
     "flash_attention": "flash attention",
     "kv_unified": "unified cache",
     "ways": "asteady's ways",
+    "server": "server",
+    "served_model": "served model",
+    "revision": "revision",
+    "reported": "reported",
 }
 _MODEL = (
     "Other weights give other answers. Copy the file from one machine to the other, or name one"
@@ -46,6 +50,15 @@ _GPU = (
     "A GPU computes other bits. Set gpu_layers (ASTEADY_GPU_LAYERS) to the same number on both; a"
     " fingerprint does not say which GPU it is."
 )
+_SERVERS = {
+    "server": "Another program computes other bits. Serve the model by the same one.",
+    "served_model": "Name one model on both: openai+http://host:8000/v1#name.",
+    "revision": "Declare one revision on both: openai+http://host:8000/v1#name@revision.",
+    "reported": (
+        "The servers say that they have another version or model. Serve the same, or take no"
+        " account of it, by ?fingerprint=ignore and a revision of yours."
+    ),
+}
 _WHEEL = (
     "python -m pip wheel --no-deps --no-cache-dir --no-binary llama-cpp-python"
     ' "llama-cpp-python=={}"'
@@ -91,7 +104,8 @@ class ModelFingerprint:
     - ``thinking``: whether reasoning is split from the text;
     - ``ways``: the version of how asteady tokenises, samples and stops.
 
-    Other engines have other parts, or none.
+    A model on other servers has ``server``, ``served_model``, ``revision`` and ``reported``. Other
+    engines have no parts.
     """
 
     asteady: str
@@ -171,6 +185,8 @@ class FingerprintComparison:
                 " compare two of one kind"
             )
         parts = dict.fromkeys((*_NAMES, *sorted({*here.parts, *there.parts})))
+        if here.parts.keys().isdisjoint(there.parts):
+            parts.clear()
         differing = {part for part in parts if here.parts.get(part) != there.parts.get(part)}
         return cls(
             here=here,
@@ -221,6 +237,11 @@ class FingerprintComparison:
             f"The fingerprints differ ({here} here, {there} there): no machine finds the answers of"
             " the other"
         )
+        if self.here.parts.keys().isdisjoint(self.there.parts):
+            return (
+                f"{text}, and they have no part in common to compare: where another server computes"
+                " the answers, compare on its machine."
+            )
         if not self.differences:
             return (
                 f"{text}, and nothing that they name differs. They are of asteady"
@@ -274,7 +295,9 @@ def _shown(part: str, value: Any, other: Any = None) -> str:
     """A value for people; of the CPU's features, if there is another list, those it has not."""
     match part, value:
         case _, None:
-            return "not named"
+            return "-"
+        case _, dict():
+            return ", ".join(f"{name}={each}" for name, each in value.items())
         case _, bool():
             return "yes" if value else "no"
         case (("context_tokens" | "piece_tokens"), int()):
@@ -343,6 +366,8 @@ def _consequence(
             return "It follows from the CPU features."
         case "files" | "context_tokens" | "thinking" | "repack" if "model" in differing:
             return "It follows from the model file."
+    if part in _SERVERS:
+        return _SERVERS[part]
     return (
         f"asteady computes in another way in its version {there.asteady} there than in"
         f" {here.asteady} here: install the same on both."

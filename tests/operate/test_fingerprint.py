@@ -131,7 +131,41 @@ def test_parts_of_another_version_are_compared_too() -> None:
     other = attrs.evolve(other, fingerprint="f" * 64, parts={**other.parts, "new": 1, "ways": 5})
     found = FingerprintComparison.of(named(HERE), other)
     assert [each.part for each in found.differences] == ["ways", "new"]
-    assert "here:  not named\n    there: 1\n" in str(found)
+    assert "here:  -\n    there: 1\n" in str(found)
+
+
+SERVED = {
+    "server": "vllm",
+    "served_model": "qwen",
+    "revision": None,
+    "reported": {"system_fingerprint": "a", "model": "qwen"},
+}
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "expected"),
+    [
+        ("server", "llama-server", "by the same one"),
+        ("served_model", "other", "#name."),
+        ("revision", "2", "#name@revision."),
+        ("reported", {"system_fingerprint": "b"}, "?fingerprint=ignore"),
+    ],
+)
+def test_servers_are_compared_too(part: str, value: object, expected: str) -> None:
+    here = attrs.evolve(named(HERE), parts=SERVED)
+    there = attrs.evolve(here, parts={**SERVED, part: value}, fingerprint="f" * 64)
+    found = FingerprintComparison.of(here, there)
+    assert expected in texts(found)[part]
+    assert "here:  " in str(found)
+    assert "reported          system_fingerprint=a, model=qwen" in str(here).splitlines()
+    assert "revision          -" in str(here).splitlines()
+
+
+def test_a_machine_that_asks_a_server_has_no_parts_of_the_one_that_computes() -> None:
+    there = attrs.evolve(named(HERE), parts=SERVED, fingerprint="f" * 64)
+    found = FingerprintComparison.of(named(HERE), there)
+    assert found.differences == ()
+    assert str(found).endswith("compare on its machine.")
 
 
 def test_a_difference_that_no_part_explains_names_the_versions() -> None:

@@ -21,6 +21,7 @@ from asteady._cache.store.codec import CompletionCodec
 from asteady.cli import main
 from asteady.testing import FakeEngine
 from tests.cache.helpers import change, completion, embedding, fill, key_of, opened
+from tests.cache.machines import until
 from tests.redis_server import RedisServer
 
 pytestmark = pytest.mark.anyio
@@ -173,7 +174,7 @@ async def test_damaged_values_are_left_out(
         # As machines with other CPUs have put it there for all.
         other_one = pack(CompletionCodec(), key_of(2), completion(fingerprint="other"), 0.5)
         client.hset(names[2], "v", other_one)
-        client.hset(names[3], "t:not//a path", "")
+        client.hset(names[3], b"t:not//a path\xff", "")
         # Tags without an answer, and what is of no form that is known.
         client.hdel(names[4], "v")
         client.hset(names[4], "t:a", "")
@@ -280,6 +281,22 @@ async def test_the_url_of_the_settings_counts_unless_another_is_given(
     async with opened(tmp_path / "c", disable_cache=True) as manager:
         with pytest.raises(StoreError, match="nothing to move"):
             await manager.push_entries(redis_server.url)
+
+
+async def test_a_cluster_has_the_entries_in_all_of_its_slots(
+    manager: CacheManager, tmp_path: Path
+) -> None:
+    (tmp_path / "cluster").mkdir()
+    with RedisServer(tmp_path / "cluster", cluster_enabled="yes") as server:
+        with server.client() as client:
+            client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
+            await until(lambda: client.execute_command("CLUSTER INFO")["cluster_state"] == "ok")
+        url = server.url.replace("redis://", "redis+cluster://").removesuffix("/0")
+        async with opened(tmp_path / "other") as other:
+            await fill(other, range(20))
+            pushed = await other.push_entries(url, kind="generation")
+            assert pushed == {"generation": Moved(entries=20, added=20)}
+        assert await manager.pull_entries(url, kind="generation") == pushed
 
 
 async def test_machines_that_share_across_cpus_look_for_other_keys(
