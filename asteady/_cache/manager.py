@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -390,8 +391,9 @@ class CacheManager:
         path = None if namespace is None else namespace_path(namespace)
         stores = await self._stores()
         settings = self._settings if url is None else attrs.evolve(self._settings, shared_cache=url)
-        # A client of its own: a batch may take longer than an answer may be delayed.
-        tier = _make_tier(settings, timeout_s=MOVE_TIMEOUT_S)
+        # A client of its own: a batch may take longer than an answer may be delayed, and its
+        # failures are raised.
+        tier = _make_tier(settings, timeout_s=MOVE_TIMEOUT_S, log_level=logging.DEBUG)
         if tier is None:
             raise InvalidRequestError(
                 "there is no shared cache: give its URL, as redis://host:6379/0, or set"
@@ -435,7 +437,9 @@ class CacheManager:
         return self.directory / f"{kind}_cache.db"
 
 
-def _make_tier(settings: Settings, timeout_s: float | None = None) -> RedisTier | None:
+def _make_tier(
+    settings: Settings, *, timeout_s: float | None = None, log_level: int = logging.WARNING
+) -> RedisTier | None:
     if settings.shared_cache is None or settings.disable_cache:
         return None
     needs("redis", extra="redis")
@@ -446,4 +450,5 @@ def _make_tier(settings: Settings, timeout_s: float | None = None) -> RedisTier 
         settings.shared_cache,
         timeout_s=timeout_s or settings.shared_cache_timeout_s,
         lease_s=settings.shared_cache_lease_s,
+        log_level=log_level,
     )

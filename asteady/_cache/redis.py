@@ -81,13 +81,16 @@ class RedisTier:
     """A client of the server, and what a cache does with it. Used on one event loop.
 
     While the server does not answer, each call fails at once. Every failure is a `SharedTierError`,
-    is logged once until it works again, and counted by the caller.
+    is logged once at `log_level` until it works again, and counted by the caller.
     """
 
-    def __init__(self, url: str, *, timeout_s: float, lease_s: float) -> None:
+    def __init__(
+        self, url: str, *, timeout_s: float, lease_s: float, log_level: int = logging.WARNING
+    ) -> None:
         self.url = hidden_password(url)
         self.timeout_s = timeout_s
         self.lease_s = lease_s
+        self._log_level = log_level
         self._client: Client = _client(url, timeout_s)
         self._breaker = CircuitBreaker(self._probe, self._changed)
         self._notices = Notices(getattr(self._client, "pubsub", None))
@@ -401,7 +404,8 @@ class RedisTier:
             # It answers, and other commands may work: if its memory is full, reading does.
             self._answered_s = perf_counter()
             if text not in self._refused.values():
-                log.warning("the shared cache %s refused to %s: %s", self.url, what, text)
+                message = "the shared cache %s refused to %s: %s"
+                log.log(self._log_level, message, self.url, what, text)
             self._refused[what] = text
         else:
             self._breaker.fail(exc)
@@ -415,7 +419,8 @@ class RedisTier:
             log.info("the shared cache %s works again", self.url)
             return
         reason = hidden_password(error) or f"no answer in {self.timeout_s:g} s"
-        log.warning(
+        log.log(
+            self._log_level,
             "the shared cache %s cannot be used, and is left alone until it can: %s",
             self.url,
             reason,

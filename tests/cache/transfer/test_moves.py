@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -244,13 +245,16 @@ async def test_memory_does_not_grow_with_the_entries(
 
 
 async def test_a_server_that_is_down_is_an_error_and_the_next_call_goes_on(
-    manager: CacheManager, redis_server: RedisServer
+    manager: CacheManager, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     await fill(manager, range(2))
     redis_server.kill()
     for move in (manager.push_entries, manager.pull_entries):
         with pytest.raises(StoreError, match=r"the same call, made again, goes on from there$"):
             await move(redis_server.url)
+    # The error says it.
+    assert "shared cache" not in caplog.text
     redis_server.start()
     assert (await manager.push_entries(redis_server.url))["generation"].added == 2
 
