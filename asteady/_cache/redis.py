@@ -97,6 +97,7 @@ class RedisTier:
         self._tag = self._client.register_script(_TAG)
         self._untag = self._client.register_script(_UNTAG)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._closed = False
         self._slots = asyncio.Semaphore(_COMMANDS)
         # When a command was last answered.
         self._answered_s = -math.inf
@@ -156,7 +157,7 @@ class RedisTier:
         except BaseException:
             given_up = True
             if acquired:
-                self.spawn(self.release(lock))
+                self.spawn(partial(self.release, lock))
             raise
 
     async def renew(self, lease: Lease) -> bool:
@@ -185,7 +186,7 @@ class RedisTier:
                     "subscribe", lambda: self._notices.subscribe(channel), self.timeout_s
                 )
             yield event
-        self.spawn(self._unsubscribe(channel))
+        self.spawn(partial(self._unsubscribe, channel))
 
     # -- all entries ------------------------------------------------------------------------------
 
@@ -313,8 +314,24 @@ class RedisTier:
 
     # -- calls ------------------------------------------------------------------------------------
 
-    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Run something that nobody waits for; `aclose` waits for its end, for some seconds."""
+    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
+        """Run something that nobody waits for; `aclose` waits for its end, for some seconds.
+
+        The end of an event loop, at which ``asyncio.run`` cancels all tasks, has it run again: the
+        last answer of a program is stored too. It must do no harm twice.
+        """
+
+        async def run() -> None:
+            try:
+                await work()
+            except asyncio.CancelledError:
+                if self._closed:
+                    raise
+                await work()
+
+        return self._begin(run())
+
+    def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = unattended(asyncio.create_task(work, name="asteady shared tier"))
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -323,6 +340,7 @@ class RedisTier:
     async def aclose(self) -> None:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_CLOSING_S)
+        self._closed = True
         for task in self._tasks:
             task.cancel()
         self._breaker.stop()
@@ -382,7 +400,7 @@ class RedisTier:
                 self._answered_s = perf_counter()
                 return result
 
-        task = self.spawn(run())
+        task = self._begin(run())
         try:
             for _ in range(_PARTS):
                 done, _ = await asyncio.wait([task], timeout=limit_s / _PARTS)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from time import perf_counter
 from typing import Generic, Protocol, TypeVar
 
@@ -90,7 +91,7 @@ class SharedEntry(Generic[A]):
             if renewing is not None:
                 renewing.cancel()
             if lease is not None:
-                self._tier.spawn(self._hand_over(lease))
+                self._tier.spawn(partial(self._hand_over, lease))
 
     def put(self, answer: A, cost_s: float, namespaces: tuple[str, ...]) -> None:
         """Have the answer stored in the background."""
@@ -100,7 +101,7 @@ class SharedEntry(Generic[A]):
             self._counters.shared_errors += 1
             log.warning("an answer cannot be put into the shared cache: %s", exc)
         else:
-            self._putting = self._tier.spawn(self._put(value, namespaces))
+            self._putting = self._tier.spawn(partial(self._put, value, namespaces))
 
     async def contains(self) -> bool:
         """Whether it is there; False if the tier fails."""
@@ -111,7 +112,7 @@ class SharedEntry(Generic[A]):
     def tag(self, namespaces: Collection[str]) -> None:
         """Tag it with namespaces, in the background, if it is there."""
         for path in namespaces:
-            self._tier.spawn(self._tag(path))
+            self._tier.spawn(partial(self._tag, path))
 
     async def _tag(self, path: str) -> None:
         with suppress(SharedTierError):
@@ -155,7 +156,7 @@ class SharedEntry(Generic[A]):
         except SharedTierError:
             return None
         except BaseException:
-            self._tier.spawn(self._tier.release(lease))
+            self._tier.spawn(partial(self._tier.release, lease))
             raise
 
     async def _look(self) -> A | None:
@@ -210,5 +211,5 @@ class SharedEntry(Generic[A]):
 
     async def _hand_over(self, lease: Lease) -> None:
         if self._putting is not None:
-            await self._putting
+            await asyncio.wait([self._putting])
         await self._tier.release(lease)
