@@ -65,10 +65,11 @@ def clients(session: nox.Session, group: str) -> None:
 
 @nox.session
 def campaign(session: nox.Session) -> None:
-    """Run tests/faults in its long form, and print the table of docs/reliability.md."""
+    """Run the faults in their long form, and print the table of docs/reliability.md."""
     install_group(session, "test")
     session.install("-e", ".")
-    session.run("pytest", "tests/faults", *session.posargs, env={"CAMPAIGN": "long"})
+    faults = ("tests/faults", "tests/operate/test_dask.py")
+    session.run("pytest", *faults, *session.posargs, env={"CAMPAIGN": "long"})
 
 
 @nox.session

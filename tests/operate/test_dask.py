@@ -280,6 +280,11 @@ def test_a_session_that_cannot_be_opened_is_tried_again(
     assert len(list(embed(client, ["one", "two", "three"], settings=own_settings))) == 3
 
 
+def test_a_short_queue_is_no_error(client: Client, own_settings: SettingsOptions) -> None:
+    own_settings["max_pending"] = 1
+    assert len(list(embed(client, texts(40), settings=own_settings, batch_size=20))) == 40
+
+
 def test_the_dashboard_shows_the_tasks_by_name(client: Client, settings: SettingsOptions) -> None:
     list(embed(client, texts(4), settings=settings, batch_size=1))
 
@@ -360,6 +365,7 @@ async def test_async_for_needs_an_asynchronous_client(client: Client) -> None:
         await anext(embed(client, ["one"]))
 
 
+@pytest.mark.filterwarnings("ignore:Running on a single-machine")  # of an older Dask
 def test_a_collection_cannot_be_computed_elsewhere(
     client: Client, settings: SettingsOptions
 ) -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import assert_type
+from collections.abc import AsyncIterator
+from typing import Any, assert_type
 
 import numpy as np
+from dask.bag import Bag
+from dask.dataframe import Series
+from dask.delayed import Delayed
+from distributed import Client
 from numpy.typing import NDArray
 
 import asteady
 from asteady import blocking, operate
+from asteady.operate import dask
 
 
 async def checked(session: asteady.Session) -> None:
@@ -94,3 +100,28 @@ def checked_blocking(session: blocking.Session) -> None:
 
 def test_the_module_is_imported() -> None:
     assert checked.__name__ == "checked"
+
+
+async def bulk(
+    client: Client, bag: Bag, column: Series, delayed: Delayed, arriving: AsyncIterator[str]
+) -> None:
+    assert_type(dask.embed(client, ["a"]), dask.Answers[NDArray[np.float32]])
+    for vector in dask.embed(client, (text for text in "ab"), dimensions=8, settings={"cores": 2}):
+        assert_type(vector, NDArray[np.float32])
+    async for either in dask.embed(client, arriving, errors="return"):
+        assert_type(either, NDArray[np.float32] | asteady.AsteadyError)
+    assert_type(dask.embed(client, bag, errors="return"), Bag)
+    assert_type(dask.embed(client, column), Series)
+    assert_type(dask.embed(client, delayed), Delayed)
+    dask.embed(client, ["a"], seed=1)  # type: ignore[call-overload]  # no such option
+    dask.embed(client, ["a"], settings={"core": 2})  # type: ignore[call-overload]  # no such setting
+
+    told = dask.generate(client, ["a", {"prompt": "b", "seed": 1}], prefix="Be brief.", seed=3)
+    assert_type(told, dask.Answers[str])
+    assert_type(dask.generate(client, ["a"], schema=int), dask.Answers[int])
+    assert_type(dask.generate(client, ["a"], schema={"type": "integer"}), dask.Answers[Any])
+    assert_type(dask.generate(client, ["a"], choices=["b", "c"]), dask.Answers[Any])
+    assert_type(dask.generate(client, ["a"], errors="return"), dask.Answers[Any])
+    assert_type(dask.generate(client, bag, schema=int), Bag)
+    assert_type(dask.generate(client, column), Series)
+    assert_type(dask.generate(client, delayed), Delayed)

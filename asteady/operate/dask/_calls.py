@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
+import numpy as np
 from dask.base import is_dask_collection
 from dask.delayed import Delayed, delayed
 from dask.utils import is_dataframe_like, is_series_like
 from distributed import Client
+from numpy.typing import NDArray
 
 from asteady._base.errors import AsteadyError, InvalidRequestError
 from asteady._base.files import AnyPath
@@ -25,7 +27,6 @@ from asteady._base.requests import (
     DeclaredPrefix,
     EmbedRequest,
     GenerateRequest,
-    Vector,
 )
 from asteady._base.settings import Settings
 from asteady._base.validation import one_of, refuse, whole_number
@@ -98,7 +99,7 @@ def embed(
     settings: SettingsOptions | None = None,
     batch_size: int = 256,
     **options: Unpack[EmbedOptions],
-) -> Answers[Vector]: ...
+) -> Answers[NDArray[np.float32]]: ...
 
 
 @overload
@@ -112,7 +113,7 @@ def embed(
     settings: SettingsOptions | None = None,
     batch_size: int = 256,
     **options: Unpack[EmbedOptions],
-) -> Answers[Vector | AsteadyError]: ...
+) -> Answers[NDArray[np.float32] | AsteadyError]: ...
 
 
 @public
@@ -135,8 +136,9 @@ def embed(
     - of an iterable (or, with an asynchronous client, an async one), `Answers`: an iterator over
       read-only float32 arrays of shape (dimensions,), each with L2 norm 1;
     - of a `dask.bag.Bag`, or a `Delayed` list, the same of such arrays, to be computed;
-    - of a column of a dask.dataframe, a column of lists of float32, to be computed: null for a
-      text that is null, and for an error with ``errors="return"``.
+    - of a column of a dask.dataframe, a column of such arrays, to be computed: null for a text that
+      is null, and for an error with ``errors="return"``. It goes to Parquet by
+      ``to_parquet(..., schema=None)``.
 
     The vectors are those of `asteady.Session.embed`, bit for bit, on machines with the same
     fingerprint. Each worker has a session, which stays open until the worker ends. Equal texts are
@@ -277,8 +279,7 @@ def generate(
     A prompt is a str, or a mapping of arguments of `asteady.Session.generate`, which go before
     those of this call: ``{"messages": [...]}``, ``{"prompt": "Hello", "seed": 7}``. An answer is
     what `generate` returns: a str, or with `schema` or `choices` a value. In a column of a
-    dask.dataframe a value is as JSON has it: its type is not known, so ``to_parquet`` needs a
-    ``schema``.
+    dask.dataframe a value is as JSON has it.
 
     Args:
         client, model, cache, errors, settings, batch_size: as in `embed`.
