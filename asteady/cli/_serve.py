@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asteady._base.errors import SettingsError
-from asteady._base.settings import MEBIBYTE, Settings
+from asteady._base.settings import MEBIBYTE, REMOTE_PREFIX, Settings
 from asteady._base.validation import needs
 from asteady.cli._common import Commands, activities_of, make_session
 from asteady.cli._progress import add_quiet, progress
@@ -256,7 +256,8 @@ def _models(given: Sequence[str]) -> tuple[str | None, dict[str, str]]:
     named: dict[str, str] = {}
     for text in given:
         name, equals, reference = text.partition("=")
-        if not equals or Path(text).exists():
+        # The address of a remote model may have options.
+        if not equals or text.startswith(REMOTE_PREFIX) or Path(text).exists():
             name, reference = name_of(text), text
         if not (name and reference):
             raise SettingsError(f"--model {text} is not allowed: give NAME=MODEL, or MODEL")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import attrs
 import httpx
@@ -21,6 +23,11 @@ from asteady._engine.remote.failures import ServerFailedError, broken, error_of,
 from asteady._engine.remote.reference import DEFAULT_KEY_VARIABLE, RemoteReference
 
 T = TypeVar("T")
+
+_log = logging.getLogger("asteady")
+
+# Not the module's, whose numbers are the program's.
+_random = random.Random()
 
 _CONNECT_S = 5.0
 # Most servers close a connection that was not used for five seconds.
@@ -123,17 +130,28 @@ class Client:
                     result = await use(endpoint)
             except ServerFailedError as exc:
                 failed = exc
-                endpoint.failed(
-                    time_s(), began_s, at_least_s=exc.after_s, jitter=random.uniform(0.8, 1.2)
-                )
+                self.set_aside(endpoint, exc, began_s)
                 if not exc.again:
                     hopeless.append(endpoint)
             else:
+                if endpoint.failures:
+                    _log.info("the server at %s answers again", endpoint.address)
                 endpoint.succeeded()
                 return result
 
+    def set_aside(self, endpoint: Endpoint, failed: ServerFailedError, began_s: float) -> None:
+        """A request that began then failed."""
+        if not endpoint.failures:
+            _log.warning("%s; the server is set aside for a while", failed)
+        endpoint.failed(
+            asyncio.get_running_loop().time(),
+            began_s,
+            at_least_s=failed.after_s,
+            jitter=_random.uniform(0.8, 1.2),
+        )
+
     async def get(self, endpoint: Endpoint, path: str, **parameters: str) -> Reply:
-        return await self._json(endpoint, "GET", path, params=parameters)
+        return await self._json(endpoint, "GET", quote(path), params=parameters)
 
     async def post(self, endpoint: Endpoint, path: str, body: bytes) -> Reply:
         return await self._json(

@@ -7,23 +7,32 @@ from asteady._base.requests import EmbedRequest, Kind
 from asteady._engine.api import Request
 from asteady._engine.remote.body import RemoteJob, job_of
 from asteady._engine.remote.identity import Identity
-from asteady._engine.remote.reference import RemoteReference
+from asteady._engine.remote.reference import Address, RemoteReference
 from asteady._engine.remote.worker import RemoteWorker
 
 
 class RemoteEngine:
-    """A model of one kind that servers compute. One worker asks for `width` answers at once."""
+    """A model of one kind that servers compute. One worker asks for `width` answers at once.
+
+    `verified` is the server that has just said what the model is.
+    """
 
     max_workers = 1
 
     def __init__(
-        self, reference: RemoteReference, kind: Kind, identity: Identity, width: int
+        self,
+        reference: RemoteReference,
+        kind: Kind,
+        identity: Identity,
+        width: int,
+        verified: Address | None,
     ) -> None:
         self.model = reference.text
         self._reference = reference
         self._kind: Kind = kind
         self._identity = identity
         self.width = width
+        self._verified = verified
 
     @property
     def fingerprint(self) -> str:
@@ -35,7 +44,7 @@ class RemoteEngine:
         return job_of(request, self._identity)
 
     def open_worker(self) -> RemoteWorker:
-        return RemoteWorker(self._reference, self._kind, self._identity, self.width)
+        return RemoteWorker(self._reference, self._kind, self._identity, self.width, self._verified)
 
     def close(self) -> None:
         pass

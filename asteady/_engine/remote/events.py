@@ -9,7 +9,8 @@ MAX_EVENT_BYTES = 64 * 2**20
 class EventDecoder:
     """From the bytes of a stream to the data of its events."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_bytes: int = MAX_EVENT_BYTES) -> None:
+        self._most_bytes = most_bytes
         self._rest = b""
         self._lines: list[bytes] = []
         self._size = 0
@@ -36,6 +37,6 @@ class EventDecoder:
                 elif not line and self._lines:
                     found.append(b"\n".join(self._lines))
                     self._lines, self._size = [], 0
-        if self._size + len(self._rest) > MAX_EVENT_BYTES:
-            raise ValueError(f"an event has more than {MAX_EVENT_BYTES:,} bytes")
+        if self._size + len(self._rest) > self._most_bytes:
+            raise ValueError(f"an event has more than {self._most_bytes:,} bytes")
         return found

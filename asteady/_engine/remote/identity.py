@@ -20,7 +20,7 @@ from asteady._base.requests import Kind
 from asteady._base.validation import shorten
 from asteady._engine.remote.client import Client
 from asteady._engine.remote.endpoints import Endpoint
-from asteady._engine.remote.reference import RemoteReference
+from asteady._engine.remote.reference import Address, RemoteReference
 
 Server: TypeAlias = Literal["asteady", "llama-server", "vllm", "openai", "other"]
 
@@ -99,8 +99,10 @@ def _without_directory(name: str) -> str:
     return PurePosixPath(name).stem if name.endswith(".gguf") else name
 
 
-async def find(kind: Kind, reference: RemoteReference, *, retries: int | None) -> Identity:
-    """What the first server says that can be asked.
+async def find(
+    kind: Kind, reference: RemoteReference, *, retries: int | None
+) -> tuple[Identity, Address]:
+    """What the first server says that can be asked, and its address.
 
     Raises:
         ModelError: it does not serve the model.
@@ -109,10 +111,12 @@ async def find(kind: Kind, reference: RemoteReference, *, retries: int | None) -
         SettingsError: the variable for the API key is not set, or has no key.
     """
     client = Client(reference, connections=1)
+
+    async def ask(endpoint: Endpoint) -> tuple[Identity, Address]:
+        return await identify(client, endpoint, kind, reference), endpoint.address
+
     try:
-        return await client.attempt(
-            lambda endpoint: identify(client, endpoint, kind, reference), retries=retries
-        )
+        return await client.attempt(ask, retries=retries)
     finally:
         await client.aclose()
 

@@ -16,7 +16,7 @@ from asteady._base.requests import Kind
 from asteady._base.settings import Settings
 from asteady._base.validation import needs
 from asteady._engine.remote.loop import run_privately
-from asteady._engine.remote.reference import RemoteReference
+from asteady._engine.remote.reference import Address, RemoteReference
 
 if TYPE_CHECKING:
     from asteady._engine.remote.engine import RemoteEngine
@@ -38,8 +38,8 @@ class RemoteSource:
         self._width = settings.workers
         self._file = settings.cache_dir / _FILE
         self._known: dict[tuple[Kind, str], Identity] = {}
-        # Identified, and not loaded since.
-        self._fresh: set[tuple[Kind, str]] = set()
+        # Those that were identified and not loaded since, and by whom.
+        self._fresh: dict[tuple[Kind, str], Address | None] = {}
         self._lock = threading.Lock()
 
     def fingerprint(self, kind: Kind, reference: str) -> str:
@@ -49,10 +49,10 @@ class RemoteSource:
             QueueFullError: the servers are too busy, or not ready.
             ModelError: they cannot be reached, or do not serve the model.
         """
-        identity = self._identify(kind, RemoteReference.parse(reference))
+        identity, by = self._identify(kind, RemoteReference.parse(reference))
         with self._lock:
             self._known[kind, reference] = identity
-            self._fresh.add((kind, reference))
+            self._fresh[kind, reference] = by
         return identity.fingerprint
 
     def fingerprint_parts(self, kind: Kind, reference: str) -> Mapping[str, Any]:
@@ -60,7 +60,7 @@ class RemoteSource:
         with self._lock:
             known = self._known.get((kind, reference))
         if known is None:
-            known = self._identify(kind, RemoteReference.parse(reference))
+            known, _ = self._identify(kind, RemoteReference.parse(reference))
         return known.parts
 
     def has_identified(self, fingerprint: str) -> bool:
@@ -85,35 +85,44 @@ class RemoteSource:
         parsed = RemoteReference.parse(reference)
         key = (kind, reference)
         with self._lock:
-            identity = self._known[key] if key in self._fresh else None
-            self._fresh.discard(key)
-        if identity is None:
-            identity = self._identify(kind, parsed)
+            known = key in self._fresh
+            identity, by = self._known.get(key), self._fresh.pop(key, None)
+        if identity is None or not known:
+            identity, by = self._identify(kind, parsed)
             with self._lock:
                 self._known[key] = identity
         with fork_gate:
             from asteady._engine.remote.engine import RemoteEngine
 
-        return RemoteEngine(parsed, kind, identity, self._width)
+        return RemoteEngine(parsed, kind, identity, self._width, by)
 
-    def _identify(self, kind: Kind, reference: RemoteReference) -> Identity:
+    def _identify(self, kind: Kind, reference: RemoteReference) -> tuple[Identity, Address | None]:
+        """The model, and the server that said so; None if none could be asked."""
         with fork_gate:
             needs("httpx", extra="remote")
-            from asteady._engine.remote.identity import Identity, find
+            from asteady._engine.remote.identity import find
 
         key = f"{kind} {reference.text}"
-        known = recall(self._file, key)
+        known = _restored(recall(self._file, key))
         try:
             # Nobody has to wait for a server that is away if its answers are known.
-            found = run_privately(find(kind, reference, retries=None if known is None else 0))
+            found, by = run_privately(find(kind, reference, retries=None if known is None else 0))
         except (EngineError, QueueFullError) as exc:
             if known is not None:
                 _log.warning("%s; its answers that are in the cache can be used", exc)
-                return Identity(**known)
+                return known, None
             if isinstance(exc, QueueFullError):
                 raise
             raise ModelError(f"the model {reference.text} is unavailable: {exc}") from exc
-        described = attrs.asdict(found)
-        if described != known:
-            remember(self._file, key, described)
-        return found
+        if found != known:
+            remember(self._file, key, attrs.asdict(found))
+        return found, by
+
+
+def _restored(described: Any) -> Identity | None:
+    from asteady._engine.remote.identity import Identity
+
+    try:
+        return Identity(**described)
+    except TypeError:  # there is none, or another version remembered it
+        return None

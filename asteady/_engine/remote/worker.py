@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 
@@ -18,9 +17,7 @@ from asteady._engine.remote.failures import ServerFailedError, broken
 from asteady._engine.remote.identity import Identity, identify
 from asteady._engine.remote.loop import PrivateLoop
 from asteady._engine.remote.reader import Answering, CompletionReader, embedding_of
-from asteady._engine.remote.reference import RemoteReference
-
-_log = logging.getLogger("asteady")
+from asteady._engine.remote.reference import Address, RemoteReference
 
 # Closing a request is closing its connection.
 _RELEASE_S = 2.0
@@ -37,7 +34,12 @@ class RemoteWorker:
     """One event loop and the connections of a model. The loop only runs within the methods."""
 
     def __init__(
-        self, reference: RemoteReference, kind: Kind, identity: Identity, width: int
+        self,
+        reference: RemoteReference,
+        kind: Kind,
+        identity: Identity,
+        width: int,
+        verified: Address | None,
     ) -> None:
         self._reference = reference
         self._kind: Kind = kind
@@ -52,6 +54,9 @@ class RemoteWorker:
         except BaseException:
             self._loop.close()
             raise
+        self._verifying = {endpoint: asyncio.Lock() for endpoint in self._client.endpoints}
+        for endpoint in self._client.endpoints:
+            endpoint.verified = endpoint.address == verified
         disown_in_child(self)
 
     def disown(self) -> None:
@@ -143,6 +148,11 @@ class RemoteWorker:
         """See that a server serves this model, at first and when it was away."""
         if endpoint.verified:
             return
+        async with self._verifying[endpoint]:
+            if not endpoint.verified:
+                await self._compare(endpoint)
+
+    async def _compare(self, endpoint: Endpoint) -> None:
         own = self._identity
         found = await identify(self._client, endpoint, self._kind, self._reference)
         if (found.fingerprint, found.server) != (own.fingerprint, own.server):
@@ -150,7 +160,6 @@ class RemoteWorker:
                 f"the server at {endpoint.address} has another model, build or CPU by the name "
                 f"{own.name!r} than it had, or than the other servers have"
             )
-            _log.warning("%s", error)
             raise ServerFailedError(error, again=False, after_s=_OTHER_MODEL_S)
         endpoint.verified = True
 
@@ -175,7 +184,7 @@ class RemoteWorker:
             except ServerFailedError as exc:
                 if emitted:
                     # What was sent cannot be taken back, and another server may go on otherwise.
-                    endpoint.failed(self._loop.time(), began_s)
+                    self._client.set_aside(endpoint, exc, began_s)
                     endpoint.verified = False
                     raise broken(where, f"the stream was cut: {exc.error}") from exc
                 raise

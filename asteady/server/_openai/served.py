@@ -12,6 +12,7 @@ from asteady._base.errors import AsteadyError
 from asteady._base.files import AnyPath
 from asteady._base.requests import KINDS, Kind
 from asteady._base.settings import REMOTE_PREFIX
+from asteady._engine.remote.reference import RemoteReference
 from asteady._session.generation import context_of
 from asteady._session.session import Session
 from asteady.server._openai.errors import ApiError, api_error, refused
@@ -93,5 +94,5 @@ async def identified(
 def name_of(reference: str) -> str:
     """A model is called by its name, not by where it lies."""
     if reference.startswith(REMOTE_PREFIX):
-        return reference.partition("#")[2].partition("@")[0] or "remote"
+        return RemoteReference.parse(reference).name or "remote"
     return PurePath(reference).stem if reference.endswith(".gguf") else reference
