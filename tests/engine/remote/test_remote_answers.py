@@ -106,10 +106,10 @@ async def test_a_vector_has_the_norm_1_and_the_dimensions_that_are_asked_for(cod
 
     async with asking(Scripted(answer)) as session:
         whole = await session.embedding("text")
-        assert whole.vector.tolist() == np.float32([3 / 13, 4 / 13, 12 / 13]).tolist()
+        assert whole.vector.tolist() == np.array([3 / 13, 4 / 13, 12 / 13], np.float32).tolist()
         assert whole.tokens == 2
         short = await session.embedding("text", dimensions=2)
-        assert short.vector.tolist() == np.float32([0.6, 0.8]).tolist()
+        assert short.vector.tolist() == np.array([0.6, 0.8], np.float32).tolist()
         assert not short.vector.flags.writeable
         with pytest.raises(asteady.InvalidRequestError, match="the model's vectors have 3"):
             await session.embedding("text", dimensions=4)
