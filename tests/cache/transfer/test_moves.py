@@ -73,7 +73,7 @@ async def test_all_that_was_pushed_is_there_after_a_pull(
     assert await manager.push_entries(url) == again
 
 
-async def test_only_what_was_selected_is_Moved(
+async def test_only_what_was_selected_is_moved(
     manager: CacheManager, redis_server: RedisServer, tmp_path: Path
 ) -> None:
     url = redis_server.url
@@ -143,11 +143,13 @@ async def test_a_pull_takes_no_more_bytes_than_there_is_room_for(
             await other.generation.put(key_of(n), completion(text, chunks=(text,)))
         await other.push_entries(url)
     async with opened(tmp_path / "caches", generation_cache_max_size_mb=0.1) as manager:
+        await fill(manager, range(10, 11), cost_s=0.001)
         done = (await manager.pull_entries(url))["generation"]
         # Of the large ones, each of which takes 90 kB of 105, there is room for one.
         assert done.entries == 5
         assert done.added + done.full == 5
         assert 1 <= done.added <= 3
+        assert key_of(10) in await manager.generation.keys()
         totals = (await manager.get_cache_stats())["generation"]
         assert totals["all_evictions"] == 0
         assert totals["total_size_bytes"] <= totals["max_size_bytes"]
