@@ -6,12 +6,14 @@ import asyncio
 import json
 import logging
 import random
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, TypeVar
 from urllib.parse import quote
+from urllib.request import getproxies
 
 import attrs
 import httpx
@@ -20,7 +22,7 @@ from asteady._base.errors import AsteadyError, EngineError
 from asteady._engine.remote.endpoints import Endpoint, first_back_s, least_busy
 from asteady._engine.remote.events import EventDecoder
 from asteady._engine.remote.failures import ServerFailedError, broken, error_of, unreachable
-from asteady._engine.remote.reference import DEFAULT_KEY_VARIABLE, RemoteReference
+from asteady._engine.remote.reference import DEFAULT_KEY_VARIABLE, Address, RemoteReference
 
 T = TypeVar("T")
 
@@ -30,6 +32,8 @@ _log = logging.getLogger("asteady")
 _random = random.Random()
 
 _CONNECT_S = 5.0
+# In seconds: after so long without data, each so long, so many times.
+_KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 # Most servers close a connection that was not used for five seconds.
 _KEEP_S = 4.0
 _MAX_BODY_BYTES = 256 * 2**20
@@ -78,9 +82,7 @@ class Client:
                 headers={"user-agent": "asteady", **headers},
                 timeout=timeout,
                 limits=limits,
-                transport=None
-                if endpoint.address.socket is None
-                else httpx.AsyncHTTPTransport(uds=endpoint.address.socket, limits=limits),
+                transport=_transport(endpoint.address, limits),
             )
             for endpoint in self.endpoints
         }
@@ -142,7 +144,9 @@ class Client:
     def set_aside(self, endpoint: Endpoint, failed: ServerFailedError, began_s: float) -> None:
         """A request that began then failed."""
         if not endpoint.failures:
-            _log.warning("%s; the server is set aside for a while", failed)
+            # Without another one the caller is told.
+            level = logging.WARNING if len(self.endpoints) > 1 else logging.INFO
+            _log.log(level, "%s; the server is set aside for a while", failed)
         endpoint.failed(
             asyncio.get_running_loop().time(),
             began_s,
@@ -234,6 +238,20 @@ class Client:
                         break
                     raise broken(endpoint.address, f"it has more than {most:,} bytes")
         return b"".join(parts)[:most]
+
+
+def _transport(address: Address, limits: httpx.Limits) -> httpx.AsyncHTTPTransport | None:
+    """One that notices a machine that is gone, whose connections nobody closes; None for httpx's
+    own, which asks the proxies of the environment."""
+    if address.socket is not None:
+        return httpx.AsyncHTTPTransport(uds=address.socket, limits=limits)
+    if {"all", "http", "https"} & getproxies().keys():
+        return None
+    options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    for name, value in _KEEPALIVE.items():
+        if (option := getattr(socket, name, None)) is not None:
+            options.append((socket.IPPROTO_TCP, option, value))
+    return httpx.AsyncHTTPTransport(limits=limits, socket_options=options)
 
 
 def _headers(response: httpx.Response) -> Mapping[str, str]:

@@ -45,7 +45,10 @@ class ServerFailedError(Exception):
 
 def unreachable(where: object, reason: str) -> ServerFailedError:
     return ServerFailedError(
-        EngineError(f"the server at {where} cannot be reached: {reason}"), again=True
+        EngineError(
+            f"the server at {where} cannot be reached ({reason}): start it, or correct the address"
+        ),
+        again=True,
     )
 
 
