@@ -54,6 +54,7 @@ def _add_addresses(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--unix-socket",
+        "--uds",
         action="append",
         default=[],
         metavar="PATH",
