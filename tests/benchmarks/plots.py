@@ -1,4 +1,4 @@
-"""Draws the plots of docs/performance.md from the figures in docs/plots/figures.json.
+"""Draws the plots of the documentation from the figures in docs/plots/figures.json.
 
 ``nox -s bench -- plots`` after the figures have changed. The tables there are as the benchmarks
 write them with ``--figures``, or parts of them. The plots are written by hand instead of by
@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+
+from tests.benchmarks import plot_lines
+from tests.benchmarks.plot_lines import Lines
 
 PLACE = Path(__file__).parents[2] / "docs" / "plots"
 
@@ -84,6 +87,41 @@ PLOTS = [
         table="How fast",
         columns={"httptools": "Remembered answers a second over HTTP, one core: more is better"},
     ),
+    Plot(
+        name="scale-redis",
+        table="Where answers come from",
+        columns={
+            "local, %": "Answered by the server's own cache, % of requests",
+            "commands a request": "Commands to Redis, for each request",
+        },
+    ),
+]
+LINES = [
+    Lines(
+        name="scale-computed",
+        table="The same requests on more servers",
+        title="Requests that are computed, %: less is better",
+        below="app servers",
+        columns={
+            "local only": "local only",
+            "local only, by user": "local only, by user",
+            "by key": "routed by key",
+            "shared": "shared",
+        },
+        ours="shared",
+    ),
+    Lines(
+        name="scale-prefixes",
+        table="Replicas that keep prefixes",
+        title="Blocks of prompts that are computed, %: less is better",
+        below="replicas of the engine",
+        columns={
+            "in turn, %": "in turn",
+            "by beginning, %": "by beginning",
+            "by prefix, %": "by prefix",
+        },
+        ours="in turn, %",
+    ),
 ]
 
 
@@ -136,7 +174,10 @@ def drawn() -> dict[str, str]:
     tables = {
         table["title"]: table for table in json.loads((PLACE / "figures.json").read_text("utf-8"))
     }
-    return {f"{plot.name}.svg": svg(plot, tables[plot.table]) for plot in PLOTS}
+    return {
+        **{f"{plot.name}.svg": svg(plot, tables[plot.table]) for plot in PLOTS},
+        **{f"{plot.name}.svg": plot_lines.svg(plot, tables[plot.table], number) for plot in LINES},
+    }
 
 
 if __name__ == "__main__":
