@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from time import time
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ import attrs
 
 from asteady._base.errors import InvalidRequestError
 from asteady._base.requests import Key, Kind, is_below, namespace_path
+from asteady._base.tasks import run_aside
 from asteady._cache.packed import pack, unpack
 from asteady._cache.store.api import Incoming, Merge, Merged, Moved, Store, Tag, Tagged
 from asteady._cache.store.codec import DamagedError, checksum
@@ -28,9 +30,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("asteady")
 
-# Entries without their answers, and bytes of answers, that are in memory at a time.
-PAGE = 500
-GROUP_BYTES = 4 * 1024 * 1024
+# Entries without their answers, and bytes of answers, that are in memory at a time. More of them
+# would hold up the event loop, where redis-py reads its replies.
+PAGE = 200
+GROUP_BYTES = 1024 * 1024
 _KEY = re.compile(r"[0-9a-f]{64}")
 
 
@@ -101,36 +104,37 @@ async def _put(tier: RedisTier, group: Mapping[str, tuple[bytes, tuple[str, ...]
 
 async def pull(move: Move) -> Moved:
     """See `CacheManager.pull_entries`."""
-    store, tier = move.store, move.tier
     done = Moved()
-    async for names in tier.names(move.kind, fingerprint=move.fingerprint):
-        page: dict[str, Tagged] = {}
-        for name, tags in zip(names, await tier.tags(names), strict=True):
-            key = name.rpartition(":")[2]
-            if tags is None or not _KEY.fullmatch(key):
-                continue
-            paths = _paths(tags)
-            if move.namespace is None or any(is_below(path, move.namespace) for path in paths):
-                page[name] = Tagged(key, paths)
-        _, missing = await store.missing([entry.key for entry in page.values()])
-        absent = set(missing)
-        known = [entry for entry in page.values() if entry.key not in absent]
-        # All of them in one commit.
-        for tagging in [
-            store.submit(Tag(each.key, path)) for each in known for path in each.namespaces
-        ]:
-            await tagging
-        added = await _pull_absent(
-            move, {name: entry for name, entry in page.items() if entry.key in absent}
-        )
-        done = _sum(done, added, Moved(entries=len(page), known=len(known)))
-        move.moved(done)
+    async for names in move.tier.names(move.kind, fingerprint=move.fingerprint):
+        for start in range(0, len(names), PAGE):
+            done = _sum(done, await _pull_page(move, names[start : start + PAGE]))
+            move.moved(done)
     return done
+
+
+async def _pull_page(move: Move, names: Sequence[str]) -> Moved:
+    page: dict[str, Tagged] = {}
+    for name, tags in zip(names, await move.tier.tags(names), strict=True):
+        key = name.rpartition(":")[2]
+        if tags is None or not _KEY.fullmatch(key):
+            continue
+        paths = _paths(tags)
+        if move.namespace is None or any(is_below(path, move.namespace) for path in paths):
+            page[name] = Tagged(key, paths)
+    _, missing = await move.store.missing([entry.key for entry in page.values()])
+    absent = {name: entry for name, entry in page.items() if entry.key in missing}
+    known = [entry for name, entry in page.items() if name not in absent]
+    # All of them in one commit.
+    tagging = [move.store.submit(Tag(each.key, path)) for each in known for path in each.namespaces]
+    for each in tagging:
+        await each
+    added = await _pull_absent(move, absent)
+    return _sum(added, Moved(entries=len(page), known=len(known)))
 
 
 async def _pull_absent(move: Move, entries: Mapping[str, Tagged]) -> Moved:
     """Add those for which the budgets have room; what is here stays."""
-    done, codec = Moved(), CODECS[move.kind]
+    done = Moved()
     sizes = await move.tier.sizes(list(entries)) if entries else []
     for group in _groups(dict(zip(entries, sizes, strict=True))):
         totals = await move.store.totals()
@@ -139,41 +143,59 @@ async def _pull_absent(move: Move, entries: Mapping[str, Tagged]) -> Moved:
         # A row takes more than the packed value.
         names = [name for name, size in group.items() if size + ROW_BYTES <= room_bytes]
         names = [name for name in names if group[name] <= MAX_ROW_BYTES][:room_entries]
-        incoming: list[Incoming] = []
-        rows: dict[Key, tuple[Any, ...]] = {}
-        damaged = gone = 0
         values = await move.tier.get_all(names) if names else []
-        for name, value in zip(names, values, strict=True):
-            if value is None:  # it was evicted meanwhile
-                gone += 1
-                continue
-            key = entries[name].key
-            try:
-                answer = unpack(codec, key, value)
-            except DamagedError as exc:
-                log.warning("a value in the shared cache is not pulled: %s", exc)
-                damaged += 1
-                continue
-            if move.tier.name(move.kind, answer.fingerprint, key) != name:
-                # Shared among all CPUs, under a key that no machine has in its store.
-                gone += 1
-                continue
-            # The shared tier has no requests.
-            row = (*codec.encode(answer), None)
-            entry = _incoming(entries[name], answer.cost_s, row)
-            if entry.size_bytes <= room_bytes:
-                room_bytes -= entry.size_bytes
-                incoming.append(entry)
-                rows[key] = (checksum(key, answer.cost_s, row[:-1]), *row)
+        found = dict(zip(names, values, strict=True))
+        arrived = await run_aside(partial(_unpacked, move, entries, found, room_bytes))
         added = known = 0
-        if incoming:
-            merged: Merged = await move.store.submit(Merge(incoming, rows.__getitem__))
+        if arrived.incoming:
+            merge = Merge(arrived.incoming, arrived.rows.__getitem__)
+            merged: Merged = await move.store.submit(merge)
             # A session may have stored it meanwhile.
             added, known = merged.added, merged.known
-        full = len(group) - damaged - gone - added - known
-        here = Moved(entries=-gone, added=added, known=known, full=full, damaged=damaged)
-        done = _sum(done, here)
+        full = len(group) - arrived.damaged - arrived.gone - added - known
+        numbers = Moved(added=added, known=known, full=full, damaged=arrived.damaged)
+        done = _sum(done, numbers, Moved(entries=-arrived.gone))
     return done
+
+
+@attrs.define
+class _Arrived:
+    """Entries and their rows by key; how many values are damaged, or of no account."""
+
+    incoming: list[Incoming] = attrs.field(factory=list)
+    rows: dict[Key, tuple[Any, ...]] = attrs.field(factory=dict)
+    damaged: int = 0
+    gone: int = 0
+
+
+def _unpacked(
+    move: Move, entries: Mapping[str, Tagged], values: Mapping[str, bytes | None], room_bytes: int
+) -> _Arrived:
+    """What these values are, as many as there is room for. Takes a while."""
+    codec, arrived = CODECS[move.kind], _Arrived()
+    for name, value in values.items():
+        if value is None:  # it was evicted meanwhile
+            arrived.gone += 1
+            continue
+        key = entries[name].key
+        try:
+            answer = unpack(codec, key, value)
+        except DamagedError as exc:
+            log.warning("a value in the shared cache is not pulled: %s", exc)
+            arrived.damaged += 1
+            continue
+        if move.tier.name(move.kind, answer.fingerprint, key) != name:
+            # Shared among all CPUs, under a key that no machine has in its store.
+            arrived.gone += 1
+            continue
+        # The shared tier has no requests.
+        row = (*codec.encode(answer), None)
+        entry = _incoming(entries[name], answer.cost_s, row)
+        if entry.size_bytes <= room_bytes:
+            room_bytes -= entry.size_bytes
+            arrived.incoming.append(entry)
+            arrived.rows[key] = (checksum(key, answer.cost_s, row[:-1]), *row)
+    return arrived
 
 
 def _incoming(entry: Tagged, cost_s: float, row: Sequence[Any]) -> Incoming:
