@@ -7,9 +7,11 @@ become equal records, and equal records, with the same fingerprint, have equal k
 
 from __future__ import annotations
 
+import codecs
 import datetime
 import hashlib
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import (
     TYPE_CHECKING,
@@ -534,9 +536,14 @@ ChunkKind: TypeAlias = Literal["text", "reasoning"]
 @public
 @attrs.frozen
 class TextChunk:
-    """A piece of the text of an answer, as it was computed; never empty."""
+    """A piece of the text of an answer, as it was computed; never empty.
+
+    `logprobs`, if they were asked for, are those of the tokens that begin in it, and of tokens
+    without text before it. What is left at the end of a stream is in the answer only.
+    """
 
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @public
@@ -550,8 +557,38 @@ class ReasoningChunk:
 StreamEvent: TypeAlias = TextChunk | ReasoningChunk | ToolCall
 """What `Stream.events` gives. Later versions have more kinds, which programs should ignore."""
 
-Chunk: TypeAlias = str | ReasoningChunk | ToolCall
-"""A `StreamEvent` on its way to its readers: text, as nearly all are, is a plain str."""
+Chunk: TypeAlias = str | StreamEvent
+"""A `StreamEvent` on its way to its readers: text without logprobs, as nearly all are, is a plain
+str."""
+
+
+class ChunkLogprobs:
+    """Gives each chunk of one answer's text the logprobs of its tokens.
+
+    Which chunk a token belongs to follows from the chunks and the tokens up to there alone, so an
+    answer from the cache has the same as one that is computed.
+    """
+
+    def __init__(self) -> None:
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self._begins: list[int] = []  # where in the text each token that is no reasoning begins
+        self._end = 0  # of these tokens
+        self._shown = 0
+        self._given = 0
+
+    def take(
+        self, chunk: str, logprobs: Sequence[TokenLogprob], reasoning_tokens: int
+    ) -> tuple[TokenLogprob, ...]:
+        """Those of the next chunk; `logprobs` are those of all tokens so far."""
+        for token in logprobs[reasoning_tokens + len(self._begins) :]:
+            self._begins.append(self._end)
+            text = self._decode(token.token)
+            if reasoning_tokens and not self._end:  # white space between the two is in neither
+                text = text.lstrip()
+            self._end += len(text)
+        self._shown += len(chunk)
+        first, self._given = self._given, bisect_left(self._begins, self._shown)
+        return tuple(logprobs[reasoning_tokens + first : reasoning_tokens + self._given])
 
 
 @public
@@ -592,9 +629,13 @@ class Completion(Record):
 
     def all_chunks(self) -> Sequence[Chunk]:
         """The chunks of reasoning and text, and the calls, in the order of their computation."""
+        text: Sequence[Chunk] = self.chunks
+        if self.logprobs is not None:
+            take, tokens = ChunkLogprobs().take, self.reasoning_tokens
+            text = [TextChunk(chunk, take(chunk, self.logprobs, tokens)) for chunk in self.chunks]
         if not self.reasoning_chunks and not self.tool_calls:
-            return self.chunks
-        return [*map(ReasoningChunk, self.reasoning_chunks), *self.chunks, *self.tool_calls]
+            return text
+        return [*map(ReasoningChunk, self.reasoning_chunks), *text, *self.tool_calls]
 
     def message(self) -> dict[str, Any]:
         """The message that puts this answer into the `messages` of the next turn.

@@ -32,6 +32,7 @@ from asteady._base.requests import (
     EmbedRequest,
     GenerateRequest,
     Kind,
+    TokenLogprob,
 )
 
 Request: TypeAlias = GenerateRequest | EmbedRequest
@@ -46,12 +47,14 @@ SlotId: TypeAlias = int
 class ChunkEvent:
     """Text that the job in this slot has produced, or reasoning, which comes first.
 
-    The chunks of each kind join to the `text` and the `reasoning` of the answer.
+    The chunks of each kind join to the `text` and the `reasoning` of the answer. `logprobs` are
+    those of a `TextChunk`.
     """
 
     slot: SlotId
     text: str
     kind: ChunkKind = "text"
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @public

@@ -40,6 +40,7 @@ from asteady._base.requests import (
     Completion,
     DeclaredPrefix,
     ReasoningChunk,
+    TextChunk,
     characters_of,
 )
 from asteady._base.tasks import run_in_daemon
@@ -177,7 +178,9 @@ class _Run:
 def _chunk_of(event: ChunkEvent | CallEvent) -> Chunk:
     if isinstance(event, CallEvent):
         return event.call
-    return event.text if event.kind == "text" else ReasoningChunk(event.text)
+    if event.kind == "reasoning":
+        return ReasoningChunk(event.text)
+    return TextChunk(event.text, event.logprobs) if event.logprobs else event.text
 
 
 class _WorkerState:

@@ -109,9 +109,12 @@ class Stream:
         Raises:
             Exception: whatever `Session.complete` would have raised, after the chunks before it.
         """
-        while not isinstance(chunk := await self._next(), str):
-            pass
-        return chunk
+        while True:
+            chunk = await self._next()
+            if isinstance(chunk, str):
+                return chunk
+            if isinstance(chunk, TextChunk):
+                return chunk.text
 
     def events(self) -> AsyncIterator[StreamEvent]:
         """The chunks as records, in order, those of reasoning too; instead of iterating::

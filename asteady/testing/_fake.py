@@ -23,6 +23,7 @@ from asteady._base.messages import ToolCall
 from asteady._base.public import public
 from asteady._base.requests import (
     ChunkKind,
+    ChunkLogprobs,
     Completion,
     Embedding,
     EmbedRequest,
@@ -304,7 +305,7 @@ class FakeWorker:
                 self._end(slot, cancelled=False)
                 continue
             if shown:
-                events.append(ChunkEvent(slot, shown, kind))
+                events.append(ChunkEvent(slot, shown, kind, job.logprobs_of(shown, kind)))
             if job.done:
                 events += [CallEvent(slot, call) for call in job.tool_calls]
                 events.append(AnswerEvent(slot, job.answer(self._engine)))
@@ -342,6 +343,7 @@ class _Running:
         self.tool_calls: list[ToolCall] = []
         stop = job.request.stop if isinstance(job.request, GenerateRequest) else ()
         self._text = TextStream(stop)
+        self._chunk_logprobs = ChunkLogprobs()
 
     def step(self, engine: FakeEngine) -> tuple[str, ChunkKind]:
         """The next word and what it is, "" if it waits or if there is none: then it is done."""
@@ -389,6 +391,19 @@ class _Running:
     def _tokens(self) -> int:
         return len(self._reasoning) + len(self._words or ())
 
+    def logprobs_of(self, chunk: str, kind: ChunkKind) -> tuple[TokenLogprob, ...]:
+        """Those of the next chunk, if they are wanted."""
+        if kind == "reasoning" or (logprobs := self._logprobs()) is None:
+            return ()
+        return self._chunk_logprobs.take(chunk, logprobs, len(self._reasoning))
+
+    def _logprobs(self) -> tuple[TokenLogprob, ...] | None:
+        request = self.job.request
+        if isinstance(request, EmbedRequest) or request.logprobs is None:
+            return None
+        words = [*self._reasoning, *(self._words or ())][: self._generated]
+        return tuple(_logprob(word, request.logprobs) for word in words)
+
     def answer(self, engine: FakeEngine) -> Completion | Embedding:
         request = self.job.request
         if isinstance(request, EmbedRequest):
@@ -397,10 +412,6 @@ class _Running:
         cut = self._generated == self.job.limit and not self._text.stopped
         reason: FinishReason = "length" if cut else "stop"
         reasoning = self._reasoning[: self._generated]
-        logprobs = None
-        if request.logprobs is not None:
-            words = [*self._reasoning, *(self._words or ())][: self._generated]
-            logprobs = tuple(_logprob(word, request.logprobs) for word in words)
         return Completion(
             text="".join(self._chunks),
             chunks=tuple(self._chunks),
@@ -411,7 +422,7 @@ class _Running:
             reasoning="".join(reasoning) or None,
             reasoning_chunks=tuple(reasoning),
             reasoning_tokens=len(reasoning),
-            logprobs=logprobs,
+            logprobs=self._logprobs(),
             seed=request.seed,
             model=engine.model,
             fingerprint=engine.fingerprint,

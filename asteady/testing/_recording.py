@@ -17,8 +17,9 @@ import attrs
 
 from asteady._base.errors import AsteadyError, InvalidRequestError, ModelError, ModelNotFoundError
 from asteady._base.files import atomic_write
+from asteady._base.messages import ToolCall
 from asteady._base.public import public
-from asteady._base.requests import Completion, Kind
+from asteady._base.requests import Chunk, Completion, Kind, ReasoningChunk, TextChunk
 from asteady._base.settings import Settings
 from asteady._engine.api import (
     Answer,
@@ -263,10 +264,7 @@ class ReplayWorker:
         events: list[Event] = []
         for slot, job in self._jobs.items():
             if isinstance(job.answer, Completion):
-                chunks = job.answer.reasoning_chunks
-                events += [ChunkEvent(slot, chunk, "reasoning") for chunk in chunks]
-                events += [ChunkEvent(slot, chunk) for chunk in job.answer.chunks]
-                events += [CallEvent(slot, call) for call in job.answer.tool_calls]
+                events += [_event(slot, chunk) for chunk in job.answer.all_chunks()]
             events.append(AnswerEvent(slot, job.answer))
         self._jobs.clear()
         return events
@@ -339,3 +337,15 @@ class RecordingWorker:
             if isinstance(event, AnswerEvent):
                 self._note(self._requests.pop(event.slot), event.answer)
         return events
+
+
+def _event(slot: SlotId, chunk: Chunk) -> Event:
+    match chunk:
+        case ToolCall():
+            return CallEvent(slot, chunk)
+        case ReasoningChunk(text):
+            return ChunkEvent(slot, text, "reasoning")
+        case TextChunk(text, logprobs):
+            return ChunkEvent(slot, text, logprobs=logprobs)
+        case str():
+            return ChunkEvent(slot, chunk)

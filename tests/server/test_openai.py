@@ -202,6 +202,34 @@ async def test_log_probabilities(api: httpx.AsyncClient) -> None:
     assert choice["logprobs"]["text_offset"][:2] == [3, 7]
 
 
+async def test_log_probabilities_are_streamed_with_their_text(api: httpx.AsyncClient) -> None:
+    wanted = {"logprobs": True, "top_logprobs": 1}
+    whole = (await chat(api, **wanted))["choices"][0]["logprobs"]["content"]
+    events = await chunks(api, "/chat/completions", **HELLO, **wanted)
+    parts = [event["choices"][0] for event in events]
+    assert [part["logprobs"] and len(part["logprobs"]["content"]) for part in parts] == [
+        *(None, 1, 1),
+        *(1, 1, None),
+    ]
+    assert [each for part in parts[1:-1] for each in part["logprobs"]["content"]] == whole
+    body = {"prompt": "a b", "logprobs": 1, "echo": True}
+    (choice,) = (await api.post("/completions", json=body)).json()["choices"]
+    events = await chunks(api, "/completions", **body)
+    parts = [event["choices"][0] for event in events]
+    assert parts[0]["logprobs"] is parts[-1]["logprobs"] is None
+    for name, values in choice["logprobs"].items():
+        assert [each for part in parts[1:-1] for each in part["logprobs"][name]] == values
+
+
+async def test_log_probabilities_of_what_a_stop_string_leaves_out_come_at_the_end(
+    api: httpx.AsyncClient,
+) -> None:
+    events = await chunks(api, "/chat/completions", **HELLO, logprobs=True, stop="one")
+    parts = [event["choices"][0] for event in events]
+    tokens = [[t["token"] for t in (p["logprobs"] or {"content": []})["content"]] for p in parts]
+    assert tokens == [[], ["You "], ["said: "], ["one "]]
+
+
 async def test_texts_are_written_on(api: httpx.AsyncClient) -> None:
     reply = await api.post("/completions", json={"prompt": ["a", "b"], "n": 2, "seed": 1})
     texts = [choice["text"] for choice in reply.json()["choices"]]

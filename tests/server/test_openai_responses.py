@@ -261,8 +261,12 @@ async def test_log_probabilities_are_those_of_the_text(client: httpx.AsyncClient
     (part,) = response["output"][1]["content"]
     assert "".join(each["token"] for each in part["logprobs"]) == "One two three."
     assert {len(each["top_logprobs"]) for each in part["logprobs"]} == {2}
-    done = [e for e in await events(client, **body) if e["type"] == "response.output_text.done"]
-    assert done[0]["logprobs"] == part["logprobs"]
+    sent = await events(client, **body)
+    (done,) = [e for e in sent if e["type"] == "response.output_text.done"]
+    assert done["logprobs"] == part["logprobs"]
+    deltas = [e for e in sent if e["type"] == "response.output_text.delta"]
+    assert [len(e["logprobs"]) for e in deltas] == [1, 1, 1]
+    assert [each for e in deltas for each in e["logprobs"]] == part["logprobs"]
 
 
 async def test_one_call_where_several_are_not_wanted() -> None:

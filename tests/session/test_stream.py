@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import anyio
 import pytest
@@ -191,3 +192,27 @@ async def test_iterating_and_events_read_on_from_each_other() -> None:
 async def test_events_need_an_open_stream(session: Session) -> None:
     with pytest.raises(SessionError, match="open the stream"):
         session.stream("a").events()
+
+
+async def test_logprobs_come_with_their_text_also_from_the_cache(tmp_path: Path) -> None:
+    async def events(session: Session, cached: bool) -> list[StreamEvent]:
+        async with session.stream("Hello", max_new_tokens=12, logprobs=1) as stream:
+            found = [event async for event in stream.events()]
+        texts = [event for event in found if isinstance(event, TextChunk)]
+        assert tuple(each for text in texts for each in text.logprobs) == stream.answer.logprobs
+        assert all(b"".join(t.token for t in text.logprobs) == text.text.encode() for text in texts)
+        assert stream.answer.cached is cached
+        return found
+
+    async with Session(cache_dir=tmp_path) as session:
+        computed = await events(session, cached=False)
+        assert await events(session, cached=True) == computed
+        async with session.stream("Hello", max_new_tokens=12, logprobs=1) as stream:
+            assert [text async for text in stream] == list(map(text_of, computed))
+    async with Session(cache_dir=tmp_path) as session:
+        assert await events(session, cached=True) == computed
+
+
+def text_of(event: StreamEvent) -> str:
+    assert isinstance(event, TextChunk)
+    return event.text

@@ -23,6 +23,7 @@ from asteady._base.activity import Running
 from asteady._base.errors import EngineError, IncompleteAnswerError, ModelChangedError
 from asteady._base.messages import ToolCall
 from asteady._base.requests import (
+    ChunkLogprobs,
     Completion,
     FinishReason,
     GenerateRequest,
@@ -143,6 +144,7 @@ class _Sequence:
         self.token = -1  # sampled, not yet in the context
         self.generated = 0
         self.logprobs: list[TokenLogprob] | None = None if job.request.logprobs is None else []
+        self.chunk_logprobs = ChunkLogprobs()
         self.cost_s = 0.0
         self.activity: Running | None = None  # while the prompt is computed
 
@@ -160,6 +162,12 @@ class _Sequence:
         """The token by which the answer may begin with reasoning in place of its form, or -1."""
         thinking = self.job.thinking
         return -1 if self.generated or thinking is None else thinking.start_token
+
+    def logprobs_of(self, chunk: str) -> tuple[TokenLogprob, ...]:
+        """Those of the next chunk of text, if they are wanted."""
+        if self.logprobs is None:
+            return ()
+        return self.chunk_logprobs.take(chunk, self.logprobs, self.reasoning_tokens)
 
     @property
     def needed_tokens(self) -> int:
@@ -553,7 +561,7 @@ class GenerateWorker:
             events.append(ChunkEvent(sequence.slot, reasoning, "reasoning"))
         if text:
             sequence.chunks.append(text)
-            events.append(ChunkEvent(sequence.slot, text))
+            events.append(ChunkEvent(sequence.slot, text, logprobs=sequence.logprobs_of(text)))
         if sequence.calls is not None:
             for name, arguments in sequence.calls.take():
                 key = sequence.job.request.key(self._model.fingerprint)

@@ -79,7 +79,8 @@ class CompletionReader:
         self._chunks: list[str] = []
         self._reasoning: list[str] = []
         self._calls: dict[int, _Call] = {}
-        self._logprobs: list[TokenLogprob] = []
+        self._logprobs: list[TokenLogprob] = []  # those of the reasoning first
+        self._reasoning_logprobs = 0
         self._reason: str | None = None
         self._usage: Mapping[str, Any] = {}
         self._incomplete = False
@@ -137,11 +138,18 @@ class CompletionReader:
             self._add(self._chunks, self._new(delta.get("content")), found)
             self._add_calls(delta.get("tool_calls"))
         if choice.get("logprobs") and self._request.logprobs is not None:
-            self._logprobs += _logprobs(choice["logprobs"], self._request.logprobs, self._refuse)
+            self._add_logprobs(choice["logprobs"], self._request.logprobs)
         self._incomplete |= choice.get("incomplete") is True
         if (reason := choice.get("finish_reason")) is not None:
             self._reason = str(reason)
         return found
+
+    def _add_logprobs(self, given: Any, top: int) -> None:
+        reasoning, text = _logprobs(given, top, self._refuse)
+        at = self._reasoning_logprobs
+        self._logprobs[at:at] = reasoning
+        self._reasoning_logprobs += len(reasoning)
+        self._logprobs += text
 
     def _new(self, text: object) -> object:
         """The text without what is repeated before it."""
@@ -354,12 +362,16 @@ def embedding_of(
     )
 
 
-def _logprobs(found: Any, top: int, refuse: Any) -> list[TokenLogprob]:
+def _logprobs(found: Any, top: int, refuse: Any) -> tuple[list[TokenLogprob], list[TokenLogprob]]:
+    """Those of reasoning, and those of text."""
     try:
         if "content" not in found:
-            return _old_logprobs(found, top)
-        records = [*(found.get("reasoning_content") or ()), *(found["content"] or ())]
-        return [_token_logprob(record, top) for record in records]
+            return [], _old_logprobs(found, top)
+        reasoning, text = found.get("reasoning_content") or (), found["content"] or ()
+        return (
+            [_token_logprob(record, top) for record in reasoning],
+            [_token_logprob(record, top) for record in text],
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as exc:
         refuse(f"its log probabilities cannot be read: {exc!r}")
         raise

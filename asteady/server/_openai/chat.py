@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -136,17 +137,18 @@ def _calls(calls: Sequence[ToolCall], several: bool) -> list[dict[str, Any]]:
     ]
 
 
-def _logprobs(answer: Answer) -> dict[str, Any] | None:
-    """Those of the text; those of the reasoning before it are no part of OpenAI's API."""
+def _logprobs(answer: Answer, sent: int = 0) -> dict[str, Any] | None:
+    """Those of the text, without those that were sent already; those of the reasoning before it are
+    no part of OpenAI's API."""
     completion = answer.completion
     if completion is None or completion.logprobs is None:
         return None
     records = [logprob_record(each) for each in completion.logprobs]
     reasoning = completion.reasoning_tokens
-    found: dict[str, Any] = {"content": records[reasoning:], "refusal": None}
+    found: dict[str, Any] = {"content": records[reasoning + sent :], "refusal": None}
     if reasoning:
         found["reasoning_content"] = records[:reasoning]
-    return found
+    return found if any(found.values()) or not sent else None
 
 
 async def _events(
@@ -159,11 +161,16 @@ async def _events(
     begin = b"data: " + json_bytes(head.of("chat.completion.chunk", []))[:-2]
     end = b'],"usage":null}\n\n' if with_usage else b"]}\n\n"
 
-    def chunk(index: int, delta: dict[str, Any], answer: Answer | None = None) -> bytes:
+    def chunk(
+        index: int,
+        delta: dict[str, Any],
+        answer: Answer | None = None,
+        logprobs: dict[str, Any] | None = None,
+    ) -> bytes:
         choice = {
             "index": index,
             "delta": delta,
-            "logprobs": None if answer is None else _logprobs(answer),
+            "logprobs": logprobs,
             "finish_reason": None if answer is None else answer.finish_reason,
             **({} if answer is None else answer.incomplete()),
         }
@@ -171,14 +178,19 @@ async def _events(
 
     begun: set[int] = set()
     called: dict[int, int] = {}
+    sent: Counter[int] = Counter()  # log probabilities
     answers: dict[int, Answer] = {}
     async for index, found in choices.events():
         if index not in begun:
             begun.add(index)
             yield chunk(index, {"role": "assistant", "content": ""})
         match found:
-            case TextChunk(text):
-                yield chunk(index, {"content": text})
+            case TextChunk(text, tokens):
+                logprobs = None
+                if tokens:
+                    sent[index] += len(tokens)
+                    logprobs = {"content": list(map(logprob_record, tokens)), "refusal": None}
+                yield chunk(index, {"content": text}, logprobs=logprobs)
             case ReasoningChunk(text):
                 yield chunk(index, {"reasoning_content": text})
             case ToolCall():
@@ -189,7 +201,7 @@ async def _events(
                     yield chunk(index, {"tool_calls": [{"index": place, **call}]})
             case Answer():
                 answers[index] = found
-                yield chunk(index, {}, found)
+                yield chunk(index, {}, found, _logprobs(found, sent[index]))
     if with_usage:
         content = head.of("chat.completion.chunk", [])
         yield event(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from asteady._base.requests import TextChunk
+from asteady._base.requests import TextChunk, TokenLogprob
 from asteady.server._openai.choices import Answer, Choices, usage_of
 from asteady.server._openai.endpoint import Asked, Endpoint, Reply, event
 from asteady.server._openai.errors import refused
@@ -82,27 +83,36 @@ class Completions(Endpoint):
             return Reply(events, choices.headers, choices.ready)
         answers = await choices.answers(asked)
         found = [
-            _choice(index, before + answer.text, answer, len(before))
+            _choice(index, before + answer.text, answer, _logprobs(_tokens(answer), len(before)))
             for index, (before, answer) in enumerate(zip(echoed, answers, strict=True))
         ]
         usage = usage_of(answers, number)
         return Reply({**head, "choices": found, "usage": usage}, choices.headers)
 
 
-def _choice(index: int, text: str, answer: Answer | None, offset: int) -> dict[str, Any]:
+def _choice(
+    index: int,
+    text: str,
+    answer: Answer | None = None,
+    logprobs: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     return {
         "index": index,
         "text": text,
-        "logprobs": None if answer is None else _logprobs(answer, offset),
+        "logprobs": logprobs,
         "finish_reason": None if answer is None else answer.finish_reason,
         **({} if answer is None else answer.incomplete()),
     }
 
 
-def _logprobs(answer: Answer, offset: int) -> dict[str, Any] | None:
-    if answer.completion is None or answer.completion.logprobs is None:
+def _tokens(answer: Answer) -> Sequence[TokenLogprob] | None:
+    return None if answer.completion is None else answer.completion.logprobs
+
+
+def _logprobs(tokens: Sequence[TokenLogprob] | None, offset: int) -> dict[str, Any] | None:
+    """Those of tokens whose text begins at the character `offset`."""
+    if tokens is None:
         return None
-    tokens = answer.completion.logprobs
     texts = [token.token.decode("utf-8", "replace") for token in tokens]
     offsets = []
     for text in texts:
@@ -130,17 +140,28 @@ async def _events(
     def chunk(choice: dict[str, Any]) -> bytes:
         return event({**head, "choices": [choice], **more})
 
+    sent: Counter[int] = Counter()
+    offsets = [len(text) for text in echoed]
+
+    def logprobs(index: int, tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+        found = _logprobs(tokens or None, offsets[index])
+        if found is not None:
+            sent[index] += len(tokens)
+            offsets[index] += sum(map(len, found["tokens"]))
+        return found
+
     answers: dict[int, Answer] = {}
     for index, text in enumerate(echoed):
         if text:
-            yield chunk(_choice(index, text, None, 0))
+            yield chunk(_choice(index, text))
     async for index, found in choices.events():
         match found:
-            case TextChunk(text):
-                yield chunk(_choice(index, text, None, 0))
+            case TextChunk(text, tokens):
+                yield chunk(_choice(index, text, logprobs=logprobs(index, tokens)))
             case Answer():
                 answers[index] = found
-                yield chunk(_choice(index, "", found, len(echoed[index])))
+                rest = logprobs(index, (_tokens(found) or ())[sent[index] :])
+                yield chunk(_choice(index, "", found, rest))
     if counted:
         usage = usage_of([answers[index] for index in range(len(echoed))], counted)
         yield event({**head, "choices": [], "usage": usage})

@@ -8,6 +8,7 @@ from typing import Any
 
 from asteady._base.messages import ToolCall
 from asteady._base.requests import ReasoningChunk, StreamEvent, TextChunk
+from asteady.server._openai.logprobs import logprob_record
 
 Item = dict[str, Any]
 Event = dict[str, Any]
@@ -39,8 +40,9 @@ class ResponseWriter:
     def chunk(self, chunk: StreamEvent) -> Iterator[Event]:
         """The events that a piece of the answer leads to; none for a kind that is not known."""
         match chunk:
-            case TextChunk(text):
-                yield from self._write("message", text)
+            case TextChunk(text, tokens):
+                logprobs = [logprob_record(token) for token in tokens]
+                yield from self._write("message", text, logprobs=logprobs)
             case ReasoningChunk(text):
                 yield from self._write("reasoning", text)
             case ToolCall():
@@ -74,12 +76,11 @@ class ResponseWriter:
             response={**self._response, "status": "failed", "error": error, "output": self._items},
         )
 
-    def _write(self, kind: str, text: str) -> Iterator[Event]:
+    def _write(self, kind: str, text: str, **more: Any) -> Iterator[Event]:
         if self._kind != kind:
             yield from self._close()
             yield from self._open(kind)
         self._texts.append(text)
-        more: dict[str, Any] = {"logprobs": []} if kind == "message" else {}
         yield self._text_event("delta", delta=text, **more)
 
     def _open(self, kind: str) -> Iterator[Event]:
