@@ -29,6 +29,7 @@ from asteady._base.tools import DEFAULT_CHOICE
 from asteady._engine.api import CallEvent, ChunkEvent, Event, SlotId
 from asteady._engine.remote.body import RemoteJob
 from asteady._engine.remote.failures import broken, error_in_stream
+from asteady._engine.remote.forms import has_form
 from asteady._engine.remote.identity import Identity
 
 # Some say "stop" beside calls of tools, and others the opposite.
@@ -122,6 +123,8 @@ class CompletionReader:
             return []
         if not isinstance(choices, list) or not isinstance(choices[0], Mapping):
             self._refuse("its choices are no list of objects")
+        if len(choices) > 1 or choices[0].get("index") not in (None, 0):
+            self._refuse("it has several choices, and one was asked for")
         return self._choice(choices[0])
 
     def _choice(self, choice: Mapping[str, Any]) -> list[Event]:
@@ -262,8 +265,13 @@ class CompletionReader:
                     self._incomplete = True
                     return found
                 self._refuse(f"a call of the tool {call.name[:100]!r} cannot be read: {exc}")
+            if call.name not in self._tool_names():
+                self._refuse(f"it calls the tool {call.name[:100]!r}, which was not offered")
             found.append(ToolCall(name=call.name, arguments_json=text, id=call_id(key, at)))
         return found
+
+    def _tool_names(self) -> set[str]:
+        return {json.loads(tool)["function"]["name"] for tool in self._request.tools}
 
     def _check_form(self, answer: Completion) -> None:
         request, text = self._request, answer.text
@@ -293,8 +301,15 @@ class CompletionReader:
                 json.loads(text)
             except (ValueError, RecursionError):
                 valid = False
+        elif constraint is not None and form == "regex" and not cut:
+            valid = has_form(text, constraint)
         if not valid:
             self._refuse(f"the text {text[:100]!r} does not have the form that was asked for")
+        for stop in request.stop:
+            if stop in text:
+                self._refuse(f"the text goes on after the stop string {stop!r}")
+        if request.logprobs is not None and text and not answer.logprobs:
+            self._refuse("the log probabilities that were asked for are missing")
 
     def _refuse(self, reason: str) -> NoReturn:
         raise broken(self._answering.where, reason)
@@ -325,9 +340,9 @@ def embedding_of(
     identity.check_reported(where, content)
     answering.check_headers(headers)
     rows = content.get("data")
-    row = rows[0] if isinstance(rows, list) and rows else None
+    row = rows[0] if isinstance(rows, list) and len(rows) == 1 else None
     if not isinstance(row, Mapping):
-        raise broken(where, "it has no data")
+        raise broken(where, "its data is no list of one vector")
     try:
         given = row.get("embedding")
         if isinstance(given, str):
@@ -347,7 +362,8 @@ def embedding_of(
                 f"{vector.size}"
             )
         wide = vector[: request.dimensions].astype(np.float64)
-        norm = float(np.linalg.norm(wide))
+        with np.errstate(over="ignore"):
+            norm = float(np.linalg.norm(wide))
         if not (math.isfinite(norm) and norm > 0):
             raise broken(where, f"its vector has the L2 norm {norm}")
         vector = (wide / norm).astype(np.float32)
