@@ -1,16 +1,8 @@
-"""Side by side with llama-server, where it is there: the same requests, statuses and shapes.
-
-It is found in PATH, or named by the variable LLAMA_SERVER.
-"""
+"""Side by side with llama-server, where it is there: the same requests, statuses and shapes."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import socket
-import subprocess
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,18 +13,11 @@ from starlette.applications import Starlette
 
 import asteady
 import asteady.server
+from tests.llama_server import llama_server, needs_llama_server
 from tests.published import smollm2_file
 from tests.serving import serving
 
-PROGRAM = os.environ.get("LLAMA_SERVER") or shutil.which("llama-server")
-
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.skipif(
-        PROGRAM is None,
-        reason="llama-server is not there: put it into PATH, or name it by LLAMA_SERVER",
-    ),
-]
+pytestmark = [pytest.mark.anyio, needs_llama_server]
 
 HELLO = [{"role": "user", "content": "Hello"}]
 SCHEMA = {
@@ -47,36 +32,11 @@ Answers = tuple[httpx.Response, httpx.Response]
 
 
 @pytest.fixture(scope="module")
-def theirs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def theirs() -> Iterator[str]:
     """The address of llama-server with the small chat model."""
-    assert PROGRAM is not None
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("llama-server") / "log"
-    command = [PROGRAM, "--model", str(smollm2_file()), "--host", "127.0.0.1", "--port", str(port)]
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(
-            [*command, "--ctx-size", "1024", "--parallel", "1", "--jinja"],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        ) as process,
-    ):
-        try:
-            address = f"http://127.0.0.1:{port}"
-            while process.poll() is None and not _is_ready(address):
-                time.sleep(0.05)
-            assert process.poll() is None, log.read_text(errors="replace")[-2000:]
-            yield f"{address}/v1"
-        finally:
-            process.terminate()
-
-
-def _is_ready(address: str) -> bool:
-    try:
-        return httpx.get(f"{address}/health").status_code == 200
-    except httpx.TransportError:
-        return False
+    options = ("--ctx-size", "1024", "--parallel", "1", "--jinja")
+    with llama_server(smollm2_file(), *options) as address:
+        yield f"{address}/v1"
 
 
 @pytest.fixture
