@@ -427,14 +427,20 @@ async def _moved(
         opened_manager(settings) as manager,
         progress(options, lambda: (), f"{how}ing entries") as line,
     ):
-        move = manager.push_entries if how == "push" else manager.pull_entries
+        move, total = manager.pull_entries, 0
+        if how == "push":
+            move = manager.push_entries
+            if options.namespace is None and options.model is None:
+                kinds = KINDS if options.kind is None else (options.kind,)
+                numbers = await manager.get_cache_stats()
+                total = sum(numbers[kind]["size"] for kind in kinds)
         for kind, fingerprint in selected:
             done |= await move(
                 options.url,
                 kind=kind,
                 namespace=options.namespace,
                 fingerprint=fingerprint,
-                progress=lambda count: line.say(f"{how}ing, {count:,} entries so far"),
+                progress=lambda done: line.count(f"{how}ing entries", done, total),
             )
     return done
 

@@ -79,7 +79,7 @@ class Progress:
         self._began = perf_counter()
 
     def count(self, text: str, done: int, total: int) -> None:
-        """Say this with a bar, and none of the activities."""
+        """Say this, and none of the activities; with a bar, unless `total` is 0: unknown."""
         if self._count is None:
             self._began = perf_counter()
         self._otherwise, self._count = text, (done, total)
@@ -176,7 +176,9 @@ def status_of(activities: Sequence[Activity], otherwise: str, seconds: float) ->
 
 
 def status_of_count(text: str, done: int, total: int, seconds: float) -> Status:
-    """So many of so many, for so many seconds."""
+    """So many of so many, or of an unknown number, for so many seconds."""
+    if not total:
+        return Status(text=text, measure=f"{done:,} so far")
     measure = f"{done:,} of {total:,}{_time_left(done, total, seconds)}"
     return Status(text=text, done=min(done, total), total=total, measure=measure)
 

@@ -184,6 +184,9 @@ def test_a_prompt_is_measured_in_tokens() -> None:
 def test_how_long_it_still_takes(seconds: float, left: str) -> None:
     assert status_of_count("warming", 25, 100, seconds).measure == f"25 of 100{left}"
     assert status_of_count("warming", 100, 100, seconds).measure == "100 of 100"
+    assert status_of_count("pulling", 1200, 0, seconds) == Status(
+        text="pulling", measure="1,200 so far"
+    )
 
 
 @pytest.mark.usefixtures("look")
