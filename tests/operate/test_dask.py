@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
@@ -260,14 +261,18 @@ def test_an_iterator_is_read_no_further_than_batches_are_computed(
 def test_dropping_the_answers_releases_what_was_begun(
     client: Client, settings: SettingsOptions
 ) -> None:
-    answers = embed(client, texts(40), settings=settings, batch_size=1)
-    next(answers)
-    assert len(client.futures) >= 11
-    del answers
-    deadline_s = time.monotonic() + 60
-    while client.futures and time.monotonic() < deadline_s:
-        client.run_on_scheduler(list)  # a turn of its loop
-    assert client.futures == {}
+    gc.disable()  # which would release it much later
+    try:
+        answers = embed(client, texts(40), settings=settings, batch_size=1)
+        next(answers)
+        assert len(client.futures) >= 11
+        del answers
+        deadline_s = time.monotonic() + 60
+        while client.futures and time.monotonic() < deadline_s:
+            client.run_on_scheduler(list)  # a turn of its loop
+        assert client.futures == {}
+    finally:
+        gc.enable()
 
 
 def test_a_session_that_cannot_be_opened_is_tried_again(
