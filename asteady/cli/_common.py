@@ -37,7 +37,8 @@ def add_model(parser: argparse.ArgumentParser, *, context: bool = True) -> None:
     parser.add_argument(
         "--model",
         metavar="MODEL",
-        help='"builtin", "smollm2", the path of a .gguf file, or hf:...; see asteady models list',
+        help='"builtin", "smollm2", the path of a .gguf file, hf:... or openai+http://...; see'
+        " asteady models list",
     )
     if not context:
         return

@@ -70,8 +70,8 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="MODEL",
-        help='"builtin", "smollm2", the path of a .gguf file, or hf:...; with NAME=MODEL clients'
-        " call it NAME. May be repeated: the first one answers those who name none. Default:"
+        help='"builtin", "smollm2", the path of a .gguf file, hf:... or openai+http://...; with'
+        " NAME=MODEL clients call it NAME. May be repeated: the first one answers those who name none. Default:"
         " ASTEADY_GENERATION_MODEL",
     )
     group.add_argument(

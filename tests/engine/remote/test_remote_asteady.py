@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +149,80 @@ async def test_a_cut_form_is_the_same_error(remote: asteady.Session) -> None:
             with pytest.raises(asteady.IncompleteAnswerError) as caught:
                 await session.complete("p", schema={"type": "array"}, max_new_tokens=1)
             assert caught.value.completion_tokens == 1
+
+
+@asynccontextmanager
+async def asteady_of(
+    engine: FakeEngine, directory: Path, *, port: int = 0, wrap: Any = None
+) -> AsyncIterator[str]:
+    """The address of a server on this engine."""
+    async with asteady.Session(engine=engine, cache_dir=directory) as there:
+        app = Starlette()
+        app.mount("/v1", asteady.server.openai(there))
+        async with serving(app if wrap is None else wrap(app), port=port) as address:
+            yield address
+            engine.resume()
+
+
+async def test_a_server_that_understands_another_request_is_refused(tmp_path: Path) -> None:
+    def wrap(app: Any) -> Any:
+        async def other(scope: Any, receive: Any, send: Any) -> None:
+            async def send_other(message: Any) -> None:
+                headers = message.get("headers", [])
+                message["headers"] = [
+                    (name, b"0" * 64 if name == b"x-asteady-key" else value)
+                    for name, value in headers
+                ]
+                await send(message)
+
+            await app(scope, receive, send_other if scope["type"] == "http" else send)
+
+        return other
+
+    async with (
+        asteady_of(FakeEngine(), tmp_path / "there", wrap=wrap) as address,
+        asteady.Session() as session,
+    ):
+        for call in (session.generate, session.embed):
+            with pytest.raises(asteady.EngineError, match="another version of asteady"):
+                await call("p", model=f"openai+{address}#builtin")
+        # With a revision its answers have keys of their own.
+        model = f"openai+{address}#builtin@1"
+        assert await session.generate("p", model=model) == "You said: p"
+
+
+async def test_a_server_with_another_model_is_not_asked(tmp_path: Path) -> None:
+    right, wrong = FakeEngine(), FakeEngine(fingerprint="other")
+    async with (
+        asteady_of(right, tmp_path / "right") as first,
+        asteady_of(wrong, tmp_path / "wrong") as second,
+        asteady.Session(generation_model=f"openai+{first},{second}#builtin", workers=2) as session,
+    ):
+        right.hold()
+        one = asyncio.create_task(session.generate("one"))
+        await right.wait_computed(1)
+        # The other server is less busy.
+        two = asyncio.create_task(session.generate("two"))
+        await right.wait_computed(2)
+        right.resume()
+        assert (await one, await two) == ("You said: one", "You said: two")
+    assert not wrong.computed
+
+
+async def test_a_model_that_is_replaced_has_other_keys(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        address = await stack.enter_async_context(asteady_of(FakeEngine(), tmp_path / "a"))
+        port = int(address.rpartition(":")[2])
+        async with asteady.Session(generation_model=f"openai+{address}") as session:
+            before = await session.complete("p")
+            await stack.aclose()
+            async with asteady_of(FakeEngine(fingerprint="new"), tmp_path / "b", port=port):
+                after = await session.complete("q")
+                assert (before.fingerprint, after.fingerprint) == ("fake-1", "new")
+                assert (await session.complete("p")).fingerprint == "new"
+
+
+async def test_a_request_of_an_isolated_namespace_is_answered(remote: asteady.Session) -> None:
+    isolated = remote.namespace("tenant", isolated=True)
+    assert await isolated.generate("p") == "You said: p"
+    assert not await remote.is_cached("p")
