@@ -71,8 +71,8 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="MODEL",
         help='"builtin", "smollm2", the path of a .gguf file, hf:... or openai+http://...; with'
-        " NAME=MODEL clients call it NAME. May be repeated: the first one answers those who name none. Default:"
-        " ASTEADY_GENERATION_MODEL",
+        " NAME=MODEL clients call it NAME. May be repeated: the first one answers those who name"
+        " none. Default: ASTEADY_GENERATION_MODEL",
     )
     group.add_argument(
         "--embedding-model",
