@@ -309,10 +309,10 @@ async def test_a_database_locked_for_long_delays_writes_and_fails_removals(
         ) as connection:
             connection.execute("BEGIN IMMEDIATE")
             # Only here: what works below must not fail for the time that it takes.
-            monkeypatch.setattr(cache, "_timeout_s", 0.1)
-            assert not await cache.put(KEY, completion(), alias="alias")
-            assert not await cache.put(key_of(2), completion())
-            monkeypatch.undo()
+            with monkeypatch.context() as patch:
+                patch.setattr(cache, "_timeout_s", 0.1)
+                assert not await cache.put(KEY, completion(), alias="alias")
+                assert not await cache.put(key_of(2), completion())
             for remove in (cache.clear(), cache.delete(key_of(1))):
                 with pytest.raises(StoreError, match="locked"):
                     await remove

@@ -288,18 +288,36 @@ CALLS = (
     lambda n: session.complete(f"p {n % 3}", cache="bypass"),
 )
 
+calling, lock = set(), threading.Lock()
+
 def work(n):
+    own = threading.get_ident()
     try:
-        CALLS[n % len(CALLS)](n)
+        try:
+            calling.add(own)
+            CALLS[n % len(CALLS)](n)
+        finally:
+            # From here on nothing is raised into it; what was, is raised by this call at last.
+            with lock:
+                calling.discard(own)
     except (Limit, TimeoutError) as exc:
         return type(exc)
     return None
 
 def raise_into(thread):
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(
-        ctypes.c_ulong(thread.ident), ctypes.py_object(Limit)
-    )
+    "Only where `work` catches it: in the code of threading it would be printed."
+    with lock:
+        if thread.ident in calling:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(thread.ident), ctypes.py_object(Limit)
+            )
 
+def report(ignored):
+    "Of a finalizer or a weak reference's callback CPython prints what is raised, and goes on."
+    if ignored.exc_type is not Limit:
+        sys.__unraisablehook__(ignored)
+
+sys.unraisablehook = report
 random.seed(7)
 ended = {Limit: 0, TimeoutError: 0, None: 0}
 engine = FakeEngine()
@@ -320,8 +338,7 @@ with blocking.Session(engine=engine, workers=2) as session:
         # All that wait are ended; none of them would end by itself while the engine is held.
         while any(thread.is_alive() for thread in threads):
             for thread in threads:
-                if thread.is_alive():
-                    raise_into(thread)
+                raise_into(thread)
             for thread in threads:
                 thread.join(0.05)
         for outcome in outcomes:

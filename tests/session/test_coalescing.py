@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import threading
 from collections.abc import AsyncIterator
+from typing import Any
 
 import anyio
+import llama_cpp
 import pytest
 
 from asteady import Session
@@ -77,11 +80,29 @@ async def test_one_of_two_hundred_stays(session: Session, draw: random.Random) -
     assert pool(session).cancelled == 0
 
 
+class HeldDecode:
+    """Stands in for ``llama_decode``: from the third call on it waits until it is let go, so that
+    nothing is finished before, however slow the event loop is."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.go_on = threading.Event()
+        self.calls = 0
+        self._decode = llama_cpp.llama_decode
+        monkeypatch.setattr(llama_cpp, "llama_decode", self)
+
+    def __call__(self, context: Any, batch: Any) -> int:
+        self.calls += 1
+        if self.calls > 2:
+            assert self.go_on.wait(60)
+        code: int = self._decode(context, batch)
+        return code
+
+
 @pytest.mark.parametrize("draw", [random.Random(seed) for seed in range(3)])
 async def test_all_leave_and_a_new_caller_gets_the_right_answer(
-    session: Session, draw: random.Random
+    session: Session, draw: random.Random, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Long enough that nobody gets an answer before leaving.
+    held = HeldDecode(monkeypatch)
     long = {"max_new_tokens": 1500, "temperature": 5.0}
 
     async def leave() -> None:
@@ -91,6 +112,7 @@ async def test_all_leave_and_a_new_caller_gets_the_right_answer(
     async with asyncio.TaskGroup() as group:
         for _ in range(200):
             group.create_task(leave())
+    held.go_on.set()
     assert await ask(session) == await expected()
     assert pool(session).finished == 1
     while pool(session).running:
@@ -98,15 +120,18 @@ async def test_all_leave_and_a_new_caller_gets_the_right_answer(
 
 
 async def test_prompts_cancelled_while_they_are_read_leave_nothing_behind(
-    session: Session,
+    session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     long = "caches and queues " * 300
     for number in range(5):
-        task = asyncio.create_task(session.generate(long, raw=True, max_new_tokens=1))
-        while pool(session).running == 0 and not task.done():
-            await anyio.lowlevel.checkpoint()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        with monkeypatch.context() as patch:
+            held = HeldDecode(patch)
+            task = asyncio.create_task(session.generate(long, raw=True, max_new_tokens=1))
+            while held.calls < 3:
+                await anyio.lowlevel.checkpoint()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            held.go_on.set()
         while pool(session).running:
             await anyio.lowlevel.checkpoint()
         assert pool(session).cancelled == number + 1
