@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import asteady
 from asteady import Session
 from asteady._base.errors import InvalidRequestError, SettingsError, StoreError
 from asteady._cache import moves as _moves
@@ -362,5 +363,10 @@ def test_the_commands(
     assert capsys.readouterr().out == (
         "generation: 2 there, 2 added, 0 already here, 0 without room, 0 damaged\n"
     )
+    model = str(Path(asteady.__file__).parent / "models" / "embed.gguf")
+    assert main(["cache", "push", redis_server.url, "--model", model, "--json"]) == 0
+    assert list(json.loads(capsys.readouterr().out)) == ["embedding"]
+    assert main(["cache", "push", "--model", model, "--kind", "generation"]) == 1
+    assert "is an embedding model" in capsys.readouterr().err
     assert main(["cache", "pull"]) == 1
     assert "there is no shared cache" in capsys.readouterr().err
