@@ -137,8 +137,8 @@ class ModelFingerprint:
 
     @classmethod
     def from_json(cls, text: str) -> ModelFingerprint:
-        """The record of what `as_dict` gave on another machine, or of what `asteady fingerprint
-        --json` printed there.
+        """The record of what `as_dict` gave on another machine, or of what was printed there by
+        ``asteady fingerprint --json``.
 
         Raises:
             InvalidRequestError: it is something else.
