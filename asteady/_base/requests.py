@@ -569,7 +569,9 @@ class ChunkLogprobs:
     answer from the cache has the same as one that is computed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, after_reasoning: bool = False) -> None:
+        """`after_reasoning`: of a text after reasoning whose tokens are not known."""
+        self._after_reasoning = after_reasoning
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._begins: list[int] = []  # where in the text each token that is no reasoning begins
         self._end = 0  # of these tokens
@@ -583,8 +585,8 @@ class ChunkLogprobs:
         for token in logprobs[reasoning_tokens + len(self._begins) :]:
             self._begins.append(self._end)
             text = self._decode(token.token)
-            if reasoning_tokens and not self._end:  # white space between the two is in neither
-                text = text.lstrip()
+            if (reasoning_tokens or self._after_reasoning) and not self._end:
+                text = text.lstrip()  # white space between the two is in neither
             self._end += len(text)
         self._shown += len(chunk)
         first, self._given = self._given, bisect_left(self._begins, self._shown)

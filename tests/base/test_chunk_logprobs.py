@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from asteady._base.requests import ChunkLogprobs, TokenLogprob
 from asteady._engine.output.text import TextStream
@@ -14,6 +14,7 @@ def token(piece: bytes) -> TokenLogprob:
     return TokenLogprob(token_id=1, token=piece, logprob=-1.0)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(
     pieces=st.lists(PIECES, max_size=12),
     stop=st.lists(st.text("ab", min_size=1, max_size=3), max_size=2),

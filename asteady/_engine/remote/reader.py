@@ -17,6 +17,7 @@ from asteady._base.errors import (
 )
 from asteady._base.messages import ToolCall, canonical_json, is_continued
 from asteady._base.requests import (
+    ChunkLogprobs,
     Completion,
     Embedding,
     EmbedRequest,
@@ -80,8 +81,9 @@ class CompletionReader:
         self._chunks: list[str] = []
         self._reasoning: list[str] = []
         self._calls: dict[int, _Call] = {}
-        self._logprobs: list[TokenLogprob] = []  # those of the reasoning first
-        self._reasoning_logprobs = 0
+        self._logprobs: list[TokenLogprob] = []
+        self._reasoning_logprobs: list[TokenLogprob] = []  # they may come at the end
+        self._chunk_logprobs: ChunkLogprobs | None = None
         self._reason: str | None = None
         self._usage: Mapping[str, Any] = {}
         self._incomplete = False
@@ -129,6 +131,8 @@ class CompletionReader:
 
     def _choice(self, choice: Mapping[str, Any]) -> list[Event]:
         found: list[Event] = []
+        if choice.get("logprobs") and self._request.logprobs is not None:
+            self._add_logprobs(choice["logprobs"], self._request.logprobs)
         if self._request.raw:
             self._add(self._chunks, choice.get("text"), found)
         else:
@@ -140,8 +144,6 @@ class CompletionReader:
             self._add(self._reasoning, reasoning, found)
             self._add(self._chunks, self._new(delta.get("content")), found)
             self._add_calls(delta.get("tool_calls"))
-        if choice.get("logprobs") and self._request.logprobs is not None:
-            self._add_logprobs(choice["logprobs"], self._request.logprobs)
         self._incomplete |= choice.get("incomplete") is True
         if (reason := choice.get("finish_reason")) is not None:
             self._reason = str(reason)
@@ -149,9 +151,7 @@ class CompletionReader:
 
     def _add_logprobs(self, given: Any, top: int) -> None:
         reasoning, text = _logprobs(given, top, self._refuse)
-        at = self._reasoning_logprobs
-        self._logprobs[at:at] = reasoning
-        self._reasoning_logprobs += len(reasoning)
+        self._reasoning_logprobs += reasoning
         self._logprobs += text
 
     def _new(self, text: object) -> object:
@@ -173,9 +173,18 @@ class CompletionReader:
         chunks.append(_unicode(text))
         if len(self._chunks) + len(self._reasoning) > self._most_chunks:
             self._refuse(f"it goes on after {self._request.max_new_tokens} tokens")
-        found.append(
-            ChunkEvent(self._slot, chunks[-1], "text" if chunks is self._chunks else "reasoning")
-        )
+        if chunks is self._reasoning:
+            found.append(ChunkEvent(self._slot, chunks[-1], "reasoning"))
+        else:
+            found.append(ChunkEvent(self._slot, chunks[-1], logprobs=self._take_logprobs()))
+
+    def _take_logprobs(self) -> tuple[TokenLogprob, ...]:
+        """Those of the last chunk of text, if they are wanted."""
+        if self._request.logprobs is None:
+            return ()
+        if self._chunk_logprobs is None:
+            self._chunk_logprobs = ChunkLogprobs(after_reasoning=bool(self._reasoning))
+        return self._chunk_logprobs.take(self._chunks[-1], self._logprobs, 0)
 
     def _add_calls(self, deltas: object) -> None:
         if deltas is None:
@@ -205,6 +214,7 @@ class CompletionReader:
                 f"the server at {self._answering.where} ended the answer by {self._reason[:100]!r}"
             )
         identity, request = self._answering.identity, self._request
+        logprobs = (*self._reasoning_logprobs, *self._logprobs)
         events: list[Event] = []
         if self._held != self._repeated:  # it was no repetition, but a shorter text
             self._add(self._chunks, self._held, events)
@@ -219,7 +229,7 @@ class CompletionReader:
             tokens = max(
                 tokens,
                 reasoning_tokens + len(self._chunks),
-                len(self._logprobs),
+                len(logprobs),
             )
         answer = Completion(
             text=text,
@@ -227,7 +237,7 @@ class CompletionReader:
             finish_reason=self._finish_reason(bool(calls)),
             prompt_tokens=_count(self._usage.get("prompt_tokens")),
             completion_tokens=tokens,
-            logprobs=None if request.logprobs is None else tuple(self._logprobs),
+            logprobs=None if request.logprobs is None else logprobs,
             seed=request.seed,
             model=self._answering.model,
             fingerprint=identity.fingerprint,
