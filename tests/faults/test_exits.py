@@ -240,6 +240,21 @@ while True:
 """
 
 
+def interrupt(child: subprocess.Popen[str]) -> str:
+    """Press Ctrl-C; returns what the child wrote to standard error by its end.
+
+    CPython drops an interrupt that strikes a finalizer or a weak reference's callback, of which
+    each import has one, and says so. Then it is pressed again, as a user would.
+    """
+    while True:
+        child.send_signal(signal.SIGINT)
+        try:
+            return child.communicate(timeout=_LIMIT_S)[1]
+        except subprocess.TimeoutExpired as exc:
+            if b"Exception ignored" not in (exc.stderr or b""):
+                raise
+
+
 @pytest.mark.parametrize("round_", range(rounds(2, 100)))
 @pytest.mark.parametrize("api", ["async", "blocking"])
 def test_ctrl_c_at_any_moment_ends_the_process(round_: int, api: str, tally: Tally) -> None:
@@ -255,8 +270,7 @@ def test_ctrl_c_at_any_moment_ends_the_process(round_: int, api: str, tally: Tal
             assert child.stdout.readline() == "begun\n"
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(random.Random(round_).uniform(0, 2.5))
-            child.send_signal(signal.SIGINT)
-            _, err = child.communicate(timeout=_LIMIT_S)
+            err = interrupt(child)
         finally:
             child.kill()
     assert child.returncode in _INTERRUPTED, (child.returncode, err)

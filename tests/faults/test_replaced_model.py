@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,19 +48,30 @@ def write(model):
 print("ready", flush=True)
 for model in itertools.cycle(models):
     draw.choice([rename, link, write, write])(model)
-    # A step of a computation sees one change, or it cannot tell three from one.
-    time.sleep(draw.uniform(0.02, 0.15))
+    # At most two changes for each call that has ended, so that no step sees three: it could not
+    # tell them from one.
+    os.read(0, 1000)
+    time.sleep(draw.uniform(0, 0.1))
 """
 
 
 @contextmanager
-def replacing(seed: int, path: Path, *models: Path) -> Iterator[None]:
+def replacing(seed: int, path: Path, *models: Path) -> Iterator[Callable[[], None]]:
+    """Yields what is to be called at the end of each call."""
     command = [sys.executable, "-c", REPLACE, str(seed), str(path), *map(str, models)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+    ) as process:
+        assert process.stdin is not None
         assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
+        assert process.stdout.readline() == b"ready\n"
+
+        def ended() -> None:
+            assert process.stdin is not None
+            process.stdin.write(b".")
+
         try:
-            yield
+            yield ended
             assert process.poll() is None
         finally:
             process.kill()
@@ -85,7 +96,7 @@ async def test_a_model_file_is_replaced_by_another_process(
     path = tmp_path / "model.gguf"
     path.write_bytes(models[0].read_bytes())
     again = 0
-    with replacing(seed, path, *models):
+    with replacing(seed, path, *models) as ended:
         async with new_session(path, idle_unload_s=0.03) as session:
             for number, prompt in enumerate(prompts):
                 while True:
@@ -94,6 +105,8 @@ async def test_a_model_file_is_replaced_by_another_process(
                         break
                     except ModelChangedError:
                         again += 1
+                    finally:
+                        ended()
                 if number % 4 == 0:
                     await until(lambda: not session.statistics().pools)
             entries = await session.cache.generation.entries(-1)
