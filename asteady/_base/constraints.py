@@ -102,6 +102,19 @@ def constraint_of(
     return constraint
 
 
+def check_length(constraint: Constraint | None, most: int | None) -> None:
+    """
+    Raises:
+        InvalidRequestError: it has more characters than the setting allows.
+    """
+    if constraint is not None and most is not None and len(constraint.source) > most:
+        (name,) = constraint.as_texts()
+        raise InvalidRequestError(
+            f"{name} has {len(constraint.source):,} characters, and may have at most {most:,} here"
+            " (form_max_characters, ASTEADY_FORM_MAX_CHARACTERS)"
+        )
+
+
 def _json(text: str) -> str:
     try:
         value = json.loads(validation.text("schema", text))

@@ -123,6 +123,8 @@ class SettingsOptions(TypedDict, total=False):
     batch_width: int | None
     probe: bool | None
     max_pending: int | None
+    form_max_characters: int | None
+    form_max_states: int | None
     context_tokens: int | None
     context_memory_mb: float | None
     prefix_max_size_mb: float | None

@@ -32,6 +32,8 @@ NAMED_MODELS = ("builtin", "minilm", "smollm2")
 REMOTE_PREFIX = "openai+"
 MEBIBYTE = 1024 * 1024
 KEEP_REQUESTS_BYTES = 4096
+# Of the automaton of an answer's form: 1 to 2 KB each.
+FORM_MAX_STATES = 50_000
 
 # The three of the caching guide: how many entries, and how many megabytes of them.
 PROFILES: dict[str, dict[str, float]] = {
@@ -250,6 +252,8 @@ class Settings:
     batch_width: int = _field(_whole(1, 64), 8)
     probe: bool = _field(_switch, True)
     max_pending: int = _field(_whole(1, 10**9), 1024)
+    form_max_characters: int | None = _field(_optional(_whole(1, 2**31 - 1)), None)
+    form_max_states: int = _field(_whole(1, 2**31 - 1), FORM_MAX_STATES)
     context_tokens: int | None = _field(_optional(_whole(64, 2**31 - 1)), None)
     context_memory_mb: float | None = _field(_optional(_megabytes), None)
     prefix_max_size_mb: float = _field(_megabytes, 512.0)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from asteady._base.requests import Kind
-from asteady._base.settings import MEBIBYTE, Settings
+from asteady._base.settings import FORM_MAX_STATES, MEBIBYTE, Settings
 
 # A prompt is computed in pieces of this many tokens, as how it is cut changes the bits. Smaller
 # pieces let a prompt share more with the ones before it, and cost nothing on a CPU
@@ -51,7 +51,7 @@ class EngineOptions:
     `batch_width` and `context_bytes` cannot: they are the budget of cores, the threads of a call,
     the most sequences per step of a worker, and the memory for keys and values; None is the default
     of each. ``probe=False`` means one sequence per step. `prefix_max_bytes` bounds the cached
-    states of declared prefixes.
+    states of declared prefixes, `form_max_states` the automaton of an answer's form.
     """
 
     context_tokens: int | None = None
@@ -62,6 +62,7 @@ class EngineOptions:
     batch_width: int = 8
     probe: bool = True
     prefix_max_bytes: int = 512 * 2**20
+    form_max_states: int = FORM_MAX_STATES
 
     @classmethod
     def of(cls, settings: Settings) -> EngineOptions:
@@ -75,6 +76,7 @@ class EngineOptions:
             batch_width=settings.batch_width,
             probe=settings.probe,
             prefix_max_bytes=int(settings.prefix_max_size_mb * MEBIBYTE),
+            form_max_states=settings.form_max_states,
         )
 
     @property

@@ -25,6 +25,7 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import attrs
 
+from asteady._base.constraints import check_length
 from asteady._base.errors import CacheMissError, InvalidRequestError, ModelChangedError
 from asteady._base.files import AnyPath
 from asteady._base.rendering import TODAY
@@ -511,10 +512,13 @@ class CallContext:
         return attrs.evolve(request, isolation=self.isolation)
 
     def request(self, arguments: Mapping[str, Any]) -> GenerateRequest:
-        """As `GenerateRequest.of`, with the session's date if the arguments have none."""
+        """As `GenerateRequest.of`, with the session's date if the arguments have none, and its
+        limit of forms."""
         if arguments.get("date") is None:
             arguments = {**arguments, "date": self.settings.date}
-        return GenerateRequest.of(**arguments)
+        request = GenerateRequest.of(**arguments)
+        check_length(request.constraint, self.settings.form_max_characters)
+        return request
 
     def alias(self, subject: object, model: AnyPath | None, options: Mapping[str, Any]) -> Hashable:
         """The alias that an answer to these valid arguments may be found by; None for none."""

@@ -255,6 +255,21 @@ async def test_a_form_that_cannot_be_is_named(
         await session.generate("hi", **form)
 
 
+async def test_forms_are_limited_by_settings(tmp_path: Path) -> None:
+    async with Session(engine=FakeEngine(), form_max_characters=60) as session:
+        await session.generate("hi", choices=["yes", "no"])
+        with pytest.raises(InvalidRequestError, match=r"schema has .* at most 60 here"):
+            await session.generate("hi", schema=SCHEMA)
+        with pytest.raises(InvalidRequestError, match=r"regex has 61 .* at most 60 here"):
+            await session.generate("hi", regex="a" * 61)
+    async with Session(cache_dir=tmp_path, form_max_states=20) as session:
+        with pytest.raises(InvalidRequestError, match="raise form_max_states"):
+            await session.generate("hi", regex="[a-z ]{1,200}x")
+    async with Session(cache_dir=tmp_path, form_max_states=200) as session:
+        with pytest.raises(asteady.EngineError, match="raise form_max_states"):
+            await session.generate("hi", regex="[a-z ]{1,200}x")
+
+
 async def test_the_stored_request_has_the_form(session: Session) -> None:
     await session.generate("A trip", schema=SCHEMA)
     await session.generate("A mood", choices=["b", "a"])

@@ -104,7 +104,7 @@ class LlamaEngine:
         self.dimensions: int = llama_cpp.llama_model_n_embd_out(native)
         self.vocab = Vocab(native)
         self._tokenizer = PromptTokenizer(native, self.vocab)
-        self._grammars = Grammars(self.vocab)
+        self._grammars = Grammars(self.vocab, options.form_max_states)
         self._prefixes = PrefixCache(options.prefix_max_bytes, options.piece_tokens)
         self._loaded: LoadedModel | None = LoadedModel(
             native=native,

@@ -20,6 +20,7 @@ import numpy as np
 
 from asteady._base.constraints import Constraint
 from asteady._base.errors import EngineError, InvalidRequestError
+from asteady._base.settings import FORM_MAX_STATES
 from asteady._base.threads import start_daemon
 from asteady._base.validation import refuse, shorten
 from asteady._engine.output.guidance import Language, Matcher, Tokens
@@ -37,6 +38,8 @@ _KEPT_CHARACTERS = 2**20
 # To wake a thread takes up to 0.2 ms; most masks take 10 to 50 us.
 _WAKING_S = 1e-4
 _TOO_DEEP = "it is nested too deep"
+_TOO_MANY_STATES = "too many states"
+_TOO_LARGE = "it takes too much memory: simplify it, or raise form_max_states (1 to 2 KB each)"
 _NAMES = {"json": "schema", "choices": "choices", "regex": "regex", "lark": "grammar"}
 
 # In the library's messages: where in a grammar, and what of a regular expression.
@@ -63,8 +66,9 @@ class Vocabulary(Protocol):
 class Grammars:
     """The compiled forms of one model's answers. Thread-safe; compiling blocks."""
 
-    def __init__(self, vocab: Vocabulary) -> None:
+    def __init__(self, vocab: Vocabulary, max_states: int = FORM_MAX_STATES) -> None:
         self._vocab = vocab
+        self._max_states = max_states
         self._tokens: Tokens | None = None
         self._making_tokens = threading.Lock()
         self._lock = threading.Lock()
@@ -104,7 +108,7 @@ class Grammars:
                     for token, piece in enumerate(pieces)
                 ]
                 ends = sorted(vocab.ends(), key=lambda token: (token != vocab.eos, token))
-                self._tokens = Tokens(pieces, names, ends)
+                self._tokens = Tokens(pieces, names, ends, self._max_states)
             return self._tokens
 
 
@@ -163,6 +167,8 @@ def _reason(error: str, constraint: Constraint) -> str:
         return "no text has this form"
     if text.startswith("oneOf constraints"):
         return "llguidance cannot follow a oneOf whose cases may overlap: use anyOf"
+    if _TOO_MANY_STATES in text:
+        return _TOO_LARGE
     where = ""
     if position := _POSITION.match(text):
         text = text[position.end() :]
@@ -256,6 +262,8 @@ class Form:
         reason = self._matcher.error.split("\n<")[0].strip() or "llguidance gives no reason"
         if reason == "NoExtensionBias":
             reason = "the model has no token for what must come next"
+        if _TOO_MANY_STATES in reason:
+            reason = _TOO_LARGE
         return EngineError(f"the form of the answer cannot be followed: {reason}")
 
 

@@ -26,9 +26,6 @@ else:
 
 Language: TypeAlias = Literal["json_schema", "regex", "lark"]
 
-# Of the library's limits this is the one on memory, for each answer: 1 to 2 KB a state.
-_MAX_LEXER_STATES = 50_000
-
 # Four for each optional property of an object. By default it is 2,000, and an answer fails at its
 # second token; a mask of 12,000 takes 60 ms.
 _MOST_ITEMS = 20_000
@@ -135,9 +132,16 @@ def _library() -> Any:
 class Tokens:
     """A vocabulary as the library reads it. Thread-safe. It lives as long as its matchers."""
 
-    def __init__(self, pieces: Sequence[bytes], special: Sequence[bytes], ends: Sequence[int]):
+    def __init__(
+        self,
+        pieces: Sequence[bytes],
+        special: Sequence[bytes],
+        ends: Sequence[int],
+        max_states: int,
+    ) -> None:
         """`pieces` are the bytes that the tokens stand for; those of the tokens that stand for none
-        are empty, and `special` has names for these. An answer ends with one of `ends`.
+        are empty, and `special` has names for these. An answer ends with one of `ends`; the
+        automaton of its form has at most `max_states`.
 
         Takes a second for 262,144 tokens.
 
@@ -170,7 +174,8 @@ class Tokens:
         self._library.llg_constraint_init_set_defaults(self._init, self._native)
         self._init.log_stderr_level = 0
         self._init.limits.max_items_in_row = _MOST_ITEMS
-        self._init.limits.max_lexer_states = _MAX_LEXER_STATES
+        # Of the library's limits this is the one on memory, for each answer.
+        self._init.limits.max_lexer_states = max_states
         self._init.limits.verbose_errors = False
 
     def matcher(self, language: Language, source: str) -> Matcher:

@@ -21,7 +21,7 @@ from tests.faults.campaign import rounds
 
 def byte_tokens() -> Tokens:
     pieces = [b"", *(bytes([byte]) for byte in range(256))]
-    return Tokens(pieces, [b"<end>"] + [b""] * 256, [0])
+    return Tokens(pieces, [b"<end>"] + [b""] * 256, [0], 50_000)
 
 
 def test_other_threads_run_while_a_vocabulary_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,7 +48,7 @@ def test_other_threads_run_while_a_vocabulary_is_built(monkeypatch: pytest.Monke
     thread = threading.Thread(target=other)
     thread.start()
     pieces = [b"", *(f"piece {number}".encode() for number in range(100_000))]
-    Tokens(pieces, [b"<end>"] + [b""] * 100_000, [0])
+    Tokens(pieces, [b"<end>"] + [b""] * 100_000, [0], 50_000)
     stop.set()
     thread.join()
     # It takes a tenth of a second.
@@ -86,7 +86,7 @@ def test_a_copy_goes_its_own_way() -> None:
 
 def test_a_vocabulary_that_cannot_be_is_an_error() -> None:
     with pytest.raises(EngineError, match=r"cannot use the model's vocabulary: .*out of range"):
-        Tokens([b"a"], [b""], [7])
+        Tokens([b"a"], [b""], [7], 50_000)
 
 
 def test_what_a_vocabulary_cannot_spell_is_refused_or_fails_in_the_middle() -> None:
