@@ -312,11 +312,11 @@ async def test_a_database_locked_for_long_delays_writes_and_fails_removals(
             with monkeypatch.context() as patch:
                 patch.setattr(cache, "_timeout_s", 0.1)
                 assert not await cache.put(KEY, completion(), alias="alias")
+                assert cache.recall("alias") is not None
                 assert not await cache.put(key_of(2), completion())
             for remove in (cache.clear(), cache.delete(key_of(1))):
                 with pytest.raises(StoreError, match="locked"):
                     await remove
-            assert cache.recall("alias") is not None
             assert await cache.get(KEY) is not None
             statistics = await cache.statistics()
             assert (statistics["delayed"], statistics["pending_writes"]) == (2, 2)

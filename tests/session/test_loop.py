@@ -27,13 +27,21 @@ def _no_blocking() -> Iterator[BlockBuster]:
         yield blockbuster
 
 
-# A loop that does nothing, in a process of its own: what a busy machine alone costs a loop.
+# A loop that does nothing, in a process of its own, beside two threads that compute without the
+# interpreter's lock: what a machine as busy as this costs a loop.
 IDLE_LOOP = """
-import asyncio, sys
+import asyncio, hashlib, sys, threading
 from tests.session.test_loop import p99, tick
+
+def compute():
+    data = bytes(2**20)
+    while True:
+        hashlib.sha256(data).digest()
 
 async def main():
     stalls, busy = [], []
+    for _ in range(2):
+        threading.Thread(target=compute, daemon=True).start()
     ticker = asyncio.create_task(tick(stalls, busy))
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.read)
