@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
 from asteady._base.constraints import Constraint
 from asteady._base.forks import fork_gate
+from asteady._base.validation import needs
 
 if TYPE_CHECKING:
     from asteady._engine.output.grammar import Grammars
@@ -37,10 +39,32 @@ def _grammars() -> Grammars:
 
 
 def has_form(text: str, constraint: Constraint) -> bool:
-    """Whether all of the text has this form, byte by byte: of JSON only one spelling has.
+    """Whether a whole text has this form.
 
     Raises:
+        SettingsError: it is JSON, and jsonschema is not installed.
         InvalidRequestError: the form is not valid, or no text has it.
     """
+    match constraint.kind:
+        case "choices":
+            return text in constraint.choices
+        case "json":
+            return _has_schema(text, json.loads(constraint.source))
     matcher = _grammars().compile(constraint).copy()
     return all(map(matcher.accept, text.encode())) and matcher.accepting
+
+
+def _has_schema(text: str, schema: Any) -> bool:
+    # Not by a grammar: that has one order of keys, and servers have others.
+    needs("jsonschema", extra="remote")
+    with fork_gate:
+        from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+        from jsonschema.validators import validator_for  # type: ignore[import-untyped]
+        from referencing import Registry
+    try:
+        value = json.loads(text)
+        validator = validator_for(schema, default=Draft202012Validator)
+        # An empty registry: a schema must not make it ask the network for another one.
+        return bool(validator(schema, registry=Registry()).is_valid(value))
+    except (ValueError, RecursionError):
+        return False

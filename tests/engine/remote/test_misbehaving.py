@@ -35,7 +35,11 @@ pytestmark = pytest.mark.anyio
 
 CHAT, RAW, EMBEDDINGS, MODELS = "/chat/completions", "/completions", "/embeddings", "/models"
 TEXT = "".join(WORDS)
-SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+}
 TOOL = {"type": "function", "function": {"name": "now", "parameters": {"type": "object"}}}
 
 
@@ -316,6 +320,38 @@ async def test_what_the_server_ignores_is_an_error(tmp_path: Path) -> None:
                 assert await entries(remote) == 0
             assert await remote.generate("Hello", regex="[A-Z][a-z .]+") == TEXT
             assert await remote.generate("Hello", choices=[TEXT, "no"]) == TEXT
+
+
+async def test_json_must_have_the_schema_in_any_order_of_keys(
+    remote: asteady.Session, server: MisbehavingServer
+) -> None:
+    schema = {**SCHEMA, "properties": {"n": {"type": "integer"}, **SCHEMA["properties"]}}
+
+    def writes(text: str) -> Behaviour:
+        async def behave(exchange: Exchange) -> None:
+            await exchange.begin()
+            for chunk in chunks(exchange, [text]):
+                await exchange.event(chunk)
+            await exchange.part("data: [DONE]\n\n")
+            await exchange.end()
+
+        return behave
+
+    for wrong in (
+        "7",
+        "{}",
+        '{"city": 1}',
+        '{"city": "Rome", "n": "x"}',
+        '{"city": "Rome"',
+        "[" * 10**5,
+    ):
+        server.next(CHAT, writes(wrong))
+        caught = await error_of(remote.complete("Where?", schema=schema))
+        assert isinstance(caught, asteady.EngineError), wrong
+    assert await entries(remote) == 0
+    server.next(CHAT, writes('{ "city":"Rome",\n"n": 1.0, "more": [] }'))
+    answer = await remote.complete("Where?", schema=schema)
+    assert answer.value == {"city": "Rome", "n": 1, "more": []}
 
 
 async def test_calls_that_are_none_are_errors(
