@@ -101,16 +101,16 @@ def test_an_operation_sees_its_own_thread_and_no_other(session: blocking.Session
     monitor = blocking.CacheMonitor(session)
     together = threading.Barrier(8)
 
-    def work(number: int) -> tuple[str | None, int]:
+    def work(number: int) -> tuple[bool | None, int]:
         with monitor.operation() as op:
             together.wait()
             session.generate("known" if number % 2 else f"new {number}")
             together.wait()
-        return op.outcome, len(op.calls)
+        return op.cache_hit, len(op.calls)
 
     with ThreadPoolExecutor(8) as threads:
-        outcomes = list(threads.map(work, range(8)))
-    assert outcomes == [("computed", 1), ("memory", 1)] * 4
+        hits = list(threads.map(work, range(8)))
+    assert hits == [(False, 1), (True, 1)] * 4
     # Without observers the fast path is taken again.
     assert not context_of(session.awaitable).observers.active
 

@@ -59,6 +59,8 @@ async def test_concurrent_operations_have_their_own_outcomes(
     await engine.wait_computed(2)
     wait = asyncio.create_task(monitor.run(session.generate, "new"))
     await anyio.wait_all_tasks_blocked()
+    # Unused for half a second, on a busy machine, the memory tier would sleep.
+    await session.generate("known")
     hit = await monitor.run(session.generate, "known")
     engine.resume()
     assert [o.outcome for o in (await miss, await wait, hit)] == ["computed", "coalesced", "memory"]

@@ -98,10 +98,12 @@ async def test_closing_a_session_does_not_wait_for_a_download(
 ) -> None:
     hub.publish(REPO, {"small-q8_0.gguf": gguf})
     hub.held = threading.Event()
+    before = set(threading.enumerate())
     async with Session(generation_model=REFERENCE, workers=1) as session:
         waiting = asyncio.create_task(session.generate("hello"))
         assert await anyio.to_thread.run_sync(hub.halfway.wait, 120)
-        (thread,) = [t for t in threading.enumerate() if t.name == "asteady-fetch"]
+        new = set(threading.enumerate()) - before
+        (thread,) = [thread for thread in new if thread.name == "asteady-fetch"]
         with anyio.fail_after(60):
             await session.aclose()
     with pytest.raises(SessionClosedError):
