@@ -131,19 +131,23 @@ class CompletionReader:
 
     def _choice(self, choice: Mapping[str, Any]) -> list[Event]:
         found: list[Event] = []
-        if choice.get("logprobs") and self._request.logprobs is not None:
-            self._add_logprobs(choice["logprobs"], self._request.logprobs)
+        delta = choice.get("delta") or {}
+        if not isinstance(delta, Mapping):
+            self._refuse("a delta is no object")
         if self._request.raw:
-            self._add(self._chunks, choice.get("text"), found)
+            text = choice.get("text")
         else:
-            delta = choice.get("delta") or {}
-            if not isinstance(delta, Mapping):
-                self._refuse("a delta is no object")
             # vLLM has renamed it.
             reasoning = delta.get("reasoning_content") or delta.get("reasoning")
             self._add(self._reasoning, reasoning, found)
-            self._add(self._chunks, self._new(delta.get("content")), found)
-            self._add_calls(delta.get("tool_calls"))
+            text = self._new(delta.get("content"))
+        if text and not self._chunks and self._reasoning:
+            # Those so far came with the reasoning.
+            self._reasoning_logprobs, self._logprobs = self._logprobs, []
+        if choice.get("logprobs") and self._request.logprobs is not None:
+            self._add_logprobs(choice["logprobs"], self._request.logprobs)
+        self._add(self._chunks, text, found)
+        self._add_calls(delta.get("tool_calls"))
         self._incomplete |= choice.get("incomplete") is True
         if (reason := choice.get("finish_reason")) is not None:
             self._reason = str(reason)
@@ -226,6 +230,8 @@ class CompletionReader:
         if identity.server != "asteady":
             # Some count otherwise, or not at all; a chunk is a token or more.
             reasoning_tokens = max(reasoning_tokens, len(self._reasoning)) if reasoning else 0
+            # So that the chunks of a cached answer have the same logprobs.
+            reasoning_tokens = len(self._reasoning_logprobs) or reasoning_tokens
             tokens = max(
                 tokens,
                 reasoning_tokens + len(self._chunks),

@@ -94,6 +94,28 @@ async def test_log_probabilities_of_chats_and_of_texts() -> None:
         assert (await session.complete("p", raw=True, logprobs=1)).logprobs == tokens
 
 
+async def test_a_replay_has_the_log_probabilities_of_the_same_chunks() -> None:
+    def token(text: str) -> dict[str, Any]:
+        return {"content": [{"token": text, "logprob": -1, "id": 1, "top_logprobs": []}]}
+
+    server = Scripted(
+        lambda body: events(
+            chunk({"reasoning_content": "hm"}, logprobs=token("hm")),
+            chunk({"content": "a "}, logprobs=token("a ")),
+            chunk({"content": "b"}, "stop", logprobs=token("b")),
+        )
+    )
+    async with asking(server) as session:
+        found = []
+        for _ in range(2):
+            async with session.stream("p", logprobs=0) as stream:
+                found.append([event async for event in stream.events()])
+    computed, replayed = found
+    assert computed == replayed
+    texts = [event for event in computed if isinstance(event, TextChunk)]
+    assert [event.logprobs[0].token for event in texts] == [b"a ", b"b"]
+
+
 @pytest.mark.parametrize("coded", [False, True])
 async def test_a_vector_has_the_norm_1_and_the_dimensions_that_are_asked_for(coded: bool) -> None:
     def answer(body: dict[str, Any]) -> Response:

@@ -67,23 +67,27 @@ async def test_an_answer_is_the_same_entry(
             assert one.key == another.key
 
 
+async def events_of(session: asteady.Session, **arguments: Any) -> list[asteady.StreamEvent]:
+    async with session.stream(**arguments) as stream:
+        return [event async for event in stream.events()]
+
+
 async def test_reasoning_and_its_log_probabilities_are_the_same(tmp_path: Path) -> None:
     def engine() -> FakeEngine:
         return FakeEngine(reasoning=lambda request: "I think so", tool_calls=calls)
 
-    async with asteady.Session(engine=engine()) as here:
-        app = Starlette()
-        app.mount("/v1", asteady.server.openai(here))
-        async with (
-            serving(app) as address,
-            asteady.Session(cache_dir=tmp_path / "there") as remote,
-            asteady.Session(engine=engine(), cache_dir=tmp_path / "other") as own,
-        ):
-            for options in ({"logprobs": 1}, {"tools": [TOOL]}):
-                other = await remote.complete("p", model=f"openai+{address}#builtin", **options)
-                assert same(await own.complete("p", **options), other)
-            assert other.reasoning_chunks
-            assert len(other.tool_calls) == 2
+    async with (
+        asteady_of(engine(), tmp_path / "there") as address,
+        asteady.Session(generation_model=f"openai+{address}#builtin") as remote,
+        asteady.Session(engine=engine(), cache_dir=tmp_path / "other") as own,
+    ):
+        for options in ({"logprobs": 1}, {"tools": [TOOL]}):
+            events = await events_of(remote, prompt="p", **options)
+            assert events == await events_of(own, prompt="p", **options)
+            other = await remote.complete("p", **options)
+            assert same(await own.complete("p", **options), other)
+        assert other.reasoning_chunks
+        assert len(other.tool_calls) == 2
 
 
 async def test_a_vector_has_the_same_bytes(remote: asteady.Session) -> None:
