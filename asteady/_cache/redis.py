@@ -17,10 +17,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from functools import partial
 from time import perf_counter
 from typing import Any, TypeAlias, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import redis.asyncio
 from redis import exceptions
+from redis.asyncio.connection import parse_url
 from redis.asyncio.lock import Lock
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -210,7 +211,7 @@ class RedisTier:
                 if len(batch) == _BATCH:
                     yield batch
                     batch = []
-        except (RedisError, OSError) as exc:
+        except Exception as exc:
             raise self._error("remove", exc) from exc
         if batch:
             yield batch
@@ -346,7 +347,7 @@ class RedisTier:
         self._breaker.stop()
         await self._notices.aclose()
         for client in (self._client, *_sentinels(self._client)):
-            with suppress(RedisError, OSError):
+            with suppress(Exception):
                 await client.aclose()
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
@@ -373,7 +374,7 @@ class RedisTier:
                 # Others are answered: there are more than can be answered in time.
                 raise SharedTierError(f"the shared cache {self.url} has no time to {what}") from exc
             raise self._error(what, exc) from exc
-        except (RedisError, OSError) as exc:
+        except Exception as exc:  # redis-py's errors of clusters are no RedisError
             raise self._error(what, exc) from exc
         self._refused.pop(what, None)
         return result
@@ -465,6 +466,7 @@ def _client(url: str, timeout_s: float) -> Client:
     scheme, _, rest = url.partition("://")
     scheme = scheme.replace("valkey", "redis", 1)
     try:
+        _check_options(rest)
         if scheme.endswith("+cluster"):
             plain = f"{scheme.removesuffix('+cluster')}://{rest}"
             return redis.asyncio.RedisCluster.from_url(
@@ -472,14 +474,21 @@ def _client(url: str, timeout_s: float) -> Client:
             )
         if scheme.endswith("+sentinel"):
             return _sentinel_client(f"{scheme}://{rest}", options)
-        pool = redis.asyncio.BlockingConnectionPool.from_url(
+        pool: Any = redis.asyncio.BlockingConnectionPool.from_url(
             f"{scheme}://{rest}", max_connections=_CONNECTIONS, timeout=None, **options
         )
+        pool.make_connection()  # refuses unknown options; connects nowhere
     except (ValueError, TypeError, RedisError) as exc:
         raise SettingsError(
             f"shared_cache={hidden_password(url)!r} is not allowed: {hidden_password(exc)}"
         ) from None
     return redis.asyncio.Redis.from_pool(pool)
+
+
+def _check_options(url: str) -> None:
+    for name in ("decode_responses", "protocol"):
+        if name in parse_qs(urlsplit(url).query, keep_blank_values=True):
+            raise ValueError(f"{name} cannot be chosen: leave it out")
 
 
 def _sentinels(client: Client) -> Sequence[Client]:
@@ -498,6 +507,7 @@ def _sentinel_client(url: str, options: dict[str, Any]) -> Client:
     user, _, password = credentials.partition(":")
     options = {
         **options,
+        **parse_url(f"redis://?{parts.query}"),
         "db": int(database or 0),
         "username": unquote(user) or None,
         "password": unquote(password) or None,
@@ -509,4 +519,6 @@ def _sentinel_client(url: str, options: dict[str, Any]) -> Client:
         sentinels.append((address, int(port)))
     known = {name: options[name] for name in ("socket_timeout", "socket_connect_timeout")}
     sentinel: Any = redis.asyncio.Sentinel
-    return sentinel(sentinels, sentinel_kwargs=known, **options).master_for(service)
+    client = sentinel(sentinels, sentinel_kwargs=known, **options).master_for(service)
+    client.connection_pool.make_connection()
+    return client

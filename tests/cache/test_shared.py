@@ -365,6 +365,9 @@ async def test_a_password_is_used_and_not_told(
     [
         *("localhost:6379", "http://localhost", "redis", 5),
         *("redis://localhost:port", "redis+sentinel://host", "redis+sentinel://host:x/name"),
+        *("redis://localhost?no_option=1", "redis+cluster://localhost?no_option=1"),
+        *("redis+sentinel://localhost/name?no_option=1", "redis+sentinel://a/name?protocol=3"),
+        *("redis://localhost?decode_responses=yes", "redis+cluster://localhost?protocol=3"),
     ],
 )
 async def test_a_url_that_is_none(tmp_path: Path, url: Any) -> None:

@@ -176,6 +176,18 @@ def no_tls(directory: Path) -> Iterator[str]:
 
 
 @contextmanager
+def no_cluster(directory: Path) -> Iterator[str]:
+    with RedisServer(directory) as server:
+        yield f"redis+cluster://127.0.0.1:{server.port}"
+
+
+@contextmanager
+def refusing_cluster(directory: Path) -> Iterator[str]:
+    with refusing(directory) as url:
+        yield url.replace("redis://", "redis+cluster://")
+
+
+@contextmanager
 def full_of_clients(directory: Path) -> Iterator[str]:
     with (
         RedisServer(directory, maxclients=1) as server,
@@ -195,6 +207,8 @@ def full_of_clients(directory: Path) -> Iterator[str]:
         without_password,
         wrong_password,
         no_tls,
+        no_cluster,
+        refusing_cluster,
         full_of_clients,
     ],
 )
