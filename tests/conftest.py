@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,15 @@ def pytest_configure() -> None:
     # processes that tests start and interrupt.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    with suppress(ImportError):  # the environments of real clients have none
+        from hypothesis import HealthCheck, settings
+
+        # Other work on the machine must not fail a test.
+        slow = [HealthCheck.too_slow]
+        settings.register_profile(
+            "asteady", deadline=None, suppress_health_check=slow, max_examples=60
+        )
+        settings.load_profile("asteady")
 
 
 @pytest.fixture

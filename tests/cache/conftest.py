@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import settings
 
 from asteady import Session
 from asteady._cache.manager import CacheManager
@@ -16,10 +15,6 @@ from tests.redis_server import RedisServer
 
 if TYPE_CHECKING:
     import redis
-
-# No deadline: other work on the machine must not fail a test.
-settings.register_profile("asteady", deadline=None, max_examples=60)
-settings.load_profile("asteady")
 
 
 @pytest.fixture
