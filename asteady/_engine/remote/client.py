@@ -21,7 +21,13 @@ import httpx
 from asteady._base.errors import AsteadyError, EngineError
 from asteady._engine.remote.endpoints import Endpoint, first_back_s, least_busy
 from asteady._engine.remote.events import EventDecoder
-from asteady._engine.remote.failures import ServerFailedError, broken, error_of, unreachable
+from asteady._engine.remote.failures import (
+    ServerFailedError,
+    broken,
+    error_of,
+    told_error,
+    unreachable,
+)
 from asteady._engine.remote.reference import DEFAULT_KEY_VARIABLE, Address, RemoteReference
 
 T = TypeVar("T")
@@ -171,6 +177,8 @@ class Client:
             raise broken(endpoint.address, f"it is no JSON: {exc}") from None
         if not isinstance(content, dict):
             raise broken(endpoint.address, "it is no JSON object")
+        if content.get("error"):
+            raise told_error(endpoint.address, content)
         return Reply(content, _headers(response))
 
     @asynccontextmanager
@@ -181,7 +189,12 @@ class Client:
 
         The iterator raises a `ServerFailedError` where the stream is cut.
         """
-        headers = {"content-type": "application/json", "accept": "text/event-stream"}
+        headers = {
+            "content-type": "application/json",
+            "accept": "text/event-stream",
+            # What compresses a stream may hold its events back.
+            "accept-encoding": "identity",
+        }
         async with self._open(endpoint, "POST", path, content=body, headers=headers) as response:
             kind = response.headers.get("content-type", "")
             if not kind.startswith("text/event-stream"):

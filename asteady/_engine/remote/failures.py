@@ -99,9 +99,9 @@ def error_of(
     return InvalidRequestError(detail)
 
 
-def error_in_stream(where: object, event: Mapping[str, Any]) -> AsteadyError:
-    """The error for an event that tells one."""
-    found = event["error"]
+def told_error(where: object, content: Mapping[str, Any]) -> AsteadyError:
+    """The error for an answer, or an event of one, that tells an error all the same."""
+    found = content["error"]
     message = found.get("message") if isinstance(found, Mapping) else found
     return EngineError(f"the server at {where} failed: {shorten(str(message), _SHOWN_CHARACTERS)}")
 

@@ -29,7 +29,7 @@ from asteady._base.requests import (
 from asteady._base.tools import DEFAULT_CHOICE
 from asteady._engine.api import CallEvent, ChunkEvent, Event, SlotId
 from asteady._engine.remote.body import RemoteJob
-from asteady._engine.remote.failures import broken, error_in_stream
+from asteady._engine.remote.failures import broken, told_error
 from asteady._engine.remote.forms import has_form
 from asteady._engine.remote.identity import Identity
 
@@ -112,7 +112,7 @@ class CompletionReader:
         if not isinstance(data, Mapping):
             self._refuse("an event is no JSON object")
         if data.get("error"):
-            raise error_in_stream(self._answering.where, data)
+            raise told_error(self._answering.where, data)
         if not self._checked:
             # Before anything is emitted.
             self._answering.identity.check_reported(self._answering.where, data)

@@ -124,8 +124,8 @@ class RemoteWorker:
             event = ErrorEvent(slot, exc, as_is=True)
         except Exception as exc:
             event = ErrorEvent(slot, exc)
-        del self._tasks[slot]
-        self._post(event)
+        if self._tasks.pop(slot, None) is not None:  # it was not released meanwhile
+            self._post(event)
 
     async def _answer(self, slot: SlotId, job: RemoteJob) -> Completion | Embedding:
         async def ask(endpoint: Endpoint) -> Completion | Embedding:

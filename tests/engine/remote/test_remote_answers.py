@@ -150,6 +150,13 @@ async def test_what_is_no_vector_is_refused(vector: Any) -> None:
             await session.embed("text", cache="only")
 
 
+async def test_an_error_in_place_of_a_vector_is_told() -> None:
+    server = Scripted(lambda body: JSONResponse({"error": {"message": "out of memory"}}))
+    async with asking(server) as session:
+        with pytest.raises(asteady.EngineError, match="failed: out of memory"):
+            await session.embed("text")
+
+
 SCHEMA = {"type": "object", "properties": {}}
 LLAMA = {"top_k": 0, "min_p": 0.0, "typical_p": 1.0, "top_p": 1.0, "repeat_penalty": 1.0}
 VLLM = {"top_k": 0, "min_p": 0.0, "top_p": 1.0, "repetition_penalty": 1.0}

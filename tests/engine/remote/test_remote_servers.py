@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -102,6 +103,13 @@ async def test_without_any_server_the_model_is_unavailable() -> None:
     reference = f"openai+http://127.0.0.1:{_free_port()}?retries=0#m"
     async with asteady.Session(generation_model=reference) as session:
         with pytest.raises(asteady.ModelError, match=r"unavailable: .* cannot be reached"):
+            await session.generate("p")
+
+
+async def test_without_httpx_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "httpx", None)
+    async with asteady.Session(generation_model="openai+http://127.0.0.1:9#m") as session:
+        with pytest.raises(asteady.SettingsError, match=r"asteady\[remote\]"):
             await session.generate("p")
 
 
