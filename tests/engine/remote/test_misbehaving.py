@@ -486,6 +486,36 @@ async def test_closing_the_session_closes_its_requests(
     await server.wait_hung_up()
 
 
+async def test_neither_closing_nor_cancelling_waits_for_a_pause(
+    server: MisbehavingServer, tmp_path: Path
+) -> None:
+    async with session_of(server, tmp_path) as remote:
+        server.always(CHAT, status(429, headers={"retry-after": "500"}))
+        one, other = (asyncio.create_task(remote.generate(text)) for text in ("one", "other"))
+        await server.wait_begun(1)
+        one.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await one
+    with pytest.raises(asteady.SessionClosedError):
+        await other
+
+
+async def test_a_server_that_sends_nothing_for_too_long_is_given_up(
+    server: MisbehavingServer, tmp_path: Path
+) -> None:
+    reference = server.reference(timeout_s=2)
+    async with session_of(server, tmp_path, reference, workers=4) as remote:
+        server.next(CHAT, never_replies, stalls(0), stalls(1), stalls(2))
+        calls = [remote.generate(f"number {n}") for n in range(4)]
+        for error in await asyncio.gather(*calls, return_exceptions=True):
+            assert isinstance(error, asteady.EngineError)
+            assert server.address in str(error)
+            assert "timeout_s" in str(error)
+        # It has seen that its clients are gone.
+        await server.wait_hung_up(4)
+        assert await entries(remote) == 0
+
+
 async def test_no_more_requests_at_once_than_workers(
     tmp_path: Path, server: MisbehavingServer
 ) -> None:
