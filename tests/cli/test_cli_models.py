@@ -248,3 +248,11 @@ def test_the_path_of_a_name_that_is_not_utf_8_is_printed_as_it_is(
     assert capsysbinary.readouterr().out == os.fsencode(named) + b"\n"
     assert main(["models", "check", named]) == 0
     assert b"caf\\xe9.gguf" in capsysbinary.readouterr().out
+
+
+def test_a_model_on_a_server_has_no_file(capsys: pytest.CaptureFixture[str]) -> None:
+    reference = "openai+http://127.0.0.1:9/v1#big"
+    for action in ("check", "path", "probe"):
+        assert main(["models", action, reference]) == 1
+        printed = capsys.readouterr().err
+        assert f"{reference} is on a server, and has no file here" in printed, action

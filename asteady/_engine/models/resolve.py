@@ -20,6 +20,7 @@ from asteady._base.errors import (
 )
 from asteady._base.files import Identity, absolute_path, recall, remember, settled_identity
 from asteady._base.requests import Kind
+from asteady._base.settings import REMOTE_PREFIX
 from asteady._engine.models.catalogue import BUNDLED
 from asteady._engine.models.gguf import GgufHeader, read_header
 from asteady._engine.models.hub import discard, parse_reference, part_names, resolve_hub
@@ -226,6 +227,11 @@ def _locate(reference: str, kind: Kind, cache_dir: Path, builtin_folder: Path) -
             sha256=model.sha256,
             remedy=f"it was removed; download it again: asteady models pull {reference}",
             discard=discard,
+        )
+    if reference.startswith(REMOTE_PREFIX):
+        raise ModelNotFoundError(
+            f"the model {reference} is on a server, and has no file here; what the server says of "
+            f"it: asteady fingerprint --model '{reference}'"
         )
     path = _absolute(reference)
     names = part_names(path.name)
