@@ -20,7 +20,7 @@ from pathlib import Path
 import attrs
 
 from asteady._cache.policy import Budget
-from tests.benchmarks import scale_prefixes
+from tests.benchmarks import scale_prefixes, scale_real
 from tests.benchmarks.harness import table
 from tests.benchmarks.policy import read
 from tests.benchmarks.scale_costs import (
@@ -55,6 +55,16 @@ BUDGET = Budget(1024, 200 * 2**20)
 # Requests a second: of the replayed trace, and of each server where all have the same load.
 TRACE_RATE, SERVER_RATE = 100.0, 10.0
 LFU_ACCESSES = 30_000
+# What real sessions do in a minute, on a machine that has other things to do.
+REAL_ACCESSES, REAL_RATE, REAL_FASTER = 3000, 50.0, 4.0
+REAL_SERVERS, REAL_BUDGET = 5, Budget(64, 2**40)
+OUTCOMES = {
+    "local": "local",
+    "coalesced": "coalesced",
+    "fetched": "from Redis",
+    "waited": "waited",
+    "computed": "computed",
+}
 REPLICAS = (1, 4, 16, 64)
 # 512 tokens each: an 8B model with grouped attention takes 128 kB a token, and leaves 50 GB of 80.
 BLOCKS = 800
@@ -156,12 +166,11 @@ def one_trace(trace: Trace, costs: Costs | None) -> None:
             ("in turn", shared),
             ("by user", on(servers, "yes", TRACE_RATE, trace, users)),
         ):
-            percents = ("local", "coalesced", "fetched", "waited", "computed")
             asked = load(counts, costs) if costs is not None else None
             sources.append(
                 (
                     f"{servers:,}, {split}",
-                    *(f"{counts.percent(name):.1f}" for name in percents),
+                    *(f"{counts.percent(name):.1f}" for name in OUTCOMES),
                     *(
                         (
                             f"{asked.commands / counts.requests:.2f}",
@@ -191,11 +200,7 @@ def one_trace(trace: Trace, costs: Costs | None) -> None:
         "Where answers come from",
         [
             "servers",
-            "local, %",
-            "coalesced, %",
-            "from Redis, %",
-            "waited, %",
-            "computed, %",
+            *(f"{label}, %" for label in OUTCOMES.values()),
             "commands a request",
             "bytes a request",
         ],
@@ -284,6 +289,25 @@ def real_hits(trace: Trace, max_bytes: int, server: RedisServer) -> int:
     return hits
 
 
+def real_sessions(trace: Trace, server: RedisServer, directory: Path) -> None:
+    """The simulation beside real sessions."""
+    trace = [(key, size_bytes, cost_s / REAL_FASTER) for key, size_bytes, cost_s in trace]
+    routes = round_robin(trace, REAL_SERVERS)
+    columns = []
+    kinds: tuple[Sharing, ...] = ("no", "yes")
+    for sharing in kinds:
+        cluster = Cluster(servers=REAL_SERVERS, budget=REAL_BUDGET, sharing=sharing, rate=REAL_RATE)
+        url = server.url if sharing == "yes" else None
+        real = scale_real.replay(trace, routes, cluster, url, directory / sharing)
+        columns += [replay(trace, routes, cluster, whole=True), asyncio.run(real)]
+    rows = [
+        (label, *(f"{counts.percent(name):.1f}" for counts in columns))
+        for name, label in OUTCOMES.items()
+    ]
+    head = ["local only, simulated", "local only, real", "shared, simulated", "shared, real"]
+    table("The simulation and real sessions", ["percent of requests", *head], rows)
+
+
 def prefixes(prompts: Sequence[scale_prefixes.Prompt]) -> None:
     rows = []
     for replicas in REPLICAS:
@@ -331,6 +355,7 @@ def main() -> None:
                 costs = asyncio.run(measure(server))
                 costs_tables(costs)
                 small_redis(trace[:LFU_ACCESSES], costs, server)
+                real_sessions(whole[: REAL_ACCESSES // part], server, Path(directory) / "caches")
     one_trace(trace, costs)
     more_traffic(1000 // part, costs)
     if arguments.blocks is None:

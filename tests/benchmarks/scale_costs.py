@@ -278,7 +278,7 @@ def least(costs: list[Cost]) -> Cost:
     return Cost(*map(min, zip(*map(attrs.astuple, costs), strict=True)))
 
 
-async def measure(server: RedisServer, rounds: int = 7, calls: int = 200) -> Costs:
+async def measure(server: RedisServer, rounds: int = 25, calls: int = 200) -> Costs:
     meter, events = Meter(server), Events(server.url, calls)
     found: dict[str, list[Cost]] = {}
     try:

@@ -104,7 +104,7 @@ class Cluster:
 
 @attrs.define
 class Counts:
-    """What the second half of a replay did; in the first one the caches become warm.
+    """What a replay did, or the second half of it, for which the first one warms the caches.
 
     Each request is one of these: a `local` hit, `coalesced` with another of its server, a hit in
     the shared tier (`fetched`), `waited` for the lease of another server, or `computed`. `renewals`
@@ -141,8 +141,8 @@ def looks(wait_s: float) -> int:
     return number
 
 
-def replay(trace: Trace, routes: Sequence[int], cluster: Cluster) -> Counts:
-    """Replay a trace; `routes` has the server of each request."""
+def replay(trace: Trace, routes: Sequence[int], cluster: Cluster, *, whole: bool = False) -> Counts:
+    """Replay a trace; `routes` has the server of each request. Counts the second half, or all."""
     counts = Counts()
     caches = [LocalCache(cluster.budget) for _ in range(cluster.servers)]
     shared = SharedLfu(cluster.shared_bytes) if cluster.sharing != "no" else None
@@ -152,7 +152,7 @@ def replay(trace: Trace, routes: Sequence[int], cluster: Cluster) -> Counts:
     # When an answer arrives where: the end, a number that keeps the order, server, owner, access.
     ends: list[tuple[float, int, int, bool, Access]] = []
     per_server = [0] * cluster.servers
-    half = len(trace) // 2
+    begin = 0 if whole else len(trace) // 2
 
     def arrive(until_s: float) -> None:
         while ends and ends[0][0] <= until_s:
@@ -167,7 +167,7 @@ def replay(trace: Trace, routes: Sequence[int], cluster: Cluster) -> Counts:
         key, size_bytes, cost_s = access
         now_s = number / cluster.rate
         server = routes[number]
-        if number == half:
+        if number == begin:
             counts = Counts()
             per_server = [0] * cluster.servers
         arrive(now_s)
@@ -199,7 +199,7 @@ def replay(trace: Trace, routes: Sequence[int], cluster: Cluster) -> Counts:
                 counts.looks += looks(end_s - now_s)
             flights.add((server, key))
             heapq.heappush(ends, (end_s, number, server, owner, access))
-    counts.duration_s = (len(trace) - half) / cluster.rate
+    counts.duration_s = (len(trace) - begin) / cluster.rate
     counts.busiest = max(per_server) * cluster.servers / counts.requests
     return counts
 
