@@ -175,6 +175,9 @@ def model_reference(
         )
     if path is value and (path in NAMED_MODELS or path.startswith(("hf:", REMOTE_PREFIX))):
         return path
+    if path is value and re.match("(https?|unix)://", path):
+        remedy = f"a model of a server is {REMOTE_PREFIX}http://host:8000/v1#name"
+        raise refuse(name, hidden_password(path), remedy, error)
     try:
         return str(absolute_path(path, base=base))
     except ValueError as exc:

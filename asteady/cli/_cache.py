@@ -70,6 +70,13 @@ def add_parser(commands: Commands) -> None:
     clear_ = actions.add_parser("clear", help="remove all entries, or those of a namespace")
     add_namespace(clear_, "only entries whose namespaces are all this one or below it")
     clear_.set_defaults(run=clear)
+    for action in (delete_, clear_):
+        action.add_argument(
+            "--local",
+            action="store_true",
+            help="leave the shared cache as it is; default: remove them there too, for all"
+            " machines, if ASTEADY_SHARED_CACHE is set",
+        )
     path_ = actions.add_parser("path", help="print the cache directory")
     path_.set_defaults(run=path)
     _add_namespaces(actions)
@@ -272,7 +279,7 @@ def get(options: argparse.Namespace) -> int:
 def delete(options: argparse.Namespace) -> int:
     async def deleted(manager: CacheManager) -> str:
         cache, key = await _find(manager, options.key)
-        await cache.delete(key)
+        await cache.delete(key, shared=not options.local)
         return key
 
     print(f"removed {_with_manager(deleted)}")
@@ -281,9 +288,11 @@ def delete(options: argparse.Namespace) -> int:
 
 def clear(options: argparse.Namespace) -> int:
     async def all_caches(manager: CacheManager) -> int:
+        shared = not options.local
         if options.namespace is not None:
-            return await manager.clear_namespace(options.namespace)
-        return await manager.generation.clear() + await manager.embedding.clear()
+            return await manager.clear_namespace(options.namespace, shared=shared)
+        removed = await manager.generation.clear(shared=shared)
+        return removed + await manager.embedding.clear(shared=shared)
 
     count = _with_manager(all_caches, check=False)  # a full disk may keep them from being opened
     print(f"removed {count} {'entry' if count == 1 else 'entries'}")

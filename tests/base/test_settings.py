@@ -102,6 +102,12 @@ def test_a_bad_argument_is_named(arguments: dict[str, Any]) -> None:
         Settings(**arguments)
 
 
+def test_the_url_of_a_server_is_no_model_without_its_prefix() -> None:
+    with pytest.raises(SettingsError, match=r"host.*openai\+http://") as caught:
+        Settings(generation_model="http://me:secret@host:8000/v1#name")
+    assert "secret" not in str(caught.value)
+
+
 def test_an_unknown_setting_is_refused_with_the_known_ones() -> None:
     with pytest.raises(SettingsError, match=r"no setting 'cache_directory'.*cache_dir"):
         Settings.from_environment(cache_directory="x")  # type: ignore[call-arg]  # a wrong name

@@ -29,8 +29,8 @@ BUILTIN_FOLDER = Path(__file__).parents[2] / "models"
 BUILTIN: dict[Kind, str] = {"generation": "generate.gguf", "embedding": "embed.gguf"}
 _SUMS = "SHA256SUMS"
 _KNOWN = (
-    'known references are "builtin", "smollm2", "minilm" (for embeddings), hf:owner/repo/file.gguf '
-    "and the path of a .gguf file"
+    'known references are "builtin", "smollm2", "minilm" (for embeddings), hf:owner/repo/file.gguf,'
+    " openai+http://host:8000/v1#name and the path of a .gguf file"
 )
 # What a digest is computed of at once. After each piece the thread waits for the interpreter's
 # lock, for up to 5 ms while another thread imports llama.cpp.

@@ -23,7 +23,7 @@ from asteady._cache.store.codec import CompletionCodec
 from asteady.cli import main
 from asteady.testing import FakeEngine
 from tests.cache.helpers import change, completion, embedding, fill, key_of, opened
-from tests.cache.machines import until
+from tests.cache.machines import entries, until
 from tests.redis_server import RedisServer
 
 pytestmark = pytest.mark.anyio
@@ -370,3 +370,31 @@ def test_the_commands(
     assert "is an embedding model" in capsys.readouterr().err
     assert main(["cache", "pull"]) == 1
     assert "there is no shared cache" in capsys.readouterr().err
+
+
+def test_clearing_by_command(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def use() -> str:
+        async with Session(engine=FakeEngine()) as session:
+            await session.generate("one")
+            [key] = await session.cache.generation.keys()
+            await session.namespace("a").generate("two")
+            await session.generate("three")
+            return key
+
+    def numbers(*arguments: str) -> tuple[str, int]:
+        capsys.readouterr()
+        assert main(["cache", *arguments]) == 0
+        with redis_server.client() as client:
+            return capsys.readouterr().out, len(entries(client))
+
+    key = asyncio.run(use())
+    monkeypatch.setenv("ASTEADY_SHARED_CACHE", redis_server.url)
+    monkeypatch.setenv("ASTEADY_SHARED_CACHE_TIMEOUT_S", "60")
+    assert numbers("push")[1] == 3
+    assert numbers("delete", key, "--local")[1] == 3
+    assert numbers("clear", "--namespace", "a", "--local") == ("removed 1 entry\n", 3)
+    assert numbers("clear", "--local") == ("removed 1 entry\n", 3)
+    assert numbers("clear", "--namespace", "a") == ("removed 0 entries\n", 2)
+    assert numbers("clear") == ("removed 0 entries\n", 0)
