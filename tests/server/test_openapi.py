@@ -55,3 +55,15 @@ async def test_every_path_is_described(api: httpx.AsyncClient) -> None:
         get = found["paths"][path]["get"]["responses"]["200"]
         reply = await api.get(path.replace("{name}", "other"))
         check(found, get["content"]["application/json"]["schema"], reply.json())
+
+
+async def test_a_models_fingerprint_is_told_as_described(api: httpx.AsyncClient) -> None:
+    found = await description(api)
+    get = found["paths"]["/models/{name}"]["get"]
+    for kind, status in (("generation", 200), ("embedding", 200), ("both", 400)):
+        reply = await api.get("/models/other", params={"kind": kind})
+        assert reply.status_code == status
+        described = get["responses"][str(status)]["content"]["application/json"]["schema"]
+        check(found, described, reply.json())
+        if status == 200:
+            assert reply.json()["system_fingerprint"] == "fake-1"

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
+from asteady._base.requests import KINDS
+
 Schema = dict[str, Any]
 
 
@@ -165,6 +167,8 @@ def _schemas(models: Sequence[str]) -> dict[str, Schema]:
             object={"const": "model"},
             created=_COUNT,
             owned_by=_TEXT,
+            system_fingerprint=_TEXT,
+            dimensions=_COUNT,
         ),
         "Models": _object(["object", "data"], object={"const": "list"}, data=_list(_of("Model"))),
         "ChatRequest": _request(
@@ -342,6 +346,12 @@ def description(server: str, models: Sequence[str]) -> Schema:
         "required": True,
         "schema": {"type": "string", "enum": list(models)},
     }
+    kind = {
+        "name": "kind",
+        "in": "query",
+        "description": "With it the record has the fingerprint of the model as one of this kind.",
+        "schema": {"enum": list(KINDS)},
+    }
     return {
         "openapi": "3.1.0",
         "info": {"title": "asteady", "version": version("asteady")},
@@ -358,8 +368,8 @@ def description(server: str, models: Sequence[str]) -> Schema:
                 "get": {
                     "summary": "One model",
                     "operationId": "showModel",
-                    "parameters": [name],
-                    "responses": {"200": one, **_refusals("404")},
+                    "parameters": [name, kind],
+                    "responses": {"200": one, **_refusals("400", "404", "503")},
                 }
             },
             "/chat/completions": _post("The next message of a conversation", "Chat"),
