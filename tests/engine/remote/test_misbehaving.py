@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager
@@ -680,3 +681,36 @@ async def test_what_was_emitted_before_a_server_died_is_not_asked_elsewhere(
             await remote.generate("Hello")
         assert other.exchanges == []
         assert await entries(remote) == 0
+
+
+async def test_a_storm_of_everything_stores_nothing_wrong(tmp_path: Path) -> None:
+    """300 requests to two servers, which misbehave in all ways at random."""
+    rng = random.Random(7)
+    ways = [
+        *[behaves] * 20,
+        *(drips, dies, status(429, headers={"retry-after": "0"}), status(500)),
+        *(cut(count, cleanly=cleanly) for count in (0, 1, 3) for cleanly in (False, True)),
+        *WRONG_STREAMS.values(),
+    ]
+
+    async def anyhow(exchange: Exchange) -> None:
+        await rng.choice(ways)(exchange)
+
+    with misbehaving_server() as one, misbehaving_server() as other:
+        reference = f"openai+{one.address},{other.address}?retries=0#model"
+        async with session_of(one, tmp_path, reference, workers=16) as remote:
+            one.always(CHAT, anyhow)
+            other.always(CHAT, anyhow)
+            prompts = [f"number {n % 200}" for n in range(300)]
+            found = await asyncio.gather(*map(remote.generate, prompts), return_exceptions=True)
+            answered = {prompt for prompt, text in zip(prompts, found, strict=True) if text == TEXT}
+            for text in found:
+                assert text == TEXT or isinstance(text, asteady.AsteadyError), repr(text)
+            assert answered
+            for prompt in set(prompts):
+                assert await remote.is_cached(prompt) == (prompt in answered)
+                if prompt in answered:
+                    assert await remote.generate(prompt, cache="only") == TEXT
+            # Nothing is left over: all workers are free.
+            pool = remote.statistics().pools[f"generation:{reference}"]
+            assert (pool.running, pool.pending) == (0, 0)
