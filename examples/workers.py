@@ -29,12 +29,13 @@ from asteady.server import exception_handlers, get_session, while_connected
 
 WORKERS = 4
 PROMPT = "Write a haiku about caching"
+LENGTH = 40
 
 
 async def generate(request: Request) -> Response:
     session = await get_session(request)
     prompt = request.query_params.get("prompt", PROMPT)
-    text = await while_connected(request, session.generate(prompt))
+    text = await while_connected(request, session.generate(prompt, max_new_tokens=LENGTH))
     return JSONResponse({"text": text, "worker": os.getpid()})
 
 

@@ -74,7 +74,7 @@ class Workers:
             assert self._process.poll() is None
             time.sleep(0.05)
         while len(self.clients) < WORKERS:
-            client = self._stack.enter_context(client_of(self._web))
+            client = self._stack.enter_context(client_of(self._web, timeout=300))
             worker = client.get("/generate", params={"prompt": "Hello"}).json()["worker"]
             self.clients.setdefault(worker, client)
 

@@ -95,6 +95,7 @@ def error_of(
             return ModelError(f"{answered}, which leads to {shorten(to, 200)}: give that address")
     kinds = " ".join(str(found.get(name)) for name in ("code", "type"))
     if _TOO_LONG.search(f"{kinds} {said}"):
+        said = said.removeprefix("the prompt is too long: ")  # as asteady begins
         return PromptTooLongError(f"the prompt is too long for the remote model: {said}")
     return InvalidRequestError(detail)
 

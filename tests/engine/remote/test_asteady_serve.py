@@ -172,8 +172,9 @@ async def test_a_form_that_is_cut_is_the_error_of_a_session(
 async def test_what_the_server_refuses_is_the_error_of_a_session(
     remote: asteady.Session, served: str
 ) -> None:
-    with pytest.raises(asteady.PromptTooLongError):
+    with pytest.raises(asteady.PromptTooLongError) as caught:
         await remote.generate("word " * 20_000)
+    assert str(caught.value).count("too long") == 1
     with pytest.raises(asteady.ModelNotFoundError, match="builtin"):
         await remote.generate("Hello", model=f"openai+{served}/v1#other")
 
