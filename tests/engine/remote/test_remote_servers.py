@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -90,6 +91,17 @@ async def test_a_failure_without_another_server_is_an_error() -> None:
     async with asking(Scripted(Failing(500))) as session:
         with pytest.raises(asteady.EngineError, match="status 500: no"):
             await session.generate("p")
+
+
+async def test_a_server_is_found_by_the_name_of_its_host() -> None:
+    async with serving(Scripted().app) as address:
+        reference = f"openai+{address.replace('127.0.0.1', 'localhost')}#m"
+        async with asteady.Session(generation_model=reference) as session:
+            before = {*threading.enumerate()}
+            assert await session.generate("p") == "an answer"
+            # None of asyncio's executor, which Python would wait for at exit.
+            begun = {*threading.enumerate()} - before
+            assert not [thread for thread in begun if thread.name.startswith("asyncio_")]
 
 
 async def test_a_server_that_is_away_is_replaced_by_another() -> None:
