@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 import logging
 import math
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from functools import partial
@@ -418,7 +419,7 @@ class RedisTier:
 
     def _error(self, what: str, exc: Exception) -> SharedTierError:
         """What a failure of the server is for the caller; logs it, and opens the breaker."""
-        text = hidden_password(exc) or type(exc).__name__
+        text = hidden_password(exc).rstrip(".") or type(exc).__name__
         if isinstance(exc, exceptions.ResponseError):
             # It answers, and other commands may work: if its memory is full, reading does.
             self._answered_s = perf_counter()
@@ -479,8 +480,11 @@ def _client(url: str, timeout_s: float) -> Client:
         )
         pool.make_connection()  # refuses unknown options; connects nowhere
     except (ValueError, TypeError, RedisError) as exc:
+        reason = hidden_password(exc)
+        if unknown := re.search(r"unexpected keyword argument '(\w+)'", reason):
+            reason = f"redis-py has no option {unknown[1]!r} for a {scheme}:// URL"
         raise SettingsError(
-            f"shared_cache={hidden_password(url)!r} is not allowed: {hidden_password(exc)}"
+            f"shared_cache={hidden_password(url)!r} is not allowed: {reason}"
         ) from None
     return redis.asyncio.Redis.from_pool(pool)
 

@@ -288,11 +288,14 @@ def delete(options: argparse.Namespace) -> int:
 
 def clear(options: argparse.Namespace) -> int:
     async def all_caches(manager: CacheManager) -> int:
-        shared = not options.local
         if options.namespace is not None:
-            return await manager.clear_namespace(options.namespace, shared=shared)
-        removed = await manager.generation.clear(shared=shared)
-        return removed + await manager.embedding.clear(shared=shared)
+            return await manager.clear_namespace(options.namespace, shared=not options.local)
+        # Both of this machine first, as the shared cache may fail.
+        generation = await manager.generation.clear(shared=False)
+        embedding = await manager.embedding.clear(shared=False)
+        if not options.local:
+            await manager.clear_all_caches()
+        return generation + embedding
 
     count = _with_manager(all_caches, check=False)  # a full disk may keep them from being opened
     print(f"removed {count} {'entry' if count == 1 else 'entries'}")

@@ -376,6 +376,15 @@ async def test_a_url_that_is_none(tmp_path: Path, url: Any) -> None:
             pass
 
 
+@pytest.mark.parametrize("scheme", ["redis", "redis+cluster", "valkey"])
+async def test_an_unknown_option_is_named(tmp_path: Path, scheme: str) -> None:
+    url = f"{scheme}://:secret@localhost?no_option=1"
+    session = Session(engine=FakeEngine(), shared_cache=url, cache_dir=tmp_path)
+    with pytest.raises(SettingsError, match="no option 'no_option' for a redis") as caught:
+        await session.open()
+    assert "secret" not in str(caught.value)
+
+
 async def test_an_empty_url_switches_the_variable_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ASTEADY_SHARED_CACHE", "redis://localhost")
     assert Session().settings.shared_cache == "redis://localhost"

@@ -372,6 +372,23 @@ def test_the_commands(
     assert "there is no shared cache" in capsys.readouterr().err
 
 
+def test_this_machine_is_cleared_while_the_server_is_away(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def use() -> None:
+        async with Session(engine=FakeEngine()) as session:
+            await session.generate("one")
+            await session.embed("two")
+
+    asyncio.run(use())
+    redis_server.kill()
+    monkeypatch.setenv("ASTEADY_SHARED_CACHE", redis_server.url)
+    assert main(["cache", "clear"]) == 1
+    assert "what is on this machine is removed" in capsys.readouterr().err
+    assert main(["cache", "clear", "--local"]) == 0
+    assert capsys.readouterr().out == "removed 0 entries\n"
+
+
 def test_clearing_by_command(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
