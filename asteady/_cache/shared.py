@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from asteady._base.errors import StoreError
 from asteady._base.requests import Key, Kind
 from asteady._cache.shared_entry import HasCounters, SharedEntry
 from asteady._cache.store.codec import Codec
-from asteady._cache.tier import SharedTierError, Tier
+from asteady._cache.tier import SharedTierError
+
+if TYPE_CHECKING:
+    from asteady._cache.redis import RedisTier
 
 A = TypeVar("A")
 
@@ -17,7 +20,7 @@ A = TypeVar("A")
 class SharedCache(Generic[A]):
     """The answers of one kind in the shared tier."""
 
-    def __init__(self, tier: Tier, kind: Kind, codec: Codec[A], counters: HasCounters) -> None:
+    def __init__(self, tier: RedisTier, kind: Kind, codec: Codec[A], counters: HasCounters) -> None:
         self._tier = tier
         self._kind = kind
         self._codec = codec

@@ -8,13 +8,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from time import perf_counter
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from asteady._base.requests import Key
 from asteady._base.tasks import unattended
 from asteady._cache.packed import pack, unpack
 from asteady._cache.store.codec import Codec, DamagedError
-from asteady._cache.tier import Lease, SharedTierError, Tier
+from asteady._cache.tier import Lease, SharedTierError
+
+if TYPE_CHECKING:
+    from asteady._cache.redis import RedisTier
 
 log = logging.getLogger("asteady")
 
@@ -43,7 +46,7 @@ class SharedEntry(Generic[A]):
 
     def __init__(
         self,
-        tier: Tier,
+        tier: RedisTier,
         name: str,
         key: Key,
         codec: Codec[A],
