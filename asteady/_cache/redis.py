@@ -92,6 +92,8 @@ class RedisTier:
         self.url = hidden_password(url)
         self.timeout_s = timeout_s
         self.lease_s = lease_s
+        # For commands that delay no answer.
+        self._later_s = max(timeout_s, _SILENCE_S)
         self._log_level = log_level
         self._client: Client = _client(url, timeout_s)
         self._breaker = CircuitBreaker(self._probe, self._changed)
@@ -130,11 +132,11 @@ class RedisTier:
 
     async def put(self, name: str, value: bytes, namespaces: tuple[str, ...]) -> None:
         fields = _fields(value, namespaces)
-        await self._run("put", lambda: self._client.hset(name, mapping=fields), self.timeout_s)
+        await self._run("put", lambda: self._client.hset(name, mapping=fields), self._later_s)
 
     async def tag(self, name: str, namespace: str) -> None:
         """Tag an entry with a namespace, if it is there."""
-        await self._run("tag", lambda: self._tag([name], [f"t:{namespace}"]), self.timeout_s)
+        await self._run("tag", lambda: self._tag([name], [f"t:{namespace}"]), self._later_s)
 
     # -- leases -----------------------------------------------------------------------------------
 
@@ -165,14 +167,14 @@ class RedisTier:
     async def renew(self, lease: Lease) -> bool:
         """Have the lease last for its whole time again; False if it has ended."""
         try:
-            return bool(await self._run("lease", lease.reacquire, self.timeout_s))
+            return bool(await self._run("lease", lease.reacquire, self._later_s))
         except LockError:
             return False
 
     async def release(self, lease: Lease) -> None:
         """End the lease, if it has not ended, and tell those that wait. Never raises."""
         with suppress(LockError, SharedTierError):
-            await self._run("release", lambda: self._give_back(lease), self.timeout_s)
+            await self._run("release", lambda: self._give_back(lease), self._later_s)
 
     async def _give_back(self, lease: Lease) -> None:
         await lease.release()
@@ -375,7 +377,9 @@ class RedisTier:
                 # Others are answered: there are more than can be answered in time.
                 raise SharedTierError(f"the shared cache {self.url} has no time to {what}") from exc
             raise self._error(what, exc) from exc
-        except Exception as exc:  # redis-py's errors of clusters are no RedisError
+        except Exception as exc:
+            # Those of clusters are no RedisError, nor is that of a subscription whose connection is
+            # lost at that moment.
             raise self._error(what, exc) from exc
         self._refused.pop(what, None)
         return result
@@ -428,7 +432,8 @@ class RedisTier:
                 log.log(self._log_level, message, self.url, what, text)
             self._refused[what] = text
         else:
-            self._breaker.fail(exc)
+            # No answer in time may be for want of time here.
+            self._breaker.fail(exc, certain=not isinstance(exc, TimeoutError))
         return SharedTierError(f"the shared cache {self.url} failed to {what}: {text}")
 
     async def _probe(self) -> None:

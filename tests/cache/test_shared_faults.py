@@ -115,6 +115,25 @@ async def test_a_server_that_ends_while_a_machine_waits_for_another(
             engines[0].resume()
 
 
+async def test_an_error_that_redis_py_does_not_mean_to_raise_costs_no_answer(
+    machine: Machine, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It does so if the connection is lost at that moment.
+    async def broken(self: object, *channels: object) -> None:
+        raise AttributeError("'NoneType' object has no attribute 'writelines'")
+
+    monkeypatch.setattr("redis.asyncio.client.PubSub.subscribe", broken)
+    engines = FakeEngine(), FakeEngine()
+    async with machine("a", engines[0]) as a, machine("b", engines[1]) as b:
+        engines[0].hold()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(ask(a, "prompt"))
+            await engines[0].wait_computed(1)
+            group.create_task(ask(b, "prompt"))
+            await until(lambda: counters(b).coalesced_across_machines)
+            engines[0].resume()
+
+
 async def test_a_server_that_is_started_again_while_a_machine_computes(
     machine: Machine, redis_server: RedisServer, redis_client: redis.Redis
 ) -> None:
@@ -361,6 +380,8 @@ async def test_no_answer_is_later_than_the_configured_time(
                     await ask(session, f"prompt {number}")
                     times_s.append(time.monotonic() - began_s)
                 assert counters(session).shared_errors >= 10
+                # Said when it has not answered once more.
+                await until(lambda: warnings(caplog))
             last = await shares_again(session, redis_client)
         if max(times_s) < limit_s + all_else_s and sum(times_s) < 2 * (limit_s + all_else_s):
             break
