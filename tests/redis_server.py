@@ -261,7 +261,8 @@ class Proxy:
         for task, sockets in connections.items():
             for each in sockets:
                 # Closing now sends a reset, and nothing that is still buffered.
-                each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                with suppress(OSError):  # it has just been closed
+                    each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             task.cancel()
         await asyncio.gather(*connections, return_exceptions=True)
 
