@@ -260,6 +260,8 @@ class Proxy:
         connections = dict(self._connections)
         for task, sockets in connections.items():
             for each in sockets:
+                if each.fileno() < 0:
+                    continue  # closed, by a task whose end nobody has been told yet
                 # Closing now sends a reset, and nothing that is still buffered.
                 with suppress(OSError):  # it has just been closed
                     each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -201,9 +201,7 @@ async def test_a_machine_that_is_cut_off_while_it_computes_does_no_harm(
         engine.hold()
     url = redis_server.url_at(redis_proxy.port)
     async with (
-        machine(
-            "a", engines[0], shared_cache=url, shared_cache_lease_s=1.0, shared_cache_timeout_s=0.2
-        ) as a,
+        machine("a", engines[0], shared_cache=url, shared_cache_lease_s=1.0) as a,
         machine("b", engines[1], shared_cache_lease_s=BOUND_S) as b,
         asyncio.TaskGroup() as group,
     ):
@@ -211,6 +209,9 @@ async def test_a_machine_that_is_cut_off_while_it_computes_does_no_harm(
         await engines[0].wait_computed(1)
         (lease,) = leases(redis_client)
         redis_proxy.partition()
+        # From now on it does not wait long, and finds out.
+        assert a.cache._tier is not None
+        a.cache._tier.timeout_s = 0.2
         group.create_task(ask(b, "prompt"))
         with anyio.fail_after(BOUND_S):
             await engines[1].wait_computed(1)

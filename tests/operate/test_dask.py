@@ -40,6 +40,7 @@ def cluster() -> Iterator[LocalCluster]:
     with pytest.MonkeyPatch.context() as patch, dask.config.set(patience):
         for name in [name for name in os.environ if name.startswith(PREFIXES)]:
             patch.delenv(name)
+        patch.setenv("ASTEADY_STORE_TIMEOUT_S", "60")
         with LocalCluster(
             n_workers=3, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
         ) as cluster:

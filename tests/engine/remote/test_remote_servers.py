@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import request_response
 
 import asteady
+from asteady._engine.remote import endpoints
 from tests.engine.remote.scripted import REFUSED, Scripted, chunk, events, text_events
 from tests.serving import serving
 
@@ -78,7 +79,9 @@ async def test_nobody_waits_longer_than_timeout_s_for_a_busy_server() -> None:
     assert len(server.asked) == 1
 
 
-async def test_another_server_answers_where_one_fails() -> None:
+async def test_another_server_answers_where_one_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoints, "FIRST_PAUSE_S", 600.0)
+    monkeypatch.setattr(endpoints, "LONGEST_PAUSE_S", 600.0)
     broken, whole = Scripted(Failing(*[500] * 9)), Scripted()
     async with asking(broken, whole) as session:
         assert await session.generate("p") == "an answer"
