@@ -20,7 +20,7 @@ from asteady.operate import ProductionCacheMonitor
 from asteady.server import TextStreamResponse, exception_handlers, get_session, while_connected
 
 COMMON = ["Write a haiku about caching", "Explain recursion in one sentence"]
-LENGTH = 60  # another length is another answer, so what is warmed must have the one that is asked
+LENGTH = 80  # another length is another answer, so what is warmed must have the one that is asked
 
 
 @asynccontextmanager

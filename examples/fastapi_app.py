@@ -18,7 +18,7 @@ from asteady.operate import ProductionCacheMonitor
 from asteady.server import SessionDep, TextStreamResponse, exception_handlers, while_connected
 
 COMMON = ["Write a haiku about caching", "Explain recursion in one sentence"]
-LENGTH = 60  # another length is another answer, so what is warmed must have the one that is asked
+LENGTH = 80  # another length is another answer, so what is warmed must have the one that is asked
 
 
 @asynccontextmanager

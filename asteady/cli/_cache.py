@@ -53,7 +53,9 @@ def add_parser(commands: Commands) -> None:
     )
     stats_.set_defaults(run=stats)
     list_ = actions.add_parser("list", help="print the entries, the most valuable first")
-    list_.add_argument("--limit", type=int, default=20, metavar="N", help="default: %(default)s")
+    list_.add_argument(
+        "--limit", type=int, default=20, metavar="N", help="of each kind; default: %(default)s"
+    )
     list_.add_argument(
         "--order-by", choices=tuple(ORDERS), default="priority", help="default: %(default)s"
     )

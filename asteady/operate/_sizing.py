@@ -385,8 +385,8 @@ class SizeRecommendation:
             )
         what = "of the computing time" if self.by == "seconds" else "of the requests"
         return (
-            f"room for {_room(self.entries, self.size_bytes)} saves {self.rate:.1f} % {what}, no"
-            f" size more than {self.best_rate:.1f} %; the cache now has room for"
+            f"room for {_room(self.entries, self.size_bytes)} saves {self.rate:.1f} % {what}"
+            f" (no size saves more than {self.best_rate:.1f} %); the cache now has room for"
             f" {_room(self.current_entries, self.current_size_bytes)}, which saves"
             f" {self.current_rate:.1f} %"
         )

@@ -19,7 +19,7 @@ from asteady.server._web.errors import RETRY_AFTER, http_error
 _log = logging.getLogger("asteady")
 
 # Of errors of the server, by status.
-_CODES = {502: "incomplete", 503: "not_ready", 504: "timeout"}
+_CODES = {503: "not_ready", 504: "timeout"}
 # The library's names of what a body names otherwise.
 _NAMES = {
     "max_new_tokens": "max_completion_tokens",
