@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from asteady._base.activity import Activity as Activity, Phase as Phase
     from asteady._base.constraints import Constraint as Constraint
     from asteady._base.errors import (
+        AnswerCutError as AnswerCutError,
         AsteadyError as AsteadyError,
         CacheMissError as CacheMissError,
         EngineError as EngineError,
@@ -139,8 +140,8 @@ else:
             "asteady._base.activity": "Activity Phase",
             "asteady._base.constraints": "Constraint",
             "asteady._base.errors": (
-                "AsteadyError CacheMissError EngineError IncompleteAnswerError InvalidRequestError"
-                " ModelCapabilityError"
+                "AnswerCutError AsteadyError CacheMissError EngineError IncompleteAnswerError"
+                " InvalidRequestError ModelCapabilityError"
                 " ModelChangedError ModelError ModelFormatError ModelNotFoundError"
                 " PromptTooLongError QueueFullError SessionClosedError SessionError"
                 " SessionNotOpenError SettingsError StoreError StoreVersionError"

@@ -14,7 +14,8 @@
     │   ├── ModelNotFoundError              no such file, package or reference
     │   ├── ModelFormatError                the file is no complete GGUF, or not the expected one
     │   └── ModelCapabilityError            the wrong kind: cannot embed, has no chat template, ...
-    ├── EngineError                         llama.cpp failed while computing
+    ├── EngineError                         llama.cpp or a remote server failed while computing
+    │   ├── AnswerCutError                  a remote server was lost in the middle of an answer
     │   └── ModelChangedError               the model's file was written to while it was in use
     └── StoreError                          the cache database cannot be used
         └── StoreVersionError               it was written by a newer asteady
@@ -114,14 +115,22 @@ class ModelCapabilityError(ModelError):
 
 @public
 class EngineError(AsteadyError):
-    """llama.cpp failed while it computed an answer, or computed NaN or infinity."""
+    """llama.cpp failed while it computed an answer, or computed NaN or infinity; or the server of a
+    remote model failed, or sent what is no answer."""
+
+
+@public
+class AnswerCutError(EngineError):
+    """The server of a remote model was lost in the middle of an answer that somebody has begun to
+    read. If nobody has, the answer is asked for again, and this error is of the last try."""
 
 
 @public
 class ModelChangedError(EngineError):
-    """The model's file was written to while it was identified, loaded or in use.
+    """The model's file was written to while it was identified, loaded or in use; or the server of a
+    remote model has another one.
 
-    What was being computed from it is dropped. The next call reads the file anew, so call again.
+    What was being computed from it is dropped. The next call identifies it anew, so call again.
     """
 
 

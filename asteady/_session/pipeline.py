@@ -26,7 +26,12 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar
 import attrs
 
 from asteady._base.constraints import check_length
-from asteady._base.errors import CacheMissError, InvalidRequestError, ModelChangedError
+from asteady._base.errors import (
+    AnswerCutError,
+    CacheMissError,
+    InvalidRequestError,
+    ModelChangedError,
+)
 from asteady._base.files import AnyPath
 from asteady._base.rendering import TODAY
 from asteady._base.requests import (
@@ -58,7 +63,8 @@ CacheMode: TypeAlias = Literal["use", "refresh", "bypass", "only"]
 
 _MODES = ("use", "refresh", "bypass", "only")
 
-# How often a model is loaded anew for one answer, if its file is written to again and again.
+# How often an answer is computed, if the model's file is written to again and again, or its server
+# is lost.
 _ATTEMPTS = 3
 
 
@@ -462,7 +468,7 @@ class Pipeline(Generic[A]):
             try:
                 # The answer to a request of this kind is an A.
                 return await run(self._kind, call.model, call.request, flight.emit, call.prefix)  # type: ignore[return-value]
-            except ModelChangedError:
+            except (ModelChangedError, AnswerCutError):
                 if not flight.restart():
                     raise
         return await run(self._kind, call.model, call.request, flight.emit, call.prefix)  # type: ignore[return-value]

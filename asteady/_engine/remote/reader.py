@@ -204,15 +204,19 @@ class CompletionReader:
             call.name += str(function.get("name") or "")
             call.arguments += str(function.get("arguments") or "")
 
+    @property
+    def ended(self) -> bool:
+        """Whether the server said why the answer ends."""
+        return self._reason is not None
+
     def finish(self, cost_s: float) -> tuple[list[Event], Completion]:
-        """The calls of tools, and the answer; after the last event.
+        """The calls of tools, and the answer; after the last event, if it has `ended`.
 
         Raises:
-            EngineError: the stream has no end, or what is in it is no answer.
+            EngineError: what is in the stream is no answer.
             IncompleteAnswerError: the answer was cut before its form was complete.
         """
-        if self._reason is None:
-            self._refuse("the stream was cut: nothing says why the answer ends")
+        assert self._reason is not None
         if self._reason not in _REASONS:
             raise EngineError(
                 f"the server at {self._answering.where} ended the answer by {self._reason[:100]!r}"

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 
-from asteady._base.errors import AsteadyError, ModelChangedError, QueueFullError
+from asteady._base.errors import AnswerCutError, AsteadyError, ModelChangedError, QueueFullError
 from asteady._base.forks import disown_in_child
 from asteady._base.requests import Completion, Embedding, EmbedRequest, Kind
 from asteady._engine.api import AnswerEvent, ErrorEvent, Event, Job, SlotId
@@ -181,12 +181,17 @@ class RemoteWorker:
                             self._post(*events)
                         if reader.done:
                             await _read_to_end(each)
+                if not reader.ended:
+                    reason = broken(where, "nothing says why the answer ends")
+                    raise ServerFailedError(reason, again=True)
             except ServerFailedError as exc:
                 if emitted:
-                    # What was sent cannot be taken back, and another server may go on otherwise.
+                    # Whoever has read some of it cannot go on with what another server says.
                     self._client.set_aside(endpoint, exc, began_s)
                     endpoint.verified = False
-                    raise broken(where, f"the stream was cut: {exc.error}") from exc
+                    if not exc.again:
+                        raise exc.error from exc
+                    raise AnswerCutError(f"the answer was cut in the middle: {exc.error}") from exc
                 raise
         events, answer = reader.finish(self._loop.time() - began_s)
         self._post(*events)

@@ -670,15 +670,17 @@ async def test_what_was_under_way_on_a_server_that_died_is_asked_elsewhere(
     ]
 
 
-async def test_what_was_emitted_before_a_server_died_is_not_asked_elsewhere(
+async def test_what_was_read_before_a_server_died_is_not_asked_elsewhere(
     both: tuple[MisbehavingServer, MisbehavingServer, str], tmp_path: Path
 ) -> None:
     one, other, reference = both
     async with session_of(one, tmp_path, reference) as remote:
         other.forget()
         one.next(CHAT, cut(2, cleanly=False))
-        with pytest.raises(asteady.EngineError, match=one.address):
-            await remote.generate("Hello")
+        async with remote.stream("Hello") as stream:
+            assert await anext(stream) == WORDS[0]
+            with pytest.raises(asteady.AnswerCutError, match=one.address):
+                await anext(stream)
         assert other.exchanges == []
         assert await entries(remote) == 0
 

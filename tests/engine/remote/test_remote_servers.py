@@ -164,24 +164,36 @@ async def test_requests_go_to_the_least_busy_server() -> None:
     assert (len(one.asked), len(two.asked)) == (1, 1)
 
 
-@pytest.mark.parametrize("emitted", [False, True])
-async def test_a_stream_that_is_cut_is_asked_for_elsewhere_only_if_nothing_was_emitted(
-    emitted: bool,
+def half(text: str, *, cleanly: bool) -> Any:
+    """Replies that end after a chunk, by HTTP's means or by closing the connection."""
+    body = events(chunk({"content": text}), done=False).body
+    headers = {} if cleanly else {"content-length": "9999"}
+    return lambda _: Response(body, media_type="text/event-stream", headers=headers)
+
+
+@pytest.mark.parametrize("cleanly", [False, True])
+@pytest.mark.parametrize("text", ["half", ""])
+async def test_an_answer_that_is_cut_is_asked_for_elsewhere_if_nobody_has_read_of_it(
+    text: str, cleanly: bool
 ) -> None:
-    cut = Scripted(
-        lambda body: Response(
-            events(chunk({"content": "half" if emitted else ""}), done=False).body,
-            media_type="text/event-stream",
-            headers={"content-length": "9999"},
-        )
-    )
-    async with asking(cut, Scripted()) as session:
-        if emitted:
-            with pytest.raises(asteady.EngineError, match="the stream was cut"):
-                await session.generate("p")
-            assert not await session.is_cached("p")
-        else:
-            assert await session.generate("p") == "an answer"
+    cut, whole = Scripted(half(text, cleanly=cleanly)), Scripted()
+    async with asking(cut, whole) as session:
+        assert await session.generate("p") == "an answer"
+        async with session.stream("p", cache="only") as stream:
+            assert [each async for each in stream] == ["an ", "answer"]
+    assert (len(cut.asked), len(whole.asked)) == (1, 1)
+
+
+@pytest.mark.parametrize("cleanly", [False, True])
+async def test_a_reader_of_an_answer_that_is_cut_gets_an_error(cleanly: bool) -> None:
+    cut, whole = Scripted(half("half", cleanly=cleanly)), Scripted()
+    async with asking(cut, whole) as session:
+        async with session.stream("p") as stream:
+            assert await anext(stream) == "half"
+            with pytest.raises(asteady.AnswerCutError, match="cut in the middle"):
+                await anext(stream)
+        assert not await session.is_cached("p")
+    assert not whole.asked
 
 
 async def test_a_stream_without_an_end_is_no_answer() -> None:
