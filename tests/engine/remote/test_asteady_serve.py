@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -199,9 +200,11 @@ async def until(address: str, *lines: str) -> None:
     """Wait until the server's metrics have these lines."""
 
     def wait() -> None:
+        end_s = time.monotonic() + 120
         with client_of(address) as client:
-            while not all(line in client.get("/metrics").text for line in lines):
-                pass
+            while not all(line in (metrics := client.get("/metrics").text) for line in lines):
+                assert time.monotonic() < end_s, metrics
+                time.sleep(0.01)
 
     await asyncio.to_thread(wait)
 

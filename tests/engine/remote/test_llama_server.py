@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 import asteady
@@ -24,7 +26,7 @@ SCHEMA = {
 
 @pytest.fixture(scope="module")
 def generating() -> Iterator[str]:
-    options = ("--ctx-size", "2048", "--parallel", "2", "--jinja", "--alias", "small")
+    options = ("--ctx-size", "2048", "--parallel", "1", "--jinja", "--alias", "small", "--metrics")
     with llama_server(MODELS / "generate.gguf", *options) as address:
         yield f"openai+{address}/v1#small"
 
@@ -101,6 +103,30 @@ async def test_a_call_that_it_leaves_out_is_an_error(remote: asteady.Session) ->
     with pytest.raises(asteady.EngineError, match="asks for a call"):
         await remote.complete("Weather?", **options)
     assert not await remote.is_cached("Weather?", **options)
+
+
+async def test_a_caller_that_leaves_frees_its_slot(
+    remote: asteady.Session, generating: str
+) -> None:
+    address = generating.removeprefix("openai+").removesuffix("/v1#small")
+    numbers = {"type": "array", "items": {"type": "integer"}, "minItems": 2000}
+    async with httpx.AsyncClient(base_url=address, timeout=60) as client:
+        before = _predicted(await client.get("/metrics"))
+        # It would write until the context is full.
+        async with remote.stream("Numbers?", schema=numbers, max_new_tokens=1900) as stream:
+            assert await anext(stream)
+            assert (await client.get("/slots")).json()[0]["is_processing"]
+        while (await client.get("/slots")).json()[0]["is_processing"]:
+            pass
+        assert _predicted(await client.get("/metrics")) - before < 1900
+    assert not await remote.is_cached("Numbers?", schema=numbers, max_new_tokens=1900)
+
+
+def _predicted(metrics: httpx.Response) -> float:
+    """How many tokens the server has computed in all."""
+    found = re.search(r"^llamacpp:tokens_predicted_total (\S+)$", metrics.text, re.M)
+    assert found is not None
+    return float(found[1])
 
 
 async def test_it_embeds(embedding: str, local: asteady.Session, tmp_path: Path) -> None:
