@@ -14,6 +14,7 @@ import pytest
 from asteady import InvalidRequestError, blocking
 from asteady.blocking import _portal
 from asteady.testing import FakeEngine
+from tests.blocking.awake import keep_awake
 
 SHORT_S = 0.05
 
@@ -21,6 +22,7 @@ SHORT_S = 0.05
 @pytest.fixture
 def session(engine: FakeEngine) -> Iterator[blocking.Session]:
     with blocking.Session(engine=engine) as session:
+        keep_awake(session)
         yield session
         engine.resume()
 
