@@ -235,11 +235,17 @@ class FakeEngine:
 
     async def _wait(self, condition: Callable[[], bool]) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        watcher = (condition, future)
         with self._lock:
             if condition():
                 return
-            self._watchers.append((condition, future))
-        await future
+            self._watchers.append(watcher)
+        try:
+            await future
+        finally:
+            with self._lock:
+                if watcher in self._watchers:
+                    self._watchers.remove(watcher)
 
     def _began(self, request: Request) -> None:
         with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import traceback
 from typing import Any
 
@@ -172,3 +173,18 @@ async def test_reasoning_comes_before_the_text_and_counts_as_tokens() -> None:
     assert (whole.reasoning_tokens, whole.completion_tokens) == (3, 5)
     assert [token.token for token in whole.logprobs or ()][2:4] == [b"two", b"one "]
     assert (cut.reasoning, cut.text, cut.finish_reason) == ("I see ", "", "length")
+
+
+def test_a_wait_that_was_given_up_is_not_told_when_its_loop_is_closed(engine: FakeEngine) -> None:
+    async def give_up() -> None:
+        waiting = asyncio.create_task(engine.wait_computed(1))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+
+    async def ask() -> None:
+        async with Session(engine=engine) as session:
+            assert await session.generate("hi") == "You said: hi"
+
+    asyncio.run(give_up())
+    asyncio.run(ask())
