@@ -282,7 +282,11 @@ def _failures(endpoint: Endpoint) -> Iterator[None]:
         raise ServerFailedError(error, again=False) from exc
     except httpx.ConnectTimeout as exc:
         raise unreachable(where, "it does not answer") from exc
-    except httpx.TransportError as exc:
+    except httpx.ConnectError as exc:
         raise unreachable(where, str(exc) or type(exc).__name__) from exc
+    except httpx.TransportError as exc:
+        reason = str(exc).rstrip(".") or type(exc).__name__
+        error = EngineError(f"the connection to the server at {where} was lost: {reason}")
+        raise ServerFailedError(error, again=True) from exc
     except httpx.HTTPError as exc:  # what is no HTTP
         raise broken(where, str(exc)) from exc
