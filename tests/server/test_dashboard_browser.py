@@ -169,10 +169,22 @@ def test_the_numbers_on_the_page_are_the_statistics(browser: Any, server: Server
     contents = {name: texts for name, *texts in cells(browser, "contents")}
     assert contents["Entries"] == ["3 of 256", "1 of 512"]
     assert contents["Hits"] == ["3", "0"]
+    assert contents["Coalesced"] == ["1", "0"]
+    assert "Found in the shared cache" not in contents  # there is none
     assert cells(browser, "entries")[0][1:4:2] == ["Answer", "4"]
     # An engine that does not say what its weights take.
     models = cells(browser, "pools")
     assert models[0][:6] == ["builtin", "answers", NONE, "2", "1", "3"]
+    assert browser.get_log("browser") == []
+
+
+def test_what_a_shared_cache_answered_is_shown(browser: Any, server: Server) -> None:
+    counters = server.session.cache.generation.counters
+    counters.shared_hits, counters.shared_misses, counters.shared_errors = 2, 3, 1
+    opened(browser, server)
+    contents = {name: texts for name, *texts in cells(browser, "contents")}
+    assert contents["Found in the shared cache"] == ["2 of 5", "0 of 0"]
+    assert contents["Errors of the shared cache"] == ["1", "0"]
     assert browser.get_log("browser") == []
 
 

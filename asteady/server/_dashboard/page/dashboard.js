@@ -294,12 +294,19 @@ function drawContents(found) {
     ["Hit ratio", (cache) => percent(ratio(cache.hits, cache.misses))],
     ["Hits", (cache) => count(cache.hits)],
     ["Misses", (cache) => count(cache.misses)],
-    ["Shared", (cache) => count(cache.coalesced)],
+    ["Coalesced", (cache) => count(cache.coalesced)],
     ["Time saved", (cache) => duration(cache.seconds_saved)],
     ["Evictions", (cache) => count(cache.evictions)],
     ["Damaged", (cache) => count(cache.damaged)],
     ["Errors of the store", (cache) => count(cache.errors)],
   ];
+  const shared = (cache) => cache.shared_hits + cache.shared_misses;
+  if (Object.values(found.caches).some((cache) => shared(cache) + cache.shared_errors)) {
+    rows.push(
+      ["Found in the shared cache", (cache) => `${count(cache.shared_hits)} of ${count(shared(cache))}`],
+      ["Errors of the shared cache", (cache) => count(cache.shared_errors)],
+    );
+  }
   list("contents", rows, "", [
     { name: "", show: ([name]) => name },
     ...Object.entries(KINDS).map(([kind, name]) => ({ name, number: true, show: ([, text]) => text(found.caches[kind]) })),
