@@ -6,8 +6,8 @@ import asyncio
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,13 @@ from tests.serving import serving
 pytestmark = pytest.mark.anyio
 
 
-def _free_port() -> int:
-    with socket.socket() as probing:
-        probing.bind(("127.0.0.1", 0))
-        port: int = probing.getsockname()[1]
-        return port
+@contextmanager
+def refusing(port: int = 0) -> Iterator[int]:
+    """A port that refuses connections, as nobody listens there, and nobody else can."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(("127.0.0.1", port))
+        yield bound.getsockname()[1]
 
 
 @asynccontextmanager
@@ -108,17 +110,19 @@ async def test_a_server_is_found_by_the_name_of_its_host() -> None:
 
 
 async def test_a_server_that_is_away_is_replaced_by_another() -> None:
-    async with serving(Scripted().app) as address:
-        reference = f"openai+http://127.0.0.1:{_free_port()},{address}#m"
-        async with asteady.Session(generation_model=reference) as session:
-            assert await session.generate("p") == "an answer"
+    with refusing() as port:
+        async with serving(Scripted().app) as address:
+            reference = f"openai+http://127.0.0.1:{port},{address}#m"
+            async with asteady.Session(generation_model=reference) as session:
+                assert await session.generate("p") == "an answer"
 
 
 async def test_without_any_server_the_model_is_unavailable() -> None:
-    reference = f"openai+http://127.0.0.1:{_free_port()}?retries=0#m"
-    async with asteady.Session(generation_model=reference) as session:
-        with pytest.raises(asteady.ModelError, match=r"unavailable: .* cannot be reached"):
-            await session.generate("p")
+    with refusing() as port:
+        reference = f"openai+http://127.0.0.1:{port}?retries=0#m"
+        async with asteady.Session(generation_model=reference) as session:
+            with pytest.raises(asteady.ModelError, match=r"unavailable: .* cannot be reached"):
+                await session.generate("p")
 
 
 async def test_without_httpx_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,17 +133,15 @@ async def test_without_httpx_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_cached_answers_are_found_while_the_server_is_away() -> None:
-    port = _free_port()
-    reference = f"openai+http://127.0.0.1:{port}?retries=0#m"
-    async with (
-        serving(Scripted().app, port=port),
-        asteady.Session(generation_model=reference) as session,
-    ):
-        await session.generate("p")
-    async with asteady.Session(generation_model=reference) as session:
-        assert await session.generate("p") == "an answer"
-        with pytest.raises(asteady.EngineError, match="cannot be reached"):
-            await session.generate("q")
+    async with serving(Scripted().app) as address:
+        reference = f"openai+{address}?retries=0#m"
+        async with asteady.Session(generation_model=reference) as session:
+            await session.generate("p")
+    with refusing(int(address.rpartition(":")[2])):
+        async with asteady.Session(generation_model=reference) as session:
+            assert await session.generate("p") == "an answer"
+            with pytest.raises(asteady.EngineError, match="cannot be reached"):
+                await session.generate("q")
 
 
 async def test_requests_go_to_the_least_busy_server() -> None:
