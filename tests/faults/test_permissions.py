@@ -26,7 +26,7 @@ class Noting(logging.Handler):
 logging.getLogger("asteady").addHandler(Noting(logging.WARNING))
 
 def session_on(directory):
-    return Session(engine=FakeEngine(), cache_dir=directory, store_timeout_s=0.5)
+    return Session(engine=FakeEngine(), cache_dir=directory)
 
 async def ask(session, *prompts):
     for prompt in prompts:
