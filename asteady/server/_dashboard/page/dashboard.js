@@ -267,7 +267,7 @@ function list(place, rows, empty, columns, options) {
 
 function drawFlights(found) {
   const activities = found.session.activities.map((each) => ({
-    what: { downloading: "Downloading", identifying: "Reading", loading: "Loading", prompt: "Reading a prompt for", waiting: "Waiting for another process:" }[each.phase] ?? each.phase,
+    what: { downloading: "Downloading", identifying: "Reading", loading: "Loading", prompt: "Reading a prompt", waiting: "Waiting for another process" }[each.phase] ?? each.phase,
     model: each.subject,
     age_s: each.seconds,
     waiters: null,
