@@ -103,7 +103,7 @@ def bench(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Build the site into build/site; a broken link, a missing name or a warning fails."""
     install_group(session, "docs")
-    session.install("-e", ".[dask,otel,prometheus,pydantic,server]")
+    session.install("-e", ".[dask,otel,prometheus,pydantic,redis,remote,server]")
     session.run(
         *("sphinx-build", "--fail-on-warning", "--keep-going", "--quiet", "--jobs=auto"),
         *("--doctree-dir", "build/doctrees", *session.posargs, "docs", "build/site"),
