@@ -178,7 +178,9 @@ class RedisTier:
 
     async def _give_back(self, lease: Lease) -> None:
         await lease.release()
-        await self._client.publish(lease.name, b"")
+        # Before version 8, redis-py's client of a cluster has no channels: those who wait look.
+        if hasattr(self._client, "publish"):
+            await self._client.publish(lease.name, b"")
 
     @asynccontextmanager
     async def released(self, name: str) -> AsyncIterator[asyncio.Event]:

@@ -398,7 +398,11 @@ async def test_the_library_is_missing(tmp_path: Path, monkeypatch: pytest.Monkey
         await session.open()
 
 
-async def test_a_cluster(tmp_path: Path) -> None:
+@pytest.mark.parametrize("channels", [True, False], ids=["redis-py 8", "redis-py 5 to 7"])
+async def test_a_cluster(channels: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not channels:
+        monkeypatch.delattr("redis.asyncio.RedisCluster.pubsub", raising=False)
+        monkeypatch.delattr("redis.commands.core.PubSubCommands.publish")
     with RedisServer(tmp_path, cluster_enabled="yes") as server:
         with server.client() as client:
             client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
