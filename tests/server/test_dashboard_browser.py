@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -29,7 +30,11 @@ class Server:
 
     def __init__(self, *, show_prompts: bool = False) -> None:
         self._show_prompts = show_prompts
-        self.port = 0
+        # Bound, it is nobody else's while the server is away.
+        self._reserved = socket.socket()
+        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._reserved.bind(("127.0.0.1", 0))
+        self.port = int(self._reserved.getsockname()[1])
         self.engine: FakeEngine
         self.session: asteady.Session
         self.start()
@@ -47,6 +52,10 @@ class Server:
         self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join(_LIMIT_S)
         assert not self._thread.is_alive()
+
+    def close(self) -> None:
+        self._reserved.close()
+        self.stop()
 
     def call(self, make: Callable[[asteady.Session], Any]) -> Any:
         """What is awaited in the server's loop."""
@@ -73,7 +82,6 @@ class Server:
             page = asteady.server.dashboard(self.session, show_prompts=self._show_prompts)
             app.mount("/below/this", page)
             async with self.session, serving(app, port=self.port) as address:
-                self.port = int(address.rpartition(":")[2])
                 self.address = f"{address}/below/this/"
                 ready.put(None)
                 await self._stopping.wait()
@@ -88,7 +96,7 @@ class Server:
 def server() -> Iterator[Server]:
     server = Server()
     yield server
-    server.stop()
+    server.close()
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +233,7 @@ def test_a_prompt_is_never_markup(browser: Any, show_prompts: bool) -> None:
         assert browser.title == "asteady"
         assert browser.get_log("browser") == []
     finally:
-        server.stop()
+        server.close()
 
 
 def test_on_a_phone_in_the_dark_nothing_is_wider_than_the_screen(server: Server) -> None:
