@@ -42,7 +42,7 @@ def cluster() -> Iterator[LocalCluster]:
             patch.delenv(name)
         patch.setenv("ASTEADY_STORE_TIMEOUT_S", "60")
         with LocalCluster(
-            n_workers=3, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+            n_workers=3, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
         ) as cluster:
             yield cluster
 
