@@ -26,6 +26,16 @@ class _Server(uvicorn.Server):
             self.started_or_failed.set()
 
 
+@contextmanager
+def reserved_port() -> Iterator[int]:
+    """A port of the loopback interface for a server in another process; within the block nobody
+    else is given it. The server must set SO_REUSEADDR, as most do."""
+    with socket.socket() as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
+
+
 @asynccontextmanager
 async def serving(app: Any, *, port: int = 0, **options: Any) -> AsyncIterator[str]:
     """The app behind uvicorn on the loopback interface, in this event loop; yields its address."""

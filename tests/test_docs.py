@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,6 +30,7 @@ import asteady.steadytext
 import asteady.testing
 from tests.benchmarks import plots
 from tests.published import smollm2_file
+from tests.serving import reserved_port
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -144,17 +144,18 @@ def test_commands_in_the_documentation_run(name: str, commands: str, tmp_path: P
 @pytest.mark.skipif(sys.platform == "win32", reason="the commands are for a POSIX shell")
 def test_the_tutorial_runs_from_its_first_step_to_its_last(tmp_path: Path) -> None:
     smollm2_file()
-    served, port, commands, printed = 0, 0, "", ""
+    served, commands, printed = 0, "", ""
     for page in TUTORIAL:
         for block in blocks(page):
             what, _, name = block.comment.partition(": ")
             if what == "file":
                 (tmp_path / name).write_text(block.code)
             elif what == "serve":
-                port, commands = free_port(), block.code
+                commands = block.code
             elif what == "client":
                 served += 1
-                replies = talk_to_server(commands, block.code, port, tmp_path)
+                with reserved_port() as port:
+                    replies = talk_to_server(commands, block.code, port, tmp_path)
                 assert '"cached":true' in replies
             elif what == "prints":
                 assert block.code in printed
@@ -164,13 +165,6 @@ def test_the_tutorial_runs_from_its_first_step_to_its_last(tmp_path: Path) -> No
                 assert block.language in DATA, f"{page.name}: no file for {block.code}"
     assert served == 1
     assert {file.name for file in tmp_path.glob("*.py")} >= {"ask.py", "app.py", "test_app.py"}
-
-
-def free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        port: int = bound.getsockname()[1]
-    return port
 
 
 def talk_to_server(serve: str, ask: str, port: int, directory: Path) -> str:

@@ -395,6 +395,7 @@ def test_a_session_that_is_dropped_open_warns_and_is_closed(engine: FakeEngine) 
     sessions = [blocking.Session(engine=engine).open()]
     sessions[0].generate("hi")
     tasks = context_of(sessions[0].awaitable).tasks
+    blocking.run(asyncio.sleep, 0)  # so that the loop has let go of the call
     gc.collect()  # so that nothing else is collected below
     with pytest.warns(ResourceWarning, match=r"was never closed; use `with`, or close\(\)"):
         sessions.clear()

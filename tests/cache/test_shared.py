@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -28,6 +27,7 @@ from asteady._engine.api import Engine
 from asteady._session.models import engine_source_override
 from asteady.testing import FakeEngine
 from tests.redis_server import EXECUTABLE, RedisServer
+from tests.serving import reserved_port
 
 pytestmark = pytest.mark.anyio
 
@@ -412,17 +412,17 @@ async def test_a_cluster(channels: bool, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 async def test_a_server_that_sentinels_know(tmp_path: Path) -> None:
-    with RedisServer(tmp_path) as server:
+    with RedisServer(tmp_path) as server, reserved_port() as port:
         assert EXECUTABLE is not None
         path, config = tmp_path / "s", tmp_path / "sentinel.conf"
         config.write_text(
             f"sentinel monitor the-service 127.0.0.1 {server.port} 1\n"
-            f"port {server.port + 1}\nbind 127.0.0.1\nunixsocket {path}\n"
+            f"port {port}\nbind 127.0.0.1\nunixsocket {path}\n"
         )
         with subprocess.Popen([EXECUTABLE, config, "--sentinel"], stdout=subprocess.DEVNULL) as it:
             try:
                 await until(lambda: path.exists() or it.poll() is not None)
-                url = f"redis+sentinel://127.0.0.1:{server.port + 1}/the-service"
+                url = f"redis+sentinel://127.0.0.1:{port}/the-service"
                 await _works(url, tmp_path)
             finally:
                 it.kill()
@@ -440,14 +440,16 @@ async def test_tls(tmp_path: Path) -> None:
             *("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate),
         ]
     )
-    port = _free_port()
-    with RedisServer(
-        tmp_path,
-        tls_port=port,
-        tls_cert_file=certificate,
-        tls_key_file=key,
-        tls_ca_cert_file=certificate,
-        tls_auth_clients="no",
+    with (
+        reserved_port() as port,
+        RedisServer(
+            tmp_path,
+            tls_port=port,
+            tls_cert_file=certificate,
+            tls_key_file=key,
+            tls_ca_cert_file=certificate,
+            tls_auth_clients="no",
+        ),
     ):
         await _works(f"rediss://127.0.0.1:{port}?ssl_ca_certs={certificate}", tmp_path)
 
@@ -456,13 +458,6 @@ async def test_a_unix_socket(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with RedisServer(tmp_path, unixsocket=path):
         await _works(f"unix://{path}?db=1", tmp_path)
-
-
-def _free_port() -> int:
-    with socket.socket() as tried:
-        tried.bind(("127.0.0.1", 0))
-        port: int = tried.getsockname()[1]
-        return port
 
 
 async def _works(url: str, directory: Path) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import queue
-import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 import asteady
 from asteady.testing import FakeEngine
 from tests.server.chromium import chromium, missing
-from tests.serving import serving
+from tests.serving import reserved_port, serving
 
 reason = missing()
 pytestmark = pytest.mark.skipif(reason is not None, reason=reason or "")
@@ -30,11 +30,9 @@ class Server:
 
     def __init__(self, *, show_prompts: bool = False) -> None:
         self._show_prompts = show_prompts
-        # Bound, it is nobody else's while the server is away.
-        self._reserved = socket.socket()
-        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._reserved.bind(("127.0.0.1", 0))
-        self.port = int(self._reserved.getsockname()[1])
+        # It is nobody else's while the server is away.
+        self._reserved = ExitStack()
+        self.port = self._reserved.enter_context(reserved_port())
         self.engine: FakeEngine
         self.session: asteady.Session
         self.start()
