@@ -157,7 +157,7 @@ def add_namespace(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--namespace", metavar="PATH", help=what)
 
 
-def add_request(parser: argparse.ArgumentParser) -> None:
+def add_request(parser: argparse.ArgumentParser, as_json: str) -> None:
     """The arguments that `generate` and `embed` share."""
     add_model(parser)
     parser.add_argument(
@@ -168,7 +168,7 @@ def add_request(parser: argparse.ArgumentParser) -> None:
         " store; bypass: neither read nor write the cache; only: never compute",
     )
     add_namespace(parser, 'tag the answer with this namespace, as "emails/marketing"')
-    add_json(parser, "print the whole answer as JSON")
+    add_json(parser, as_json)
     add_quiet(parser)
 
 

@@ -99,7 +99,7 @@ def _add_generate(commands: Commands) -> None:
         action=argparse.BooleanOptionalAction,
         help="print the reasoning of a thinking model on standard error; default: on a terminal",
     )
-    add_request(parser)
+    add_request(parser, "print the whole answer as JSON")
     parser.set_defaults(run=run_generate)
 
 
@@ -127,7 +127,7 @@ def _add_embed(commands: Commands) -> None:
         metavar="N",
         help="the first N numbers of a vector, with norm 1, of models that are trained for it",
     )
-    add_request(parser)
+    add_request(parser, "print the vectors as JSON, a list of numbers for each text")
     parser.set_defaults(run=run_embed)
 
 
