@@ -75,6 +75,7 @@ class Client:
             SettingsError: the variable for the API key is not set, or has no key.
         """
         self.endpoints = [Endpoint(address) for address in reference.addresses]
+        self._last_failure: ServerFailedError | None = None
         self._reference = reference
         self._key = key = reference.api_key()
         timeout = httpx.Timeout(
@@ -128,8 +129,9 @@ class Client:
                         raise failed.error
                     pauses -= 1
                 pause_s = first_back_s(left) - time_s()
-                if pause_s > self._reference.timeout_s and failed is not None:
-                    raise failed.error
+                if pause_s > self._reference.timeout_s and (last := failed or self._last_failure):
+                    # A new one each time, as each gets a traceback.
+                    raise type(last.error)(*last.error.args) from last
                 await asyncio.sleep(max(0.0, pause_s))
                 continue
             began_s = time_s()
@@ -148,7 +150,13 @@ class Client:
                 return result
 
     def set_aside(self, endpoint: Endpoint, failed: ServerFailedError, began_s: float) -> None:
-        """A request that began then failed."""
+        """A request that began then failed.
+
+        A lone server that is not to be asked again for that goes on with other requests.
+        """
+        if not failed.again and len(self.endpoints) == 1:
+            return
+        self._last_failure = failed
         if not endpoint.failures:
             # Without another one the caller is told.
             level = logging.WARNING if len(self.endpoints) > 1 else logging.INFO

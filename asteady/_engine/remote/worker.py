@@ -182,8 +182,10 @@ class RemoteWorker:
                         if reader.done:
                             await _read_to_end(each)
                 if not reader.ended:
-                    reason = broken(where, "nothing says why the answer ends")
-                    raise ServerFailedError(reason, again=True)
+                    error = broken(where, "nothing says why the answer ends")
+                    if reader.done:
+                        raise error
+                    raise ServerFailedError(error, again=True)
             except ServerFailedError as exc:
                 if emitted:
                     # Whoever has read some of it cannot go on with what another server says.

@@ -76,9 +76,22 @@ async def test_a_server_that_stays_busy_is_told_with_what_it_says() -> None:
 async def test_nobody_waits_longer_than_timeout_s_for_a_busy_server() -> None:
     server = Scripted(Failing(429, retry_after="3600"))
     async with asking(server, more="?timeout_s=60#m") as session:
-        with pytest.raises(asteady.QueueFullError):
-            await session.generate("p")
+        for prompt in ("p", "q"):
+            with pytest.raises(asteady.QueueFullError, match="status 429"):
+                await session.generate(prompt)
     assert len(server.asked) == 1
+
+
+async def test_a_request_that_a_lone_server_fails_on_holds_up_no_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "asteady")
+    server = Scripted(Failing(500))
+    async with asking(server) as session:
+        with pytest.raises(asteady.EngineError, match="status 500"):
+            await session.generate("p")
+        assert await session.generate("q") == "at last"
+    assert "set aside" not in caplog.text
 
 
 async def test_another_server_answers_where_one_fails(monkeypatch: pytest.MonkeyPatch) -> None:
