@@ -20,6 +20,7 @@ from asteady._base.requests import Kind
 from asteady._base.validation import shorten
 from asteady._engine.remote.client import Client
 from asteady._engine.remote.endpoints import Endpoint
+from asteady._engine.remote.failures import ServerFailedError
 from asteady._engine.remote.reference import Address, RemoteReference
 
 Server: TypeAlias = Literal["asteady", "llama-server", "vllm", "openai", "other"]
@@ -36,6 +37,8 @@ _SERVERS: dict[str, Server] = {
 # Raise it when asteady asks for answers, or reads them, in another way.
 _WAYS_VERSION = 1
 _MOST_NAMES = 20
+# Another model than the one that is meant is not there by mistake for a second only.
+OTHER_MODEL_S = 30.0
 
 
 @attrs.frozen(kw_only=True)
@@ -127,9 +130,18 @@ async def identify(
     """Ask a server for the model.
 
     Raises:
-        ServerFailedError: another try may go better.
-        ModelError: it does not serve the model.
+        ServerFailedError: another try may go better, or it does not serve the model, which another
+            one may do.
     """
+    try:
+        return await _identify(client, endpoint, kind, reference)
+    except ModelError as exc:
+        raise ServerFailedError(exc, again=False, after_s=OTHER_MODEL_S) from exc
+
+
+async def _identify(
+    client: Client, endpoint: Endpoint, kind: Kind, reference: RemoteReference
+) -> Identity:
     try:
         listed = (await client.get(endpoint, "models")).content.get("data")
     except (ModelNotFoundError, InvalidRequestError):

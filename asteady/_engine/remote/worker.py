@@ -14,7 +14,7 @@ from asteady._engine.remote.body import RemoteJob
 from asteady._engine.remote.client import Client
 from asteady._engine.remote.endpoints import Endpoint
 from asteady._engine.remote.failures import ServerFailedError, broken
-from asteady._engine.remote.identity import Identity, identify
+from asteady._engine.remote.identity import OTHER_MODEL_S, Identity, identify
 from asteady._engine.remote.loop import PrivateLoop
 from asteady._engine.remote.reader import Answering, CompletionReader, embedding_of
 from asteady._engine.remote.reference import Address, RemoteReference
@@ -23,8 +23,6 @@ from asteady._engine.remote.reference import Address, RemoteReference
 _RELEASE_S = 2.0
 # The end of a stream comes with its last event.
 _END_S = 1.0
-# Another server than the one that is meant is not there by mistake for a second only.
-_OTHER_MODEL_S = 30.0
 
 # Of parents: their selectors are those of the parents too, so they must not be closed.
 _disowned: list[PrivateLoop] = []
@@ -160,7 +158,7 @@ class RemoteWorker:
                 f"the server at {endpoint.address} has another model, build or CPU by the name "
                 f"{own.name!r} than it had, or than the other servers have"
             )
-            raise ServerFailedError(error, again=False, after_s=_OTHER_MODEL_S)
+            raise ServerFailedError(error, again=False, after_s=OTHER_MODEL_S)
         endpoint.verified = True
 
     async def _generate(self, endpoint: Endpoint, slot: SlotId, job: RemoteJob) -> Completion:

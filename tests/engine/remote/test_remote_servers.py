@@ -254,6 +254,15 @@ async def test_a_model_that_is_not_served_is_named_with_those_that_are() -> None
             await session.generate("p")
 
 
+async def test_a_server_without_the_model_is_left_to_itself() -> None:
+    without, whole = Scripted(models=("other",)), Scripted()
+    for servers in ((without, whole), (whole, without)):
+        async with asking(*servers) as session:
+            for prompt in ("p", "q"):
+                assert await session.generate(prompt, cache="bypass") == "an answer"
+    assert not without.asked
+
+
 async def test_a_server_with_another_build_has_other_keys() -> None:
     server = Scripted()
     async with asking(server) as session:
