@@ -122,6 +122,7 @@ class MisbehavingServer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._listening: asyncio.Server | None = None
+        self._bound: socket.socket | None = None
         self._loop = asyncio.new_event_loop()
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run)
@@ -194,6 +195,8 @@ class MisbehavingServer:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        if self._bound is not None:
+            self._bound.close()
 
     # -- on its own thread -------------------------------------------------------------------------
 
@@ -201,17 +204,24 @@ class MisbehavingServer:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
 
+    def _bind(self) -> socket.socket:
+        """A socket at the server's port, which refuses connections while it does not listen."""
+        bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(("127.0.0.1", self.port))
+        self.port = bound.getsockname()[1]
+        return bound
+
     async def _listen(self) -> None:
-        listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(("127.0.0.1", self.port))
-        self.port = listening.getsockname()[1]
-        self._listening = await asyncio.start_server(self._accept, sock=listening)
+        bound, self._bound = self._bound or self._bind(), None
+        self._listening = await asyncio.start_server(self._accept, sock=bound)
 
     def stop_listening(self) -> None:
+        """Refuse connections; the port is nobody else's meanwhile."""
         if self._listening is not None:
             self._listening.close()
             self._listening = None
+            self._bound = self._bind()
 
     async def _die(self) -> None:
         self.stop_listening()

@@ -246,16 +246,18 @@ WRONG_STREAMS = {
 
 
 async def test_a_wrong_stream_is_a_clear_error_and_never_stored(
-    remote: asteady.Session, server: MisbehavingServer
+    server: MisbehavingServer, tmp_path: Path
 ) -> None:
-    for name, behaviour in WRONG_STREAMS.items():
-        server.always(CHAT, behaviour)
-        caught = await error_of(remote.generate("Hello"))
-        assert isinstance(caught, asteady.EngineError), name
-        assert server.address in str(caught), name
-        assert await entries(remote) == 0, name
-    server.always(CHAT, None)
-    assert await remote.generate("Hello") == TEXT
+    async with session_of(server, tmp_path, server.reference(retries=0)) as remote:
+        for name, behaviour in WRONG_STREAMS.items():
+            server.always(CHAT, behaviour)
+            caught = await error_of(remote.generate("Hello"))
+            assert isinstance(caught, asteady.EngineError), name
+            assert server.address in str(caught), name
+            # An answer between them keeps the pauses short.
+            server.always(CHAT, None)
+            assert await remote.generate("Hello", cache="bypass") == TEXT
+            assert await entries(remote) == 0, name
 
 
 def rows(vectors: list[Any], **changes: Any) -> Behaviour:
@@ -545,11 +547,13 @@ async def test_identical_requests_are_asked_once(
 # -- servers that die, and several of them ---------------------------------------------------------
 
 
-async def test_a_server_that_is_not_there_is_told_with_its_address(tmp_path: Path) -> None:
-    with misbehaving_server() as server:
-        address, reference = server.address, server.reference(retries=0)
+async def test_a_server_that_is_not_there_is_told_with_its_address(
+    server: MisbehavingServer, tmp_path: Path
+) -> None:
+    server.die()
+    reference = server.reference(retries=0)
     async with asteady.Session(generation_model=reference, cache_dir=tmp_path) as session:
-        with pytest.raises(asteady.ModelError, match=f"{address} cannot be reached"):
+        with pytest.raises(asteady.ModelError, match=f"{server.address} cannot be reached"):
             await session.generate("Hello")
 
 
