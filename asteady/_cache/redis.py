@@ -307,11 +307,11 @@ class RedisTier:
         Raises:
             SharedTierError: it does not answer.
         """
-        info = await self._run("info", self._client.info, self.timeout_s)
+        info = await self._run("answer", self._client.info, self.timeout_s)
         nodes = [info] if "redis_version" in info else list(info.values())
         return {
             "version": nodes[0].get("valkey_version", nodes[0]["redis_version"]),
-            "keys": await self._run("info", self._client.dbsize, self.timeout_s),
+            "keys": await self._run("answer", self._client.dbsize, self.timeout_s),
             "used_memory_bytes": sum(node["used_memory"] for node in nodes),
             "max_memory_bytes": sum(node["maxmemory"] for node in nodes),
             "policy": nodes[0]["maxmemory_policy"],

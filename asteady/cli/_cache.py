@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import attrs
 
-from asteady._base.errors import InvalidRequestError
+from asteady._base.errors import InvalidRequestError, StoreError
 from asteady._base.requests import KINDS, Completion, Kind
 from asteady._base.settings import MEBIBYTE, Settings
 from asteady._cache.store.api import MAX_FILE_BYTES, ORDERS, Merged, Moved
@@ -22,7 +22,7 @@ from asteady.cli._curve import BLOCKS, draw_curve
 from asteady.cli._fingerprint import fingerprints_of
 from asteady.cli._output import Column, can_print, columns_of, print_path, print_table
 from asteady.cli._progress import add_quiet, progress
-from asteady.cli._stats import print_stats
+from asteady.cli._stats import print_stats, shared_line
 from asteady.cli._watch import DEFAULT_INTERVAL_S, watch
 
 if TYPE_CHECKING:
@@ -205,14 +205,20 @@ def stats(options: argparse.Namespace) -> int:
     if options.watch is not None:
         return watch(options.watch, as_json=options.json)
 
-    async def read(manager: CacheManager) -> tuple[dict[str, dict[str, Any]], int]:
-        return await manager.get_cache_stats(), len(await manager.namespaces())
+    async def read(manager: CacheManager) -> tuple[dict[str, dict[str, Any]], int, Any]:
+        try:
+            shared: Any = await manager.shared_statistics()
+        except StoreError as exc:  # what is here is shown all the same
+            shared = {"error": str(exc)}
+        return await manager.get_cache_stats(), len(await manager.namespaces()), shared
 
-    caches, namespaces = _with_manager(read)
+    caches, namespaces, shared = _with_manager(read)
     if options.json:
-        print(json.dumps(caches, indent=2))
+        print(json.dumps(caches if shared is None else {**caches, "shared": shared}, indent=2))
         return 0
     print_stats(caches)
+    if shared is not None:
+        print(shared_line(shared))
     if namespaces:
         print(f"namespaces: {namespaces:,} (`asteady cache namespaces` prints them)")
     return 0

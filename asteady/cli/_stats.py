@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from asteady._base.settings import MEBIBYTE
 from asteady.cli._output import Column, print_table
 
 # The most important ones; `--json` prints all.
@@ -50,6 +51,19 @@ def print_stats(caches: Stats) -> None:
 def saved(caches: Stats) -> str:
     saved_s = sum(cache["all_seconds_saved"] for cache in caches.values())
     return f"the caches have saved {_duration(saved_s)} of computing"
+
+
+def shared_line(server: Mapping[str, Any]) -> str:
+    """What `CacheManager.shared_statistics` returned, or its "error"."""
+    if "error" in server:
+        return str(server["error"])
+    used = f"{server['used_memory_bytes'] / MEBIBYTE:,.0f}"
+    if server["max_memory_bytes"]:
+        used += f" of {server['max_memory_bytes'] / MEBIBYTE:,.0f}"
+    return (
+        f"shared cache: {server['keys']:,} keys in {used} MB, {server['evictions']:,} evictions"
+        f" ({server['policy']}, version {server['version']})"
+    )
 
 
 def hit_rate(hits: int, misses: int) -> str:

@@ -19,6 +19,7 @@ import asteady
 from asteady._base.settings import CachePolicy
 from asteady.testing import FakeEngine
 from tests.gguf_files import CHAT_TEMPLATE, write_bigram
+from tests.redis_server import RedisServer
 
 
 def run(
@@ -421,3 +422,21 @@ def test_calls_of_tools_are_lines_of_json(tmp_path: Path) -> None:
     assert whole["tool_calls"] == [
         {"name": "go", "arguments_json": '{"x": 1}', "id": answer["id"]},
     ]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_statistics_have_a_line_about_the_shared_cache(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    monkeypatch.setenv("ASTEADY_SHARED_CACHE", redis_server.url)
+    monkeypatch.setenv("ASTEADY_SHARED_CACHE_TIMEOUT_S", "60")
+    if not there:
+        redis_server.kill()
+    shown = run("cache", "stats").stdout
+    found = json.loads(run("cache", "stats", "--json").stdout)["shared"]
+    if there:
+        assert "shared cache: 0 keys in 1 MB, 0 evictions (noeviction, version " in shown
+        assert found["keys"] == 0
+    else:
+        assert f"the shared cache {redis_server.url} failed to answer" in shown
+        assert "Connection refused" in found["error"] or "Connect call failed" in found["error"]
