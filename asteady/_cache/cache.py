@@ -40,6 +40,7 @@ from asteady._base.forks import FORKED, disown_in_child
 from asteady._base.public import public
 from asteady._base.requests import Key, Kind, is_below, namespace_path
 from asteady._base.tasks import check_loop, unattended
+from asteady._cache.counters import Counters, NamespaceLookups
 from asteady._cache.late import LatePuts
 from asteady._cache.memory import Held, Memory, as_cached
 from asteady._cache.policy import Budget
@@ -114,36 +115,6 @@ SUMMED = ("hits", "misses", "coalesced", "saved_s")
 
 class _LateError(StoreError):
     """A write takes longer than its caller waits."""
-
-
-@attrs.define
-class Counters:
-    """Since this process opened the cache; each call is counted once: hit, miss or coalesced."""
-
-    hits: int = 0
-    misses: int = 0
-    coalesced: int = 0
-    coalesced_across_processes: int = 0
-    coalesced_across_machines: int = 0
-    shared_hits: int = 0
-    shared_misses: int = 0
-    shared_errors: int = 0
-    evictions: int = 0
-    declined: int = 0
-    oversized: int = 0
-    damaged: int = 0
-    delayed: int = 0
-    errors: int = 0
-    saved_s: float = 0.0
-
-
-@attrs.define(weakref_slot=True)
-class NamespaceLookups:
-    """The calls under one namespace; each counts once: hit, miss or coalesced."""
-
-    hits: int = 0
-    misses: int = 0
-    coalesced: int = 0
 
 
 @public

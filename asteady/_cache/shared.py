@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from asteady._base.errors import StoreError
 from asteady._base.requests import Key, Kind
-from asteady._cache.shared_entry import HasCounters, SharedEntry
+from asteady._cache.counters import Counters
+from asteady._cache.shared_entry import SharedEntry
 from asteady._cache.store.codec import Codec
 from asteady._cache.tier import SharedTierError
 
@@ -20,7 +22,7 @@ A = TypeVar("A")
 class SharedCache(Generic[A]):
     """The answers of one kind in the shared tier."""
 
-    def __init__(self, tier: RedisTier, kind: Kind, codec: Codec[A], counters: HasCounters) -> None:
+    def __init__(self, tier: RedisTier, kind: Kind, codec: Codec[A], counters: Counters) -> None:
         self._tier = tier
         self._kind = kind
         self._codec = codec
@@ -39,10 +41,8 @@ class SharedCache(Generic[A]):
         Raises:
             StoreError: the tier cannot be written.
         """
-        try:
+        with _removing():
             return await self._tier.delete(self._kind, key)
-        except SharedTierError as exc:
-            raise _not_cleared(exc) from exc
 
     async def clear(self) -> int:
         """Remove everything; returns the number.
@@ -50,10 +50,8 @@ class SharedCache(Generic[A]):
         Raises:
             StoreError: the tier cannot be written.
         """
-        try:
+        with _removing():
             return await self._tier.clear(self._kind)
-        except SharedTierError as exc:
-            raise _not_cleared(exc) from exc
 
     async def clear_namespace(self, path: str) -> int:
         """As `CacheManager.clear_namespace`.
@@ -61,11 +59,15 @@ class SharedCache(Generic[A]):
         Raises:
             StoreError: the tier cannot be written.
         """
-        try:
+        with _removing():
             return await self._tier.clear_namespace(self._kind, path)
-        except SharedTierError as exc:
-            raise _not_cleared(exc) from exc
 
 
-def _not_cleared(exc: SharedTierError) -> StoreError:
-    return StoreError(f"{exc}; what is on this machine is removed, what is shared may be left")
+@contextmanager
+def _removing() -> Iterator[None]:
+    try:
+        yield
+    except SharedTierError as exc:
+        raise StoreError(
+            f"{exc}; what is on this machine is removed, what is shared may be left"
+        ) from exc

@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from asteady._base.requests import Key
 from asteady._base.tasks import unattended
+from asteady._cache.counters import Counters
 from asteady._cache.packed import pack, unpack
 from asteady._cache.store.codec import Codec, DamagedError
 from asteady._cache.tier import Lease, SharedTierError
@@ -29,14 +30,6 @@ _LOOK_FIRST_S = 0.05
 _LOOK_LAST_S = 1.0
 
 
-class HasCounters(Protocol):
-    shared_hits: int
-    shared_misses: int
-    shared_errors: int
-    damaged: int
-    coalesced_across_machines: int
-
-
 class SharedEntry(Generic[A]):
     """One entry of the shared tier, for one computation of its answer. Nothing here raises.
 
@@ -50,7 +43,7 @@ class SharedEntry(Generic[A]):
         name: str,
         key: Key,
         codec: Codec[A],
-        counters: HasCounters,
+        counters: Counters,
         fits: Callable[[A], bool] | None,
     ) -> None:
         self._tier = tier

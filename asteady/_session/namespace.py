@@ -14,7 +14,7 @@ from asteady._base.public import public
 from asteady._base.records import Record
 from asteady._base.requests import KINDS, Kind, is_below, namespace_path
 from asteady._base.validation import flag, one_of, refuse
-from asteady._cache.cache import NamespaceLookups
+from asteady._cache.counters import NamespaceLookups
 from asteady._cache.store.api import Entry, Holding, Order
 from asteady._session.calls import Calls
 from asteady._session.generation import context_of

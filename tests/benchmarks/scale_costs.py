@@ -17,6 +17,7 @@ from typing import Any
 import attrs
 
 from asteady._base.requests import Completion
+from asteady._cache.counters import Counters
 from asteady._cache.packed import pack
 from asteady._cache.redis import RedisTier
 from asteady._cache.shared_entry import SharedEntry
@@ -59,15 +60,6 @@ class Costs:
         """The memory of an entry of 200 tokens beside its value."""
         value_bytes, memory_bytes = self.entry_bytes[200]
         return memory_bytes - value_bytes
-
-
-@attrs.define
-class Counters:
-    shared_hits: int = 0
-    shared_misses: int = 0
-    shared_errors: int = 0
-    damaged: int = 0
-    coalesced_across_machines: int = 0
 
 
 class Machine(RedisTier):

@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from asteady import Session
-from asteady._cache.cache import Counters
+from asteady._cache.counters import Counters
 from asteady.testing import FakeEngine
 
 if TYPE_CHECKING:
