@@ -48,10 +48,15 @@ class Notices:
             if self._reader is not None:
                 await self._pubsub.subscribe(channel)
                 return
-            self._pubsub = self._connect()
-            await self._pubsub.subscribe(channel)
+            self._pubsub = pubsub = self._connect()
+            try:
+                await pubsub.subscribe(channel)
+            except BaseException:
+                with suppress(Exception):
+                    await pubsub.aclose()
+                raise
             self._reader = unattended(
-                asyncio.create_task(self._read(self._pubsub), name="asteady notices")
+                asyncio.create_task(self._read(pubsub), name="asteady notices")
             )
 
     async def unsubscribe(self, channel: str) -> None:
