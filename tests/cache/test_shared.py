@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -26,6 +26,7 @@ from asteady._base.requests import Kind
 from asteady._engine.api import Engine
 from asteady._session.models import engine_source_override
 from asteady.testing import FakeEngine
+from tests.cache.machines import counters, entries as entries_of, until
 from tests.redis_server import EXECUTABLE, RedisServer
 from tests.serving import reserved_port
 
@@ -75,18 +76,9 @@ async def counted(session: Session) -> dict[str, Any]:
     return (await session.cache.get_cache_stats())["generation"]
 
 
-async def until(found: Callable[[], object]) -> None:
-    """Wait for what is done in the background, and tells nobody."""
-    async with asyncio.timeout(60):
-        while not found():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
-
-
 async def until_waiting(session: Session) -> None:
     """Wait until a flight of the session waits for another machine."""
-    async with asyncio.timeout(60):
-        while not (await counted(session))["coalesced_across_machines"]:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+    await until(lambda: counters(session).coalesced_across_machines)
 
 
 async def put(server: RedisServer, count: int) -> set[str]:
@@ -97,8 +89,7 @@ async def put(server: RedisServer, count: int) -> set[str]:
 
 def entries(server: RedisServer) -> list[str]:
     with server.client() as client:
-        names = [name.decode() for name in client.keys("asteady:1:*")]
-    return sorted(name for name in names if not name.endswith(":lease"))
+        return sorted(name.decode() for name in entries_of(client))
 
 
 async def test_an_answer_of_one_machine_is_found_by_another(
