@@ -240,8 +240,12 @@ def test_on_a_phone_in_the_dark_nothing_is_wider_than_the_screen(server: Server)
     with chromium(dark=True, mobile=True) as browser:
         opened(browser, server)
         assert browser.execute_script("return innerWidth") == 360
-        for element in browser.find_elements("css selector", "summary"):
+        charts = browser.find_elements("css selector", "summary")
+        for element in charts:
             element.click()
+        # The browser tells the page afterwards that they are open.
+        filled = "figure details table"
+        wait(browser, lambda: len(browser.find_elements("css selector", filled)) == len(charts))
         wider = "return [...document.querySelectorAll('body *')].filter(each => {"
         wider += "const {right, left} = each.getBoundingClientRect();"
         wider += "return (right > 360 || left < 0) && !each.closest('.skip')}).length"
@@ -279,7 +283,8 @@ def test_it_can_be_used_with_the_keyboard_and_a_screen_reader(browser: Any, serv
     assert browser.execute_script("return arguments[0].offsetLeft", reached[0]) < 0
     # The chart's numbers are a table for those who do not see it.
     ActionChains(browser).send_keys(Keys.SPACE).perform()
-    assert browser.find_element("css selector", "#chart-hits details table").is_displayed()
+    wait(browser, lambda: browser.find_elements("css selector", "#chart-hits details table"))
+    assert browser.find_element("css selector", "#chart-hits details").get_attribute("open")
     for landmark in ("header", "main", "footer"):
         assert len(browser.find_elements("css selector", f"body > {landmark}")) == 1
     for section in browser.find_elements("css selector", "main section"):
