@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -69,6 +70,15 @@ def texts(count: int) -> list[str]:
     return [f"Document {number} is about {number % 7} kinds of cache." for number in range(count)]
 
 
+def with_repeats(count: int, new_each: int) -> list[str]:
+    """Texts of which each `new_each`th is new, and the others repeat one from near or far."""
+    chosen = random.Random(0)
+    every: list[str] = []
+    for number in range(count):
+        every.append(chosen.choice(every) if number % new_each else f"Text {number}")
+    return every
+
+
 def same(found: Iterable[Vector], expected: Iterable[Vector]) -> bool:
     return [vector.tobytes() for vector in found] == [vector.tobytes() for vector in expected]
 
@@ -84,13 +94,13 @@ def computed_in_all(client: Client, settings: SettingsOptions) -> int:
     return sum(counts.values())
 
 
-@pytest.mark.parametrize("end", ["killed", "restarted"])
+@pytest.mark.parametrize(("end", "count"), [("killed", 10_000), ("restarted", 300)])
 def test_a_worker_ends_in_the_middle_and_nothing_is_missing(
-    client: Client, own_settings: SettingsOptions, end: str
+    client: Client, own_settings: SettingsOptions, end: str, count: int
 ) -> None:
-    every = texts(rounds(300, 10_000))
-    answers = embed(client, every, settings=own_settings, batch_size=len(every) // 30)
-    found = [next(answers) for _ in range(len(every) // 10)]
+    every = with_repeats(count, new_each=rounds(5, 1))
+    answers = embed(client, every, settings=own_settings, batch_size=count // 50)
+    found = [next(answers) for _ in range(count // 3)]
     pids: dict[str, int] = client.run(os.getpid)
     busy = max(pids, key=lambda worker: len(client.processing()[worker]))
     if end == "killed":
