@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from asteady._session.calls import Calls
     from asteady._session.session import Session
 
+# Exit codes of the commands that compare, as those of diff(1) and grep(1): a script must not take
+# a missing file for a difference.
+DIFFERENT = 1
+NOT_COMPARED = 2
+
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 

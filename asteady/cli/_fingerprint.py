@@ -11,6 +11,8 @@ import attrs
 from asteady._base.errors import ModelCapabilityError
 from asteady._base.requests import KINDS
 from asteady.cli._common import (
+    DIFFERENT,
+    NOT_COMPARED,
     Commands,
     activities_of,
     add_json,
@@ -35,8 +37,9 @@ def add_parser(commands: Commands) -> None:
         description=(
             "Print the fingerprint of a model on this machine, and all that it is made of: a"
             " machine finds the answers of another one in a shared cache if their fingerprints are"
-            " equal. With --compare, print what differs between two machines and what follows, and"
-            " exit with 1 if the fingerprints differ."
+            " equal. With --compare, print what differs between two machines and what follows. The"
+            " exit code is then 0 if the fingerprints are equal, 1 if not, and 2 if they cannot be"
+            " compared."
         ),
         epilog="asteady fingerprint --json >OTHER.json on the other machine writes its side.",
     )
@@ -53,7 +56,7 @@ def add_parser(commands: Commands) -> None:
     )
     add_json(parser)
     add_quiet(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, failure=NOT_COMPARED)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -78,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
         print(as_json(record, indent=2))
     else:
         print(found)
-    return 0 if found.same else 1
+    return 0 if found.same else DIFFERENT
 
 
 async def _fingerprint(

@@ -1,6 +1,7 @@
 """The argument parser and the exit codes.
 
 0 success, 1 failure, 2 wrong usage, 130 interrupted, 141 the reader of standard output has gone.
+Commands that compare are as diff(1): 1 means a difference, and a failure of theirs is 2.
 Data goes to standard output, everything else to standard error.
 """
 
@@ -10,6 +11,7 @@ import argparse
 import errno
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn
@@ -29,50 +31,70 @@ from asteady.cli import (
 )
 from asteady.cli._output import prepare_streams
 
+_FAILURE = 1
 # As of a program that SIGPIPE ends, which is what shells expect here.
 READER_GONE = 141
+
+_EPILOG = """\
+exit codes:
+  0    success
+  1    failure; of verify and fingerprint --compare: a difference
+  2    wrong usage; of verify and fingerprint: any failure
+  130  interrupted by Ctrl-C
+  141  the reader of standard output has gone
+
+Settings come from ASTEADY_* variables: docs/configuration.md. More about
+commands, exit codes and encodings: docs/cli.md."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, and return its exit code."""
     prepare_streams()
+    options = argparse.Namespace(failure=_FAILURE)
     try:
         try:
-            code = _run(arguments)
+            code = _run(arguments, options)
         except SystemExit as exc:  # of argparse, which has printed why
             code = exc.code if isinstance(exc.code, int) else 1
         if sys.stdout is not None:
             sys.stdout.flush()
     except AsteadyError as exc:
-        return _failed(str(exc))
+        return _failed(str(exc), options)
     except OSError as exc:
         _discard_unwritten()
         if _is_closed_pipe(exc):
             return READER_GONE
         # Without the errno, which does not help the user.
         reason = exc.strerror or str(exc)
-        return _failed(f"{exc.filename}: {reason}" if exc.filename else reason)
+        return _failed(f"{exc.filename}: {reason}" if exc.filename else reason, options)
     except KeyboardInterrupt:
         _discard_unwritten()
         raise
+    except Exception:
+        if options.failure == _FAILURE:
+            raise  # Python prints it, and ends with the same code
+        traceback.print_exc()
+        code = options.failure
     return code
 
 
-def _run(arguments: Sequence[str] | None) -> int:
+def _run(arguments: Sequence[str] | None, options: argparse.Namespace) -> int:
+    """Parse the arguments into `options`, and run their command."""
     parser = build_parser()
     if "_ARGCOMPLETE" in os.environ:
         _completion.complete(parser)
-    options = parser.parse_args(arguments)
+    parser.parse_args(arguments, options)
     if sys.stdout is None:
-        return _failed("standard output is closed")
+        return _failed("standard output is closed", options)
     result: int = options.run(options)
     return result
 
 
-def _failed(message: str) -> int:
+def _failed(message: str, options: argparse.Namespace) -> int:
     with suppress(OSError):
         print(f"asteady: {message}", file=sys.stderr, flush=True)
-    return 1
+    code: int = options.failure
+    return code
 
 
 def _is_closed_pipe(exc: OSError) -> bool:
@@ -112,8 +134,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="asteady",
         description="Deterministic, cached text and embeddings from local language models.",
-        epilog="Settings come from ASTEADY_* variables; see docs/configuration.md. Commands, exit"
-        " codes and encodings: docs/cli.md.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--version", action=_Version, nargs=0, help="show program's version number and exit"

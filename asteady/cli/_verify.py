@@ -9,7 +9,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from asteady._base.errors import InvalidRequestError
-from asteady.cli._common import Commands, add_json, make_session, read_file, settings_as_found
+from asteady.cli._common import (
+    DIFFERENT,
+    NOT_COMPARED,
+    Commands,
+    add_json,
+    make_session,
+    read_file,
+    settings_as_found,
+)
 from asteady.cli._output import as_json, columns_of
 from asteady.cli._progress import Progress, add_quiet, duration, progress
 
@@ -30,9 +38,10 @@ def add_parser(commands: Commands) -> None:
         description=(
             "Compute the same requests alone, in other orders, at every concurrency, between"
             " cancellations, after other prompts and in a second process, and compare all bytes."
-            " Stops with exit code 1 at the first difference. Does what fits into about a minute,"
-            " or with --thorough all of it. With --cache, compute a sample of the stored answers"
-            " again and compare."
+            " Stops at the first difference. Does what fits into about a minute, or with --thorough"
+            " all of it. With --cache, compute a sample of the stored answers again and compare."
+            " The exit code is 0 if all are the same, 1 if one differs, and 2 if they cannot be"
+            " compared."
         ),
     )
     parser.add_argument(
@@ -77,7 +86,7 @@ def add_parser(commands: Commands) -> None:
     )
     add_json(parser, "print the report as JSON")
     add_quiet(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, failure=NOT_COMPARED)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -168,7 +177,7 @@ async def _run_cache(options: argparse.Namespace) -> int:
             f" computed; the first in {report.differences[0].where}",
             file=sys.stderr,
         )
-    return 0 if report.ok else 1
+    return 0 if report.ok else DIFFERENT
 
 
 def _show(difference: VerifyDifference, silent: bool) -> int:
@@ -185,7 +194,7 @@ def _show(difference: VerifyDifference, silent: bool) -> int:
         f" {difference.where}",
         file=sys.stderr,
     )
-    return 1
+    return DIFFERENT
 
 
 def _loading(session: Session) -> list[Activity]:

@@ -263,9 +263,40 @@ def test_the_command_reads_the_other_side_from_a_pipe(
     assert main(["fingerprint", "--compare", "-"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "other.json: No such file or directory"),
+        (b"\xff", "is not valid UTF-8"),
+        (b"not JSON", "is not what `asteady fingerprint --json` prints"),
+    ],
+)
+def test_a_file_that_cannot_be_compared_is_no_difference(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, message: str
+) -> None:
+    other = tmp_path / "other.json"
+    if content is not None:
+        other.write_bytes(content)
+    assert main(["fingerprint", "--compare", str(other)]) == 2
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err.count("\n")) == ("", 1)
+    assert message in shown.err
+
+
+def test_a_defect_is_no_difference(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*arguments: object, **more: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("asteady.operate._fingerprint.fingerprint", broken)
+    assert main(["fingerprint"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "ZeroDivisionError"
+
+
 def test_the_command_finds_the_kind_of_a_model_file(capsys: pytest.CaptureFixture[str]) -> None:
     path = str(Path(asteady.__file__).parent / "models" / "embed.gguf")
     assert main(["fingerprint", "--model", path]) == 0
     assert "kind              embedding" in capsys.readouterr().out
-    assert main(["fingerprint", "--model", path, "--kind", "generation"]) == 1
+    assert main(["fingerprint", "--model", path, "--kind", "generation"]) == 2
     assert "is an embedding model" in capsys.readouterr().err

@@ -422,7 +422,7 @@ def test_the_command_prints_json() -> None:
 def test_the_command_refuses_an_empty_file(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("\n")
     done = command("--prompts", str(tmp_path / "prompts.txt"))
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (2, "")
     assert "the file has no prompts" in done.stderr
 
 

@@ -326,5 +326,5 @@ def test_the_command_says_why_there_is_nothing_to_compare(
 def test_the_command_refuses_conflicting_options(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["verify", *arguments]) == 1
+    assert main(["verify", *arguments]) == 2
     assert said in capsys.readouterr().err
