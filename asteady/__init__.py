@@ -26,6 +26,10 @@ if TYPE_CHECKING:
         ModelNotFoundError as ModelNotFoundError,
         PromptTooLongError as PromptTooLongError,
         QueueFullError as QueueFullError,
+        RemoteBusyError as RemoteBusyError,
+        RemoteError as RemoteError,
+        RemoteTimeoutError as RemoteTimeoutError,
+        RemoteUnavailableError as RemoteUnavailableError,
         SessionClosedError as SessionClosedError,
         SessionError as SessionError,
         SessionNotOpenError as SessionNotOpenError,
@@ -143,7 +147,8 @@ else:
                 "AnswerCutError AsteadyError CacheMissError EngineError IncompleteAnswerError"
                 " InvalidRequestError ModelCapabilityError"
                 " ModelChangedError ModelError ModelFormatError ModelNotFoundError"
-                " PromptTooLongError QueueFullError SessionClosedError SessionError"
+                " PromptTooLongError QueueFullError RemoteBusyError RemoteError RemoteTimeoutError"
+                " RemoteUnavailableError SessionClosedError SessionError"
                 " SessionNotOpenError SettingsError StoreError StoreVersionError"
             ),
             "asteady._base.files": "AnyPath",

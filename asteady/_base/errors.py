@@ -15,8 +15,12 @@
     │   ├── ModelFormatError                the file is no complete GGUF, or not the expected one
     │   └── ModelCapabilityError            the wrong kind: cannot embed, has no chat template, ...
     ├── EngineError                         llama.cpp or a remote server failed while computing
-    │   ├── AnswerCutError                  a remote server was lost in the middle of an answer
-    │   └── ModelChangedError               the model's file was written to while it was in use
+    │   ├── ModelChangedError               the model's file was written to while it was in use
+    │   └── RemoteError                     a remote server failed, or sent what is no answer
+    │       ├── AnswerCutError              it was lost in the middle of an answer
+    │       ├── RemoteBusyError             it is overloaded; also a QueueFullError
+    │       ├── RemoteTimeoutError          it sent nothing for too long
+    │       └── RemoteUnavailableError      it cannot be reached or was lost; also a ModelError
     └── StoreError                          the cache database cannot be used
         └── StoreVersionError               it was written by a newer asteady
 
@@ -75,7 +79,8 @@ class CacheMissError(AsteadyError, LookupError):
 
 @public
 class QueueFullError(AsteadyError):
-    """As many requests as `max_pending` allows are already waiting for a worker."""
+    """As many requests as `max_pending` allows are already waiting for a worker; or the server of a
+    remote model is overloaded, which is a `RemoteBusyError`."""
 
 
 @public
@@ -116,13 +121,7 @@ class ModelCapabilityError(ModelError):
 @public
 class EngineError(AsteadyError):
     """llama.cpp failed while it computed an answer, or computed NaN or infinity; or the server of a
-    remote model failed, or sent what is no answer."""
-
-
-@public
-class AnswerCutError(EngineError):
-    """The server of a remote model was lost in the middle of an answer that somebody has begun to
-    read. If nobody has, the answer is asked for again, and this error is of the last try."""
+    remote model failed, which is a `RemoteError`."""
 
 
 @public
@@ -132,6 +131,38 @@ class ModelChangedError(EngineError):
 
     What was being computed from it is dropped. The next call identifies it anew, so call again.
     """
+
+
+@public
+class RemoteError(EngineError):
+    """The server of a remote model failed, or sent what is no answer."""
+
+
+@public
+class AnswerCutError(RemoteError):
+    """The server of a remote model was lost in the middle of an answer that somebody has begun to
+    read. If nobody has, the answer is asked for again, and this error is of the last try."""
+
+
+@public
+class RemoteBusyError(RemoteError, QueueFullError):
+    """The server of a remote model is overloaded, or not ready yet: its status was 429 or 503.
+
+    It asks to wait `retry_after_s` seconds, 0.0 if it does not say.
+    """
+
+    retry_after_s: float = 0.0
+
+
+@public
+class RemoteTimeoutError(RemoteError):
+    """The server of a remote model sent nothing for `timeout_s` seconds, or its status was 504."""
+
+
+@public
+class RemoteUnavailableError(RemoteError, ModelError):
+    """The server of a remote model cannot be reached, or the connection was lost before an answer
+    began."""
 
 
 @public

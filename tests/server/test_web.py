@@ -382,6 +382,11 @@ async def test_an_error_in_mid_stream_is_an_event_and_cuts_a_text(
         (asteady.CacheMissError("x"), 504, "x"),
         (TimeoutError(), 504, "too long"),
         (asteady.EngineError("/secret"), 500, "internal error"),
+        (asteady.RemoteError("http://secret/v1"), 502, "sent no valid answer"),
+        (asteady.AnswerCutError("http://secret/v1"), 502, "sent no valid answer"),
+        (asteady.RemoteUnavailableError("http://secret/v1"), 503, "unavailable"),
+        (asteady.RemoteBusyError("http://secret/v1"), 503, "overloaded"),
+        (asteady.RemoteTimeoutError("http://secret/v1"), 504, "too long"),
         (asteady.StoreError("/secret"), 500, "internal error"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import logging
 import random
@@ -18,7 +19,12 @@ from urllib.request import getproxies
 import attrs
 import httpx
 
-from asteady._base.errors import AsteadyError, EngineError
+from asteady._base.errors import (
+    AsteadyError,
+    RemoteBusyError,
+    RemoteTimeoutError,
+    RemoteUnavailableError,
+)
 from asteady._engine.remote.endpoints import Endpoint, first_back_s, least_busy
 from asteady._engine.remote.events import EventDecoder
 from asteady._engine.remote.failures import (
@@ -113,7 +119,9 @@ class Client:
             # A server may repeat the key.
             if self._key is None or self._key not in str(exc):
                 raise
-            raise type(exc)(str(exc).replace(self._key, "***")) from None
+            told = copy.copy(exc)
+            told.args = (str(exc).replace(self._key, "***"),)
+            raise told from None
 
     async def _attempt(self, use: Callable[[Endpoint], Awaitable[T]], retries: int | None) -> T:
         time_s = asyncio.get_running_loop().time
@@ -131,7 +139,10 @@ class Client:
                 pause_s = first_back_s(left) - time_s()
                 if pause_s > self._reference.timeout_s and (last := failed or self._last_failure):
                     # A new one each time, as each gets a traceback.
-                    raise type(last.error)(*last.error.args) from last
+                    error = copy.copy(last.error)
+                    if isinstance(error, RemoteBusyError):
+                        error.retry_after_s = pause_s
+                    raise error from last
                 await asyncio.sleep(max(0.0, pause_s))
                 continue
             began_s = time_s()
@@ -286,15 +297,15 @@ def _failures(endpoint: Endpoint) -> Iterator[None]:
         yield
     except httpx.ReadTimeout as exc:
         # The same server would only take as long again.
-        error = EngineError(f"the server at {where} sent nothing for as long as timeout_s allows")
-        raise ServerFailedError(error, again=False) from exc
+        silent = f"the server at {where} sent nothing for as long as timeout_s allows"
+        raise ServerFailedError(RemoteTimeoutError(silent), again=False) from exc
     except httpx.ConnectTimeout as exc:
         raise unreachable(where, "it does not answer") from exc
     except httpx.ConnectError as exc:
         raise unreachable(where, str(exc) or type(exc).__name__) from exc
     except httpx.TransportError as exc:
         reason = str(exc).rstrip(".") or type(exc).__name__
-        error = EngineError(f"the connection to the server at {where} was lost: {reason}")
-        raise ServerFailedError(error, again=True) from exc
+        lost = f"the connection to the server at {where} was lost: {reason}"
+        raise ServerFailedError(RemoteUnavailableError(lost), again=True) from exc
     except httpx.HTTPError as exc:  # what is no HTTP
         raise broken(where, str(exc)) from exc

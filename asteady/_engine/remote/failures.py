@@ -12,12 +12,14 @@ from typing import Any
 
 from asteady._base.errors import (
     AsteadyError,
-    EngineError,
     InvalidRequestError,
     ModelError,
     ModelNotFoundError,
     PromptTooLongError,
-    QueueFullError,
+    RemoteBusyError,
+    RemoteError,
+    RemoteTimeoutError,
+    RemoteUnavailableError,
 )
 from asteady._base.validation import shorten
 
@@ -45,16 +47,16 @@ class ServerFailedError(Exception):
 
 def unreachable(where: object, reason: str) -> ServerFailedError:
     return ServerFailedError(
-        EngineError(
+        RemoteUnavailableError(
             f"the server at {where} cannot be reached ({reason}): start it, or correct the address"
         ),
         again=True,
     )
 
 
-def broken(where: object, reason: str) -> EngineError:
+def broken(where: object, reason: str) -> RemoteError:
     """The server sent what is no answer."""
-    return EngineError(f"the server at {where} sent no valid answer: {reason}")
+    return RemoteError(f"the server at {where} sent no valid answer: {reason}")
 
 
 def error_of(
@@ -82,14 +84,17 @@ def error_of(
         case 404:
             return ModelNotFoundError(detail)
         case 429 if code == "insufficient_quota":
-            return EngineError(detail)
+            return RemoteError(detail)
         case 429 | 503:
-            after_s = retry_after_s(headers, now)
-            return ServerFailedError(QueueFullError(detail), again=True, after_s=after_s)
-        case 502:
-            return ServerFailedError(EngineError(detail), again=True)
+            busy = RemoteBusyError(detail)
+            busy.retry_after_s = retry_after_s(headers, now)
+            return ServerFailedError(busy, again=True, after_s=busy.retry_after_s)
+        case 502:  # of a proxy, whose server is away
+            return ServerFailedError(RemoteUnavailableError(detail), again=True)
+        case 504:
+            return ServerFailedError(RemoteTimeoutError(detail), again=False)
         case _ if status >= 500:
-            return ServerFailedError(EngineError(detail), again=False)
+            return ServerFailedError(RemoteError(detail), again=False)
         case _ if 300 <= status < 400:
             to = headers.get("location", "elsewhere")
             return ModelError(f"{answered}, which leads to {shorten(to, 200)}: give that address")
@@ -100,11 +105,11 @@ def error_of(
     return InvalidRequestError(detail)
 
 
-def told_error(where: object, content: Mapping[str, Any]) -> AsteadyError:
+def told_error(where: object, content: Mapping[str, Any]) -> RemoteError:
     """The error for an answer, or an event of one, that tells an error all the same."""
     found = content["error"]
     message = found.get("message") if isinstance(found, Mapping) else found
-    return EngineError(f"the server at {where} failed: {shorten(str(message), _SHOWN_CHARACTERS)}")
+    return RemoteError(f"the server at {where} failed: {shorten(str(message), _SHOWN_CHARACTERS)}")
 
 
 def retry_after_s(headers: Mapping[str, str], now: datetime) -> float:

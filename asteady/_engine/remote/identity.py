@@ -108,9 +108,8 @@ async def find(
     """What the first server says that can be asked, and its address.
 
     Raises:
-        ModelError: it does not serve the model.
-        EngineError: no server can be reached.
-        QueueFullError: they are too busy, or not ready.
+        ModelError: it does not serve the model, or does not take the API key.
+        RemoteError: no server can be reached, is ready, and answers in time.
         SettingsError: the variable for the API key is not set, or has no key.
     """
     client = Client(reference, connections=1)

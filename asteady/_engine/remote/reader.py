@@ -11,9 +11,9 @@ from typing import Any, NoReturn
 import attrs
 
 from asteady._base.errors import (
-    EngineError,
     IncompleteAnswerError,
     InvalidRequestError,
+    RemoteError,
 )
 from asteady._base.messages import ToolCall, canonical_json, is_continued
 from asteady._base.requests import (
@@ -52,11 +52,11 @@ class Answering:
     def check_headers(self, headers: Mapping[str, str]) -> None:
         """
         Raises:
-            EngineError: the server's answer is to another request than was sent.
+            RemoteError: the server's answer is to another request than was sent.
         """
         expected, key = self.job.expected_key, headers.get("x-asteady-key")
         if expected is not None and key != expected:
-            raise EngineError(
+            raise RemoteError(
                 f"the server at {self.where} gave the key {key} to the request with the key "
                 f"{expected}: it has another version of asteady or llguidance; install the same "
                 "ones, or declare a revision for answers with keys of their own, as in #name@1"
@@ -99,7 +99,7 @@ class CompletionReader:
         """The chunks in one event.
 
         Raises:
-            EngineError: it is not valid, or tells an error.
+            RemoteError: it is not valid, or tells an error.
             ModelChangedError: it is by another model.
         """
         if event == b"[DONE]":
@@ -213,12 +213,12 @@ class CompletionReader:
         """The calls of tools, and the answer; after the last event, if it has `ended`.
 
         Raises:
-            EngineError: what is in the stream is no answer.
+            RemoteError: what is in the stream is no answer.
             IncompleteAnswerError: the answer was cut before its form was complete.
         """
         assert self._reason is not None
         if self._reason not in _REASONS:
-            raise EngineError(
+            raise RemoteError(
                 f"the server at {self._answering.where} ended the answer by {self._reason[:100]!r}"
             )
         identity, request = self._answering.identity, self._request
@@ -340,7 +340,7 @@ def embedding_of(
 ) -> Embedding:
     """
     Raises:
-        EngineError: it is no vector, or the server's key is another one.
+        RemoteError: it is no vector, or the server's key is another one.
         ModelChangedError: it is by another model.
         InvalidRequestError: the vector has fewer dimensions than are asked for.
     """

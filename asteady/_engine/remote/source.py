@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from asteady._base.errors import EngineError, ModelError, QueueFullError
+from asteady._base.errors import RemoteError
 from asteady._base.files import recall, remember
 from asteady._base.forks import fork_gate
 from asteady._base.requests import Kind
@@ -46,8 +46,10 @@ class RemoteSource:
         """
         Raises:
             SettingsError: httpx is not installed, or the variable with the API key is not set.
-            QueueFullError: the servers are too busy, or not ready.
-            ModelError: they cannot be reached, or do not serve the model.
+            RemoteBusyError: the servers are overloaded, or not ready.
+            RemoteUnavailableError: they cannot be reached.
+            RemoteError: they sent what is no answer, or nothing for too long.
+            ModelError: they do not serve the model, or do not take the API key.
         """
         identity, by = self._identify(kind, RemoteReference.parse(reference))
         with self._lock:
@@ -107,13 +109,11 @@ class RemoteSource:
         try:
             # Nobody has to wait for a server that is away if its answers are known.
             found, by = run_privately(find(kind, reference, retries=None if known is None else 0))
-        except (EngineError, QueueFullError) as exc:
-            if known is not None:
-                _log.warning("%s; its answers that are in the cache can be used", exc)
-                return known, None
-            if isinstance(exc, QueueFullError):
+        except RemoteError as exc:
+            if known is None:
                 raise
-            raise ModelError(f"the model {reference.text} is unavailable: {exc}") from exc
+            _log.warning("%s; its answers that are in the cache can be used", exc)
+            return known, None
         if found != known:
             remember(self._file, key, attrs.asdict(found))
         return found, by

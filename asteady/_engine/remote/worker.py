@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 
-from asteady._base.errors import AnswerCutError, AsteadyError, ModelChangedError, QueueFullError
+from asteady._base.errors import AnswerCutError, AsteadyError, ModelChangedError, RemoteBusyError
 from asteady._base.forks import disown_in_child
 from asteady._base.requests import Completion, Embedding, EmbedRequest, Kind
 from asteady._engine.api import AnswerEvent, ErrorEvent, Event, Job, SlotId
@@ -136,7 +136,7 @@ class RemoteWorker:
                 endpoint.verified = False
                 raise
             except ServerFailedError as exc:
-                if not isinstance(exc.error, QueueFullError):
+                if not isinstance(exc.error, RemoteBusyError):
                     endpoint.verified = False
                 raise
 

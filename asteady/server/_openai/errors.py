@@ -13,13 +13,14 @@ from asteady._base.errors import (
     ModelNotFoundError,
     PromptTooLongError,
     QueueFullError,
+    RemoteUnavailableError,
 )
 from asteady.server._web.errors import RETRY_AFTER, http_error
 
 _log = logging.getLogger("asteady")
 
 # Of errors of the server, by status.
-_CODES = {503: "not_ready", 504: "timeout"}
+_CODES = {502: "bad_gateway", 503: "not_ready", 504: "timeout"}
 # The library's names of what a body names otherwise.
 _NAMES = {
     "max_new_tokens": "max_completion_tokens",
@@ -92,7 +93,13 @@ def api_error(exc: Exception, subject: str = "messages") -> ApiError:
     status, message, headers = http_error(exc)
     if status == 400:
         return ApiError(message, param="model")  # it cannot do what is asked for
-    code = "queue_full" if isinstance(exc, QueueFullError) else _CODES.get(status, "internal_error")
+    match exc:
+        case QueueFullError():
+            code = "queue_full"
+        case RemoteUnavailableError():
+            code = "model_unavailable"
+        case _:
+            code = _CODES.get(status, "internal_error")
     return ApiError(message, status=status, kind="server_error", code=code, headers=headers)
 
 

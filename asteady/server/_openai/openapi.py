@@ -296,7 +296,8 @@ _ERRORS: dict[str, str] = {
     "404": "There is no such model.",
     "413": "The body is too large.",
     "500": "Computing it failed.",
-    "503": "The queue is full, or the model is not ready.",
+    "502": "The server of a remote model failed, or sent what is no answer.",
+    "503": "The queue is full, or the model is not ready, or its server away or overloaded.",
     "504": "It took too long, or it is not in the cache and may not be computed.",
 }
 _MODE = {
@@ -369,7 +370,7 @@ def description(server: str, models: Sequence[str]) -> Schema:
                     "summary": "One model",
                     "operationId": "showModel",
                     "parameters": [name, kind],
-                    "responses": {"200": one, **_refusals("400", "404", "503")},
+                    "responses": {"200": one, **_refusals("400", "404", "502", "503", "504")},
                 }
             },
             "/chat/completions": _post("The next message of a conversation", "Chat"),

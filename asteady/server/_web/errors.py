@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from typing import Any
 
@@ -20,6 +21,10 @@ from asteady._base.errors import (
     ModelNotFoundError,
     PromptTooLongError,
     QueueFullError,
+    RemoteBusyError,
+    RemoteError,
+    RemoteTimeoutError,
+    RemoteUnavailableError,
     SessionClosedError,
     SessionNotOpenError,
 )
@@ -38,6 +43,7 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (CacheMissError, 504),
     (IncompleteAnswerError, 502),
 )
+_MOST_RETRY_AFTER_S = 86_400  # a server may say anything
 _MOST_REASON_BYTES = 123  # of a close frame, RFC 6455, 5.5
 
 
@@ -45,9 +51,12 @@ _MOST_REASON_BYTES = 123  # of a close frame, RFC 6455, 5.5
 def http_error(error: Exception) -> tuple[int, str, dict[str, str]]:
     """The status, the message and the headers that `exception_handlers` answer an error with.
 
-    For frameworks that take no handlers of Starlette's. What is the server's own fault is logged;
-    the message names no files.
+    For frameworks that take no handlers of Starlette's. What is the server's own fault, or that of
+    a remote model's server, is logged; the message names no files and no addresses.
     """
+    if isinstance(error, RemoteError):
+        _log.warning("a request failed: %s", error)
+        return _remote_error(error)
     for kind, status in _STATUS:
         if isinstance(error, kind):
             return status, str(error), dict(RETRY_AFTER) if status == 503 else {}
@@ -65,6 +74,19 @@ def http_error(error: Exception) -> tuple[int, str, dict[str, str]]:
             return 504, "it took too long", {}
     _log.error("a request failed", exc_info=error)
     return 500, "internal error", {}
+
+
+def _remote_error(error: RemoteError) -> tuple[int, str, dict[str, str]]:
+    """Without its message, which names the server."""
+    match error:
+        case RemoteBusyError():
+            wait_s = max(1, math.ceil(min(error.retry_after_s, _MOST_RETRY_AFTER_S)))
+            return 503, "the model's server is overloaded", {"retry-after": str(wait_s)}
+        case RemoteUnavailableError():
+            return 503, "the model's server is unavailable", dict(RETRY_AFTER)
+        case RemoteTimeoutError():
+            return 504, "the model's server took too long", {}
+    return 502, "the model's server failed, or sent no valid answer", {}
 
 
 def _without_files(error: Exception, instead: str) -> str:
@@ -96,5 +118,5 @@ exception_handlers: dict[Any, Any] = {
 
 They make responses of asteady's errors: `{"detail": message}` with the status 400, 404, 413, 503
 (with Retry-After) or 504. What is the server's own fault is logged, and a 500; an answer that was
-cut before its form was complete is a 502. A websocket is closed with 1008, 1013 (try again later)
-or 1011, and the message."""
+cut before its form was complete, or that a remote model's server failed on, is a 502. A websocket
+is closed with 1008, 1013 (try again later) or 1011, and the message."""

@@ -11,9 +11,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 import asteady
+import asteady.server
 from tests.misbehaving_server import (
     VECTOR,
     WORDS,
@@ -394,7 +396,7 @@ async def test_a_storm_of_refusals_ends_with_a_clear_error(
 ) -> None:
     async with session_of(server, tmp_path, server.reference(retries=2)) as remote:
         server.always(CHAT, status(429, "far too many", {"retry-after": "0"}))
-        with pytest.raises(asteady.QueueFullError, match=r"429.*far too many"):
+        with pytest.raises(asteady.RemoteBusyError, match=r"429.*far too many"):
             await remote.generate("Hello")
         assert len(server.exchanges) == 3
         assert await entries(remote) == 0
@@ -434,6 +436,64 @@ async def test_a_request_that_is_refused_is_not_repeated(
     server.always(CHAT, status(400, "temperature: too hot"))
     with pytest.raises(asteady.InvalidRequestError, match="temperature: too hot"):
         await remote.generate("Hello")
+    assert len(server.exchanges) == 1
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "kind", "status_of_ours", "code"),
+    [
+        (dies, asteady.RemoteUnavailableError, 503, "model_unavailable"),
+        (status(502), asteady.RemoteUnavailableError, 503, "model_unavailable"),
+        (status(429), asteady.RemoteBusyError, 503, "queue_full"),
+        (status(503), asteady.RemoteBusyError, 503, "queue_full"),
+        (status(504), asteady.RemoteTimeoutError, 504, "timeout"),
+        (status(500), asteady.RemoteError, 502, "bad_gateway"),
+        (says("<html>", kind="text/html"), asteady.RemoteError, 502, "bad_gateway"),
+    ],
+    ids=["died", "502", "429", "503", "504", "500", "html"],
+)
+async def test_failures_have_classes_and_statuses_of_their_own(
+    server: MisbehavingServer,
+    tmp_path: Path,
+    behaviour: Behaviour,
+    kind: type[asteady.RemoteError],
+    status_of_ours: int,
+    code: str,
+) -> None:
+    async with session_of(server, tmp_path, server.reference(retries=0)) as remote:
+        for path in (CHAT, EMBEDDINGS):
+            server.always(path, behaviour)
+        with pytest.raises(kind) as caught:
+            await remote.generate("Hello")
+        assert type(caught.value) is kind
+        transport = httpx.ASGITransport(app=asteady.server.openai(remote))
+        async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
+            for path, body in (
+                (CHAT, {"messages": [{"role": "user", "content": "Hello, you"}]}),
+                (CHAT, {"messages": [{"role": "user", "content": "Hello"}], "stream": True}),
+                (EMBEDDINGS, {"input": "Hello"}),
+            ):
+                reply = await client.post(path, json=body)
+                error = reply.json()["error"]
+                assert (reply.status_code, error["code"]) == (status_of_ours, code)
+                assert ("retry-after" in reply.headers) == (status_of_ours == 503)
+                assert server.address not in reply.text
+
+
+async def test_a_pause_that_nobody_waits_for_is_told_with_its_length(
+    remote: asteady.Session, server: MisbehavingServer
+) -> None:
+    server.next(CHAT, status(429, "come later", {"retry-after": "86400"}))
+    for prompt in ("Hello", "Hello, you"):
+        with pytest.raises(asteady.RemoteBusyError, match="come later") as caught:
+            await remote.generate(prompt)
+        assert 80_000 < caught.value.retry_after_s <= 86_400
+    transport = httpx.ASGITransport(app=asteady.server.openai(remote))
+    async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
+        reply = await client.post(RAW, json={"prompt": "Hello"})
+    assert reply.status_code == 503
+    assert 80_000 < int(reply.headers["retry-after"]) <= 86_400
+    # The others were not sent.
     assert len(server.exchanges) == 1
 
 
@@ -511,7 +571,7 @@ async def test_a_server_that_sends_nothing_for_too_long_is_given_up(
         server.next(CHAT, never_replies, stalls(0), stalls(1), stalls(2))
         calls = [remote.generate(f"number {n}") for n in range(4)]
         for error in await asyncio.gather(*calls, return_exceptions=True):
-            assert isinstance(error, asteady.EngineError)
+            assert isinstance(error, asteady.RemoteTimeoutError)
             assert server.address in str(error)
             assert "timeout_s" in str(error)
         # It has seen that its clients are gone.
@@ -553,7 +613,7 @@ async def test_a_server_that_is_not_there_is_told_with_its_address(
     server.die()
     reference = server.reference(retries=0)
     async with asteady.Session(generation_model=reference, cache_dir=tmp_path) as session:
-        with pytest.raises(asteady.ModelError, match=f"{server.address} cannot be reached"):
+        with pytest.raises(asteady.RemoteUnavailableError, match=f"{server.address} cannot be"):
             await session.generate("Hello")
 
 

@@ -251,7 +251,7 @@ async def test_a_message_that_llama_server_continues_is_not_repeated() -> None:
         (400, {"message": "top_k: no"}, asteady.InvalidRequestError),
         (422, {"detail": "what?"}, asteady.InvalidRequestError),
         (404, {"message": "no such model"}, asteady.ModelNotFoundError),
-        (429, {"code": "insufficient_quota", "message": "pay"}, asteady.EngineError),
+        (429, {"code": "insufficient_quota", "message": "pay"}, asteady.RemoteError),
         (403, {"message": "no"}, asteady.ModelError),
     ],
     ids=str,
