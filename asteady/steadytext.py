@@ -14,7 +14,7 @@ docs/coming-from-steadytext.md.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -27,6 +27,7 @@ from asteady._base.requests import (
     DEFAULT_SEED,
     KINDS,
     Kind,
+    TextChunk,
     TokenLogprob,
     Vector,
 )
@@ -158,7 +159,7 @@ def generate(
         text: str = blocking.generate(prompt, **options)
         return text
     answer = blocking.complete(prompt, logprobs=_ALTERNATIVES, **options)
-    return answer.text, {"content": [_shown(token) for token in answer.logprobs or ()]}
+    return answer.text, _shown(answer.logprobs or ())
 
 
 @overload
@@ -192,22 +193,23 @@ def generate_iter(
 ) -> Iterator[str] | Iterator[dict[str, Any]]:
     """The chunks of `generate`, as they are computed; options and errors as there.
 
-    With ``include_logprobs=True`` a dictionary for each token, once all are computed: "token", and
-    "logprobs" as `generate` has them.
+    With ``include_logprobs=True`` a dictionary for each chunk: "token", its text, and "logprobs",
+    those of its tokens as `generate` has them. Most chunks are one token; a token that is a part of
+    a character comes with the others of it.
 
     Closing the generator, or dropping it, stops the computation unless somebody else waits.
     """
     options = _options(eos_string=eos_string, max_new_tokens=max_new_tokens, **options)
     if include_logprobs:
-        return _tokens(prompt, options)
+        return _chunks_with_logprobs(prompt, options)
     return blocking.generate_iter(prompt, **options)
 
 
-def _tokens(prompt: str, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    answer = blocking.complete(prompt, logprobs=_ALTERNATIVES, **options)
-    for token in answer.logprobs or ():
-        shown = _shown(token)
-        yield {"token": shown["token"], "logprobs": shown}
+def _chunks_with_logprobs(prompt: str, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    with blocking.stream(prompt, logprobs=_ALTERNATIVES, **options) as stream:
+        for event in stream.events():
+            if isinstance(event, TextChunk):
+                yield {"token": event.text, "logprobs": _shown(event.logprobs)}
 
 
 @shows_options_of(blocking.is_cached)
@@ -313,9 +315,15 @@ def _options(**given: Any) -> dict[str, Any]:
     return {**_SAMPLING, **options} if temperature else options
 
 
-def _shown(token: TokenLogprob) -> dict[str, Any]:
+def _shown(tokens: Iterable[TokenLogprob]) -> dict[str, Any]:
     def shown(text: bytes, logprob: float) -> dict[str, Any]:
         return {"token": text.decode(errors="replace"), "bytes": list(text), "logprob": logprob}
 
-    top = [shown(text, logprob) for _, text, logprob in token.top]
-    return {**shown(token.token, token.logprob), "top_logprobs": top}
+    content = [
+        {
+            **shown(token.token, token.logprob),
+            "top_logprobs": [shown(text, logprob) for _, text, logprob in token.top],
+        }
+        for token in tokens
+    ]
+    return {"content": content}

@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from asteady import InvalidRequestError, ModelCapabilityError, ModelError, blocking, steadytext
+from asteady import (
+    InvalidRequestError,
+    ModelCapabilityError,
+    ModelError,
+    Session,
+    blocking,
+    steadytext,
+)
+from asteady.testing import FakeEngine
 
 
 @pytest.fixture(autouse=True)
@@ -66,11 +74,29 @@ def test_the_chunks_of_an_answer() -> None:
     assert "".join(chunks) == steadytext.generate("hello", 5)
 
 
-def test_the_tokens_of_an_answer_with_log_probabilities() -> None:
-    tokens = list(steadytext.generate_iter("hello", 5, include_logprobs=True))
-    assert "".join(token["token"] for token in tokens) == steadytext.generate("hello", 5)
-    _, logprobs = steadytext.generate("hello", 5, return_logprobs=True)
-    assert [token["logprobs"] for token in tokens] == logprobs["content"]
+def test_the_chunks_of_an_answer_with_log_probabilities() -> None:
+    chunks = list(steadytext.generate_iter("hello", 5, include_logprobs=True))
+    assert len(chunks) > 1
+    text, logprobs = steadytext.generate("hello", 5, return_logprobs=True)
+    assert "".join(chunk["token"] for chunk in chunks) == text
+    assert [token for chunk in chunks for token in chunk["logprobs"]["content"]] == logprobs[
+        "content"
+    ]
+    for chunk in chunks:
+        assert chunk["token"] == "".join(token["token"] for token in chunk["logprobs"]["content"])
+
+
+def test_log_probabilities_come_with_their_chunk_while_the_next_one_is_not_computed(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Session, "opened_by", lambda opener: Session(engine=engine))
+    engine.hold()
+    engine.step(1)
+    chunks = steadytext.generate_iter("a b", include_logprobs=True, timeout=60)
+    first = next(chunks)
+    assert (first["token"], len(first["logprobs"]["content"])) == ("You ", 1)
+    engine.resume()
+    assert [chunk["token"] for chunk in chunks] == ["said: ", "a ", "b"]
 
 
 def test_none_and_an_empty_end_stand_for_the_defaults() -> None:
