@@ -117,9 +117,14 @@ def value(browser: Any, name: str) -> float | None:
 
 
 def wait(browser: Any, is_there: Callable[[], object]) -> None:
+    """Also for what is read element by element, of which the page may replace some meanwhile."""
+    from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver.support.wait import WebDriverWait
 
-    WebDriverWait(browser, _LIMIT_S, poll_frequency=0.1).until(lambda _: is_there())
+    waiting = WebDriverWait(
+        browser, _LIMIT_S, 0.1, ignored_exceptions=[StaleElementReferenceException]
+    )
+    waiting.until(lambda _: is_there())
 
 
 def opened(browser: Any, server: Server) -> None:
@@ -137,6 +142,12 @@ def cells(browser: Any, place: str) -> list[list[str]]:
     return found
 
 
+async def pending(session: asteady.Session) -> None:
+    """Wait until a call waits for a worker."""
+    while session.statistics().pools["generation:builtin"].pending < 1:  # noqa: ASYNC110  # no event tells
+        await asyncio.sleep(0.01)
+
+
 def test_the_numbers_on_the_page_are_the_statistics(browser: Any, server: Server) -> None:
     for prompt in "aabaac":
         server.call(lambda session, prompt=prompt: session.generate(prompt))  # type: ignore[misc]  # binds the loop's value
@@ -145,6 +156,8 @@ def test_the_numbers_on_the_page_are_the_statistics(browser: Any, server: Server
     for prompt in ("d", "d", "e", "f"):
         server.begin(prompt)
     server.call(lambda session: server.engine.wait_computed(6))
+    # Each call is at its place by then: the last one is behind all others.
+    server.call(pending)
     opened(browser, server)
     stats = server.call(lambda session: session.cache.get_cache_stats())
     pool = server.session.statistics().pools["generation:builtin"]
@@ -299,5 +312,8 @@ def test_it_can_be_used_with_the_keyboard_and_a_screen_reader(browser: Any, serv
         "Miss ratio by size of the cache",
     ]
     assert browser.find_element("id", "banner").get_attribute("aria-live") == "polite"
-    tables = browser.find_elements("css selector", "table")
-    assert all(table.accessible_name for table in tables)
+
+    def tables_have_names() -> bool:
+        return all(table.accessible_name for table in browser.find_elements("tag name", "table"))
+
+    wait(browser, tables_have_names)

@@ -181,11 +181,13 @@ async def released(engine: FakeEngine) -> None:
 
 
 async def test_a_client_that_hangs_up_does_not_hurt_the_others(
-    held: Client, engine: FakeEngine
+    held: Client, engine: FakeEngine, opened: list[asteady.Session]
 ) -> None:
     leaving = asyncio.create_task(held.send(held.ask("/stream", "hi"), stream=True))
     staying = asyncio.create_task(held.reply("/generate", "hi"))
-    await engine.wait_computed(1)
+    # Both are there: else the computation would end with the one that leaves.
+    while [flight.waiters for flight in opened[0].flights()] != [2]:  # noqa: ASYNC110  # no event tells
+        await asyncio.sleep(0.01)
     engine.step()
     await (await leaving).aclose()
     engine.resume()
