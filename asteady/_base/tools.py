@@ -17,8 +17,10 @@ AnyTool: TypeAlias = Mapping[str, Any] | Callable[..., Any]
 
 DEFAULT_CHOICE = "auto"
 CHOICES = ("auto", "required", "none")
+# No setting raises them: the prompt has all definitions, so a model's context ends sooner.
 MAX_TOOLS = 256
-# Of all definitions: their grammar is compiled in a thread that other requests need too.
+# Of all definitions: their grammar is compiled in a thread that other requests need too. So much
+# takes half a second.
 MAX_CHARACTERS = 2**18
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
@@ -39,17 +41,32 @@ def tools_of(value: object) -> tuple[str, ...]:
     for at, tool in enumerate(value):
         where = f"tools[{at}]"
         if at == MAX_TOOLS:
-            raise InvalidRequestError(f"more than {MAX_TOOLS} tools are not allowed")
+            raise InvalidRequestError(
+                f"more than {MAX_TOOLS} tools are not allowed: give those that may be of use here"
+            )
         definition = _definition(where, tool)
         name = definition["function"]["name"]
         if name in found:
             raise InvalidRequestError(f"{where}: two tools have the name {name!r}; rename one")
         found[name] = canonical_json(where, definition)
-    if sum(map(len, found.values())) > MAX_CHARACTERS:
+    if (characters := sum(map(len, found.values()))) > MAX_CHARACTERS:
         raise InvalidRequestError(
-            f"the definitions of the tools have more than {MAX_CHARACTERS:,} characters"
+            f"the definitions of the tools have {characters:,} characters, and may have at most"
+            f" {MAX_CHARACTERS:,}: give fewer, or shorten their descriptions"
         )
     return tuple(found.values())
+
+
+def check_definitions(tools: Sequence[str], most: int | None) -> None:
+    """
+    Raises:
+        InvalidRequestError: they have more characters together than the setting allows.
+    """
+    if most is not None and (characters := sum(map(len, tools))) > most:
+        raise InvalidRequestError(
+            f"the definitions of the tools have {characters:,} characters, and may have at most"
+            f" {most:,} here (form_max_characters, ASTEADY_FORM_MAX_CHARACTERS)"
+        )
 
 
 def tool_choice_of(value: object, tools: Sequence[str]) -> str:

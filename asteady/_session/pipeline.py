@@ -47,6 +47,7 @@ from asteady._base.requests import (
 )
 from asteady._base.settings import Settings, model_reference
 from asteady._base.tasks import run_aside
+from asteady._base.tools import check_definitions
 from asteady._base.validation import one_of
 from asteady._cache.cache import AliasOf, Cache
 from asteady._cache.manager import CacheManager
@@ -524,6 +525,7 @@ class CallContext:
             arguments = {**arguments, "date": self.settings.date}
         request = GenerateRequest.of(**arguments)
         check_length(request.constraint, self.settings.form_max_characters)
+        check_definitions(request.tools, self.settings.form_max_characters)
         return request
 
     def alias(self, subject: object, model: AnyPath | None, options: Mapping[str, Any]) -> Hashable:

@@ -179,11 +179,24 @@ def back(call: Callable[[], None]) -> None:
         ({"tools": [weather], "raw": True}, "raw"),
         ({"tools": [weather], "choices": ["a"]}, "tool_choice"),
         ({"tools": [weather], "tool_choice": "required", "stop": "x"}, "stop"),
+        ({"tools": [{"name": f"f{at}"} for at in range(257)]}, "more than 256 tools"),
+        ({"tools": [{"name": "f", "description": "a" * 262_144}]}, "may have at most 262,144"),
     ],
 )
 def test_what_is_not_allowed_is_named(options: dict[str, Any], named: str) -> None:
     with pytest.raises(InvalidRequestError, match=named):
         GenerateRequest.of("x", **options)
+
+
+async def test_definitions_are_limited_by_the_setting_of_forms() -> None:
+    characters = sum(map(len, GenerateRequest.of("x", tools=[weather, Order]).tools))
+    async with Session(engine=FakeEngine(), form_max_characters=characters - 1) as session:
+        await session.generate("x", tools=[weather])
+        with pytest.raises(InvalidRequestError, match=r"tools have .* \(form_max_characters, "):
+            await session.generate("x", tools=[weather, Order])
+        await session.generate("x", tools=[weather, Order], tool_choice="none")
+    async with Session(engine=FakeEngine(), form_max_characters=characters) as session:
+        await session.generate("x", tools=[weather, Order])
 
 
 def test_choices_are_part_of_the_key_but_none_is_a_request_without_tools() -> None:
