@@ -20,6 +20,7 @@ from asteady._base.errors import AsteadyError, SettingsError
 from asteady._base.files import absolute_path
 from asteady._base.options import SettingsOptions, shows_options_of, unknown_setting
 from asteady._base.public import public
+from asteady._base.redis_url import check_redis_url, hidden_password
 from asteady._base.rendering import DEFAULT_DATE, date_of
 from asteady._base.validation import refuse
 
@@ -49,12 +50,6 @@ PROFILES: dict[str, dict[str, float]] = {
         ("testing", 32, 10.0, 64, 20.0),
     )
 }
-
-
-_REDIS_SCHEMES = (
-    *("redis://", "rediss://", "valkey://", "valkeys://", "unix://"),
-    *("redis+cluster://", "rediss+cluster://", "redis+sentinel://", "rediss+sentinel://"),
-)
 
 
 def _refuse(name: str, value: object, allowed: str) -> AsteadyError:
@@ -128,12 +123,6 @@ def _directory(name: str, value: object) -> Path:
         raise _refuse(name, value, str(exc)) from None
 
 
-def hidden_password(url: object) -> str:
-    """The URL with `***` for what is in front of its host, and for a password in its query."""
-    shown = re.sub(r"//[^/?#]*@", "//***@", str(url))
-    return re.sub(r"(password=)[^&#]*", r"\1***", shown)
-
-
 def _shown_url(url: str | None) -> str:
     return repr(url and hidden_password(url))
 
@@ -141,15 +130,13 @@ def _shown_url(url: str | None) -> str:
 def _redis_url(name: str, value: object) -> str | None:
     if value == "":
         return None
-    if isinstance(value, str) and value.startswith(_REDIS_SCHEMES):
-        return value
-    shown = hidden_password(value) if isinstance(value, str) else value
-    raise _refuse(
-        name,
-        shown,
-        "the URL of a Redis or Valkey server, as redis://host:6379/0, rediss:// (TLS), unix://,"
-        " redis+cluster:// or redis+sentinel://",
-    )
+    try:
+        check_redis_url(value)
+    except ValueError as exc:
+        shown = hidden_password(value) if isinstance(value, str) else value
+        raise _refuse(name, shown, str(exc)) from None
+    assert isinstance(value, str)
+    return value
 
 
 def model_reference(
@@ -177,7 +164,8 @@ def model_reference(
         return path
     if path is value and re.match("(https?|unix)://", path):
         remedy = f"a model of a server is {REMOTE_PREFIX}http://host:8000/v1#name"
-        raise refuse(name, hidden_password(path), remedy, error)
+        address, _, model = path.partition("#")
+        raise refuse(name, hidden_password(address) + (model and f"#{model}"), remedy, error)
     try:
         return str(absolute_path(path, base=base))
     except ValueError as exc:

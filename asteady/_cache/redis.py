@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 import logging
 import math
+import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
@@ -29,8 +30,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import LockError, RedisError
 
 from asteady._base.errors import SettingsError
+from asteady._base.redis_url import hidden_password, host_of
 from asteady._base.requests import Key, Kind
-from asteady._base.settings import hidden_password
 from asteady._base.tasks import unattended
 from asteady._cache.breaker import CircuitBreaker
 from asteady._cache.notices import Notices
@@ -57,6 +58,10 @@ _PARTS = 8
 # Entries that are looked at, or removed, at a time, and how long that may take.
 _BATCH = 1000
 _BATCH_S = 10.0
+# Options that are paths; redis-py reads them when it connects.
+_FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
+# Begins the options that are for sentinels.
+_SENTINEL = "sentinel_"
 
 # A tag on an entry that is there; nothing is made of one that is not.
 _TAG = """
@@ -425,7 +430,7 @@ class RedisTier:
 
     def _error(self, what: str, exc: Exception) -> SharedTierError:
         """What a failure of the server is for the caller; logs it, and opens the breaker."""
-        text = hidden_password(exc).rstrip(".") or type(exc).__name__
+        text = _text_of(exc).rstrip(".") or type(exc).__name__
         if isinstance(exc, exceptions.ResponseError):
             # It answers, and other commands may work: if its memory is full, reading does.
             self._answered_s = perf_counter()
@@ -445,7 +450,7 @@ class RedisTier:
         if error is None:
             log.info("the shared cache %s works again", self.url)
             return
-        reason = hidden_password(error) or f"no answer in {self.timeout_s:g} s"
+        reason = _text_of(error) or f"no answer in {self.timeout_s:g} s"
         log.log(
             self._log_level,
             "the shared cache %s cannot be used, and is left alone until it can: %s",
@@ -456,6 +461,11 @@ class RedisTier:
 
 def _fields(value: bytes, namespaces: tuple[str, ...]) -> dict[str, bytes]:
     return {"v": value, **{f"t:{path}": b"" for path in namespaces}}
+
+
+def _text_of(error: Exception) -> str:
+    # An error of sentinels has all settings of their clients.
+    return hidden_password(re.sub(r"<redis\.asyncio\.client.*?\)>\)>\)> - ", "", str(error)))
 
 
 def _client(url: str, timeout_s: float) -> Client:
@@ -486,8 +496,8 @@ def _client(url: str, timeout_s: float) -> Client:
             f"{scheme}://{rest}", max_connections=_CONNECTIONS, timeout=None, **options
         )
         pool.make_connection()  # refuses unknown options; connects nowhere
-    except (ValueError, TypeError, RedisError) as exc:
-        reason = hidden_password(exc)
+    except (ValueError, TypeError, RedisError, exceptions.RedisClusterException) as exc:
+        reason = _text_of(exc)
         if unknown := re.search(r"unexpected keyword argument '(\w+)'", reason):
             reason = f"redis-py has no option {unknown[1]!r} for a {scheme}:// URL"
         raise SettingsError(
@@ -497,9 +507,11 @@ def _client(url: str, timeout_s: float) -> Client:
 
 
 def _check_options(url: str) -> None:
-    for name in ("decode_responses", "protocol"):
-        if name in parse_qs(urlsplit(url).query, keep_blank_values=True):
+    for name, values in parse_qs(urlsplit(url).query, keep_blank_values=True).items():
+        if name in ("decode_responses", "protocol"):
             raise ValueError(f"{name} cannot be chosen: leave it out")
+        if name.removeprefix(_SENTINEL) in _FILES and not os.path.exists(values[-1]):
+            raise ValueError(f"{name}={values[-1]!r} is not there")
 
 
 def _sentinels(client: Client) -> Sequence[Client]:
@@ -509,27 +521,27 @@ def _sentinels(client: Client) -> Sequence[Client]:
 
 
 def _sentinel_client(url: str, options: dict[str, Any]) -> Client:
-    """``redis+sentinel://[user:password@]host[:port][,host[:port]...]/service[/database]``"""
+    """``redis+sentinel://[user:password@]host[:port][,host[:port]...]/service[/database]``
+
+    Options in the query are for the server, and those that begin with ``sentinel_`` for the
+    sentinels in their place.
+    """
     parts = urlsplit(url)
     credentials, _, hosts = parts.netloc.rpartition("@")
     service, _, database = parts.path.strip("/").partition("/")
-    if not service:
-        raise ValueError("the name of the service is missing, as in redis+sentinel://host/mymaster")
-    user, _, password = credentials.partition(":")
-    options = {
-        **options,
-        **parse_url(f"redis://?{parts.query}"),
-        "db": int(database or 0),
-        "username": unquote(user) or None,
-        "password": unquote(password) or None,
-        "ssl": parts.scheme.startswith("rediss"),
-    }
-    sentinels = []
-    for host in hosts.split(","):
-        address, _, port = host.rpartition(":") if ":" in host else (host, "", "26379")
-        sentinels.append((address, int(port)))
-    known = {name: options[name] for name in ("socket_timeout", "socket_connect_timeout")}
+    user, _, password = map(unquote, credentials.partition(":"))
+    login = {"username": user or None, "password": password or None} if credentials else {}
+    given = {**parse_url(f"redis://?{parts.query}")}
+    own = {name: given.pop(name) for name in list(given) if name.startswith(_SENTINEL)}
+    both = {**options, "ssl": parts.scheme.startswith("rediss")}
+    tls = {name: value for name, value in given.items() if name.startswith("ssl_")}
+    of_sentinels = {name.removeprefix(_SENTINEL): value for name, value in own.items()}
+    addresses = [host_of(host, 26379) for host in hosts.split(",")]
     sentinel: Any = redis.asyncio.Sentinel
-    client = sentinel(sentinels, sentinel_kwargs=known, **options).master_for(service)
+    client = sentinel(
+        addresses,
+        sentinel_kwargs={**both, **tls, **of_sentinels},
+        **{**both, "db": int(database or 0), **given, **login},
+    ).master_for(service)
     client.connection_pool.make_connection()
     return client

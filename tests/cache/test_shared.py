@@ -6,7 +6,9 @@ import asyncio
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -359,6 +361,7 @@ async def test_a_password_is_used_and_not_told(
         *("redis://localhost?no_option=1", "redis+cluster://localhost?no_option=1"),
         *("redis+sentinel://localhost/name?no_option=1", "redis+sentinel://a/name?protocol=3"),
         *("redis://localhost?decode_responses=yes", "redis+cluster://localhost?protocol=3"),
+        *("redis+cluster://localhost?db=1", "rediss://localhost?ssl_ca_certs=/none.pem"),
     ],
 )
 async def test_a_url_that_is_none(tmp_path: Path, url: Any) -> None:
@@ -404,33 +407,85 @@ async def test_a_cluster(channels: bool, tmp_path: Path, monkeypatch: pytest.Mon
 
 async def test_a_server_that_sentinels_know(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server, reserved_port() as port:
-        assert EXECUTABLE is not None
-        path, config = tmp_path / "s", tmp_path / "sentinel.conf"
-        config.write_text(
-            f"sentinel monitor the-service 127.0.0.1 {server.port} 1\n"
-            f"port {port}\nbind 127.0.0.1\nunixsocket {path}\n"
-        )
-        with subprocess.Popen([EXECUTABLE, config, "--sentinel"], stdout=subprocess.DEVNULL) as it:
-            try:
-                await until(lambda: path.exists() or it.poll() is not None)
-                url = f"redis+sentinel://127.0.0.1:{port}/the-service"
-                await _works(url, tmp_path)
-            finally:
-                it.kill()
+        with sentinel(tmp_path, f"monitor the-service 127.0.0.1 {server.port} 1", f"port {port}"):
+            await _works(f"redis+sentinel://127.0.0.1:{port}/the-service", tmp_path)
         assert not entries(server)
 
 
-async def test_tls(tmp_path: Path) -> None:
+async def test_sentinels_with_tls_and_a_password_of_their_own(tmp_path: Path) -> None:
+    certificate, key = await certificate_in(tmp_path)
+    tls = {
+        "tls_cert_file": certificate,
+        "tls_key_file": key,
+        "tls_ca_cert_file": certificate,
+        "tls_auth_clients": "no",
+    }
+    with (
+        reserved_port() as port,
+        reserved_port() as sentinel_port,
+        RedisServer(tmp_path, password="p#", tls_port=port, tls_replication="yes", **tls),
+    ):
+        options = [f"{name.replace('_', '-')} {value}" for name, value in tls.items()]
+        with sentinel(
+            tmp_path,
+            f"monitor the-service 127.0.0.1 {port} 1",
+            "sentinel auth-pass the-service p#",
+            *("port 0", f"tls-port {sentinel_port}", "tls-replication yes", "requirepass other"),
+            *options,
+        ):
+            url = f"rediss+sentinel://:p%23@127.0.0.1:{sentinel_port}/the-service/2"
+            await _works(f"{url}?ssl_ca_certs={certificate}&sentinel_password=other", tmp_path)
+
+
+async def test_sentinels_that_are_not_there_delay_nothing_and_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with reserved_port() as port:
+        url = f"redis+sentinel://127.0.0.1:{port}/the-service?sentinel_password=secret"
+        session = Session(engine=FakeEngine(), shared_cache=url, cache_dir=tmp_path, **PATIENT)
+        async with session:
+            await session.generate("hi")
+    assert "No master found for 'the-service'" in caplog.text
+    assert "<redis" not in caplog.text
+    assert "secret" not in caplog.text
+
+
+@contextmanager
+def sentinel(directory: Path, monitor: str, *lines: str) -> Iterator[None]:
+    """A sentinel with this configuration."""
+    if EXECUTABLE is None:
+        pytest.skip("there is no redis-server here")
+    path, config = directory / "s", directory / "sentinel.conf"
+    config.write_text(
+        "\n".join([f"sentinel {monitor}", *lines, "bind 127.0.0.1", f"unixsocket {path}"]) + "\n"
+    )
+    with subprocess.Popen([EXECUTABLE, config, "--sentinel"], stdout=subprocess.DEVNULL) as it:
+        try:
+            while not path.exists():
+                assert it.poll() is None, config.read_text()
+                time.sleep(0.01)
+            yield
+        finally:
+            it.kill()
+
+
+async def certificate_in(directory: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 and its key."""
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("there is no openssl to make a certificate")
-    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    certificate, key = directory / "certificate.pem", directory / "key.pem"
     await anyio.run_process(
         [
             *(openssl, "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-subj", "/CN=localhost"),
             *("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate),
         ]
     )
+    return certificate, key
+
+
+async def test_tls(tmp_path: Path) -> None:
+    certificate, key = await certificate_in(tmp_path)
     with (
         reserved_port() as port,
         RedisServer(
