@@ -222,7 +222,7 @@ class RedisTier:
                     yield batch
                     batch = []
         except Exception as exc:
-            raise self._error("remove", exc) from exc
+            raise self._error("list entries", exc) from exc
         if batch:
             yield batch
 

@@ -286,6 +286,11 @@ def get(options: argparse.Namespace) -> int:
 
 def delete(options: argparse.Namespace) -> int:
     async def deleted(manager: CacheManager) -> str:
+        if len(options.key) == 64 and not options.local:
+            # A whole key, whose entry may be in the shared cache only.
+            caches = _caches(manager).values()
+            if any([await cache.delete(options.key) for cache in caches]):
+                return str(options.key)
         cache, key = await _find(manager, options.key)
         await cache.delete(key, shared=not options.local)
         return key
@@ -295,7 +300,11 @@ def delete(options: argparse.Namespace) -> int:
 
 
 def clear(options: argparse.Namespace) -> int:
+    shared = False
+
     async def all_caches(manager: CacheManager) -> int:
+        nonlocal shared
+        shared = manager.generation.shared is not None and not options.local
         if options.namespace is not None:
             return await manager.clear_namespace(options.namespace, shared=not options.local)
         # Both of this machine first, as the shared cache may fail.
@@ -306,7 +315,8 @@ def clear(options: argparse.Namespace) -> int:
         return generation + embedding
 
     count = _with_manager(all_caches, check=False)  # a full disk may keep them from being opened
-    print(f"removed {count} {'entry' if count == 1 else 'entries'}")
+    entries = f"{count} {'entry' if count == 1 else 'entries'}"
+    print(f"removed {entries}{' here, and those of the shared cache' if shared else ''}")
     return 0
 
 

@@ -53,12 +53,15 @@ def asteady_recording(
 ) -> Iterator[Recording]:
     """Sessions constructed in this test replay or record the answers of `asteady_recording_path`.
 
-    Their cache is in the test's `tmp_path`.
+    Their cache is in the test's `tmp_path`, and not shared with other machines.
     """
+    from asteady._base.settings import PREFIXES
     from asteady.testing import Recording
 
     recording = Recording(asteady_recording_path, request.config.getoption("asteady_mode"))
     monkeypatch.setenv("ASTEADY_CACHE_DIR", str(tmp_path / "asteady"))
+    for prefix in PREFIXES:
+        monkeypatch.delenv(f"{prefix}SHARED_CACHE", raising=False)
     with recording:
         request.node.stash[_RECORDING] = recording
         yield recording

@@ -147,6 +147,20 @@ def test_the_file_may_lie_elsewhere(pytester: pytest.Pytester) -> None:
     assert not test.with_name("test_it.answers.toml").exists()
 
 
+def test_recordings_are_not_shared_with_other_machines(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ASTEADY_SHARED_CACHE", "redis://127.0.0.1:1")
+    monkeypatch.setenv("STEADYTEXT_SHARED_CACHE", "redis://127.0.0.1:1")
+    pytester.makepyfile(
+        """
+def test_it(asteady_session):
+    assert asteady_session.settings.shared_cache is None
+"""
+    )
+    run(pytester).assert_outcomes(passed=1)
+
+
 def test_a_run_that_does_not_use_it_imports_only_the_front(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
