@@ -24,6 +24,18 @@ ConstraintKind: TypeAlias = Literal["json", "choices", "regex", "lark"]
 MAX_CONSTRAINT_CHARACTERS = {"schema": 2**19, "choices": 2**19, "regex": 2**13, "grammar": 2**14}
 MAX_CHOICES = 10_000
 
+# One of these tells a schema from what was taken for one, such as an example.
+_KEYWORDS = (
+    "$anchor $comment $defs $dynamicAnchor $dynamicRef $id $ref $schema $vocabulary additionalItems"
+    " additionalProperties allOf anyOf const contains contentEncoding contentMediaType"
+    " contentSchema default definitions dependencies dependentRequired dependentSchemas deprecated"
+    " description discriminator else enum examples exclusiveMaximum exclusiveMinimum format id if"
+    " items maxContains maxItems maxLength maxProperties maximum minContains minItems minLength"
+    " minProperties minimum multipleOf not nullable oneOf pattern patternProperties prefixItems"
+    " properties propertyNames readOnly required then title type unevaluatedItems"
+    " unevaluatedProperties uniqueItems writeOnly"
+)
+
 # Part of the keys of answers with a form. Raise it when the engine makes another grammar of it.
 _FORM_VERSION = 1
 
@@ -122,7 +134,8 @@ def _json(text: str) -> str:
         raise refuse("schema", text, f"it is not JSON: {exc}") from None
     if value is True:
         value = {}  # which means the same: any JSON
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or (value and value.keys().isdisjoint(_KEYWORDS.split())):
+        # Without a keyword it would allow any JSON.
         raise refuse("schema", text, 'a JSON schema, such as {"type": "object", ...}, is needed')
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 import functools
 import json
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -20,6 +21,7 @@ from asteady._base.validation import needs, refuse
 
 T = TypeVar("T")
 
+_WHOLE = "^-?(0|[1-9][0-9]{0,17})$"
 _PLAIN: dict[Any, str] = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
 
@@ -70,7 +72,7 @@ def _type_form(kind: Any) -> Form[Any]:
         return Form(
             {"schema": json.dumps({"type": _PLAIN[kind]})}, lambda text: kind(json.loads(text))
         )
-    if not isinstance(kind, type) and get_origin(kind) is None:
+    if not isinstance(kind, type) and get_origin(kind) is None and not _names_a_type(kind):
         raise refuse("schema", kind, "a type, or a JSON schema as a mapping")
     pydantic = needs("pydantic", extra="pydantic")
     try:
@@ -90,6 +92,11 @@ def _type_form(kind: Any) -> Form[Any]:
     return Form({"schema": text}, adapter.validate_json)
 
 
+def _names_a_type(kind: Any) -> bool:
+    """Whether it is a `NewType`, or what a ``type`` statement makes."""
+    return isinstance(kind, typing.NewType) or type(kind).__name__ == "TypeAliasType"
+
+
 @functools.cache
 def schema_generator() -> Any:
     """Pydantic's class that makes JSON schemas, with those that an answer can be held to."""
@@ -97,22 +104,41 @@ def schema_generator() -> Any:
 
     class Generator(GenerateJsonSchema):
         def decimal_schema(self, schema: Any) -> dict[str, Any]:
-            # Pydantic's is any text too.
-            return {"type": "number"}
+            # Pydantic's is any text too, and does not bound the digits.
+            number: dict[str, Any] = super().decimal_schema(schema)["anyOf"][0]
+            places, digits = schema.get("decimal_places"), schema.get("max_digits")
+            if places is not None:
+                number.setdefault("multipleOf", 10**-places)
+                if digits is not None:
+                    most = (10**digits - 1) / 10**places
+                    number["minimum"] = max(number.get("minimum", -most), -most)
+                    number["maximum"] = min(number.get("maximum", most), most)
+            return number
+
+        def dict_schema(self, schema: Any) -> dict[str, Any]:
+            found = super().dict_schema(schema)
+            if schema.get("keys_schema", {}).get("type") == "int":  # pydantic's are any texts
+                values = found.pop("additionalProperties", True)
+                found |= {"patternProperties": {_WHOLE: values}, "additionalProperties": False}
+            return found
 
     return Generator
 
 
 def _for_pydantic(kind: Any, within: tuple[type, ...] = ()) -> Any:
-    """The type, with the classes of attrs in it as data classes that become them; it is part of
-    these classes."""
+    """The type, with the classes of attrs in it as data classes that become them, and those of
+    `typing.TypedDict` as pydantic takes them; it is part of the classes `within`."""
+    if isinstance(kind, typing.NewType):
+        return _for_pydantic(kind.__supertype__, within)
     if kind in within:
         raise InvalidRequestError(
-            f"schema={within[0]!r} is not allowed: the attrs class {kind.__name__} contains itself;"
+            f"schema={within[0]!r} is not allowed: the class {kind.__name__} contains itself;"
             " write it as a model of pydantic or as a dataclass"
         )
     if isinstance(kind, type) and attrs.has(kind):
         return _attrs_type(kind, (*within, kind))
+    if sys.version_info < (3, 12) and typing.is_typeddict(kind):
+        return _typed_dict(kind, (*within, kind))
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is None or origin is Literal:
         return kind
@@ -124,12 +150,26 @@ def _for_pydantic(kind: Any, within: tuple[type, ...] = ()) -> Any:
     return origin[replaced]
 
 
+def _typed_dict(kind: Any, within: tuple[type, ...]) -> Any:
+    # Before Python 3.12 those of typing do not tell pydantic enough.
+    import typing_extensions
+
+    fields: dict[str, Any] = {}
+    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+        needed = typing.Required if name in kind.__required_keys__ else typing.NotRequired
+        if get_origin(hint) in (typing.Required, typing.NotRequired):
+            needed, (hint,) = get_origin(hint), get_args(hint)
+        fields[name] = needed[_for_pydantic(hint, within)]
+    make: Any = typing_extensions.TypedDict  # type checkers want it written out
+    return make(kind.__name__, fields)
+
+
 def _attrs_type(kind: type, within: tuple[type, ...]) -> Any:
     import dataclasses
 
     import pydantic
 
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     fields: list[Any] = []
     for field in attrs.fields(kind):
         if not field.init:
@@ -159,8 +199,12 @@ def closed(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     found = {name: closed(value) for name, value in schema.items()}
-    if found.get("type") == "object" and isinstance(found.get("properties"), dict):
-        found.setdefault("additionalProperties", False)
+    if found.get("type") == "object":
+        if isinstance(found.get("properties"), dict):
+            found.setdefault("additionalProperties", False)
+        if isinstance(found.get("patternProperties"), dict):  # of a dict
+            found.setdefault("additionalProperties", False)
+            found.pop("propertyNames", None)
     if found.get("type") == "array":
         found.pop("uniqueItems", None)  # of a set
     return found
@@ -168,15 +212,21 @@ def closed(schema: Any) -> Any:
 
 def _choices_form(choices: Any) -> Form[Any]:
     if isinstance(choices, type) and issubclass(choices, enum.Enum):
-        members = {
-            member.value if isinstance(member.value, str) else name: member
-            for name, member in choices.__members__.items()
-        }
-        return Form({"choices": tuple(members)}, members.__getitem__)
+        return _members_form(choices.__members__.items())
     if get_origin(choices) is Literal:
         choices = get_args(choices)
     if isinstance(choices, str | bytes | Mapping) or not isinstance(choices, Iterable):
         raise refuse(
             "choices", choices, 'a list of texts, such as ["yes", "no"], an Enum or a Literal'
         )
-    return Form({"choices": tuple(choices)}, str)
+    texts = tuple(choices)
+    if texts and isinstance(texts[0], enum.Enum) and all(isinstance(i, enum.Enum) for i in texts):
+        return _members_form((member.name, member) for member in texts)
+    return Form({"choices": texts}, str)
+
+
+def _members_form(members: Iterable[tuple[str, enum.Enum]]) -> Form[Any]:
+    by_text = {
+        member.value if isinstance(member.value, str) else name: member for name, member in members
+    }
+    return Form({"choices": tuple(by_text)}, by_text.__getitem__)

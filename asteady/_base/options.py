@@ -84,7 +84,7 @@ class TypedOptions(GenerateOptions, total=False):
     """The answer is JSON for this type (of pydantic, a dataclass, an attrs class, a TypedDict,
     ``int``, ``list[...]``), or by this JSON schema; see docs/typed.md."""
     choices: Any
-    """The answer is one of these texts, or of the members of this Enum."""
+    """The answer is one of these texts, or of the members of this Enum, or of these members."""
 
 
 @public

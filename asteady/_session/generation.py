@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Enum)
-C = TypeVar("C", bound=str)
+C = TypeVar("C", bound=str | Enum)
 
 _UNCACHED_OPTIONS = frozenset(TypedOptions.__annotations__) | {"model"}
 _OPTIONS = _UNCACHED_OPTIONS | {"cache"}

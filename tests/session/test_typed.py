@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import enum
 import json
 import re
+import sys
+import typing
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
@@ -17,11 +20,12 @@ import pydantic
 import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
-from typing_extensions import TypedDict
+from typing_extensions import TypeAliasType, TypedDict
 
 import asteady
 import asteady.blocking
 from asteady import IncompleteAnswerError, InvalidRequestError, Session, TypedCompletion
+from asteady._base.forms import form_of
 from asteady.cli import main
 from asteady.testing import FakeEngine
 
@@ -76,6 +80,42 @@ class Mood(enum.Enum):
     BAD = "bad"
 
 
+class Color(enum.StrEnum):
+    RED = enum.auto()
+    BLUE = enum.auto()
+
+
+class Level(enum.Enum):
+    LOW = 1
+    HIGH = 2
+
+
+# Those of typing, which pydantic takes from Python 3.12 on.
+class Leg(typing.TypedDict):
+    city: typing.Annotated[str, pydantic.Field(max_length=4)]
+    by: typing.NotRequired[Literal["train"]]
+
+
+class Tour(Leg, total=False):
+    legs: typing.Required[typing.Annotated[list[Leg], pydantic.Field(max_length=1)]]
+    size: typing.Required[Size]
+    note: Literal["none"]
+
+
+@attrs.frozen
+class Label:
+    text: typing.Annotated[str, pydantic.Field(max_length=3)]
+
+
+class Ring(typing.TypedDict):
+    next: list[Ring]
+
+
+Days = typing.NewType("Days", int)
+SizeOf = typing.NewType("SizeOf", Size)
+Maybe = TypeAliasType("Maybe", bool | None)
+
+
 @pytest.fixture
 async def session() -> AsyncIterator[Session]:
     async with Session() as session:
@@ -99,6 +139,68 @@ async def test_a_type_gives_a_value_of_it(session: Session, kind: Any) -> None:
         assert value["city"] in ("Rome", "Paris")
     elif isinstance(kind, type):
         assert type(value) is (get_origin(kind) or kind)
+
+
+def money(**rules: Any) -> Any:
+    return typing.Annotated[Decimal, pydantic.Field(**rules)]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        money(gt=0, lt=10),
+        money(ge=Decimal("0.01"), max_digits=5, decimal_places=2),
+        money(decimal_places=1),
+        money(multiple_of=Decimal("0.05"), le=1),
+        dict[int, bool],
+        dict[Color, bool],
+        dict[Literal["a", "b"], Days],
+        dict[typing.Annotated[str, pydantic.Field(pattern="^[ab]$")], bool],
+        dict[typing.Annotated[str, pydantic.Field(pattern="^[ab]*$", max_length=9)], bool],
+        Leg,
+        Tour,
+        list[Leg],
+        Label,
+        Days,
+        SizeOf,
+        Maybe,
+    ],
+    ids=str,
+)
+async def test_an_answer_follows_all_that_a_type_says(session: Session, kind: Any) -> None:
+    for seed in range(5):
+        with contextlib.suppress(IncompleteAnswerError):
+            await session.generate(
+                "Say it", schema=kind, temperature=2.0, seed=seed, max_new_tokens=120
+            )
+
+
+async def test_typed_dicts_of_typing() -> None:
+    async with Session(engine=FakeEngine()) as session:
+        tour = await session.generate("A tour", schema=Tour)
+        assert {"city", "legs", "size"} <= set(tour) <= {"city", "by", "legs", "size", "note"}
+        assert isinstance(tour["size"], Size)
+        schema = json.loads(str(form_of(Tour, None).options["schema"]))
+        assert schema["required"] == ["city", "legs", "size"]
+        assert schema["properties"]["city"]["maxLength"] == 4
+        if sys.version_info < (3, 12):
+            with pytest.raises(InvalidRequestError, match="the class Ring contains itself"):
+                await session.generate("x", schema=Ring)
+
+
+def test_a_class_of_attrs_keeps_what_annotations_say() -> None:
+    schema = json.loads(str(form_of(Label, None).options["schema"]))
+    assert schema["properties"]["text"]["maxLength"] == 3
+
+
+async def test_members_of_an_enum_as_choices() -> None:
+    async with Session(engine=FakeEngine()) as session:
+        assert await session.generate("Which?", choices=[Color.BLUE]) is Color.BLUE
+        assert await session.generate("Which?", choices=(Level.HIGH, Level.LOW)) in Level
+        assert await session.generate("Which?", choices=Literal[Mood.BAD]) is Mood.BAD
+        assert await session.generate("Which?", choices=Level) in Level
+        with pytest.raises(InvalidRequestError, match=r"choices=<Level.LOW: 1> is not allowed"):
+            await session.generate("Which?", choices=["a", Level.LOW])
 
 
 async def test_a_model_of_pydantic(session: Session) -> None:
@@ -125,7 +227,7 @@ class Square:
 
 async def test_attrs_classes_that_contain_themselves_or_have_derived_defaults() -> None:
     async with Session(engine=FakeEngine()) as session:
-        with pytest.raises(InvalidRequestError, match="the attrs class Node contains itself"):
+        with pytest.raises(InvalidRequestError, match="the class Node contains itself"):
             await session.generate("A tree", schema=list[Node])
         square = await session.generate("A square", schema=Square)
         assert isinstance(square, Square)
@@ -224,7 +326,7 @@ async def test_a_fake_engine_answers_in_the_form() -> None:
 
 
 async def test_what_is_cut_is_not_stored(session: Session) -> None:
-    with pytest.raises(IncompleteAnswerError, match="raise max_new_tokens") as caught:
+    with pytest.raises(IncompleteAnswerError, match="85 are always enough") as caught:
         await session.generate("A trip", schema=SCHEMA, max_new_tokens=4)
     assert caught.value.text.startswith("{")
     assert (await session.cache.get_cache_stats())["generation"]["size"] == 0

@@ -637,7 +637,9 @@ class GenerateWorker:
             most = None
             if constraint is not None and not sequence.reasoning_tokens:
                 most = most_tokens(constraint)
-            remedy = "raise max_new_tokens" if most is None else f"{most} are always enough"
+            remedy = f"{most} are always enough"
+            if most is None:
+                remedy = "raise max_new_tokens, or have the form bound what repeats in it"
             if limit < sequence.job.request.max_new_tokens:
                 remedy = "the context holds no more: shorten the prompt"
             what = (

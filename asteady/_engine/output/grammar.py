@@ -24,7 +24,7 @@ from asteady._base.settings import FORM_MAX_STATES
 from asteady._base.threads import start_daemon
 from asteady._base.validation import refuse, shorten
 from asteady._engine.output.guidance import Language, Matcher, Tokens
-from asteady._engine.output.schemas import grammar_of, place_of
+from asteady._engine.output.schemas import grammar_of, most_bytes, place_of
 
 if TYPE_CHECKING:
     from asteady._base.requests import Vector
@@ -44,6 +44,8 @@ _NAMES = {"json": "schema", "choices": "choices", "regex": "regex", "lark": "gra
 
 # In the library's messages: where in a grammar, and what of a regular expression.
 _POSITION = re.compile(r"(?:at )?(\d+)\((\d+)\): ")
+_GBNF = re.compile(r"^\s*[\w-]+\s*::=", re.MULTILINE)
+_LOOK_AROUND = re.compile(r"lookarounds not supported yet; (Start|End)?")
 _IN_REGEX = re.compile(r".*?\n(?P<line>.*)\n(?P<marks> *\^+)\nerror: (?P<error>.*)", re.DOTALL)
 
 
@@ -169,6 +171,12 @@ def _reason(error: str, constraint: Constraint) -> str:
         return "llguidance cannot follow a oneOf whose cases may overlap: use anyOf"
     if _TOO_MANY_STATES in text:
         return _TOO_LARGE
+    if constraint.kind == "lark" and _GBNF.search(constraint.source):
+        return "it is GBNF: llguidance.gbnf_to_lark.gbnf_to_lark(grammar) makes Lark's syntax of it"
+    if found := _LOOK_AROUND.search(text):
+        what = "^ and $ inside of it" if found[1] else "word boundaries"
+        pattern = shorten(text.partition(" in regex ")[2].splitlines()[0], 60)
+        return f"{what} are not supported, in {pattern}"
     where = ""
     if position := _POSITION.match(text):
         text = text[position.end() :]
@@ -309,7 +317,10 @@ class MaskThread:
 def most_tokens(constraint: Constraint) -> int | None:
     """How many tokens an answer of this form has at most; None if that is not bounded, or not
     known."""
+    # A token is at least one byte.
+    if constraint.kind == "json":
+        return most_bytes(json.loads(constraint.source))
     if constraint.kind != "choices":
         return None
-    # A token is at least one byte, and the longest choice ends where it ends.
+    # The longest choice ends where it ends.
     return max(len(text.encode()) for text in constraint.choices)

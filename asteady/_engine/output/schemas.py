@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, TypeAlias
 from urllib.parse import unquote
 
@@ -52,6 +53,11 @@ _DATE = f"(?:{_ANY_YEAR}-{_MONTH_AND_DAY}|{_LEAP_YEAR}-02-29)"
 _HOUR_AND_MINUTE = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
 _TIME = f"{_HOUR_AND_MINUTE}:[0-5][0-9](?:\\.[0-9]{{1,6}})?(?:Z|[+-]{_HOUR_AND_MINUTE})"
 _PATTERNS = {"date": f"^{_DATE}$", "time": f"^{_TIME}$", "date-time": f"^{_DATE}T{_TIME}$"}
+_HEX = "[0-9a-fA-F]"
+_NAME_PATTERNS = {
+    **_PATTERNS,
+    "uuid": f"^{_HEX}{{8}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{12}}$",
+}
 
 # What json.dumps writes, which models have seen most; with free white space a small model may write
 # nothing else until its tokens are used up.
@@ -86,6 +92,7 @@ def grammar_of(source: str) -> str:
         if not isinstance(part, dict) or place in seen:
             continue
         seen.add(place)
+        _name_properties(schema, part)
         left += (((*place, *path), child) for path, child in _subschemas(part))
         # A reference may lead to where no keyword does: "#/parts/name".
         left += _referred(schema, part)
@@ -119,6 +126,34 @@ def grammar_of(source: str) -> str:
     return _written(schema)
 
 
+def _name_properties(schema: Any, part: dict[str, Any]) -> None:
+    """Put properties in place of `propertyNames`, which the library does not follow, if it says
+    all that is asked of the names."""
+    names = part.get("propertyNames")
+    if isinstance(names, dict) and "$ref" in names:
+        names = next((found for _, found in _referred(schema, names)), None)
+    if not isinstance(names, dict) or part.keys() & {"properties", "patternProperties"}:
+        return
+    values = part.get("additionalProperties", True)
+    match {key: value for key, value in names.items() if key not in ("title", "description")}:
+        case {"enum": [*texts], **rest} if all(isinstance(text, str) for text in texts):
+            named = {"properties": dict.fromkeys(texts, values)}
+        case {"const": str(text), **rest}:
+            named = {"properties": {text: values}}
+        case {"pattern": str(pattern), **rest}:
+            named = {"patternProperties": {pattern: values}}
+        case {"format": str(kind), **rest} if kind in _NAME_PATTERNS:
+            named = {"patternProperties": {_NAME_PATTERNS[kind]: values}}
+        case {"maxLength": int(most), **rest}:
+            least = rest.pop("minLength", 0)
+            named = {"patternProperties": {f"^(?s:.{{{least},{most}}})$": values}}
+        case _:
+            return
+    if rest.pop("type", "string") == "string" and not rest:
+        part |= {**named, "additionalProperties": False}
+        del part["propertyNames"]
+
+
 def _close_narrow_range(part: dict[str, Any]) -> None:
     """Put a close inclusive bound in place of each exclusive one that is whole, if the range is
     below 1: between 0, exclusive, and 0.5 the library allows 0."""
@@ -139,6 +174,43 @@ def _close_narrow_range(part: dict[str, Any]) -> None:
             del part[exclusive]
             end = least if step > 0 else most
             part[inclusive] = end + step if bounds[exclusive] == end else end
+
+
+def most_bytes(schema: dict[str, Any]) -> int | None:
+    """How long the JSON of an answer is at most; None if that is not bounded, or not known."""
+    found = _most_bytes(schema, schema, {})
+    return None if found == math.inf else int(found)
+
+
+def _most_bytes(schema: dict[str, Any], part: Any, known: dict[Path, float]) -> float:
+    """Of what follows a part; `known` has those of the places that references lead to."""
+    if not isinstance(part, dict):
+        return math.inf
+    inside = partial(_most_bytes, schema, known=known)
+    if "const" in part or "enum" in part:
+        values = part.get("enum", [part.get("const")])
+        return max((len(json.dumps(value)) for value in values), default=math.inf)
+    for place, child in _referred(schema, part):
+        if place not in known:
+            known[place] = math.inf  # should it contain itself
+            known[place] = inside(child)
+        return known[place]
+    for keyword in ("anyOf", "oneOf"):
+        if keyword in part:
+            return max(map(inside, part[keyword]), default=math.inf)
+    match part:
+        case {"type": "null" | "boolean"}:
+            return len("false")
+        case {"type": "integer", "minimum": int(least), "maximum": int(most)}:
+            return max(len(str(least)), len(str(most)))
+        case {"type": "string", "maxLength": int(most)}:
+            return 2 + len("\\u0000") * most
+        case {"type": "array", "maxItems": int(most), "items": item} if "prefixItems" not in part:
+            return 2 + most * (inside(item) + 2) if most else 2
+        case {"type": "object", "properties": dict(named), "additionalProperties": False}:
+            if "patternProperties" not in part:
+                return 2 + sum(len(json.dumps(name)) + 4 + inside(named[name]) for name in named)
+    return math.inf
 
 
 def place_of(schema: Any, error_of: Callable[[str], str]) -> str:

@@ -20,7 +20,8 @@ from asteady._engine.api import AnswerEvent, ErrorEvent
 from asteady._engine.llama.engine import LlamaEngine
 from asteady._engine.loader import load_engine
 from asteady._engine.models.resolve import resolve_model
-from asteady._engine.output.grammar import Form, MaskThread
+from asteady._engine.output.grammar import Form, MaskThread, most_tokens
+from asteady._engine.output.schemas import most_bytes
 from asteady._engine.plan import EngineOptions, Setup
 from tests.engine.driving import digest, drain, together
 
@@ -153,9 +154,11 @@ def test_an_answer_that_is_cut_is_an_error_with_what_there_was(engine: LlamaEngi
     cut = error(engine, ask(schema=SCHEMA, max_new_tokens=5))
     assert isinstance(cut, IncompleteAnswerError)
     assert str(cut) == (
-        "the answer was cut after 5 tokens, before its form was complete: raise max_new_tokens"
+        "the answer was cut after 5 tokens, before its form was complete: 98 are always enough"
     )
     assert cut.text.startswith('{"name')
+    cut = error(engine, ask(schema={**SCHEMA, "additionalProperties": True}, max_new_tokens=5))
+    assert "raise max_new_tokens, or have the form bound what repeats in it" in str(cut)
     cut = error(engine, ask(choices=["a rather long choice"], max_new_tokens=1))
     assert "20 are always enough" in str(cut)
     # A text may be cut where its form is complete; no number, nor a choice that begins another.
@@ -209,6 +212,12 @@ def test_an_answer_that_is_cut_is_an_error_with_what_there_was(engine: LlamaEngi
         ({"schema": {"type": "integer", "minimum": 2, "maximum": 1}}, "minimum \\(2\\) is greater"),
         ({"schema": {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}}, "no text has"),
         ({"regex": "a(?=b)"}, "regex is not allowed: look-around, .* not supported, in '\\(\\?='"),
+        ({"regex": "\\bfoo"}, r"regex is not allowed: word boundaries are not .*, in /\\bfoo/"),
+        ({"regex": "a$b"}, r"\^ and \$ inside of it are not supported, in /a\$b/"),
+        ({"schema": {"items": {"pattern": "\\bx"}}}, "at #/items: word boundaries"),
+        ({"grammar": 'root ::= "a"'}, r"it is GBNF: llguidance\.gbnf_to_lark"),
+        ({"grammar": 'start: "::=" a'}, "unknown name"),
+        ({"schema": {"name": "Trip", "schema": {}}}, "not allowed: a JSON schema, such as"),
         ({"regex": "a\0"}, "it has the character U\\+0000"),
         ({"grammar": "start: a\na: a"}, "grammar is not allowed: no text has this form"),
         (
@@ -285,11 +294,11 @@ def test_a_format_that_is_not_known_is_an_annotation(engine: LlamaEngine) -> Non
     assert text.startswith('{"format": "a", "ids": [1, 1')
 
 
-def follows(engine: LlamaEngine, schema: dict[str, Any], value: str) -> bool:
+def follows(engine: LlamaEngine, schema: dict[str, Any], value: Any) -> bool:
     constraint = constraint_of(schema=schema)
     assert constraint is not None
     matcher = engine._grammars.compile(constraint).copy()
-    tokens = engine.vocab.tokenize(json.dumps(value), special=False)
+    tokens = engine.vocab.tokenize(json.dumps(value, ensure_ascii=False), special=False)
     return all(matcher.accept(token) for token in tokens) and matcher.accepting
 
 
@@ -370,6 +379,107 @@ def test_no_special_token_is_allowed(engine: LlamaEngine) -> None:
     with pytest.raises(EngineError, match="cannot be followed"):
         form.accept(next(iter(set(range(engine.vocab.size)) - allowed)))
     masks.close()
+
+
+@pytest.mark.parametrize(
+    ("names", "followed", "refused"),
+    [
+        ({"enum": ["a", "b"], "title": "Name", "type": "string"}, ["a", "b"], ["c", "ab"]),
+        ({"$ref": "#/$defs/name"}, ["a"], ["b"]),
+        ({"const": "a"}, ["a"], ["b"]),
+        ({"pattern": "^[a-z]{2}$"}, ["ab"], ["a", "AB"]),
+        ({"minLength": 1, "maxLength": 2}, ["a", "\n😀"], ["", "abc"]),
+        ({"maxLength": 2}, ["", "ab"], ["abc"]),
+        ({"format": "date"}, ["2024-02-29"], ["2023-02-29"]),
+        ({"format": "uuid"}, ["12345678-1234-5678-1234-56781234567f"], ["1234"]),
+    ],
+)
+def test_names_of_properties_follow_their_schema(
+    engine: LlamaEngine, names: dict[str, Any], followed: list[str], refused: list[str]
+) -> None:
+    schema = {
+        "type": "object",
+        "propertyNames": names,
+        "additionalProperties": {"type": "boolean"},
+        "$defs": {"name": {"enum": ["a"]}},
+    }
+    assert follows(engine, schema, {})
+    assert all(follows(engine, schema, {name: True}) for name in followed)
+    assert not follows(engine, schema, {followed[0]: 1})
+    assert not any(follows(engine, schema, {name: True}) for name in refused)
+
+
+@pytest.mark.parametrize(
+    "names", [{"enum": ["a", 1]}, {"pattern": "a", "maxLength": 2}, {"$ref": "#"}, False]
+)
+def test_names_of_properties_that_cannot_be_followed_are_refused(
+    engine: LlamaEngine, names: Any
+) -> None:
+    with pytest.raises(InvalidRequestError, match='llguidance cannot follow "propertyNames"'):
+        engine.prepare(ask(schema={"type": "object", "propertyNames": names}))
+    for more in ("properties", "patternProperties"):
+        with pytest.raises(InvalidRequestError, match="propertyNames"):
+            engine.prepare(ask(schema={"propertyNames": {"maxLength": 2}, more: {"a": {}}}))
+
+
+LINE = {
+    "type": "object",
+    "properties": {"é": {"type": "string", "maxLength": 2}, "n": {"type": ["null", "boolean"]}},
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("schema", "most"),
+    [
+        ({"type": "boolean"}, 5),
+        ({"enum": ["a", "é"]}, 8),
+        ({"const": {"a": 1}}, 8),
+        ({"type": "integer", "minimum": -100, "maximum": 99}, 4),
+        ({"anyOf": [{"type": "null"}, {"type": "string", "maxLength": 10}]}, 62),
+        ({"type": "array", "items": {"type": "null"}, "maxItems": 3}, 23),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"const": 1}}}, 1),
+        ({"type": "integer"}, None),
+        ({"type": "string"}, None),
+        ({"type": "array", "items": {"type": "null"}}, None),
+        ({"type": "object", "properties": {"a": {"type": "null"}}}, None),
+        (LINE, None),
+        ({}, None),
+    ],
+)
+def test_the_most_tokens_of_a_schema(
+    engine: LlamaEngine, schema: dict[str, Any], most: int | None
+) -> None:
+    constraint = constraint_of(schema=schema)
+    assert constraint is not None
+    assert most_tokens(constraint) == most
+    if most is None:
+        return
+    for seed in range(4):
+        request = ask(schema=schema, temperature=5.0, seed=seed, max_new_tokens=most)
+        assert len(answer(engine, request).text.encode()) <= most
+
+
+def test_the_most_tokens_of_schemas_that_refer_to_themselves_or_to_much() -> None:
+    tree: dict[str, Any] = {
+        "type": "object",
+        "properties": {name: {"$ref": "#"} for name in "abcdefgh"},
+        "additionalProperties": False,
+    }
+    assert most_bytes(tree) is None
+    # Each definition has the next one twice: 2**40 in all.
+    definitions: dict[str, Any] = {
+        str(n): {
+            "type": "object",
+            "properties": {key: {"$ref": f"#/$defs/{n + 1}"} for key in "ab"},
+            "additionalProperties": False,
+        }
+        for n in range(40)
+    }
+    definitions["40"] = {"type": "null"}
+    found = most_bytes({"$ref": "#/$defs/0", "$defs": definitions})
+    assert found is not None
+    assert found > 2**40
 
 
 def test_a_form_that_fails_in_the_middle_is_an_error_and_no_answer(
