@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         Prefix as Prefix,
         Session as Session,
         Stream as Stream,
+        TypedStream as TypedStream,
         close as close,
         complete as complete,
         count_tokens as count_tokens,
@@ -67,7 +68,7 @@ else:
         __name__,
         {
             "asteady.blocking._session": (
-                "Cache CacheManager Namespace Prefix Session Stream close complete"
+                "Cache CacheManager Namespace Prefix Session Stream TypedStream close complete"
                 " count_tokens embed embed_batches generate generate_iter get_cache_manager"
                 " is_cached namespace prefix run stream warm"
             ),

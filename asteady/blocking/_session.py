@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeVar, Unpack, overload
+from typing import Any, Generic, Literal, ParamSpec, TypeVar, Unpack, overload
 
 import asteady._session.default as _default
 from asteady._base.errors import (
@@ -25,7 +25,7 @@ from asteady._base.options import (
     EmbedOptions,
     GenerateOptions,
     SettingsOptions,
-    TypedOptions,  # noqa: F401  # of the hints of plain calls
+    TypedOptions,
 )
 from asteady._base.public import public
 from asteady._base.requests import (
@@ -285,7 +285,36 @@ class Stream:
             self._stream.leave()
 
 
+@public
+class TypedStream(Stream, Generic[T]):
+    """A `Stream` of an answer with a `schema` or `choices`."""
+
+    def __enter__(self) -> TypedStream[T]:
+        super().__enter__()
+        return self
+
+    @property
+    def answer(self) -> TypedCompletion[T]:
+        """The whole completion with its value, once the iteration has ended.
+
+        Raises:
+            SessionError: the iteration has not ended yet.
+        """
+        answer: Any = super().answer
+        found: TypedCompletion[T] = answer
+        return found
+
+    def read(self) -> TypedCompletion[T]:
+        """Read to the end, and return the whole completion."""
+        super().read()
+        return self.answer
+
+
 class _GenerateOptions(GenerateOptions, total=False):
+    timeout: float | None
+
+
+class _TypedOptions(TypedOptions, total=False):
     timeout: float | None
 
 
@@ -483,7 +512,7 @@ class GenerationCalls(Part[C]):
         model: AnyPath | None = None,
         kind: Kind = "generation",
         mode: EmbedMode | None = None,
-        **options: Unpack[_GenerateOptions],
+        **options: Unpack[_TypedOptions],
     ) -> int: ...
 
     @overload
@@ -494,7 +523,7 @@ class GenerationCalls(Part[C]):
         model: AnyPath | None = None,
         kind: Kind = "generation",
         mode: EmbedMode | None = None,
-        **options: Unpack[_GenerateOptions],
+        **options: Unpack[_TypedOptions],
     ) -> list[int]: ...
 
     @documented_as(AsyncGenerationCalls.count_tokens, timeout_in_options=True)
@@ -502,6 +531,77 @@ class GenerationCalls(Part[C]):
         return self._count_tokens(prompt, **options)
 
     _count_tokens = waited(AsyncGenerationCalls.count_tokens)
+
+    @overload
+    def stream(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        cache: CacheMode = "use",
+        timeout: float | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Stream: ...
+
+    @overload
+    def stream(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        cache: CacheMode = "use",
+        timeout: float | None = None,
+        schema: type[T],
+        **options: Unpack[GenerateOptions],
+    ) -> TypedStream[T]: ...
+
+    @overload
+    def stream(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        cache: CacheMode = "use",
+        timeout: float | None = None,
+        schema: object,
+        **options: Unpack[GenerateOptions],
+    ) -> TypedStream[Any]: ...
+
+    @overload
+    def stream(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        cache: CacheMode = "use",
+        timeout: float | None = None,
+        choices: type[M],
+        **options: Unpack[GenerateOptions],
+    ) -> TypedStream[M]: ...
+
+    @overload
+    def stream(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        cache: CacheMode = "use",
+        timeout: float | None = None,
+        choices: Sequence[E],
+        **options: Unpack[GenerateOptions],
+    ) -> TypedStream[E]: ...
+
+    @overload
+    def stream(
+        self,
+        prompt: str | None = None,
+        *,
+        model: AnyPath | None = None,
+        cache: CacheMode = "use",
+        timeout: float | None = None,
+        choices: object,
+        **options: Unpack[GenerateOptions],
+    ) -> TypedStream[Any]: ...
 
     @documented_as(AsyncGenerationCalls.stream)
     def stream(
@@ -511,13 +611,15 @@ class GenerationCalls(Part[C]):
         model: AnyPath | None = None,
         cache: CacheMode = "use",
         timeout: float | None = None,
-        **options: Unpack[GenerateOptions],
-    ) -> Stream:
+        **options: Any,
+    ) -> Any:
         async def start() -> AsyncStream:
             calls = await self._target()
-            return calls.stream(prompt, model=model, cache=cache, **options)
+            stream: AsyncStream = calls.stream(prompt, model=model, cache=cache, **options)
+            return stream
 
-        return Stream(self._portal, start, timeout)
+        typed = options.get("schema") is not None or options.get("choices") is not None
+        return (TypedStream if typed else Stream)(self._portal, start, timeout)
 
     @documented_as(AsyncGenerationCalls.generate)
     def generate_iter(
@@ -527,13 +629,14 @@ class GenerationCalls(Part[C]):
         model: AnyPath | None = None,
         cache: CacheMode = "use",
         timeout: float | None = None,
-        **options: Unpack[GenerateOptions],
+        **options: Unpack[TypedOptions],
     ) -> Iterator[str]:
         """The chunks of `generate`, as they are computed.
 
         Closing the generator, or dropping it, stops the computation unless somebody else waits.
         """
-        with self.stream(prompt, model=model, cache=cache, timeout=timeout, **options) as chunks:
+        given: dict[str, Any] = {"model": model, "cache": cache, "timeout": timeout, **options}
+        with self.stream(prompt, **given) as chunks:
             yield from chunks
 
 

@@ -25,6 +25,7 @@ CLASSES: dict[type, type] = {
     asteady.Cache: blocking.Cache,
     asteady.CacheManager: blocking.CacheManager,
     asteady.Stream: blocking.Stream,
+    asteady.TypedStream: blocking.TypedStream,
     operate.Namespace: blocking.Namespace,
     **{getattr(operate, name): getattr(blocking, name) for name in TOOLS},
 }
@@ -43,6 +44,7 @@ NOT_HERE = {
     "CacheManager.check_open": "for the command line",
     "CacheManager.aclose": "its session closes it",
     "Stream.leave": "leaving the block does it",
+    "TypedStream.leave": "leaving the block does it",
     "CacheInspector.observe": "an observer",
     "CacheBenchmark.observe": "an observer",
     "CacheOptimizer.load": "read by the tool itself",
@@ -74,6 +76,7 @@ PIPELINE = {
 # They speak of threads where the async ones speak of tasks and loops.
 OTHER_WORDS = {
     "Stream.events",
+    "TypedStream.events",
     "Session.observe",
     "CacheMonitor.operation",
     "CacheMonitor.run",
@@ -84,6 +87,7 @@ OTHER_WORDS = {
 # Async ones whose plain ones have no time limit.
 NO_TIMEOUT = {
     "Stream.read": "the stream has it",
+    "TypedStream.read": "the stream has it",
     "CacheMonitor.run": "the function has it",
     "CacheMonitor.monitor_operation": "the function has it",
     "HierarchicalCache.namespace": "waits for nothing",

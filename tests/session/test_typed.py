@@ -393,6 +393,14 @@ def test_without_await() -> None:
         assert isinstance(session.generate("A point", schema=Point), Point)
         assert session.complete("A mood", choices=Mood).value in Mood
         assert session.generate("A mood", choices=["x"]) == "x"
+        with session.stream("A point", schema=Point) as stream:
+            assert "".join(stream) == stream.answer.text
+            assert isinstance(stream, asteady.blocking.TypedStream)
+            assert isinstance(stream.answer.value, Point)
+            assert stream.read().value == stream.answer.value
+        assert "".join(session.generate_iter("A mood", choices=["x"])) == "x"
+        with session.stream("A point", choices=None, max_new_tokens=1) as untyped:
+            assert not isinstance(untyped, asteady.blocking.TypedStream)
     assert asteady.blocking.generate("A mood", choices=["x"]) == "x"
 
 

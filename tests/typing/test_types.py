@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from enum import Enum
 from fractions import Fraction
 from typing import Any, TypeAlias, assert_type
 
@@ -13,6 +14,10 @@ import asteady
 from asteady import blocking, steadytext
 
 Vector: TypeAlias = NDArray[np.float32]
+
+
+class Mood(Enum):
+    GOOD = "good"
 
 
 async def checked(session: asteady.Session) -> None:
@@ -43,6 +48,7 @@ async def checked(session: asteady.Session) -> None:
         async for chunk in stream:
             assert_type(chunk, str)
         assert_type(stream.answer, asteady.Completion)
+    assert_type(await session.generate("hi", choices=[Mood.GOOD]), Mood)
     await session.generate("hi", sede=1)  # type: ignore[call-overload]  # no such option
     await session.generate("hi", seed="1")  # type: ignore[call-overload]  # an int is needed
     await session.generate("hi", seed=1.0)  # type: ignore[call-overload]
@@ -82,6 +88,16 @@ def checked_blocking(session: blocking.Session) -> None:
         assert_type(next(stream), str)
         assert_type(next(stream.events()), asteady.StreamEvent)
         assert_type(stream.read(), asteady.Completion)
+    with session.stream("hi", schema=Decimal, timeout=1) as typed:
+        assert_type(typed, blocking.TypedStream[Decimal])
+        assert_type(next(typed), str)
+        assert_type(typed.answer, asteady.TypedCompletion[Decimal])
+        assert_type(typed.read().value, Decimal)
+    with blocking.stream("hi", choices=Mood) as mood:
+        assert_type(mood.answer.value, Mood)
+    for chunk in session.generate_iter("hi", choices=["a"]):
+        assert_type(chunk, str)
+    assert_type(session.count_tokens("hi", schema=int), int)
     session.generate("hi", sede=1)  # type: ignore[call-overload]  # no such option
     session.complete("hi", sede=1)  # type: ignore[call-overload]  # no such option
     session.prefix("a").embed("hi")  # type: ignore[attr-defined]  # a prefix is for generating
