@@ -286,6 +286,16 @@ def test_dropping_the_answers_releases_what_was_begun(
         gc.enable()
 
 
+def test_a_client_that_is_closed_is_told(cluster: LocalCluster, settings: SettingsOptions) -> None:
+    with Client(cluster) as client:
+        answers = embed(client, texts(40), settings=settings, batch_size=1)
+        next(answers)
+    with pytest.raises(asteady.InvalidRequestError, match="the client is closed"):
+        list(answers)
+    with pytest.raises(asteady.InvalidRequestError, match="the client is closed"):
+        next(embed(client, ["one"], settings=settings))
+
+
 def test_a_session_that_cannot_be_opened_is_tried_again(
     client: Client, own_settings: SettingsOptions
 ) -> None:

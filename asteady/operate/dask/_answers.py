@@ -80,10 +80,12 @@ def _answers(
             f"an async iterable ({type(items).__name__}) needs an asynchronous client: "
             "await Client(..., asynchronous=True)"
         )
+    _check_open(client)
     client.register_plugin(plugin)
     rest, ended = iter(items), False
     with window:
         while True:
+            _check_open(client)
             limit = _batches(client.nthreads())
             while not ended and not window.is_full(limit):
                 try:
@@ -104,11 +106,13 @@ async def _async_answers(
             "the client is not asynchronous: iterate with `for`, or give one that is: "
             "await Client(..., asynchronous=True)"
         )
+    _check_open(client)
     await client.register_plugin(plugin)
     with window:
         async with aclosing(_async(items)) as rest:
             ended = False
             while True:
+                _check_open(client)
                 limit = _batches(await client.nthreads())
                 while not ended and not window.is_full(limit):
                     try:
@@ -120,6 +124,14 @@ async def _async_answers(
                     return
                 for answer in window.take(await head.result()):
                     yield _received(answer)
+
+
+def _check_open(client: Client) -> None:
+    if client.status in ("closing", "closed"):
+        raise InvalidRequestError(
+            "the client is closed: keep it open until the last answer is taken, as they are"
+            " computed meanwhile"
+        )
 
 
 def _received(answer: Any) -> Any:
