@@ -154,9 +154,12 @@ class Models:
             fingerprint = self._source.identify(kind, reference, reading)
         else:
             fingerprint = self._source.fingerprint(kind, reference)
+        self._measure(kind, reference, fingerprint)
+        return fingerprint
+
+    def _measure(self, kind: Kind, reference: str, fingerprint: str) -> None:
         if kind == "embedding" and isinstance(self._source, KnowsDimensions):
             self._dimensions[fingerprint] = self._source.dimensions(reference)
-        return fingerprint
 
     async def fingerprint_parts(self, kind: Kind, reference: str) -> Mapping[str, Any]:
         """What the model's fingerprint is the digest of, by name; nothing where the engine does
@@ -425,6 +428,7 @@ class Models:
             from asteady._engine.pool import Pool
 
         engine = self._source.load(kind, reference)
+        self._measure(kind, reference, engine.fingerprint)
         settings = self._settings
         pool = Pool(engine, workers=settings.workers, max_pending=settings.max_pending)
         with self._lock:

@@ -82,15 +82,17 @@ def cut(directory: Path, numbers: list[float]) -> None:
             db.execute("UPDATE answer SET crc = ? WHERE slot = ?", (crc, slot))
 
 
-@pytest.mark.parametrize("wanted", [None, 5])
+@pytest.mark.parametrize(("wanted", "loaded"), [(None, False), (None, True), (5, False)])
 async def test_a_stored_vector_with_other_dimensions_than_the_model_s_is_computed_anew(
-    wanted: int | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    wanted: int | None, loaded: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with Session(cache_dir=tmp_path) as session:
         right = await session.embed("text", dimensions=wanted)
     cut(tmp_path, [0.6, 0.0, 0.8])
     for damaged in (1, 0):
         async with Session(cache_dir=tmp_path) as session:
+            if loaded:
+                await session.load("embedding")
             assert (await session.embed("text", dimensions=wanted) == right).all()
             counters = session.cache.embedding.counters
             assert (counters.damaged, counters.misses) == (damaged, damaged)
