@@ -22,8 +22,11 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.pycode import ModuleAnalyzer
+from sphinx.util.logging import getLogger
 from sphinx.util.nodes import make_refnode
+from sphinx.util.typing import stringify_annotation
 
+log = getLogger(__name__)
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 sys.path.insert(0, str(ROOT))
@@ -85,8 +88,12 @@ maximum_signature_line_length = 88
 napoleon_use_rtype = False
 toc_object_entries_show_parents = "hide"
 
+# It makes other quotation marks of those of types, too.
+smartquotes = False
+
 html_theme = "furo"
 html_title = "asteady"
+html_favicon = "../asteady/server/_dashboard/page/icon.svg"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
@@ -176,8 +183,23 @@ def shorten_signature(
         return ("", "") if signature else None
     # Type parameters as `repr` shows them, which Sphinx cannot read.
     signature = re.sub(r"(?:~typing\.)?~([A-Z])\b", r"\1", signature)
+    signature, returns = as_checked(signature), as_checked(returns or "")
+    # Nor can it read defaults that are functions or classes.
+    signature = re.sub(r"<[\w -]+? '?(?:\w+\.)*(\w+)'?(?: at \w+)?>", r"\1", signature)
     # attrs.NOTHING stands for a default that is computed.
-    return signature.replace("= NOTHING", "= ..."), returns
+    signature = signature.replace("= NOTHING", "= ...")
+    if "<" in signature + returns:
+        log.warning("%s%s -> %s has what is no Python", name, signature, returns)
+    return signature, returns
+
+
+def as_checked(types: str) -> str:
+    """Types as type checkers see them, without what pydantic reads of them when they are run."""
+    return re.sub(
+        r"(?:~?typing\.)?Annotated\[(?:~?typing\.)?(\w+), JsonForm\([^)]*\)\]",
+        lambda found: "asteady.Vector" if found[1] == "Any" else found[1],
+        types,
+    )
 
 
 def keep_colon(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
@@ -197,6 +219,10 @@ def read_private_modules() -> None:
             written.analyze()
             known.attr_docs.update(written.attr_docs)
             known.annotations.update(written.annotations)
+            for owner in vars(importlib.import_module(name)).values():
+                for field, kind in getattr(owner, "__annotations__", {}).items():
+                    if "JsonForm" in repr(kind):
+                        owner.__annotations__[field] = as_checked(stringify_annotation(kind))
             known.overloads.update(written.overloads)
             known.finals.extend(written.finals)
             known.tagorder.update(written.tagorder)

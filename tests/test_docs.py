@@ -215,7 +215,7 @@ def test_every_public_name_is_in_the_reference() -> None:
         module = re.search(r"(?:currentmodule|py:module):: (\S+)", text)
         for name in re.findall(r"^\.\. automodule:: (\S+)\n +:members:", text, re.M):
             documented |= {f"{name}.{member}" for member in importlib.import_module(name).__all__}
-        for name in re.findall(r"^\.\. auto(?!module)\w+:: (\S+)", text, re.M):
+        for name in re.findall(r"^\.\. (?:data|auto(?!module)\w+):: (\S+)", text, re.M):
             assert module is not None
             documented.add(f"{module[1]}.{name}")
         if "also exported here" in text or page.stem == "steadytext":
