@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -301,6 +302,16 @@ async def test_texts_may_be_given_as_ids_of_tokens(
             "max_completion_tokens",
             "-1",
         ),
+        ("/chat/completions", {**HELLO, "max_tokens": 0}, 400, "max_tokens", "max_tokens=0"),
+        ("/completions", {"prompt": "a", "n_predict": -1}, 400, "n_predict", "n_predict=-1"),
+        (
+            "/chat/completions",
+            {**HELLO, "response_format": {"type": "json_schema", "schema": {"type": "frob"}}},
+            400,
+            "response_format",
+            "response_format is not allowed",
+        ),
+        ("/chat/completions", {**HELLO, "guided_json": "{"}, 400, "guided_json", "guided_json="),
         ("/completions", {"prompt": [1, "a"]}, 400, "prompt", "list of texts"),
         ("/completions", {"prompt": [9]}, 400, "prompt", "the token 9"),
         ("/completions", {"prompt": "a", "suffix": "b"}, 400, "suffix", "gaps"),
@@ -319,8 +330,8 @@ async def test_texts_may_be_given_as_ids_of_tokens(
         ("/chat/completions", {**HELLO, "grammar": "root ::= x"}, 400, "grammar", "regex"),
         ("/chat/completions", {**HELLO, "model": "\ud800"}, 404, "model", "not served"),
         ("/embeddings", {"input": "a", "dimensions": 0}, 400, "dimensions", "0"),
-        ("/nowhere", {}, 404, None, "Not Found"),
-        ("/models", {}, 405, None, "Method Not Allowed"),
+        ("/nowhere", {}, 404, None, "/v1/openapi.json"),
+        ("/models", {}, 405, None, "Method Not Allowed; it takes GET, HEAD"),
     ],
 )
 async def test_a_refusal_names_what_is_refused(
@@ -334,6 +345,37 @@ async def test_a_refusal_names_what_is_refused(
     if body.get("stream") is None and path != "/embeddings":
         streamed = await api.post(path, content=json.dumps({**body, "stream": True}))
         assert streamed.status_code == status
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        (
+            "the model has no chat template: pass prompt=..., under a prefix with raw=True",
+            "the model has no chat template: send the text as prompt to /completions",
+        ),
+        (
+            f"{Path('/models/a.gguf')} is a generation model and cannot embed",
+            "the model cannot do what the request asks for: name another one of those in /models",
+        ),
+    ],
+)
+async def test_what_a_model_cannot_do_has_a_remedy_of_this_api(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, message: str, told: str
+) -> None:
+    engine = FakeEngine()
+
+    def refuse(request: object) -> None:
+        raise asteady.ModelCapabilityError(message)
+
+    monkeypatch.setattr(engine, "prepare", refuse)
+    async with asteady.Session(engine=engine, cache_dir=tmp_path) as session:
+        transport = httpx.ASGITransport(app=asteady.server.openai(session))
+        async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
+            reply = await client.post("/chat/completions", json=HELLO)
+    assert reply.status_code == 400
+    assert reply.json()["error"]["message"] == told
+    assert reply.json()["error"]["param"] == "model"
 
 
 async def test_a_body_is_json_of_a_bounded_size(session: asteady.Session) -> None:
@@ -350,6 +392,7 @@ async def test_a_body_is_json_of_a_bounded_size(session: asteady.Session) -> Non
         ):
             reply = await client.post("/chat/completions", content=content)
             assert reply.status_code == status, content
+        assert "max_body_bytes" in reply.json()["error"]["message"]
 
         async def parts() -> Any:
             for _ in range(20):
@@ -365,6 +408,22 @@ async def test_models_are_those_with_a_name(api: httpx.AsyncClient) -> None:
     assert (await api.get("/models/other")).json()["id"] == "other"
     assert (await api.get("/models/none")).status_code == 404
     assert (await chat(api, model="other"))["model"] == "other"
+
+
+async def test_a_file_is_called_by_its_own_name(tmp_path: Path) -> None:
+    for reference, name in (
+        (tmp_path / "model.gguf", "model"),
+        # As other programs keep them.
+        (tmp_path / "blobs" / "sha256-6a07", "sha256-6a07"),
+        ("hf:owner/repo/file.gguf", "file"),
+        ("hf:owner/repo:Q4_K_M", "hf:owner/repo:Q4_K_M"),
+    ):
+        app = asteady.server.openai(asteady.Session(generation_model=reference))
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app=app), base_url="http://app"
+        ) as client:
+            listed = (await client.get("/models")).json()["data"]
+        assert [model["id"] for model in listed] == [name, "builtin"]
 
 
 @pytest.mark.parametrize(

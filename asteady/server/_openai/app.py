@@ -13,10 +13,11 @@ from starlette.routing import Route
 from asteady._base.files import AnyPath
 from asteady._base.public import public
 from asteady._session.session import Session
+from asteady.operate._resolve_session import session_now
 from asteady.server._openai.chat import ChatCompletions
 from asteady.server._openai.completions import Completions
 from asteady.server._openai.embeddings import Embeddings
-from asteady.server._openai.errors import ApiError
+from asteady.server._openai.errors import ApiError, not_there
 from asteady.server._openai.openapi import description
 from asteady.server._openai.responses import Responses
 from asteady.server._openai.served import ServedModels, identified
@@ -48,8 +49,12 @@ def openai(
         max_body_bytes: of a request; more is answered with 413.
         max_messages: of a conversation; more are answered with 400.
 
+    Raises:
+        InvalidRequestError: `session` is no `asteady.Session`.
+
     Paths, defaults and differences: docs/openai-api.md.
     """
+    session = session_now(session)  # refuses what is none
     served = ServedModels(session, models)
     given = (session, served, max_body_bytes, max_messages, max_tokens)
 
@@ -89,6 +94,6 @@ async def _refused(request: Request, error: Exception) -> Response:
 async def _not_there(request: Request, error: Exception) -> Response:
     """Another path, or another method."""
     assert isinstance(error, HTTPException)
-    message = f"{request.method} {request.url.path}: {error.detail}"
-    own = ApiError(message, status=error.status_code, code="unknown_url")
-    return JSONResponse({"error": own.body}, own.status, error.headers)
+    hint = f"what is there is in {request.scope['root_path']}/openapi.json"
+    own = not_there(request.method, request.url.path, error, hint)
+    return await _refused(request, own)

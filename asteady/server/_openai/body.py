@@ -40,7 +40,9 @@ async def read_body(scope: Scope, receive: Receive, most_bytes: int) -> dict[str
     whole = b"".join(parts)
     try:
         body = await run_aside(partial(_parse, whole)) if size > _LARGE_BYTES else _parse(whole)
-    except (ValueError, RecursionError) as exc:
+    except RecursionError:
+        raise ApiError("the body is nested too deeply", code="invalid_json") from None
+    except ValueError as exc:
         raise ApiError(f"the body is not JSON: {exc}", code="invalid_json") from None
     if not isinstance(body, dict):
         raise ApiError("the body must be a JSON object", code="invalid_json")
@@ -63,5 +65,8 @@ _DECODER = json.JSONDecoder(parse_constant=_no_constant)
 
 def _too_large(most_bytes: int) -> ApiError:
     return ApiError(
-        f"the body has more than {most_bytes:,} bytes", status=413, code="request_too_large"
+        f"the body has more than {most_bytes:,} bytes: send less of it, or let the server take more"
+        " (asteady serve --max-body-mb, or max_body_bytes of asteady.server.openai)",
+        status=413,
+        code="request_too_large",
     )

@@ -84,18 +84,21 @@ class Endpoint(ABC):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         send = noticing_hang_up(send)
+        body: dict[str, Any] = {}
         try:
-            await self._answer(scope, receive, send)
+            body = await read_body(scope, receive, self._most_body_bytes)
+            await self._answer(body, scope, receive, send)
         except ClientLeftError:
             pass
         except Exception as exc:
-            error = api_error(exc, self.subject)
+            error = api_error(exc, self.subject, body)
             with suppress(ClientLeftError):
                 await send_json(send, {"error": error.body}, error.status, error.headers)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(
+        self, body: dict[str, Any], scope: Scope, receive: Receive, send: Send
+    ) -> None:
         async with AsyncExitStack() as stack:
-            body = await read_body(scope, receive, self._most_body_bytes)
             self._check_messages(body)
             reply = await self.reply(Asked(body, _mode_of(scope), stack, receive))
             if isinstance(reply.content, Mapping | bytes):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
+
+from starlette.exceptions import HTTPException
 
 from asteady._base.errors import (
     CacheMissError,
@@ -15,19 +18,14 @@ from asteady._base.errors import (
     QueueFullError,
     RemoteUnavailableError,
 )
+from asteady.server._openai.fields import field_of
 from asteady.server._web.errors import RETRY_AFTER, http_error
 
 _log = logging.getLogger("asteady")
 
 # Of errors of the server, by status.
 _CODES = {502: "bad_gateway", 503: "not_ready", 504: "timeout"}
-# The library's names of what a body names otherwise.
-_NAMES = {
-    "max_new_tokens": "max_completion_tokens",
-    "schema": "response_format",
-    "prompt": "prompt",
-    "text": "input",
-}
+_RAW = re.compile(r"pass prompt=\.\.\..*")
 _NAMED = re.compile(r"(\w+)[\w\[\]'\"]*(=| is | has |:)")
 
 
@@ -55,10 +53,28 @@ def refused(param: str, reason: str) -> ApiError:
     return ApiError(f"{param}: {reason}", param=param)
 
 
-def api_error(exc: Exception, subject: str = "messages") -> ApiError:
+def not_there(method: str, path: str, error: HTTPException, hint: str) -> ApiError:
+    """What is told of a path that is not there, with a `hint` at what is, or of a method that is
+    not allowed."""
+    message, code, headers = error.detail, "unknown_url", error.headers or {}
+    if error.status_code == 405:
+        methods = sorted(headers.get("Allow", "").split(", "))
+        message, code = f"{message}; it takes {', '.join(methods)}", "method_not_supported"
+    elif message == "Not Found":
+        message = f"{message}; {hint}"
+    return ApiError(
+        f"{method} {path}: {message}", status=error.status_code, code=code, headers=headers
+    )
+
+
+def api_error(
+    exc: Exception,
+    subject: str = "messages",
+    body: Mapping[str, Any] = {},  # read only
+) -> ApiError:
     """The error that a client is told for any exception; what is no fault of its is logged.
 
-    `subject` is the field that a prompt is in.
+    `subject` is the field that a prompt is in; `body` is the request's.
     """
     match exc:
         case ApiError():
@@ -70,7 +86,11 @@ def api_error(exc: Exception, subject: str = "messages") -> ApiError:
         case InvalidRequestError():
             # Notes say which one of several texts it is.
             message = " ".join([str(exc), *getattr(exc, "__notes__", ())])
-            return ApiError(message, param=_param(message))
+            named = _NAMED.match(message)
+            if named is None:
+                return ApiError(message)
+            field = field_of(named[1], body)
+            return ApiError(field + message[named.end(1) :], param=field)
         case CacheMissError():
             return ApiError(
                 "the answer is not in the cache, and x-asteady-cache-mode: only was sent",
@@ -91,8 +111,12 @@ def api_error(exc: Exception, subject: str = "messages") -> ApiError:
                 headers=RETRY_AFTER,
             )
     status, message, headers = http_error(exc)
-    if status == 400:
-        return ApiError(message, param="model")  # it cannot do what is asked for
+    if status == 400:  # the model cannot do what is asked for
+        # The library's remedy is its own.
+        message = _RAW.sub("send the text as prompt to /completions", message)
+        if os.sep in str(exc):
+            message = f"{message}: name another one of those in /models"
+        return ApiError(message, param="model")
     match exc:
         case QueueFullError():
             code = "queue_full"
@@ -101,8 +125,3 @@ def api_error(exc: Exception, subject: str = "messages") -> ApiError:
         case _:
             code = _CODES.get(status, "internal_error")
     return ApiError(message, status=status, kind="server_error", code=code, headers=headers)
-
-
-def _param(message: str) -> str | None:
-    found: Any = _NAMED.match(message)
-    return None if found is None else _NAMES.get(found[1], found[1])

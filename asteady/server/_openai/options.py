@@ -9,6 +9,7 @@ from typing import Any
 
 from asteady._base.requests import DEFAULT_SEED
 from asteady.server._openai.errors import refused
+from asteady.server._openai.fields import RENAMED
 
 _log = logging.getLogger("asteady")
 
@@ -31,18 +32,6 @@ _SAME = (
     "choices",
     "date",
 )
-_RENAMED = {
-    "max_tokens": "max_new_tokens",
-    "max_completion_tokens": "max_new_tokens",
-    "max_output_tokens": "max_new_tokens",
-    "n_predict": "max_new_tokens",
-    "repetition_penalty": "repeat_penalty",
-    "guided_choice": "choices",
-    "guided_regex": "regex",
-    # Not `grammar`, which llama.cpp's server reads in a syntax of its own.
-    "lark_grammar": "grammar",
-}
-_SCHEMAS = ("guided_json", "json_schema")
 # What would be missing from the answer if it were ignored.
 _REFUSED = {
     "audio": "models here write text only",
@@ -96,7 +85,7 @@ def check_fields(body: Mapping[str, Any], known: frozenset[str]) -> None:
         _log.debug("fields of a request are ignored: %s", ", ".join(sorted(ignored)))
 
 
-_SAMPLING = frozenset(_SAME) | _RENAMED.keys() | set(_SCHEMAS) | _OFF.keys()
+_SAMPLING = frozenset(_SAME) | RENAMED.keys() | _OFF.keys()
 
 
 def sampling_options(body: Mapping[str, Any], most_tokens: int | None) -> dict[str, Any]:
@@ -107,12 +96,10 @@ def sampling_options(body: Mapping[str, Any], most_tokens: int | None) -> dict[s
     a seed, by top_p, or by several choices.
     """
     found = {name: body[name] for name in _SAME if body.get(name) is not None}
-    for name, own in _RENAMED.items():
-        if body.get(name) is not None:
-            found[own] = body[name]
-    for name in _SCHEMAS:
-        if (schema := body.get(name)) is not None:
-            found["schema"] = schema if isinstance(schema, str) else json.dumps(schema)
+    for name, own in RENAMED.items():
+        if (value := body.get(name)) is not None:
+            written = own == "schema" and not isinstance(value, str)
+            found[own] = json.dumps(value) if written else value
     if found.get("top_k") == -1:  # vLLM's word for all of them
         found["top_k"] = 0
     if most_tokens is not None:

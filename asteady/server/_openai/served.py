@@ -95,4 +95,6 @@ def name_of(reference: str) -> str:
     """A model is called by its name, not by where it lies."""
     if reference.startswith(REMOTE_PREFIX):
         return RemoteReference.parse(reference).name or "remote"
-    return PurePath(reference).stem if reference.endswith(".gguf") else reference
+    if reference.startswith("hf:") and not reference.endswith(".gguf"):
+        return reference
+    return PurePath(reference).name.removesuffix(".gguf")

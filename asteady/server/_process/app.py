@@ -19,7 +19,7 @@ from asteady._session.session import Session
 from asteady.operate import PrometheusCollector
 from asteady.server._dashboard.app import dashboard
 from asteady.server._openai.app import openai
-from asteady.server._openai.errors import ApiError
+from asteady.server._openai.errors import not_there
 from asteady.server._process.guard import API, HEALTH, Guard
 
 _DASHBOARD = "/dashboard"
@@ -126,10 +126,5 @@ async def _to_dashboard(request: Request) -> Response:
 
 async def _not_there(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    hint = f"; the API is at {API}" if error.detail == "Not Found" else ""
-    own = ApiError(
-        f"{request.method} {request.url.path}: {error.detail}{hint}",
-        status=error.status_code,
-        code="unknown_url",
-    )
-    return JSONResponse({"error": own.body}, own.status, error.headers)
+    own = not_there(request.method, request.url.path, error, f"the API is at {API}")
+    return JSONResponse({"error": own.body}, own.status, own.headers)
