@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import logging
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -118,6 +119,7 @@ def _add_access(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--allowed-host",
+        type=_host_name,
         action="append",
         default=[],
         metavar="NAME",
@@ -126,6 +128,7 @@ def _add_access(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--cors-origin",
+        type=_origin,
         action="append",
         default=[],
         metavar="ORIGIN",
@@ -166,6 +169,24 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
 
 def _port(text: str) -> int:
     return _whole(text, 0, 65535)
+
+
+def _host_name(text: str) -> str:
+    # As requests have it, but for the port, which is not compared.
+    if not re.fullmatch(r"[\w.-]+|\[[\da-fA-F:.]+\]", text):
+        raise argparse.ArgumentTypeError(
+            f"a name without scheme and port, as llm.example.com or [2001:db8::1], not {text!r}"
+        )
+    return text.lower()
+
+
+def _origin(text: str) -> str:
+    # "null" is that of pages that are files.
+    if text not in ("*", "null") and not re.fullmatch(r"[\w.+-]+://[^/?#@]+/?", text):
+        raise argparse.ArgumentTypeError(
+            f"an address without path, as https://example.com, or *, not {text!r}"
+        )
+    return text.removesuffix("/").lower()
 
 
 def _count(text: str) -> int:

@@ -141,7 +141,7 @@ def test_keys_and_origins() -> None:
                 "--api-key",
                 "two",
                 "--cors-origin",
-                "https://my.app",
+                "https://My.app/",
             ),
             fake=True,
         ) as process,

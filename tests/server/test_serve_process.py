@@ -169,7 +169,9 @@ def test_a_model_that_is_not_there_ends_it() -> None:
     with serve_process("--port", "0", fake=True, fails=True) as process:
         process.address()
         assert process.wait() == 1
-        assert process.rest().endswith("asteady: there is no builtin\n")
+        printed = process.rest()
+        assert printed.endswith("asteady: there is no builtin\n")
+        assert "still wait" not in printed
 
 
 def test_more_streams_than_allowed_are_refused() -> None:
@@ -218,7 +220,16 @@ def test_what_cannot_be_served_says_why(tmp_path: Path, capsys: pytest.CaptureFi
             printed = capsys.readouterr()
             assert printed.out == ""
             assert told in printed.err, options
-    assert main(["serve", "--port", "99999"]) == 2
+    # What no browser and no client sends would never match.
+    for option, value, told in (
+        ("--port", "99999", "0 to 65535"),
+        ("--cors-origin", "example.com", "as https://example.com"),
+        ("--cors-origin", "https://example.com/page", "without path"),
+        ("--allowed-host", "https://example.com", "without scheme and port"),
+        ("--allowed-host", "example.com:8080", "without scheme and port"),
+    ):
+        assert main(["serve", option, value]) == 2
+        assert told in capsys.readouterr().err
 
 
 def test_keys_are_read_from_a_file_and_the_environment(tmp_path: Path) -> None:

@@ -87,12 +87,13 @@ class HttpServer:
         """
         self._uvicorn.should_exit = True
         if not await self._ended(grace_s):
-            _log.warning(
-                "%d connections still wait for answers after %g s, and are told that there will be"
-                " none",
-                len(self._connections),
-                grace_s,
-            )
+            if self._connections:
+                _log.warning(
+                    "%d connections still wait for answers after %g s, and are told that there will"
+                    " be none",
+                    len(self._connections),
+                    grace_s,
+                )
             await end()
             if not await self._ended(_LAST_REPLIES_S):
                 self._connections.abort()
