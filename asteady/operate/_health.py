@@ -22,7 +22,12 @@ from asteady.operate._resolve_session import session_now, stats_of
 logger = logging.getLogger("asteady")
 
 WarningKind: TypeAlias = Literal[
-    "low_hit_rate", "near_capacity", "store_errors", "early_evictions", "queue_saturated"
+    "low_hit_rate",
+    "near_capacity",
+    "store_errors",
+    "shared_errors",
+    "early_evictions",
+    "queue_saturated",
 ]
 
 # `recent_hit_rate` in the statistics is over this many lookups.
@@ -42,7 +47,8 @@ class HealthWarning:
     """One finding of a check; `str` gives a sentence.
 
     `about` is the cache or the pool, `value` the measured value, `limit` what it was compared with.
-    A warning that is not `serious` leaves the cache healthy: being nearly full is normal.
+    A warning that is not `serious` leaves the cache healthy: being nearly full is normal, and
+    without its shared cache a server answers all the same.
     """
 
     kind: WarningKind
@@ -80,6 +86,7 @@ class _Sample:
 
     at_s: float
     errors: int
+    shared_errors: int
     evictions: int
 
 
@@ -230,12 +237,19 @@ class ProductionCacheMonitor:
             yield _warning("low_hit_rate", cache, message, rate, threshold)
 
     def _of_changes(self, cache: str, stats: dict[str, Any]) -> Iterator[HealthWarning]:
-        now = _Sample(self._clock(), stats["errors"], stats["all_evictions"])
+        now = _Sample(
+            self._clock(), stats["errors"], stats["shared_errors"], stats["all_evictions"]
+        )
         then = self._before(cache, now)
         errors = now.errors - then.errors
         if errors > 0:
             message = f"The {cache} cache's store failed {errors} times; see the log"
             yield _warning("store_errors", cache, message, errors, 0)
+        errors = now.shared_errors - then.shared_errors
+        if errors > 0:
+            # No reason to take a server out of service: it answers, as all others do.
+            message = f"The shared cache failed {errors} times for the {cache} cache; see the log"
+            yield _warning("shared_errors", cache, message, errors, 0, serious=False)
         evictions = now.evictions - then.evictions
         if evictions < _MIN_EVICTIONS or now.at_s <= then.at_s:
             return
@@ -252,7 +266,7 @@ class ProductionCacheMonitor:
         """The counters `window_s` ago, or at the first check; of errors, when the cache opened."""
         if cache not in self._samples:
             # Errors are counted by this process, from 0; evictions by all processes.
-            self._samples[cache] = deque([attrs.evolve(now, errors=0)])
+            self._samples[cache] = deque([attrs.evolve(now, errors=0, shared_errors=0)])
         samples = self._samples[cache]
         if now.at_s - samples[-1].at_s >= self.window_s / _SAMPLES:
             samples.append(now)

@@ -23,6 +23,7 @@ from asteady import (
 from asteady._session import default as _default
 from asteady.operate import CacheHealth, ProductionCacheMonitor
 from asteady.testing import FakeEngine
+from tests.serving import reserved_port
 
 pytestmark = pytest.mark.anyio
 
@@ -95,6 +96,18 @@ async def test_store_errors_warn_for_the_length_of_the_window(
     await session.generate("another", cache="use")
     now_s = 1000.0
     assert kinds(await monitor.check_cache_health()) == ["store_errors"]
+
+
+async def test_a_shared_cache_that_is_away_warns_and_is_healthy(engine: FakeEngine) -> None:
+    with reserved_port() as port:
+        async with Session(engine=engine, shared_cache=f"redis://127.0.0.1:{port}") as session:
+            monitor = ProductionCacheMonitor(session)
+            assert kinds(await monitor.check_cache_health()) == []
+            await session.generate("hi")
+            health = await monitor.check_cache_health()
+    assert kinds(health) == ["shared_errors"]
+    assert health.healthy
+    assert "The shared cache failed" in str(health.warnings[0])
 
 
 async def test_evictions_are_counted_over_many_checks(engine: FakeEngine) -> None:
