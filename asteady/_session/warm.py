@@ -25,7 +25,7 @@ import attrs
 
 from asteady._base.errors import AsteadyError, InvalidRequestError, SessionError, StoreError
 from asteady._base.files import AnyPath
-from asteady._base.options import GenerateOptions, TypedOptions, check_options, shows_options_of
+from asteady._base.options import TypedOptions, check_options, shows_options_of
 from asteady._base.public import public
 from asteady._base.requests import DEFAULT_SEED, GenerateRequest, Key, namespace_path
 from asteady._base.validation import one_of, refuse, seconds, shorten, whole_number
@@ -40,12 +40,14 @@ PRIORITIES: tuple[Priority, ...] = ("high", "medium", "low")
 
 WarmPrompt: TypeAlias = str | Mapping[str, Any]
 """A prompt, or a mapping with "prompt" or "messages" and optionally "seed" or "seeds",
-"priority" ("high", "medium", "low"), "model", "namespace" and any of `GenerateOptions`."""
+"priority" ("high", "medium", "low"), "model", "namespace" and any of `TypedOptions`."""
 
 WarmSource: TypeAlias = Iterable[WarmPrompt] | AsyncIterable[WarmPrompt] | os.PathLike[str]
 """Prompts, or the path of a JSON Lines file with one of them on each line."""
 
 _OPTIONS = frozenset(TypedOptions.__annotations__)
+# A prompt that has one of them has no other.
+_FORMS = frozenset({"schema", "choices", "regex", "grammar"})
 _SHOWN = 60
 
 
@@ -63,7 +65,7 @@ class WarmProgress:
 
 
 @public
-class WarmerOptions(GenerateOptions, total=False):
+class WarmerOptions(TypedOptions, total=False):
     """Options of all that warm: those of `generate`, for prompts without their own, and these."""
 
     model: AnyPath | None
@@ -222,6 +224,9 @@ class _Reader:
         except InvalidRequestError as exc:
             yield WarmJob(where=where, prompt=prompt, error=exc)
             return
+        options = self._options
+        if not _FORMS.isdisjoint(item):
+            options = {name: options[name] for name in options.keys() - _FORMS}
         for seed in seeds:
             yield WarmJob(
                 where=where,
@@ -230,7 +235,7 @@ class _Reader:
                 priority=priority,
                 model=model,
                 namespace=namespace,
-                arguments={"prompt": text, **self._options, **item, "seed": seed},
+                arguments={"prompt": text, **options, **item, "seed": seed},
             )
 
     async def jobs_of_each(self, values: AsyncIterable[object]) -> AsyncGenerator[list[WarmJob]]:

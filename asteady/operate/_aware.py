@@ -95,7 +95,7 @@ class CacheAwareGenerator:
         prompt: str | None = None,
         *,
         model: AnyPath | None = None,
-        **options: Unpack[GenerateOptions],
+        **options: Unpack[TypedOptions],
     ) -> bool:
         """`Session.is_cached`: exact, for just these options."""
         return await (await opened_session(self._given)).is_cached(prompt, model=model, **options)

@@ -24,9 +24,16 @@ from typing_extensions import TypeAliasType, TypedDict
 
 import asteady
 import asteady.blocking
-from asteady import IncompleteAnswerError, InvalidRequestError, Session, TypedCompletion
+from asteady import (
+    GenerateRequest,
+    IncompleteAnswerError,
+    InvalidRequestError,
+    Session,
+    TypedCompletion,
+)
 from asteady._base.forms import form_of
 from asteady.cli import main
+from asteady.operate import warm_cache_parallel
 from asteady.testing import FakeEngine
 
 pytestmark = pytest.mark.anyio
@@ -303,6 +310,25 @@ async def test_under_a_prefix_in_a_namespace_and_warmed(session: Session, tmp_pa
     report = await session.warm(file)
     assert report.warmed == 1
     assert await session.is_cached("Warmed", schema=SCHEMA)
+    # A type, and what a file has to say of it.
+    request = GenerateRequest.of("Another", schema=Point)
+    assert request.constraint is not None
+    schema = json.loads(request.constraint.source)
+    file.write_text(json.dumps({"prompt": "Another", "schema": schema}) + "\n")
+    assert (await session.warm(file)).warmed == 1
+    assert await session.is_cached("Another", schema=Point)
+
+
+async def test_a_form_for_all_prompts_that_are_warmed() -> None:
+    prompts: list[str | dict[str, Any]] = ["a", {"prompt": "b", "regex": "[0-9]"}, "c"]
+    async with Session(engine=FakeEngine()) as session:
+        assert (await session.warm(prompts, schema=Point)).warmed == 3
+        assert await session.is_cached("a", schema=Point)
+        assert await session.is_cached("b", regex="[0-9]")
+        assert (await warm_cache_parallel(["a"], session=session, choices=Mood)).failed == ()
+        assert await session.is_cached("a", choices=Mood, max_new_tokens=100)
+        with pytest.raises(InvalidRequestError, match="give one of schema, choices"):
+            await session.warm(prompts, schema=Point, choices=["a"])
 
 
 async def test_identical_calls_are_computed_once() -> None:
