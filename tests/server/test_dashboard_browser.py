@@ -28,8 +28,9 @@ _LIMIT_S = 60.0
 class Server:
     """A server with a dashboard in a thread of its own; `stop` and `start` are a restart."""
 
-    def __init__(self, *, show_prompts: bool = False) -> None:
+    def __init__(self, *, show_prompts: bool = False, **settings: Any) -> None:
         self._show_prompts = show_prompts
+        self._settings = settings
         # It is nobody else's while the server is away.
         self._reserved = ExitStack()
         self.port = self._reserved.enter_context(reserved_port())
@@ -75,7 +76,9 @@ class Server:
         try:
             self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
             self.engine = FakeEngine()
-            self.session = asteady.Session(engine=self.engine, workers=2, max_pending=7)
+            self.session = asteady.Session(
+                engine=self.engine, workers=2, max_pending=7, **self._settings
+            )
             app = Starlette()
             page = asteady.server.dashboard(self.session, show_prompts=self._show_prompts)
             app.mount("/below/this", page)
@@ -243,6 +246,25 @@ def test_a_prompt_is_never_markup(browser: Any, show_prompts: bool) -> None:
         assert browser.find_elements("css selector", "main img, main b") == []
         assert browser.title == "asteady"
         assert browser.get_log("browser") == []
+    finally:
+        server.close()
+
+
+def test_long_names_stay_in_their_cards(browser: Any) -> None:
+    name = "a" * 80 + ".gguf"
+    server = Server(show_prompts=True, generation_model=name)
+    try:
+        server.engine.hold()
+        server.begin("b" * 200)
+        server.call(lambda session: server.engine.wait_computed(1))
+        opened(browser, server)
+        wait(browser, lambda: cells(browser, "flights"))
+        assert cells(browser, "flights")[0][1] == name
+        outside = "return [...document.querySelectorAll('.meter span, .card td, .card th')].filter("
+        outside += "each => each.getBoundingClientRect().right"
+        outside += " > (each.closest('.meter') ?? each.closest('.card')).getBoundingClientRect()"
+        outside += ".right + 1).map(each => each.textContent)"
+        assert browser.execute_script(outside) == []
     finally:
         server.close()
 

@@ -76,8 +76,9 @@ function show(name, text, value) {
   return place;
 }
 
-function named(text, title, tag = "span") {
-  return element(tag, text === title ? {} : { title }, text);
+/* What may be long and have no spaces. */
+function named(text, title = text) {
+  return element("span", text === title ? { class: "name" } : { class: "name", title }, text);
 }
 
 // -- what is known --------------------------------------------------------------------------------
@@ -275,7 +276,7 @@ function drawFlights(found) {
   }));
   const flights = found.flights.map((each) => ({
     ...each,
-    what: found.show_prompts ? each.prompt : each.kind === "generation" ? "Answer" : "Embedding",
+    what: found.show_prompts ? named(each.prompt ?? NONE) : each.kind === "generation" ? "Answer" : "Embedding",
     parts: count(each.chunks),
   }));
   list("flights", [...flights, ...activities], "Nothing is computed now.", [
@@ -318,7 +319,7 @@ function drawEntries(found) {
   list("entries", saving, "No entry has been used a second time yet.", [
     {
       name: found.show_prompts ? "Prompt" : "Key",
-      show: (row) => (found.show_prompts ? row.prompt ?? NONE : named(row.key.slice(0, 12), row.key, "code")),
+      show: (row) => (found.show_prompts ? named(row.prompt ?? NONE) : element("code", { title: row.key }, row.key.slice(0, 12))),
     },
     { name: "Kind", show: (row) => KINDS[row.kind].replace(/s$/, "") },
     { name: "Saved", number: true, show: (row) => duration(row.saved_s) },
