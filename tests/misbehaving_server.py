@@ -153,6 +153,15 @@ class MisbehavingServer:
         """Let what is held go on, and hold no more."""
         self._loop.call_soon_threadsafe(self.released.set)
 
+    def release_now(self) -> None:
+        """Let what is held now go on, and hold what comes later."""
+
+        def release() -> None:
+            self.released.set()
+            self.released.clear()
+
+        self._loop.call_soon_threadsafe(release)
+
     def forget(self) -> None:
         """What it was asked so far does not count."""
         with self._changed:

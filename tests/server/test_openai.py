@@ -258,7 +258,11 @@ async def test_vectors_as_numbers_and_as_base64(
         assert np.array_equal(np.array(one["embedding"], "<f4"), expected[row])
         read = np.frombuffer(base64.b64decode(other["embedding"]), "<f4")
         assert np.array_equal(read, expected[row])
+        assert (one["tokens"], one["key"]) == (1, other["key"])
     assert plain.json()["usage"] == {"prompt_tokens": 2, "total_tokens": 2}
+    assert {row["key"] for row in plain.json()["data"]} == {
+        str(entry.key) for entry in await session.cache.embedding.entries()
+    }
 
 
 async def test_vectors_are_asked_for_without_observing(

@@ -7,6 +7,7 @@ in the key of an answer that does not have it.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -23,13 +24,15 @@ from asteady._engine.remote.identity import Identity, Server
 class RemoteJob:
     """A request and what is sent for it: `body`, JSON, to `path` below the server's address.
 
-    `expected_key` is that of the server's own answer, if it is asteady and tells it.
+    `expected_key` is that of the server's own answer, if it is asteady and tells it. Texts to embed
+    whose `options` are equal can be sent together; they are the body without the text.
     """
 
     request: Request
     path: str
     body: bytes
     expected_key: Key | None
+    options: bytes = b""
 
 
 def job_of(request: Request, identity: Identity) -> RemoteJob:
@@ -38,18 +41,52 @@ def job_of(request: Request, identity: Identity) -> RemoteJob:
         ModelCapabilityError: the server cannot do what the request asks for.
         InvalidRequestError: it does not take an argument.
     """
-    expected = None
     if isinstance(request, EmbedRequest):
-        path, fields = "embeddings", _embed_fields(request, identity.server)
-        if identity.shares_keys:
-            expected = attrs.evolve(request, isolation=None).key(identity.fingerprint)
-    else:
-        path = "completions" if request.raw else "chat/completions"
-        fields = _generate_fields(request, identity.server)
-        if identity.shares_keys:
-            expected = _as_sent(request).key(identity.fingerprint)
-    body = json.dumps({"model": identity.name, **fields}, ensure_ascii=False, separators=(",", ":"))
-    return RemoteJob(request=request, path=path, body=body.encode(), expected_key=expected)
+        return _embed_job(request, identity)
+    expected = None
+    if identity.shares_keys:
+        expected = _as_sent(request).key(identity.fingerprint)
+    return RemoteJob(
+        request=request,
+        path="completions" if request.raw else "chat/completions",
+        body=_json({"model": identity.name, **_generate_fields(request, identity.server)}),
+        expected_key=expected,
+    )
+
+
+def _embed_job(request: EmbedRequest, identity: Identity) -> RemoteJob:
+    expected = None
+    if identity.shares_keys:
+        expected = attrs.evolve(request, isolation=None).key(identity.fingerprint)
+    options = _json({"model": identity.name, **_embed_fields(request, identity.server)})
+    return RemoteJob(
+        request=request,
+        path="embeddings",
+        body=_with_input(options, request.text),
+        expected_key=expected,
+        options=options,
+    )
+
+
+def body_of(jobs: Sequence[RemoteJob]) -> bytes:
+    """What is sent for one job, or for several texts with the same options."""
+    if len(jobs) == 1:
+        return jobs[0].body
+    return _with_input(jobs[0].options, [text_of(job) for job in jobs])
+
+
+def text_of(job: RemoteJob) -> str:
+    """The text to embed."""
+    assert isinstance(job.request, EmbedRequest)
+    return job.request.text
+
+
+def _with_input(options: bytes, given: str | list[str]) -> bytes:
+    return b"%s,%s" % (options[:-1], _json({"input": given})[1:])
+
+
+def _json(fields: dict[str, Any]) -> bytes:
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _as_sent(request: GenerateRequest) -> GenerateRequest:
@@ -167,15 +204,13 @@ def _gbnf_text(text: str) -> str:
 
 
 def _embed_fields(request: EmbedRequest, server: Server) -> dict[str, Any]:
-    fields: dict[str, Any] = {"input": request.text}
     if server == "asteady":
-        fields |= {
+        return {
             "encoding_format": "base64",
             "dimensions": request.dimensions,
             "mode": request.mode,
             "truncate": request.truncate,
         }
-        return fields
     if request.truncate:
         raise _cannot("cut a text to its context", "leave truncate out, and shorten the text")
     if request.mode is not None:
@@ -184,7 +219,7 @@ def _embed_fields(request: EmbedRequest, server: Server) -> dict[str, Any]:
             "leave mode out, and write it yourself",
         )
     # The vector is cut here, which is the same: not all servers and models do it.
-    return {**fields, "encoding_format": "float"}
+    return {"encoding_format": "float"}
 
 
 def _cannot(what: str, remedy: str) -> AsteadyError:

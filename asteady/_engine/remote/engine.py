@@ -5,6 +5,7 @@ from __future__ import annotations
 from asteady._base.errors import ModelCapabilityError
 from asteady._base.requests import EmbedRequest, Kind
 from asteady._engine.api import Request
+from asteady._engine.remote.batches import MOST_TEXTS
 from asteady._engine.remote.body import RemoteJob, job_of
 from asteady._engine.remote.identity import Identity
 from asteady._engine.remote.reference import Address, RemoteReference
@@ -12,7 +13,8 @@ from asteady._engine.remote.worker import RemoteWorker
 
 
 class RemoteEngine:
-    """A model of one kind that servers compute. One worker asks for `width` answers at once.
+    """A model of one kind that servers compute. One worker sends at most `requests` at once, which
+    may have several texts each to embed.
 
     `verified` is the server that has just said what the model is.
     """
@@ -24,14 +26,15 @@ class RemoteEngine:
         reference: RemoteReference,
         kind: Kind,
         identity: Identity,
-        width: int,
+        requests: int,
         verified: Address | None,
     ) -> None:
         self.model = reference.text
         self._reference = reference
         self._kind: Kind = kind
         self._identity = identity
-        self.width = width
+        self.width = requests if kind == "generation" else requests * MOST_TEXTS
+        self._requests = requests
         self._verified = verified
 
     @property
@@ -44,7 +47,9 @@ class RemoteEngine:
         return job_of(request, self._identity)
 
     def open_worker(self) -> RemoteWorker:
-        return RemoteWorker(self._reference, self._kind, self._identity, self.width, self._verified)
+        return RemoteWorker(
+            self._reference, self._kind, self._identity, self._requests, self._verified
+        )
 
     def close(self) -> None:
         pass

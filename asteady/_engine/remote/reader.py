@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,7 @@ from asteady._base.requests import (
 )
 from asteady._base.tools import DEFAULT_CHOICE
 from asteady._engine.api import CallEvent, ChunkEvent, Event, SlotId
-from asteady._engine.remote.body import RemoteJob
+from asteady._engine.remote.body import RemoteJob, text_of
 from asteady._engine.remote.failures import broken, told_error
 from asteady._engine.remote.forms import has_form
 from asteady._engine.remote.identity import Identity
@@ -38,6 +39,7 @@ _REASONS = ("stop", "length", "tool_calls", "function_call", "eos", "eos_token",
 # What JSON can have in place of minus infinity.
 _LEAST_LOGPROB = -9999.0
 _MAX_TOKEN_ID = 2**31 - 1
+KEY_HEADER = "x-asteady-key"
 
 
 @attrs.frozen
@@ -49,12 +51,12 @@ class Answering:
     where: object
     model: str
 
-    def check_headers(self, headers: Mapping[str, str]) -> None:
+    def check_key(self, key: object) -> None:
         """
         Raises:
-            RemoteError: the server's answer is to another request than was sent.
+            RemoteError: the server's answer, with this key, is to another request than was sent.
         """
-        expected, key = self.job.expected_key, headers.get("x-asteady-key")
+        expected = self.job.expected_key
         if expected is not None and key != expected:
             raise RemoteError(
                 f"the server at {self.where} gave the key {key} to the request with the key "
@@ -116,7 +118,7 @@ class CompletionReader:
         if not self._checked:
             # Before anything is emitted.
             self._answering.identity.check_reported(self._answering.where, data)
-            self._answering.check_headers(self._headers)
+            self._answering.check_key(self._headers.get(KEY_HEADER))
             self._checked = True
         if isinstance(usage := data.get("usage"), Mapping):
             self._usage = usage
@@ -331,28 +333,60 @@ class _Call:
     arguments: str = ""
 
 
-def embedding_of(
-    answering: Answering,
-    request: EmbedRequest,
+def embeddings_of(
+    answering: Sequence[Answering],
     content: Mapping[str, Any],
     headers: Mapping[str, str],
     cost_s: float,
-) -> Embedding:
-    """
+) -> list[Embedding]:
+    """Those of the texts of one request, in order.
+
     Raises:
-        RemoteError: it is no vector, or the server's key is another one.
-        ModelChangedError: it is by another model.
-        InvalidRequestError: the vector has fewer dimensions than are asked for.
+        RemoteError: they are no vectors, or not one for each text, or the server's keys are others.
+        ModelChangedError: they are by another model.
+        InvalidRequestError: the vectors have fewer dimensions than are asked for.
     """
+    first, count = answering[0], len(answering)
+    first.identity.check_reported(first.where, content)
+    rows = content.get("data")
+    if not (
+        isinstance(rows, list)
+        and len(rows) == count
+        and all(isinstance(row, Mapping) for row in rows)
+    ):
+        raise broken(first.where, f"its data is no list of {count} vectors")
+    if count == 1:
+        first.check_key(headers.get(KEY_HEADER))
+    else:
+        rows.sort(key=lambda row: _count(row.get("index")))
+        if [row.get("index") for row in rows] != [*range(count)]:
+            raise broken(first.where, "its vectors do not say which text is whose")
+        for each, row in zip(answering, rows, strict=True):
+            each.check_key(row.get("key"))
+    shares = _shares(
+        _count(_of(content.get("usage"), "prompt_tokens")),
+        [1 + len(text_of(each.job)) for each in answering],
+    )
+    return [
+        _embedding(each, row, share, cost_s / count)
+        for each, row, share in zip(answering, rows, shares, strict=True)
+    ]
+
+
+def _shares(total: int, lengths: Sequence[int]) -> list[int]:
+    """A total divided by lengths, without a rest."""
+    ends = [total * end // sum(lengths) for end in itertools.accumulate(lengths)]
+    return [end - begin for begin, end in itertools.pairwise([0, *ends])]
+
+
+def _embedding(
+    answering: Answering, row: Mapping[str, Any], tokens: int, cost_s: float
+) -> Embedding:
+    """Of a server that does not tell how many tokens this text has, `tokens` are believed."""
     import numpy as np
 
-    identity, where = answering.identity, answering.where
-    identity.check_reported(where, content)
-    answering.check_headers(headers)
-    rows = content.get("data")
-    row = rows[0] if isinstance(rows, list) and len(rows) == 1 else None
-    if not isinstance(row, Mapping):
-        raise broken(where, "its data is no list of one vector")
+    identity, where, request = answering.identity, answering.where, answering.job.request
+    assert isinstance(request, EmbedRequest)
     try:
         given = row.get("embedding")
         if isinstance(given, str):
@@ -380,7 +414,7 @@ def embedding_of(
     vector.flags.writeable = False
     return Embedding(
         vector=vector,
-        tokens=_count(_of(content.get("usage"), "prompt_tokens")),
+        tokens=_count(row.get("tokens", tokens)),
         truncated=row.get("truncated") is True,
         model=answering.model,
         fingerprint=identity.fingerprint,

@@ -35,7 +35,7 @@ class RemoteSource:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._width = settings.workers
+        self._requests = settings.workers
         self._file = settings.cache_dir / _FILE
         self._known: dict[tuple[Kind, str], Identity] = {}
         # Those that were identified and not loaded since, and by whom.
@@ -96,7 +96,7 @@ class RemoteSource:
         with fork_gate:
             from asteady._engine.remote.engine import RemoteEngine
 
-        return RemoteEngine(parsed, kind, identity, self._width, by)
+        return RemoteEngine(parsed, kind, identity, self._requests, by)
 
     def _identify(self, kind: Kind, reference: RemoteReference) -> tuple[Identity, Address | None]:
         """The model, and the server that said so; None if none could be asked."""

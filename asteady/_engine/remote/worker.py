@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
+from typing import TypeVar
 
 from asteady._base.errors import AnswerCutError, AsteadyError, ModelChangedError, RemoteBusyError
 from asteady._base.forks import disown_in_child
 from asteady._base.requests import Completion, Embedding, EmbedRequest, Kind
 from asteady._engine.api import AnswerEvent, ErrorEvent, Event, Job, SlotId
-from asteady._engine.remote.body import RemoteJob
+from asteady._engine.remote.batches import TextBatches
+from asteady._engine.remote.body import RemoteJob, body_of
 from asteady._engine.remote.client import Client
 from asteady._engine.remote.endpoints import Endpoint
 from asteady._engine.remote.failures import ServerFailedError, broken
 from asteady._engine.remote.identity import OTHER_MODEL_S, Identity, identify
 from asteady._engine.remote.loop import PrivateLoop
-from asteady._engine.remote.reader import Answering, CompletionReader, embedding_of
+from asteady._engine.remote.reader import Answering, CompletionReader, embeddings_of
 from asteady._engine.remote.reference import Address, RemoteReference
+
+T = TypeVar("T")
 
 # Closing a request is closing its connection.
 _RELEASE_S = 2.0
@@ -36,7 +40,7 @@ class RemoteWorker:
         reference: RemoteReference,
         kind: Kind,
         identity: Identity,
-        width: int,
+        requests: int,
         verified: Address | None,
     ) -> None:
         self._reference = reference
@@ -48,10 +52,13 @@ class RemoteWorker:
         self._tasks: dict[SlotId, asyncio.Task[None]] = {}
         self._slots = 0
         try:
-            self._client = Client(reference, connections=width)
+            self._client = Client(reference, connections=requests)
         except BaseException:
             self._loop.close()
             raise
+        self._batches = TextBatches(
+            self._embed, requests=requests, servers=len(self._client.endpoints)
+        )
         self._verifying = {endpoint: asyncio.Lock() for endpoint in self._client.endpoints}
         for endpoint in self._client.endpoints:
             endpoint.verified = endpoint.address == verified
@@ -126,12 +133,17 @@ class RemoteWorker:
             self._post(event)
 
     async def _answer(self, slot: SlotId, job: RemoteJob) -> Completion | Embedding:
-        async def ask(endpoint: Endpoint) -> Completion | Embedding:
+        if isinstance(job.request, EmbedRequest):
+            return await self._batches.embed(job)
+        return await self._attempt(lambda endpoint: self._generate(endpoint, slot, job))
+
+    async def _attempt(self, use: Callable[[Endpoint], Awaitable[T]]) -> T:
+        """What `use` returns for a server that serves this model."""
+
+        async def ask(endpoint: Endpoint) -> T:
             await self._verify(endpoint)
             try:
-                if isinstance(job.request, EmbedRequest):
-                    return await self._embed(endpoint, job, job.request)
-                return await self._generate(endpoint, slot, job)
+                return await use(endpoint)
             except ModelChangedError:
                 endpoint.verified = False
                 raise
@@ -197,12 +209,17 @@ class RemoteWorker:
         self._post(*events)
         return answer
 
-    async def _embed(self, endpoint: Endpoint, job: RemoteJob, request: EmbedRequest) -> Embedding:
-        began_s = self._loop.time()
-        reply = await self._client.post(endpoint, job.path, job.body)
-        cost_s = self._loop.time() - began_s
-        answering = self._answering(endpoint, job)
-        return embedding_of(answering, request, reply.content, reply.headers, cost_s)
+    async def _embed(self, jobs: Sequence[RemoteJob]) -> list[Embedding]:
+        body = body_of(jobs)
+
+        async def ask(endpoint: Endpoint) -> list[Embedding]:
+            began_s = self._loop.time()
+            reply = await self._client.post(endpoint, jobs[0].path, body)
+            cost_s = self._loop.time() - began_s
+            answering = [self._answering(endpoint, job) for job in jobs]
+            return embeddings_of(answering, reply.content, reply.headers, cost_s)
+
+        return await self._attempt(ask)
 
     def _answering(self, endpoint: Endpoint, job: RemoteJob) -> Answering:
         return Answering(job, self._identity, endpoint.address, self._reference.text)

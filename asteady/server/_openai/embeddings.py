@@ -50,8 +50,7 @@ class Embeddings(Endpoint):
         joined = await until_hang_up(
             asked.receive, self._embed(texts, reference, asked.mode, options)
         )
-        found = [each.result() for each in joined]
-        tokens = sum(embedding.tokens for embedding in found)
+        tokens = sum(each.result().tokens for each in joined)
         outcomes = {each.outcome for each in joined}
         headers: dict[str, str] = {"x-asteady-cache": next(o for o in _OUTCOMES if o in outcomes)}
         if len(joined) == 1:
@@ -63,7 +62,7 @@ class Embeddings(Endpoint):
             "data": [],
         }
         begin = json_bytes(content).removesuffix(b"]}")
-        rows = await _rows(found, coding)
+        rows = await _rows(joined, coding)
         return Reply(b"".join([begin, b",".join(rows), b"]}"]), lambda: headers)
 
     async def _embed(
@@ -81,10 +80,17 @@ class Embeddings(Endpoint):
         return await map_concurrently(embed, texts, limit=_AT_ONCE, name="input")
 
 
-async def _rows(found: list[Embedding], coding: str | None) -> list[bytes]:
+async def _rows(found: list[Joined[Embedding]], coding: str | None) -> list[bytes]:
     rows = []
-    for index, embedding in enumerate(found):
-        row = {"object": "embedding", "index": index, "embedding": _coded(embedding, coding)}
+    for index, each in enumerate(found):
+        embedding = each.result()
+        row = {
+            "object": "embedding",
+            "index": index,
+            "embedding": _coded(embedding, coding),
+            "tokens": embedding.tokens,
+            "key": str(each.key),
+        }
         if embedding.truncated:
             row["truncated"] = True
         rows.append(json_bytes(row))

@@ -252,6 +252,8 @@ def _schemas(models: Sequence[str]) -> dict[str, Schema]:
                     object={"const": "embedding"},
                     index=_COUNT,
                     embedding={"anyOf": [_list({"type": "number"}), _TEXT]},
+                    tokens=_COUNT,
+                    key=_TEXT,
                 )
             ),
         ),

@@ -116,6 +116,17 @@ async def test_a_vector_is_the_one_of_the_servers_machine(
     assert cut.vector.tobytes() == (await local.embed(long, truncate=True)).tobytes()
 
 
+async def test_vectors_of_many_texts_are_those_of_the_servers_machine(
+    local: asteady.Session, remote: asteady.Session
+) -> None:
+    texts = [f"text {number} " * (number % 7 + 1) for number in range(200)]
+    expected = await asyncio.gather(*map(local.embedding, texts))
+    found = await asyncio.gather(*map(remote.embedding, texts))
+    for one, other in zip(expected, found, strict=True):
+        assert one.vector.tobytes() == other.vector.tobytes()
+        assert (one.tokens, one.fingerprint) == (other.tokens, other.fingerprint)
+
+
 async def test_the_entries_are_those_of_a_session_on_the_servers_machine(
     served: str, tmp_path: Path
 ) -> None:
