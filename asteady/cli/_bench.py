@@ -33,11 +33,24 @@ def add_parser(commands: Commands) -> None:
         help="measure what the cache saves",
         description="Time one prompt with and without the cache, or replay recorded accesses at"
         " several cache sizes.",
+        examples=(
+            'asteady bench "Write a haiku about caching" --model smollm2',
+            "asteady bench --accesses accesses.tsv --sizes 64 256",
+        ),
     )
     parser.add_argument(
-        "prompt", nargs="?", default="Write a haiku about caching", help="default: %(default)s"
+        "prompt",
+        nargs="?",
+        default="Write a haiku about caching",
+        help="the prompt that is timed; default: %(default)s",
     )
-    parser.add_argument("--iterations", type=int, default=10, metavar="N", help="default: 10")
+    parser.add_argument(
+        "--iterations",
+        type=int,
+        default=10,
+        metavar="N",
+        help="how often it is answered from the cache; default: %(default)s",
+    )
     add_seed(parser)
     add_max_new_tokens(parser)
     add_model(parser)
@@ -51,10 +64,13 @@ def add_parser(commands: Commands) -> None:
         type=int,
         nargs="+",
         metavar="N",
-        help="with --accesses: cache capacities to replay at, in entries",
+        help="with --accesses: the cache sizes to replay at, in entries; default: "
+        + " ".join(map(str, _SIZES)),
     )
     parser.add_argument(
-        "--policy", choices=("tide", "lru", "lfu"), help="with --accesses; default: tide"
+        "--policy",
+        choices=("tide", "lru", "lfu"),
+        help="with --accesses: by which policy entries are evicted; default: tide",
     )
     add_json(parser)
     add_quiet(parser)

@@ -38,10 +38,15 @@ def add_parser(commands: Commands) -> None:
         "cache",
         help="look at the stored answers, move or remove them",
         description="Look at the stored answers, move or remove them.",
+        examples=("asteady cache stats",),
     )
-    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    actions = parser.add_commands("actions", "ACTION")
     stats_ = actions.add_parser(
-        "stats", help="print the statistics of all processes, past and present"
+        "stats",
+        help="print the statistics of all processes, past and present",
+        description="Print how many answers are stored, what they saved, and how full the caches"
+        " are: of all processes, past and present.",
+        examples=("asteady cache stats --watch 5",),
     )
     stats_.add_argument(
         "--watch",
@@ -52,24 +57,55 @@ def add_parser(commands: Commands) -> None:
         help="print them again and again, until Ctrl-C; every %(const)g seconds, or as given",
     )
     stats_.set_defaults(run=stats)
-    list_ = actions.add_parser("list", help="print the entries, the most valuable first")
-    list_.add_argument(
-        "--limit", type=int, default=20, metavar="N", help="of each kind; default: %(default)s"
+    list_ = actions.add_parser(
+        "list",
+        help="print the entries, the most valuable first",
+        description="Print the entries of the generation and the embedding cache, the most valuable"
+        " first.",
+        examples=("asteady cache list --order-by cost --limit 5",),
     )
     list_.add_argument(
-        "--order-by", choices=tuple(ORDERS), default="priority", help="default: %(default)s"
+        "--limit",
+        type=int,
+        default=20,
+        metavar="N",
+        help="the most entries of each kind; -1: all; default: %(default)s",
+    )
+    list_.add_argument(
+        "--order-by",
+        choices=tuple(ORDERS),
+        default="priority",
+        help="what those have most of that come first: priority is the worth by which entries are"
+        " evicted, cost and saved are seconds of computing; default: %(default)s",
     )
     add_namespace(list_, "only entries of this namespace or of one below it")
     list_.set_defaults(run=list_entries)
     for action in (stats_, list_):
         add_json(action)
-    get_ = actions.add_parser("get", help="print the answer of an entry")
+    get_ = actions.add_parser(
+        "get",
+        help="print the answer of an entry",
+        description="Print the answer of an entry, and on standard error what it answers.",
+        examples=("asteady cache get 3f8a",),
+    )
     get_.set_defaults(run=get)
-    delete_ = actions.add_parser("delete", help="remove an entry")
+    delete_ = actions.add_parser(
+        "delete",
+        help="remove an entry",
+        description="Remove an entry, so that its answer is computed again when it is asked for.",
+        examples=("asteady cache delete 3f8a",),
+    )
     delete_.set_defaults(run=delete)
     for action in (get_, delete_):
-        action.add_argument("key", help="the key of the entry, or a unique beginning of it")
-    clear_ = actions.add_parser("clear", help="remove all entries, or those of a namespace")
+        action.add_argument(
+            "key", help="the key of the entry, or a unique beginning of it; see asteady cache list"
+        )
+    clear_ = actions.add_parser(
+        "clear",
+        help="remove all entries, or those of a namespace",
+        description="Remove all entries of both caches, or those of a namespace.",
+        examples=("asteady cache clear --namespace emails",),
+    )
     add_namespace(clear_, "only entries whose namespaces are all this one or below it")
     clear_.set_defaults(run=clear)
     for action in (delete_, clear_):
@@ -79,7 +115,13 @@ def add_parser(commands: Commands) -> None:
             help="leave the shared cache as it is; default: remove them there too, for all"
             " machines, if ASTEADY_SHARED_CACHE is set",
         )
-    path_ = actions.add_parser("path", help="print the cache directory")
+    path_ = actions.add_parser(
+        "path",
+        help="print the cache directory",
+        description="Print the directory with the databases of the caches; ASTEADY_CACHE_DIR sets"
+        " another one.",
+        examples=("asteady cache path",),
+    )
     path_.set_defaults(run=path)
     _add_namespaces(actions)
     _add_size(actions)
@@ -93,6 +135,7 @@ def _add_namespaces(actions: Commands) -> None:
         help="print the namespaces and their sizes",
         description="Print each namespace that has entries, their number and their size in bytes."
         " An entry with several namespaces counts in each of them.",
+        examples=("asteady cache namespaces emails",),
     )
     parser.add_argument(
         "path", nargs="?", metavar="PATH", help="only this namespace and those below it"
@@ -107,6 +150,7 @@ def _add_size(actions: Commands) -> None:
         help="print what other cache sizes would save",
         description="Print what each cache size would save, computed from the accesses that a"
         " CacheOptimizer recorded or from a file.",
+        examples=("asteady cache size --accesses accesses.tsv --plot curve.svg",),
     )
     parser.add_argument(
         "--kind",
@@ -127,7 +171,10 @@ def _add_size(actions: Commands) -> None:
         help="recommend the size that saves this share of the best possible; default: %(default)s",
     )
     parser.add_argument(
-        "--by", choices=("seconds", "hits"), default="seconds", help="default: %(default)s"
+        "--by",
+        choices=("seconds", "hits"),
+        default="seconds",
+        help="what is saved: seconds of computing, or requests that are hits; default: %(default)s",
     )
     parser.add_argument(
         "--plot", metavar="FILE", help="draw the curve into a .png, .svg or .pdf file"
@@ -142,8 +189,11 @@ def _add_transfer(actions: Commands) -> None:
         help="write all entries to a file",
         description="Write all entries with their answers to one file. The cache may be in use."
         " Only you can read the file.",
+        examples=("asteady cache export answers.export",),
     )
-    export_.add_argument("file", metavar="FILE", help="an existing file is replaced")
+    export_.add_argument(
+        "file", metavar="FILE", help="the file to write; an earlier export is replaced"
+    )
     export_.set_defaults(run=export)
     import_ = actions.add_parser(
         "import",
@@ -151,8 +201,11 @@ def _add_transfer(actions: Commands) -> None:
         description="Add the entries of an exported file. Existing entries are not replaced. If"
         " the cache is too small for all, the least valuable entries are evicted. A file that is"
         " damaged or not an export changes nothing.",
+        examples=("asteady cache import answers.export",),
     )
-    import_.add_argument("file", metavar="FILE")
+    import_.add_argument(
+        "file", metavar="FILE", help="what asteady cache export wrote, here or on another machine"
+    )
     import_.add_argument(
         "--max-size-mb",
         type=float,
@@ -172,6 +225,7 @@ def _add_moves(actions: Commands) -> None:
         description="Copy entries to a shared cache on Redis or Valkey. What is there already"
         " stays. Both may be in use. If it fails in the middle, run it again: it goes on from"
         " there.",
+        examples=("asteady cache push redis://host:6379/0",),
     )
     push_.set_defaults(run=push)
     pull_ = actions.add_parser(
@@ -180,6 +234,7 @@ def _add_moves(actions: Commands) -> None:
         description="Copy entries from a shared cache on Redis or Valkey, as many as the cache has"
         " room for. What is here already stays. Both may be in use. If it fails in the middle, run"
         " it again: it goes on from there.",
+        examples=("asteady cache pull redis://host:6379/0 --model smollm2",),
     )
     pull_.set_defaults(run=pull)
     for action in (push_, pull_):
@@ -187,7 +242,7 @@ def _add_moves(actions: Commands) -> None:
             "url",
             nargs="?",
             metavar="URL",
-            help="as redis://host:6379/0; default: ASTEADY_SHARED_CACHE",
+            help="the shared cache, as redis://host:6379/0; default: ASTEADY_SHARED_CACHE",
         )
         action.add_argument("--kind", choices=KINDS, help="only entries of this kind")
         add_namespace(action, "only entries of this namespace or of one below it")

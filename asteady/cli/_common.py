@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import attrs
 
@@ -18,6 +18,7 @@ from asteady._base.errors import InvalidRequestError, SettingsError, StoreError
 from asteady._base.rendering import DEFAULT_DATE
 from asteady._base.requests import DEFAULT_MAX_NEW_TOKENS, DEFAULT_SEED, KINDS
 from asteady._base.settings import MEBIBYTE, Settings
+from asteady.cli._parser import Commands as Commands
 from asteady.cli._progress import add_quiet
 
 if TYPE_CHECKING:
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 # a missing file for a difference.
 DIFFERENT = 1
 NOT_COMPARED = 2
-
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def add_model(parser: argparse.ArgumentParser, *, context: bool = True) -> None:
@@ -61,7 +60,13 @@ def add_json(parser: argparse.ArgumentParser, what: str = "print as JSON") -> No
 
 
 def add_seed(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help="default: %(default)s")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=DEFAULT_SEED,
+        metavar="N",
+        help="the number that random choices follow from; default: %(default)s",
+    )
 
 
 def add_max_new_tokens(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +75,7 @@ def add_max_new_tokens(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=DEFAULT_MAX_NEW_TOKENS,
         metavar="N",
-        help="default: %(default)s",
+        help="the most tokens of an answer; default: %(default)s",
     )
 
 
@@ -208,10 +213,13 @@ def read_file(option: str, path: str) -> str:
     """All of a file that an option names, decoded as UTF-8.
 
     Raises:
-        InvalidRequestError: it is not valid UTF-8.
-        OSError: it cannot be read.
+        InvalidRequestError: it cannot be read, or is not valid UTF-8.
     """
-    return _decoded(f"{option} {path}", Path(path).read_bytes())
+    try:
+        raw = Path(path).read_bytes()
+    except OSError as exc:
+        raise InvalidRequestError(f"{option} {path}: {exc.strerror or exc}") from None
+    return _decoded(f"{option} {path}", raw)
 
 
 def _decoded(what: str, raw: bytes) -> str:

@@ -21,15 +21,10 @@ _SHELLS = ("bash", "zsh", "fish")
 _REMEDY = 'completion needs argcomplete: pip install "asteady[cli]"'
 
 _EPILOG = """\
-to install it:
-  bash  asteady completion bash > ~/.local/share/bash-completion/completions/asteady
-  zsh   asteady completion zsh > "${fpath[1]}/_asteady"
-  fish  asteady completion fish > ~/.config/fish/completions/asteady.fish
-
 or for this shell only:
-  bash, zsh  eval "$(asteady completion bash)"
-  fish       asteady completion fish | source
-"""
+  eval "$(asteady completion bash)"
+  eval "$(asteady completion zsh)"
+  asteady completion fish | source"""
 
 
 def add_parser(commands: Commands) -> None:
@@ -37,11 +32,15 @@ def add_parser(commands: Commands) -> None:
         "completion",
         help="print a script that completes commands in a shell",
         description="Print a script for the shell that completes commands, options, values and the"
-        "\nnames of files and models.",
+        " names of files and models. To install it, write it to where the shell looks for it.",
+        examples=(
+            "asteady completion bash > ~/.local/share/bash-completion/completions/asteady",
+            'asteady completion zsh > "${fpath[1]}/_asteady"',
+            "asteady completion fish > ~/.config/fish/completions/asteady.fish",
+        ),
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("shell", choices=_SHELLS)
+    parser.add_argument("shell", choices=_SHELLS, help="the shell that runs the script")
     parser.set_defaults(run=run)
 
 

@@ -41,18 +41,23 @@ def add_parser(commands: Commands) -> None:
             " exit code is then 0 if the fingerprints are equal, 1 if not, and 2 if they cannot be"
             " compared."
         ),
-        epilog="asteady fingerprint --json >OTHER.json on the other machine writes its side.",
+        examples=(
+            "asteady fingerprint --model smollm2",
+            "asteady fingerprint --json >other.json",
+            "asteady fingerprint --compare other.json",
+        ),
     )
     add_model(parser, context=False)
     parser.add_argument(
         "--kind",
         choices=KINDS,
-        help="which model of the settings; default: the kind in OTHER.json, else generation",
+        help="which model of the settings; default: that of the file of --compare, or generation",
     )
     parser.add_argument(
         "--compare",
-        metavar="OTHER.json",
-        help="what `asteady fingerprint --json` printed on the other machine; -: standard input",
+        metavar="FILE",
+        help="a file of what `asteady fingerprint --json` printed on the other machine; -: standard"
+        " input",
     )
     add_json(parser)
     add_quiet(parser)

@@ -49,12 +49,21 @@ def _add_generate(commands: Commands) -> None:
         help="generate text",
         description="Generate text and print it while it is computed. Calls of tools are printed"
         " after it, each as a line of JSON.",
+        examples=(
+            'asteady generate "Write a haiku about caching" --seed 7',
+            'asteady generate "Is it good?" --choices good bad',
+            "asteady generate --messages chat.json --json",
+        ),
     )
     parser.add_argument("prompt", nargs="?", help="the prompt; default, or -: standard input")
     add_seed(parser)
     add_max_new_tokens(parser)
     parser.add_argument(
-        "--temperature", type=float, default=0.0, metavar="T", help="default: 0, greedy"
+        "--temperature",
+        type=float,
+        default=0.0,
+        metavar="T",
+        help="how much is left to chance; default: 0, always the likeliest token",
     )
     for name, kind, what in (
         ("--top-k", int, "draw from the N likeliest tokens"),
@@ -84,9 +93,11 @@ def _add_generate(commands: Commands) -> None:
         "--choices",
         nargs="+",
         metavar="TEXT",
-        help="answer with one of these; the prompt comes before",
+        help="answer with one of these; the prompt comes before them",
     )
-    form.add_argument("--regex", metavar="REGEX", help="answer with a match of this, as a whole")
+    form.add_argument(
+        "--regex", metavar="REGEX", help="answer with a text that matches all of this"
+    )
     form.add_argument(
         "--grammar", metavar="FILE", help="answer by the grammar in this file, in Lark's syntax"
     )
@@ -108,10 +119,16 @@ def _add_embed(commands: Commands) -> None:
         "embed",
         help="embed texts",
         description="Embed each text and print its vector on one line.",
+        examples=(
+            'asteady embed "async cache" "a queue"',
+            "asteady embed --npy vectors.npy <texts.txt",
+        ),
     )
     parser.add_argument("text", nargs="*", help="the texts; default: the lines of standard input")
     parser.add_argument(
-        "--npy", metavar="FILE", help="write a float32 array of shape (texts, dimensions)"
+        "--npy",
+        metavar="FILE",
+        help="write the vectors into this file of NumPy: float32, of shape (texts, dimensions)",
     )
     parser.add_argument(
         "--truncate", action="store_true", help="cut texts that are longer than the model's context"
@@ -268,6 +285,8 @@ def run_embed(options: argparse.Namespace) -> int:
         raise InvalidRequestError(
             f"--npy {options.npy}: the directory {target.parent} does not exist"
         )
+    if target is not None and target.is_dir():
+        raise InvalidRequestError(f"--npy {options.npy}: it is a directory; give a file in it")
     matrix = asyncio.run(_embed(texts, options))
     if target is not None:
         _save(matrix, target)

@@ -14,7 +14,6 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NoReturn
 
 from asteady._base.errors import AsteadyError
 from asteady.cli import (
@@ -30,6 +29,7 @@ from asteady.cli import (
     _warm,
 )
 from asteady.cli._output import prepare_streams
+from asteady.cli._parser import Parser
 
 _FAILURE = 1
 # As of a program that SIGPIPE ends, which is what shells expect here.
@@ -43,8 +43,7 @@ exit codes:
   130  interrupted by Ctrl-C
   141  the reader of standard output has gone
 
-Settings come from ASTEADY_* variables: docs/configuration.md. More about
-commands, exit codes and encodings: docs/cli.md."""
+Settings come from ASTEADY_* variables: docs/configuration.md. Commands: docs/cli.md."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -120,27 +119,35 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        unknown = message.removeprefix("unrecognized arguments: ")
-        if unknown != message and not unknown.startswith("-"):
-            message += " (a text of several words needs quotes)"
-        super().error(message)
+class _Program(Parser):
+    """The parser of all commands. Its help says where the documentation is."""
+
+    def format_help(self) -> str:
+        from importlib.metadata import metadata  # takes a while
+
+        lines = [super().format_help()]
+        for line in metadata("asteady").get_all("Project-URL", ()):
+            name, url = line.split(", ")
+            if name == "Documentation":
+                lines.append(f"{name}: {url}\n")
+        return "".join(lines)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The parser of all commands. Building it takes no import that is slow: completion does it at
     each press of the key."""
-    parser = _Parser(
+    parser = _Program(
         prog="asteady",
         description="Deterministic, cached text and embeddings from local language models.",
+        examples=(
+            'asteady generate "Write a haiku about caching" --model smollm2',
+            "asteady models list",
+            "asteady serve --model smollm2",
+        ),
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--version", action=_Version, nargs=0, help="show program's version number and exit"
-    )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    commands = parser.add_commands("commands", "COMMAND")
     for command in (
         _generate,
         _tokens,

@@ -62,20 +62,34 @@ class _Row:
     get: str | None = None
 
 
+_ANY_MODEL = '"builtin", "smollm2", "minilm", the path of a .gguf file, or hf:...'
+
+
 def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "models",
         help="list, download, measure or remove models",
         description="List, download, measure or remove models.",
+        examples=("asteady models list",),
         epilog="See docs/models.md for how models are named.",
     )
-    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    actions = parser.add_commands("actions", "ACTION")
     list_ = actions.add_parser(
-        "list", help="list the models on this machine, and how to get others"
+        "list",
+        help="list the models on this machine, and how to get others",
+        description="List the models on this machine with what is known of them, and those that"
+        " have a name here with the command that gets them.",
+        examples=("asteady models list --json",),
     )
     add_json(list_, "print everything known, as JSON")
     list_.set_defaults(run=list_models)
-    pull_ = actions.add_parser("pull", help="download a model from the hub, or update it")
+    pull_ = actions.add_parser(
+        "pull",
+        help="download a model from the hub, or update it",
+        description="Download a model from Hugging Face's hub, or what has changed of it, compare"
+        " its digest, and print its path.",
+        examples=("asteady models pull hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF:Q4_K_M",),
+    )
     pull_.add_argument(
         "model",
         metavar="MODEL",
@@ -84,33 +98,46 @@ def add_parser(commands: Commands) -> None:
     add_quiet(pull_)
     pull_.set_defaults(run=pull)
     path_ = actions.add_parser(
-        "path", help="print the path of a model's file, without downloading it"
+        "path",
+        help="print the path of a model's file, without downloading it",
+        description="Print the path of a model's file, without downloading it; of builtin those of"
+        " both its models.",
+        examples=("asteady models path smollm2",),
     )
-    path_.add_argument("model", metavar="MODEL", help="any model reference")
+    path_.add_argument("model", metavar="MODEL", help=_ANY_MODEL)
     path_.set_defaults(run=path)
     check_ = actions.add_parser(
         "check",
         help="load a model in a process of its own, and print what it is or why it cannot be used",
         description="Load a model in a process of its own and compute a token or a vector. Prints"
         " what the model is and exits with 0, or prints why it cannot be used and exits with 1.",
+        examples=("asteady models check path/to/model.gguf",),
     )
-    check_.add_argument("model", metavar="MODEL", help="the path of a .gguf file, or its name")
+    check_.add_argument("model", metavar="MODEL", help=_ANY_MODEL)
     add_json(check_)
     check_.set_defaults(run=check)
     probe_ = actions.add_parser(
         "probe",
         help="measure how many requests a worker decodes in one batch without changing a bit",
+        description="Measure how many requests a worker can decode in one batch without changing a"
+        " bit of their answers, and how long a step of each width takes. The result is remembered.",
+        examples=("asteady models probe smollm2",),
     )
     probe_.add_argument(
         "model",
         metavar="MODEL",
         nargs="?",
-        help="any model reference; default: the generation model",
+        help=f"{_ANY_MODEL}; default: the generation model",
     )
     add_json(probe_, "print everything known, as JSON")
     add_quiet(probe_)
     probe_.set_defaults(run=probe)
-    remove_ = actions.add_parser("remove", help="remove a model from the hub's cache")
+    remove_ = actions.add_parser(
+        "remove",
+        help="remove a model from the hub's cache",
+        description="Remove a model's files from the cache directory of Hugging Face's hub.",
+        examples=("asteady models remove hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF:Q4_K_M",),
+    )
     remove_.add_argument(
         "model",
         metavar="MODEL",

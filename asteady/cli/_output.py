@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -25,7 +26,10 @@ _LEAST_WRAPPED = 20  # columns: less is a column of single words
 
 
 def prepare_streams() -> None:
-    """Make standard output and standard error take any text, and standard error exist."""
+    """Make standard output and standard error take any text, and standard error exist.
+
+    What the library logs begins as other lines there do.
+    """
     if sys.stderr is None:
         # `print` would take standard output in its place.
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # until the process ends
@@ -37,6 +41,8 @@ def prepare_streams() -> None:
         if not stream.isatty() and "PYTHONIOENCODING" not in os.environ:
             # The same bytes on all systems, Windows too.
             stream.reconfigure(encoding="utf-8", newline="\n")
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(logging.Formatter("asteady: %(message)s"))
 
 
 def can_print(text: str) -> bool:

@@ -34,6 +34,11 @@ def add_parser(commands: Commands) -> None:
         description="Answer OpenAI's clients over HTTP, with a page of statistics at /dashboard,"
         " /health, and /metrics for Prometheus. Ctrl-C or SIGTERM ends it when what is in progress"
         " is answered; a second one ends it at once. See docs/serve.md.",
+        examples=(
+            "asteady serve --model smollm2 --port 8080",
+            "asteady serve --host 0.0.0.0 --api-key-file keys.txt",
+            "asteady serve --unix-socket /run/asteady.sock",
+        ),
     )
     _add_addresses(parser)
     _add_models(parser)
@@ -51,7 +56,7 @@ def _add_addresses(parser: argparse.ArgumentParser) -> None:
         help=f"where to listen; default: {_HOST}, which only this machine reaches",
     )
     group.add_argument(
-        "--port", type=_port, metavar="N", help=f"default: {_PORT}; 0: any that is free"
+        "--port", type=_port, metavar="N", help=f"the port; default: {_PORT}; 0: any that is free"
     )
     group.add_argument(
         "--unix-socket",

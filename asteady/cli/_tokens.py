@@ -28,6 +28,10 @@ def add_parser(commands: Commands) -> None:
         help="count the tokens of a prompt or a text, or print the text of tokens",
         description="Print how many tokens a prompt has, with those of the model's chat template:"
         " the prompt_tokens of its answer. Loads the model's vocabulary, and no weights.",
+        examples=(
+            'asteady tokens "How long is this?" --show',
+            "asteady tokens --detokenize 12 345",
+        ),
     )
     parser.add_argument("prompt", nargs="?", help="the prompt; default, or -: standard input")
     add_messages(parser)

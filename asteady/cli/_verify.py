@@ -43,22 +43,32 @@ def add_parser(commands: Commands) -> None:
             " The exit code is 0 if all are the same, 1 if one differs, and 2 if they cannot be"
             " compared."
         ),
+        examples=(
+            "asteady verify smollm2",
+            "asteady verify --cache --requests 100",
+        ),
     )
     parser.add_argument(
-        "model", metavar="MODEL", nargs="?", help="default: the model of the settings"
+        "model",
+        metavar="MODEL",
+        nargs="?",
+        help="the model to verify; default: that of the settings",
     )
     parser.add_argument(
         "--requests",
         type=int,
         default=24,
         metavar="N",
-        help="number of requests; default: %(default)s",
+        help="how many requests are compared; default: %(default)s",
     )
     parser.add_argument(
         "--prompts", metavar="FILE", help="use the lines of this text file as prompts"
     )
     parser.add_argument(
-        "--max-new-tokens", type=int, metavar="N", help="for each request; default: 24"
+        "--max-new-tokens",
+        type=int,
+        metavar="N",
+        help="the most tokens of each answer; default: 24",
     )
     how_long = parser.add_mutually_exclusive_group()
     how_long.add_argument(

@@ -32,6 +32,7 @@ def add_parser(commands: Commands) -> None:
         help="compute answers in advance",
         description="Compute and store the answers to the prompts of a file. Cached answers are"
         " skipped, so the command can be stopped and run again.",
+        examples=("asteady warm prompts.jsonl --budget 60",),
     )
     parser.add_argument(
         "file",
@@ -44,9 +45,16 @@ def add_parser(commands: Commands) -> None:
         type=int,
         action="append",
         metavar="N",
-        help=f"may be given several times; default: {DEFAULT_SEED}",
+        help="compute each prompt with this seed; may be given several times; default:"
+        f" {DEFAULT_SEED}",
     )
-    parser.add_argument("--concurrency", type=int, default=4, metavar="N", help="default: 4")
+    parser.add_argument(
+        "--concurrency",
+        type=int,
+        default=4,
+        metavar="N",
+        help="how many prompts are computed at once; default: %(default)s",
+    )
     add_max_new_tokens(parser)
     parser.add_argument("--budget", type=float, metavar="SECONDS", help="stop after this time")
     add_model(parser)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from asteady.cli._main import build_parser
+from asteady.cli._parser import Parser
 
 # In no encoding but those of Unicode are all of them.
 TEXT = "Grüße, €5 😀 東京"
@@ -40,27 +41,25 @@ EXAMPLES: dict[Command, tuple[str, ...]] = {
 }
 
 
-def commands(
-    parser: argparse.ArgumentParser | None = None, path: Command = ()
-) -> Iterator[Command]:
+def parsers(parser: Parser | None = None, path: Command = ()) -> Iterator[tuple[Command, Parser]]:
+    """The parser of the program, of each command and of each command's actions, by their words."""
+    parser = parser or build_parser()
+    yield path, parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, command in action.choices.items():
+                yield from parsers(command, (*path, name))
+
+
+def commands() -> Iterator[Command]:
     """The words of every command."""
-    subparsers = [
-        action
-        for action in (parser or build_parser())._actions
-        if isinstance(action, argparse._SubParsersAction)
-    ]
-    if not subparsers:
-        yield path
-    for action in subparsers:
-        for name, command in action.choices.items():
-            yield from commands(command, (*path, name))
+    for path, parser in parsers():
+        if not any(isinstance(action, argparse._SubParsersAction) for action in parser._actions):
+            yield path
 
 
 def takes_json(command: Command) -> bool:
-    parser = build_parser()
-    for name in command:
-        (action,) = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
-        parser = action.choices[name]
+    parser = dict(parsers())[command]
     return any("--json" in action.option_strings for action in parser._actions)
 
 

@@ -114,7 +114,9 @@ def test_cache_only_fails_for_what_is_not_there() -> None:
         (("embed", "hi", "--dimensions", "0"), "dimensions=0"),
         (("embed", "hi", "--mode", "query"), "mode='query' is not supported for the model"),
         (("embed", "hi", "--npy", "/no/such/directory/x.npy"), "/no/such/directory"),
+        (("embed", "hi", "--npy", "/"), "--npy /: it is a directory; give a file in it"),
         (("warm", "no_such.jsonl"), "asteady: no_such.jsonl: No such file or directory"),
+        (("generate", "hi", "--schema", "{}"), "asteady: --schema {}: No such file or directory"),
     ],
 )
 def test_an_expected_failure_is_one_line_and_exit_code_1(
@@ -135,9 +137,16 @@ def test_bad_settings_are_an_expected_failure() -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_what_is_logged_begins_as_other_lines_of_standard_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = run("generate", "hi", ASTEADY_CACHE_DIR=str(tmp_path / "file" / "caches"))
+    assert (done.returncode, len(done.stderr.splitlines())) == (0, 2)
+    for line in done.stderr.splitlines():
+        assert re.match("asteady: the opening of the (generation|embedding) cache failed: ", line)
+
+
 def test_wrong_usage_is_exit_code_2() -> None:
     assert run("generate", "hi", "--no-such-option").returncode == 2
-    assert run().returncode == 2
     words = run("generate", "Write", "a", "haiku")
     assert words.returncode == 2
     assert "unrecognized arguments: a haiku (a text of several words needs quotes)" in words.stderr
