@@ -6,10 +6,12 @@ others need pydantic.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import textwrap
 from collections.abc import Callable, Mapping
+from math import isfinite
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -45,7 +47,7 @@ def definition_of(where: str, tool: Any) -> dict[str, Any]:
         InvalidRequestError: it has no name, or a parameter that no JSON schema can describe.
         SettingsError: a type needs pydantic, which is not installed.
     """
-    name = getattr(tool, "__name__", None)
+    name = _name(tool)
     if not isinstance(name, str):
         raise InvalidRequestError(
             f"{where}={tool!r} is not allowed: it has no __name__; give a function"
@@ -84,7 +86,7 @@ def typed_arguments(tool: Any, arguments: Mapping[str, Any]) -> Any:
         try:
             inspect.signature(tool).bind(**found)
         except TypeError as exc:
-            raise InvalidRequestError(f"{tool.__name__} cannot be called: {exc}") from None
+            raise InvalidRequestError(f"{_name(tool)} cannot be called: {exc}") from None
     else:
         record = model.model_validate(arguments)
         # Defaults are the function's own.
@@ -96,17 +98,32 @@ def typed_arguments(tool: Any, arguments: Mapping[str, Any]) -> Any:
     return tool(**found) if isinstance(tool, type) else found
 
 
+def _name(tool: Any) -> Any:
+    return getattr(_function(tool), "__name__", None)
+
+
+def _function(tool: Any) -> Any:
+    """What a `functools.partial` calls; else the tool."""
+    while isinstance(tool, functools.partial):
+        tool = tool.func
+    return tool
+
+
 def _parameters(where: str, tool: Any) -> dict[str, tuple[Any, Any]]:
-    """The type and the default of each parameter."""
+    """The type and the default of each parameter that a call has to give."""
+    bound = tool.keywords if isinstance(tool, functools.partial) else {}
+    function = _function(tool)
     try:
         parameters = inspect.signature(tool).parameters.values()
-        source = tool.__init__ if isinstance(tool, type) else tool  # type: ignore[misc]  # hints only
+        source = function.__init__ if isinstance(function, type) else function  # type: ignore[misc]  # hints only
         hints = get_type_hints(source, include_extras=True)
     except (TypeError, ValueError, NameError, AttributeError) as exc:
         raise InvalidRequestError(f"{where}={tool!r} is not allowed: {exc}") from None
     found = {}
     for parameter in parameters:
-        name = f"{where}: the parameter {parameter.name!r} of {tool.__name__}"
+        if parameter.name in bound:
+            continue
+        name = f"{where}: the parameter {parameter.name!r} of {_name(tool)}"
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise InvalidRequestError(f"{name} has no name to pass it by; give it one")
         if parameter.name not in hints:
@@ -122,11 +139,15 @@ def _schema_of(where: str, tool: Any) -> dict[str, Any]:
         simple = _simple_schema(hint)
         if simple is None:
             needs("pydantic", extra="pydantic")
-            schema = _schema_of_model(where, _model_of(where, tool))
-            for described in schema.get("properties", {}).values():
+            schema = {"properties": {}, **_schema_of_model(where, _model_of(where, tool))}
+            for described in schema["properties"].values():
                 described.pop("title", None)
-            return {"properties": {}, **schema}
-        if isinstance(default, str | int | float):
+            for name, (hint, _) in parameters.items():
+                texts = [item for item in get_args(hint)[1:] if isinstance(item, str)]
+                if get_origin(hint) is Annotated and texts:
+                    schema["properties"][name].setdefault("description", texts[0])
+            return schema
+        if isinstance(default, str | int) or (isinstance(default, float) and isfinite(default)):
             simple = {**simple, "default": default}
         properties[name] = simple
     required = [
@@ -197,14 +218,14 @@ def _model_of(where: str, tool: Any) -> Any:
     }
     config = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=False)
     try:
-        return pydantic.create_model(tool.__name__, __config__=config, **fields)
+        return pydantic.create_model(_name(tool), __config__=config, **fields)
     except (pydantic.PydanticUserError, TypeError) as exc:
         raise InvalidRequestError(f"{where}={tool!r} is not allowed: {exc}") from None
 
 
 def _documentation(tool: Callable[..., Any]) -> tuple[str, dict[str, str]]:
     """What a docstring says before its sections, and about each parameter."""
-    head, *sections = _SECTION.split(inspect.getdoc(tool) or "")
+    head, *sections = _SECTION.split(inspect.getdoc(_function(tool)) or "")
     described = {}
     for title, body in zip(sections[::2], sections[1::2], strict=True):
         if title in ("Args", "Arguments", "Parameters"):

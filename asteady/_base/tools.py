@@ -125,6 +125,12 @@ def _definition(where: str, tool: Any) -> dict[str, Any]:
     where = f"{where}['function']['parameters']"
     parameters = function.get("parameters")
     if parameters is None:
+        for key, item in function.items():
+            if isinstance(item, Mapping):  # of other libraries: input_schema, inputSchema
+                raise InvalidRequestError(
+                    f"{where} is missing: give it what {key!r} has, if that is the JSON schema of"
+                    " the arguments"
+                )
         parameters = {}
     if not isinstance(parameters, Mapping) or parameters.get("type", "object") != "object":
         raise refuse(where, parameters, 'a JSON schema of the type "object"')

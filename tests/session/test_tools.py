@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -139,6 +141,52 @@ def test_without_pydantic_functions_with_simple_types_are_the_same_tools(
         tool_of(later)
 
 
+def test_a_text_beside_a_type_describes_a_parameter_of_any_type() -> None:
+    def later(
+        day: Annotated[datetime.date, "the first day"], place: Annotated[str, "where"]
+    ) -> None:
+        """Args:
+        place: not this, the annotation is nearer
+        """
+
+    properties = tool_of(later)["function"]["parameters"]["properties"]
+    assert properties == {
+        "day": {"type": "string", "format": "date", "description": "the first day"},
+        "place": {"type": "string", "description": "where"},
+    }
+
+
+def test_a_partial_asks_for_what_it_does_not_bind() -> None:
+    def search(base: object, text: str, *, most: int = 10, day: datetime.date | None = None) -> str:
+        """Search.
+
+        Args:
+            text: what to look for
+        """
+        return f"{base} {text} {most} {day}"
+
+    bound = functools.partial(functools.partial(search, "base"), most=3)
+    function = tool_of(bound)["function"]
+    assert (function["name"], function["description"]) == ("search", "Search.")
+    properties = function["parameters"]["properties"]
+    assert list(properties) == ["text", "day"]
+    assert properties["text"]["description"] == "what to look for"
+    assert function["parameters"]["required"] == ["text"]
+    call = ToolCall(name="search", arguments_json='{"text": "a", "day": "2024-01-02"}')
+    arguments = call.arguments_for(bound)
+    assert arguments == {"text": "a", "day": datetime.date(2024, 1, 2)}
+    assert bound(**arguments) == "base a 3 2024-01-02"
+    simple = functools.partial(weather, unit="celsius")
+    assert list(tool_of(simple)["function"]["parameters"]["properties"]) == ["city"]
+
+
+def test_a_default_that_json_does_not_have_is_not_written() -> None:
+    def wait(seconds: float = math.inf) -> None:
+        pass
+
+    assert tool_of(wait)["function"]["parameters"]["properties"] == {"seconds": {"type": "number"}}
+
+
 def test_a_model_of_pydantic() -> None:
     function = tool_of(Order)["function"]
     assert (function["name"], function["description"]) == ("Order", "Order things.")
@@ -174,6 +222,10 @@ def back(call: Callable[[], None]) -> None:
         ({"tools": [{"name": "auto"}]}, "'auto'"),
         ({"tools": [{"type": "web_search"}]}, "web_search"),
         ({"tools": [{"name": "f", "parameters": {"type": "string"}}]}, "'parameters'"),
+        (
+            {"tools": [{"name": "f", "input_schema": {"type": "object"}}]},
+            r"\['parameters'\] is missing: give it what 'input_schema' has",
+        ),
         ({"tools": [weather], "tool_choice": "rain"}, "weather"),
         ({"tool_choice": "required"}, "no tools"),
         ({"tools": [weather], "raw": True}, "raw"),
