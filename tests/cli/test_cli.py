@@ -433,24 +433,6 @@ def test_calls_of_tools_are_lines_of_json(tmp_path: Path) -> None:
     ]
 
 
-def test_clearing_and_deleting_reach_the_shared_cache(
-    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ASTEADY_SHARED_CACHE", redis_server.url)
-    monkeypatch.setenv("ASTEADY_SHARED_CACHE_TIMEOUT_S", "60")
-
-    run("generate", "hi", "--max-new-tokens", "1")
-    key = json.loads(run("cache", "list", "--json").stdout)[0]["key"]
-    assert run("cache", "clear", "--local").stdout == "removed 1 entry\n"
-    with redis_server.client() as client:
-        assert "no entry has a key" in run("cache", "delete", key, "--local").stderr
-        assert client.dbsize() == 1
-        assert run("cache", "delete", key).stdout == f"removed {key}\n"
-        assert client.dbsize() == 0
-    removed = run("cache", "clear").stdout
-    assert removed == "removed 0 entries here, and those of the shared cache\n"
-
-
 @pytest.mark.parametrize("there", [True, False])
 def test_the_statistics_have_a_line_about_the_shared_cache(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, there: bool

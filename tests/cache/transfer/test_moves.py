@@ -413,5 +413,9 @@ def test_clearing_by_command(
     assert numbers("delete", key, "--local")[1] == 3
     assert numbers("clear", "--namespace", "a", "--local") == ("removed 1 entry\n", 3)
     assert numbers("clear", "--local") == ("removed 1 entry\n", 3)
-    assert numbers("clear", "--namespace", "a") == ("removed 0 entries\n", 2)
-    assert numbers("clear") == ("removed 0 entries\n", 0)
+    assert main(["cache", "delete", key, "--local"]) == 1
+    assert main(["cache", "delete", key[:63]]) == 1
+    assert numbers("delete", key) == (f"removed {key}\n", 2)
+    there = "removed 0 entries here, and those of the shared cache\n"
+    assert numbers("clear", "--namespace", "a") == (there, 1)
+    assert numbers("clear") == (there, 0)
