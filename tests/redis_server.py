@@ -1,4 +1,4 @@
-"""A real redis-server, and a proxy in front of it that makes the network bad.
+"""A real server of Redis or Valkey, and a proxy in front of it that makes the network bad.
 
 The fixtures are in tests/conftest.py: ``redis_server`` is a server of the test's own, and
 ``redis_proxy`` a proxy before it. A test that starts a server is skipped where there is none.
@@ -7,6 +7,7 @@ The fixtures are in tests/conftest.py: ``redis_server`` is a server of the test'
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import shutil
 import signal
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-EXECUTABLE = shutil.which("redis-server")
+# That of Valkey takes the same options and commands.
+EXECUTABLE = (
+    os.environ.get("REDIS_SERVER") or shutil.which("redis-server") or shutil.which("valkey-server")
+)
 
 
 class RedisServer:
@@ -100,7 +104,10 @@ class RedisServer:
         while not self._answers():
             if self._process.poll() is not None:
                 self._process = None
-                raise _EndedError(log.read_text()[-1000:] if log.exists() else "it has no log")
+                last = log.read_text()[-1000:] if log.exists() else "it has no log"
+                if "Failed finding TLS support" in last:
+                    pytest.skip(f"{EXECUTABLE} was built without TLS")
+                raise _EndedError(last)
             assert time.monotonic() < ends_at, "redis-server does not answer"
             time.sleep(0.005)
 
