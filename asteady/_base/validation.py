@@ -180,4 +180,5 @@ def needs(module: str, *, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise SettingsError(f'this needs {module}: pip install "asteady[{extra}]"') from None
+        package = module.partition(".")[0]
+        raise SettingsError(f'this needs {package}: pip install "asteady[{extra}]"') from None
