@@ -204,9 +204,18 @@ def read_standard_input(what: str) -> str:
     Raises:
         InvalidRequestError: it is closed, a terminal, or not valid UTF-8.
     """
+    return _decoded("standard input", read_standard_input_bytes(what))
+
+
+def read_standard_input_bytes(what: str) -> bytes:
+    """All of standard input.
+
+    Raises:
+        InvalidRequestError: it is closed, or a terminal.
+    """
     if sys.stdin is None or sys.stdin.isatty():
         raise InvalidRequestError(f"give {what} as an argument, or pipe it to standard input")
-    return _decoded("standard input", sys.stdin.buffer.read())
+    return sys.stdin.buffer.read()
 
 
 def read_file(option: str, path: str) -> str:

@@ -18,6 +18,7 @@ from asteady.cli._common import (
     add_namespace,
     calls_under,
     make_session,
+    read_standard_input_bytes,
 )
 from asteady.cli._output import as_json
 from asteady.cli._progress import add_quiet, progress
@@ -65,7 +66,10 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    raw = sys.stdin.buffer.read() if options.file == "-" else Path(options.file).read_bytes()
+    if options.file == "-":
+        raw = read_standard_input_bytes("a file of prompts")
+    else:
+        raw = Path(options.file).read_bytes()
     report = asyncio.run(_warm(raw, options))
     for failure in report.failed:
         print(f"asteady: {failure}", file=sys.stderr)

@@ -406,6 +406,30 @@ def test_a_closed_standard_output_is_one_line() -> None:
     assert done.stderr == "asteady: standard output is closed\n"
 
 
+@pytest.mark.parametrize(
+    ("command", "code", "what"),
+    [
+        ("generate", 1, "a prompt"),
+        ("generate --messages -", 1, "messages"),
+        ("embed", 1, "at least one text"),
+        ("tokens", 1, "a prompt"),
+        ("tokens --detokenize", 1, "the ids of tokens"),
+        ("warm -", 1, "a file of prompts"),
+        ("fingerprint --compare -", 2, "the other fingerprint"),
+    ],
+)
+def test_a_closed_standard_input_is_one_line(command: str, code: int, what: str) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m asteady {command} <&-",
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr == f"asteady: give {what} as an argument, or pipe it to standard input\n"
+
+
 def test_the_probe_is_shown_as_a_table_and_remembered() -> None:
     shown = run("models", "probe").stdout.splitlines()
     assert shown[0].split()[:3] == ["width", "same", "bits"]
