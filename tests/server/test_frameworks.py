@@ -131,3 +131,31 @@ async def test_a_client_that_hangs_up_frees_its_worker(
     await engine.wait_computed(1)
     asking.cancel()
     await engine.wait_released(1)
+
+
+async def test_litestar_mounts_the_api_and_the_dashboard(engine: FakeEngine) -> None:
+    litestar: Any = pytest.importorskip("litestar", reason="the framework is not installed")
+
+    session = asteady.Session(engine=engine)
+    app = litestar.Litestar(
+        [
+            litestar.asgi("/v1", is_mount=True, copy_scope=True)(asteady.server.openai(session)),
+            litestar.asgi("/page", is_mount=True, copy_scope=True)(
+                asteady.server.dashboard(session)
+            ),
+        ],
+        lifespan=[asteady.server.lifespan(session)],
+    )
+    async with serving(app) as address, httpx.AsyncClient(base_url=address) as client:
+        models = (await client.get("/v1/models")).json()["data"]
+        assert [model["id"] for model in models] == ["builtin"]
+        assert (await client.get("/v1/models/builtin")).status_code == 200
+        question = {"messages": [{"role": "user", "content": "hi"}]}
+        answer = await client.post("/v1/chat/completions", json=question)
+        assert answer.json()["choices"][0]["message"]["content"] == "You said: hi"
+        # What the page loads is below it.
+        page = await client.get("/page", follow_redirects=True)
+        assert page.url.path == "/page/"
+        assert page.headers["content-type"].startswith("text/html")
+        for file in ("data", "style.css"):
+            assert (await client.get(f"/page/{file}")).status_code == 200

@@ -414,6 +414,12 @@ async def test_models_are_those_with_a_name(api: httpx.AsyncClient) -> None:
     assert (await chat(api, model="other"))["model"] == "other"
 
 
+async def test_a_slash_at_the_end_of_a_path_does_not_matter(api: httpx.AsyncClient) -> None:
+    assert (await api.post("/chat/completions/", json=HELLO)).status_code == 200
+    assert (await api.get("/models/other/")).json()["id"] == "other"
+    assert (await api.get("/")).status_code == 404
+
+
 async def test_a_file_is_called_by_its_own_name(tmp_path: Path) -> None:
     for reference, name in (
         (tmp_path / "model.gguf", "model"),
@@ -551,6 +557,7 @@ async def test_a_prompt_that_is_too_long_is_told_with_its_field(
                 error = reply.json()["error"]
                 assert (reply.status_code, error["code"]) == (400, "context_length_exceeded")
                 assert error["param"] == param
+                assert ("(at input[1])" in error["message"]) is (path == "/embeddings")
 
 
 async def test_what_fails_inside_is_logged_and_not_told(

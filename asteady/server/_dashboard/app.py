@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from asteady._base.errors import SessionError, StoreError
@@ -20,6 +21,7 @@ from asteady._session.generation import context_of
 from asteady._session.session import Session
 from asteady.operate._resolve_session import session_now
 from asteady.server._dashboard.history import PERIOD_S, History
+from asteady.server._web.trailing_slash import WithoutTrailingSlash
 
 _PAGE = Path(__file__).parent / "page"
 _FILES = {
@@ -83,13 +85,17 @@ def dashboard(session: Session, *, show_prompts: bool = False) -> Starlette:
     routes = [Route("/data", data)]
     for path, (name, media_type) in _FILES.items():
         routes.append(Route(f"/{path}", _file(name, media_type)))
-    return Starlette(routes=routes)
+    return Starlette(routes=routes, middleware=[Middleware(WithoutTrailingSlash)])
 
 
 def _file(name: str, media_type: str) -> Any:
     content = (_PAGE / name).read_bytes()
 
     async def send(request: Request) -> Response:
+        asked = request.scope.get("raw_path") or b"/"
+        if name == "index.html" and not asked.endswith(b"/"):
+            # A framework that does not redirect by itself: its files are below it.
+            return RedirectResponse(f"{asked.decode('latin-1').rpartition('/')[2]}/")
         return Response(content, media_type=media_type, headers=_HEADERS)
 
     return send

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -21,6 +22,7 @@ from asteady.server._openai.errors import ApiError, not_there
 from asteady.server._openai.openapi import description
 from asteady.server._openai.responses import Responses
 from asteady.server._openai.served import ServedModels, identified
+from asteady.server._web.trailing_slash import WithoutTrailingSlash
 
 DEFAULT_BODY_BYTES = 8 * 2**20
 DEFAULT_MESSAGES = 1024
@@ -82,6 +84,7 @@ def openai(
             Route("/embeddings", Embeddings(*given), methods=["POST"]),
             Route("/responses", Responses(*given), methods=["POST"]),
         ],
+        middleware=[Middleware(WithoutTrailingSlash)],
         exception_handlers={ApiError: _refused, HTTPException: _not_there},
     )
 

@@ -81,11 +81,10 @@ def api_error(
             return exc
         case PromptTooLongError():
             # LangChain and litellm know it by these words.
-            message = f"the prompt is too long: {exc}"
+            message = f"the prompt is too long: {_noted(exc)}"
             return ApiError(message, code="context_length_exceeded", param=subject)
         case InvalidRequestError():
-            # Notes say which one of several texts it is.
-            message = " ".join([str(exc), *getattr(exc, "__notes__", ())])
+            message = _noted(exc)
             named = _NAMED.match(message)
             if named is None:
                 return ApiError(message)
@@ -125,3 +124,8 @@ def api_error(
         case _:
             code = _CODES.get(status, "internal_error")
     return ApiError(message, status=status, kind="server_error", code=code, headers=headers)
+
+
+def _noted(exc: Exception) -> str:
+    """With its notes, which say which one of several texts it is."""
+    return " ".join([str(exc), *getattr(exc, "__notes__", ())])

@@ -99,7 +99,9 @@ def _logprobs_of(body: Mapping[str, Any]) -> int | None:
     if top is None:
         return 0 if _LOGPROBS in include else None
     if isinstance(top, bool) or not isinstance(top, int) or not 0 <= top <= _MOST_LOGPROBS:
-        raise refused("top_logprobs", f"a number from 0 to {_MOST_LOGPROBS} is needed")
+        raise refused(
+            "top_logprobs", f"a number from 0 to {_MOST_LOGPROBS} is needed, not {top!r}"[:200]
+        )
     return top if top or _LOGPROBS in include else None
 
 
