@@ -71,6 +71,9 @@ _WRITTEN: dict[str, Any] = {
 # second for so many.
 _MOST_PATTERN_CHARACTERS = 2**14
 
+# Properties in one object likewise: a second and a half.
+_MOST_PROPERTIES = 2**12
+
 _CLOSE = 1e-9
 
 # Looking for a fault reads about so many characters at most.
@@ -84,7 +87,7 @@ def grammar_of(source: str) -> str:
         InvalidRequestError: an answer could not be held to it, or compiling it could take long.
     """
     schema = json.loads(source)
-    pattern_characters = 0
+    pattern_characters = squares = 0
     left: list[tuple[Path, Any]] = [((), schema)]
     seen = set[Path]()
     while left:
@@ -116,6 +119,13 @@ def grammar_of(source: str) -> str:
                 f"{pattern_characters:,} characters, and may have {_MOST_PATTERN_CHARACTERS:,}"
             )
         least, named = part.get("minProperties"), _named(part, "properties")
+        squares += len(named) ** 2
+        if squares > _MOST_PROPERTIES**2:
+            raise InvalidRequestError(
+                f"schema is not allowed at {pointer(place)}: with the {len(named):,} properties of "
+                f"this object there are too many: one may have {_MOST_PROPERTIES:,}, four may have "
+                f"{_MOST_PROPERTIES // 2:,} each"
+            )
         # The library does not see to it that the names of other properties differ.
         if isinstance(least, int) and (unnamed := least - len(named)) > 1:
             raise InvalidRequestError(

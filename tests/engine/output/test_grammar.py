@@ -39,6 +39,8 @@ SCHEMA = {
 DOUBLED = "\n".join(
     ["start: X0", *(f"X{n}: X{n + 1} X{n + 1}" for n in range(25)), 'X25: "a"'],
 )
+HALF: dict[str, Any] = {str(n): {} for n in range(2_048)}
+MANY: dict[str, Any] = {"properties": {"a": {"properties": {str(n): {} for n in range(4_097)}}}}
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +210,9 @@ def test_an_answer_that_is_cut_is_an_error_with_what_there_was(engine: LlamaEngi
             "at #/items: minProperties asks for 2 properties that properties does not name",
         ),
         ({"schema": {"properties": {"a": {"pattern": "a" * 17_000}}}}, "at #/properties/a: with"),
+        ({"schema": MANY}, "at #/properties/a: with the 4,097 properties .* one may have 4,096"),
+        ({"schema": {"propertyNames": {"enum": [str(n) for n in range(4_097)]}}}, "at #: with the"),
+        ({"schema": {"prefixItems": [{"properties": HALF} for _ in range(5)]}}, "#/prefixItems/"),
         ({"schema": '{"items":' * 300 + "{}" + "}" * 300}, "allowed: it is nested too deep"),
         ({"schema": {"type": "integer", "minimum": 2, "maximum": 1}}, "minimum \\(2\\) is greater"),
         ({"schema": {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}}, "no text has"),
