@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import datetime
 import json
+import math
 import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -448,9 +449,9 @@ def export(options: argparse.Namespace) -> int:
 
 
 def run_import(options: argparse.Namespace) -> int:
-    if not options.max_size_mb > 0:
+    if not 0 < options.max_size_mb < math.inf:
         raise InvalidRequestError(
-            f"--max-size-mb {options.max_size_mb} is not allowed: it must be more than 0"
+            f"--max-size-mb {options.max_size_mb:g} is not allowed: it is a number above 0"
         )
 
     async def imported() -> dict[str, Merged]:

@@ -114,6 +114,8 @@ def test_cache_only_fails_for_what_is_not_there() -> None:
         (("embed", "hi", "--dimensions", "0"), "dimensions=0"),
         (("embed", "hi", "--mode", "query"), "mode='query' is not supported for the model"),
         (("embed", "hi", "--npy", "/no/such/directory/x.npy"), "/no/such/directory"),
+        (("cache", "import", "x", "--max-size-mb", "0"), "--max-size-mb 0 is not allowed: it is a"),
+        (("cache", "import", "x", "--max-size-mb", "inf"), "--max-size-mb inf is not allowed"),
         (("embed", "hi", "--npy", "/"), "--npy /: it is a directory; give a file in it"),
         (("warm", "no_such.jsonl"), "asteady: no_such.jsonl: No such file or directory"),
         (("generate", "hi", "--schema", "{}"), "asteady: --schema {}: No such file or directory"),
