@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import date
 from decimal import Decimal
 from enum import Enum
 from typing import Any
@@ -301,11 +302,15 @@ def test_the_value_of_a_typed_completion_comes_along() -> None:
         ({"a": np.float32(0.5)}, {"a": 0.5}),
         (Color.RED, "red"),
         ({3}, [3]),
+        ({Color.RED: Color.RED, date(2024, 1, 2): 1}, {"red": "red", "2024-01-02": 1}),
+        ({1: True}, {1: True}),
         (None, None),
     ],
 )
 def test_values_of_all_types_that_a_schema_can_have_are_plain(value: Any, plain: Any) -> None:
-    assert TypedCompletion.of(COMPLETION, value).as_dict()["value"] == plain
+    found = TypedCompletion.of(COMPLETION, value).as_dict()
+    assert found["value"] == plain
+    json.dumps(found)
 
 
 def test_messages_are_fields_of_a_users_model() -> None:
