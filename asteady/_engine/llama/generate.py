@@ -47,7 +47,8 @@ from asteady._engine.llama.prompt import Thinking
 from asteady._engine.llama.room import Room, Tokens
 from asteady._engine.llama.vocab import Vocab
 from asteady._engine.output.calls import CallPlan, CallSplitter
-from asteady._engine.output.grammar import Form, MaskThread, most_tokens
+from asteady._engine.output.cut import ENDED_IN_REASONING, cut_message
+from asteady._engine.output.grammar import Form, MaskThread
 from asteady._engine.output.text import TextStream
 from asteady._engine.output.thinking import ReasoningSplitter
 from asteady._engine.plan import RoomShape, divide, room_shape
@@ -628,22 +629,14 @@ class GenerateWorker:
         return cut and constraint is not None and constraint.kind in ("json", "choices")
 
     def _incomplete(self, sequence: _Sequence, *, cut: bool) -> IncompleteAnswerError:
-        constraint, limit = sequence.job.request.constraint, sequence.job.limit
-        what = (
-            "the model ended its answer in its reasoning: switch that off, where its template "
-            'can, by chat_template_kwargs={"enable_thinking": False}'
-        )
+        request, limit = sequence.job.request, sequence.job.limit
+        what = ENDED_IN_REASONING
         if cut:
-            most = None
-            if constraint is not None and not sequence.reasoning_tokens:
-                most = most_tokens(constraint)
-            remedy = f"{most} are always enough"
-            if most is None:
-                remedy = "raise max_new_tokens, or have the form bound what repeats in it"
-            if limit < sequence.job.request.max_new_tokens:
-                remedy = "the context holds no more: shorten the prompt"
-            what = (
-                f"the answer was cut after {limit} tokens, before its form was complete: {remedy}"
+            what = cut_message(
+                request.constraint,
+                limit,
+                reasoned=sequence.reasoning_tokens > 0,
+                context_full=limit < request.max_new_tokens,
             )
         error = IncompleteAnswerError(what)
         error.text = "".join(sequence.chunks)

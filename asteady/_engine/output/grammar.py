@@ -24,7 +24,7 @@ from asteady._base.settings import FORM_MAX_STATES
 from asteady._base.threads import start_daemon
 from asteady._base.validation import refuse, shorten
 from asteady._engine.output.guidance import Language, Matcher, Tokens
-from asteady._engine.output.schemas import grammar_of, most_bytes, place_of
+from asteady._engine.output.schemas import grammar_of, place_of
 
 if TYPE_CHECKING:
     from asteady._base.requests import Vector
@@ -312,15 +312,3 @@ class MaskThread:
             finally:
                 done.set()
             del work, compute, done  # or an answer's form would live until the next one's mask
-
-
-def most_tokens(constraint: Constraint) -> int | None:
-    """How many tokens an answer of this form has at most; None if that is not bounded, or not
-    known."""
-    # A token is at least one byte.
-    if constraint.kind == "json":
-        return most_bytes(json.loads(constraint.source))
-    if constraint.kind != "choices":
-        return None
-    # The longest choice ends where it ends.
-    return max(len(text.encode()) for text in constraint.choices)

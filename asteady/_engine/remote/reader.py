@@ -29,6 +29,7 @@ from asteady._base.requests import (
 )
 from asteady._base.tools import DEFAULT_CHOICE
 from asteady._engine.api import CallEvent, ChunkEvent, Event, SlotId
+from asteady._engine.output.cut import ENDED_IN_REASONING, cut_message
 from asteady._engine.remote.body import RemoteJob, text_of
 from asteady._engine.remote.failures import broken, told_error
 from asteady._engine.remote.forms import has_form
@@ -302,12 +303,18 @@ class CompletionReader:
         uncalled = request.tool_choice != DEFAULT_CHOICE and not answer.tool_calls
         cut = self._reason == "length"
         if self._incomplete or (cut and (uncalled or form in ("json", "choices"))):
-            error = IncompleteAnswerError(
-                f"the answer was cut after {answer.completion_tokens} tokens, before its form was "
-                "complete: raise max_new_tokens"
-                if cut
-                else "the model ended its answer in its reasoning"
-            )
+            what = ENDED_IN_REASONING
+            if cut:
+                tokens = answer.completion_tokens
+                # Others may count otherwise.
+                exact = self._answering.identity.server == "asteady"
+                what = cut_message(
+                    constraint,
+                    tokens,
+                    reasoned=answer.reasoning is not None,
+                    context_full=exact and tokens < request.max_new_tokens,
+                )
+            error = IncompleteAnswerError(what)
             error.text = text
             error.reasoning = answer.reasoning
             error.prompt_tokens = answer.prompt_tokens

@@ -20,7 +20,8 @@ from asteady._engine.api import AnswerEvent, ErrorEvent
 from asteady._engine.llama.engine import LlamaEngine
 from asteady._engine.loader import load_engine
 from asteady._engine.models.resolve import resolve_model
-from asteady._engine.output.grammar import Form, MaskThread, most_tokens
+from asteady._engine.output.cut import most_tokens
+from asteady._engine.output.grammar import Form, MaskThread
 from asteady._engine.output.schemas import most_bytes
 from asteady._engine.plan import EngineOptions, Setup
 from tests.engine.driving import digest, drain, together

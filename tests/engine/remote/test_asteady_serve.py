@@ -166,18 +166,19 @@ async def test_an_own_revision_has_own_entries(
     assert found.fingerprint != expected.fingerprint
 
 
+@pytest.mark.parametrize("form", [{"schema": SCHEMA}, {"choices": ["definitely", "perhaps"]}])
 async def test_a_form_that_is_cut_is_the_error_of_a_session(
-    local: asteady.Session, remote: asteady.Session
+    local: asteady.Session, remote: asteady.Session, form: dict[str, Any]
 ) -> None:
     errors = []
     for session in (local, remote):
         with pytest.raises(asteady.IncompleteAnswerError) as caught:
-            await session.complete("Where?", schema=SCHEMA, max_new_tokens=2)
+            await session.complete("Where?", **form, max_new_tokens=2)
         error = caught.value
         errors.append(
             (str(error), error.text, error.reasoning, error.prompt_tokens, error.completion_tokens)
         )
-        assert not await session.is_cached("Where?", schema=SCHEMA, max_new_tokens=2)
+        assert not await session.is_cached("Where?", **form, max_new_tokens=2)
     assert errors[0] == errors[1]
 
 
