@@ -8,7 +8,15 @@ import json
 import logging
 import random
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -75,13 +83,22 @@ class Client:
     if another try may go better, otherwise an error of asteady's.
     """
 
-    def __init__(self, reference: RemoteReference, connections: int) -> None:
-        """
+    def __init__(
+        self,
+        reference: RemoteReference,
+        connections: int,
+        check: Callable[[Endpoint], Awaitable[None]] | None = None,
+    ) -> None:
+        """`check` asks a server that failed whether it is well, and raises if it is not. While
+        another one can be asked, no request waits for it.
+
         Raises:
             SettingsError: the variable for the API key is not set, or has no key.
         """
         self.endpoints = [Endpoint(address) for address in reference.addresses]
         self._last_failure: ServerFailedError | None = None
+        self._check = check
+        self._checking: dict[Endpoint, asyncio.Task[None]] = {}
         self._reference = reference
         self._key = key = reference.api_key()
         timeout = httpx.Timeout(
@@ -101,6 +118,10 @@ class Client:
         }
 
     async def aclose(self) -> None:
+        checking = [*self._checking.values()]
+        for task in checking:
+            task.cancel()
+        await asyncio.gather(*checking, return_exceptions=True)
         for client in self._clients.values():
             await client.aclose()
 
@@ -129,7 +150,7 @@ class Client:
         hopeless: list[Endpoint] = []
         failed: ServerFailedError | None = None
         while True:
-            endpoint = least_busy(self.endpoints, time_s(), hopeless)
+            endpoint = self._next(time_s(), hopeless)
             if endpoint is None:
                 left = [each for each in self.endpoints if each not in hopeless]
                 if failed is not None:
@@ -155,10 +176,38 @@ class Client:
                 if not exc.again:
                     hopeless.append(endpoint)
             else:
-                if endpoint.failures:
-                    _log.info("the server at %s answers again", endpoint.address)
-                endpoint.succeeded()
+                self._succeeded(endpoint)
                 return result
+
+    def _next(self, now_s: float, hopeless: Sequence[Endpoint]) -> Endpoint | None:
+        """The least busy one that can be asked now; one that is suspect only without others."""
+        suspects = [each for each in self.endpoints if each.suspect]
+        found = least_busy(self.endpoints, now_s, [*hopeless, *suspects])
+        if found is None or self._check is None:
+            return least_busy(self.endpoints, now_s, hopeless)
+        for each in suspects:
+            if each.until_s <= now_s and each not in self._checking:
+                task = asyncio.get_running_loop().create_task(self._look(each, self._check))
+                self._checking[each] = task
+        return found
+
+    async def _look(self, endpoint: Endpoint, check: Callable[[Endpoint], Awaitable[None]]) -> None:
+        began_s = asyncio.get_running_loop().time()
+        try:
+            await check(endpoint)
+        except ServerFailedError as exc:
+            self.set_aside(endpoint, exc, began_s)
+        except AsteadyError as exc:
+            self.set_aside(endpoint, ServerFailedError(exc, again=True), began_s)
+        else:
+            self._succeeded(endpoint)
+        finally:
+            del self._checking[endpoint]
+
+    def _succeeded(self, endpoint: Endpoint) -> None:
+        if endpoint.failures:
+            _log.info("the server at %s answers again", endpoint.address)
+        endpoint.succeeded()
 
     def set_aside(self, endpoint: Endpoint, failed: ServerFailedError, began_s: float) -> None:
         """A request that began then failed.

@@ -31,6 +31,11 @@ class Endpoint:
     until_s: float = 0.0
     verified: bool = False
 
+    @property
+    def suspect(self) -> bool:
+        """Whether it failed, not only by being busy, and has not been found well since."""
+        return self.failures > 0 and not self.verified
+
     @contextmanager
     def busy(self) -> Iterator[None]:
         """Within the block it has one more request."""

@@ -52,7 +52,7 @@ class RemoteWorker:
         self._tasks: dict[SlotId, asyncio.Task[None]] = {}
         self._slots = 0
         try:
-            self._client = Client(reference, connections=requests)
+            self._client = Client(reference, connections=requests, check=self._verify)
         except BaseException:
             self._loop.close()
             raise

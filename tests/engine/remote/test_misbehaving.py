@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ import pytest
 
 import asteady
 import asteady.server
+from asteady._engine.remote import endpoints
 from tests.misbehaving_server import (
     VECTOR,
     WORDS,
@@ -732,6 +734,71 @@ async def test_what_was_under_way_on_a_server_that_died_is_asked_elsewhere(
         "Hello",
         "Hello, you",
     ]
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FIRST_PAUSE_S", "LONGEST_PAUSE_S"):
+        monkeypatch.setattr(endpoints, name, 0.0)
+
+
+@pytest.mark.usefixtures("no_pauses")
+@pytest.mark.parametrize(
+    "behaviour",
+    [says("<html>"), dies, status(500), never_replies],
+    ids=["html", "dies", "500", "silent"],
+)
+async def test_no_request_waits_for_a_server_that_failed_while_another_one_answers(
+    both: tuple[MisbehavingServer, MisbehavingServer, str], tmp_path: Path, behaviour: Behaviour
+) -> None:
+    one, _, reference = both
+    async with session_of(one, tmp_path, reference) as remote:
+        one.next(CHAT, dies)
+        one.always(MODELS, behaviour)
+        for number in range(5):
+            assert await remote.generate(f"number {number}") == TEXT
+        assert len(one.exchanges) == 1
+        # When it is well, it has its share again.
+        one.always(MODELS, None)
+        one.release()
+        one.forget()
+        async with asyncio.timeout(60):
+            while not one.exchanges:
+                number += 1
+                assert await remote.generate(f"number {number}") == TEXT
+
+
+@pytest.mark.usefixtures("no_pauses")
+async def test_a_server_that_failed_is_asked_at_once_without_another(
+    both: tuple[MisbehavingServer, MisbehavingServer, str], tmp_path: Path
+) -> None:
+    one, other, reference = both
+    async with session_of(one, tmp_path, reference) as remote:
+        one.next(CHAT, dies)
+        assert await remote.generate("Hello") == TEXT
+        other.die()
+        assert await remote.generate("Hello, you") == TEXT
+    assert len(one.exchanges) == 2
+
+
+@pytest.mark.usefixtures("no_pauses")
+async def test_closing_does_not_wait_for_a_server_that_is_looked_at(
+    both: tuple[MisbehavingServer, MisbehavingServer, str], tmp_path: Path
+) -> None:
+    one, _, reference = both
+    looked_at = threading.Event()
+
+    async def silent(exchange: Exchange) -> None:
+        looked_at.set()
+        await exchange.hold()
+
+    async with session_of(one, tmp_path, reference) as remote:
+        one.next(CHAT, dies)
+        one.always(MODELS, silent)
+        number = 0
+        while not looked_at.is_set():
+            number += 1
+            assert await remote.generate(f"number {number}") == TEXT
 
 
 async def test_what_was_read_before_a_server_died_is_not_asked_elsewhere(
