@@ -152,7 +152,7 @@ def test_an_exception_raised_into_the_waiting_thread_ends_the_call(
     ctypes.pythonapi.PyThreadState_SetAsyncExc(
         ctypes.c_ulong(thread.ident), ctypes.py_object(LimitExceededError)
     )
-    thread.join(10)
+    thread.join(60)
     try:
         assert not thread.is_alive()
         assert len(raised) == 1

@@ -145,4 +145,4 @@ class Process:
         self._popen.wait()
 
     def finish(self) -> int:
-        return self._popen.wait(30)
+        return self._popen.wait(60)

@@ -116,12 +116,12 @@ async def test_a_put_whose_caller_has_gone_is_committed(
 
     def held_up(*args: Any) -> Any:
         entered.set()
-        gate.wait(10)
+        gate.wait(60)
         return commit(*args)
 
     monkeypatch.setattr(_transaction.Tables, "commit", held_up)
     task = asyncio.ensure_future(cache.put("key", completion(), alias="alias"))
-    await asyncio.to_thread(entered.wait, 10)
+    await asyncio.to_thread(entered.wait, 60)
     task.cancel()
     await asyncio.wait([task])
     assert task.cancelled()
@@ -142,13 +142,13 @@ async def test_reads_are_not_held_up_by_a_write(
 
     def held_up(*args: Any) -> Any:
         entered.set()
-        gate.wait(10)
+        gate.wait(60)
         raise ValueError("never mind")
 
     monkeypatch.setattr(_transaction.Tables, "commit", held_up)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(cache.put("other", completion()))
-        await asyncio.to_thread(entered.wait, 10)
+        await asyncio.to_thread(entered.wait, 60)
         assert await cache.get("key") is not None
         gate.set()
 
@@ -164,12 +164,12 @@ async def test_an_entry_that_goes_while_it_is_read_does_not_come_back_to_memory(
     def held_up(*args: Any) -> Any:
         reading = read(*args)
         entered.set()
-        gate.wait(10)
+        gate.wait(60)
         return reading
 
     monkeypatch.setattr(_transaction.Tables, "read", held_up)
     getting = asyncio.ensure_future(cache.get("key", alias="alias"))
-    await asyncio.to_thread(entered.wait, 10)
+    await asyncio.to_thread(entered.wait, 60)
     assert await cache.delete("key")
     gate.set()
     assert await getting is not None  # it was there when it was asked for
@@ -250,7 +250,7 @@ async def test_a_store_that_does_not_answer_keeps_nobody_and_memory_goes_on(
         store._timeout_s = 0.1
         monkeypatch.setattr(_transaction.Tables, "read", held_up)
         try:
-            with anyio.fail_after(30):
+            with anyio.fail_after(60):
                 for _ in range(1000):  # only the first one waits
                     assert await cache.get("unknown") is None
                 assert await cache.get("known") is not None

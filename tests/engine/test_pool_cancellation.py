@@ -130,12 +130,12 @@ async def test_cancelled_while_it_is_admitted(engine: GatedEngine, make_pool: Ma
 
     def slow() -> object:
         reached.set()
-        assert proceed.wait(10)
+        assert proceed.wait(60)
         return original()
 
     engine.open_worker = slow  # type: ignore[method-assign,assignment]  # a slow context
     task = start(pool, "a")
-    await asyncio.to_thread(reached.wait, 10)
+    await asyncio.to_thread(reached.wait, 60)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -154,7 +154,7 @@ async def test_cancelled_while_it_is_prepared(engine: GatedEngine, make_pool: Ma
 
     def slow(request: Any) -> Any:
         job = original(request)
-        assert blocked.wait(10)
+        assert blocked.wait(60)
         return job
 
     engine.prepare = slow  # type: ignore[method-assign]  # a long text

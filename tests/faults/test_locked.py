@@ -208,14 +208,15 @@ async def test_the_commands_say_that_it_is_locked(database: Path) -> None:
     assert b"Traceback" not in done.stderr
 
 
-# Writes as fast as it can, so that it is stopped inside a transaction now and then.
+# Writes as fast as it can, so that it is stopped inside a transaction now and then. It evicts
+# nothing, so that what is stored beside it stays.
 WRITER = """
 import asyncio, sys
 from asteady import Session
 from asteady.testing import FakeEngine
 
 async def main():
-    async with Session(engine=FakeEngine()) as session:
+    async with Session(engine=FakeEngine(), generation_cache_capacity=10**6) as session:
         number = 0
         while True:
             await asyncio.gather(*(session.generate(f"theirs {number} {n}") for n in range(8)))
@@ -236,7 +237,7 @@ async def test_a_writer_that_is_stopped_anywhere_keeps_nobody(database: Path, ta
         assert writer.stdout is not None
         try:
             writer.stdout.readline()
-            async with session_of(engine, TIMEOUT_S) as session:
+            async with session_of(engine, TIMEOUT_S, capacity=10**6) as session:
                 delayed = 0
                 for round_ in range(rounds(10, 200)):
                     await anyio.to_thread.run_sync(writer.stdout.readline)

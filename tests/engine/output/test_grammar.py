@@ -515,7 +515,7 @@ def test_a_mask_that_cannot_be_computed_ends_that_answer_only(engine: LlamaEngin
         raise RuntimeError
 
     masks = MaskThread()
-    assert masks.submit(fail).wait(10)
+    assert masks.submit(fail).wait(60)
     constraint = constraint_of(choices=["a"])
     assert constraint is not None
     form = Form(engine._grammars.compile(constraint), masks)
@@ -567,7 +567,7 @@ def test_interrupted_while_a_mask_is_computed(
 
     def held(self: Form) -> None:
         computing.set()
-        assert interrupted.wait(10)
+        assert interrupted.wait(60)
         compute(self)
 
     monkeypatch.setattr(Form, "_compute", held)
@@ -575,10 +575,10 @@ def test_interrupted_while_a_mask_is_computed(
     slot = worker.admit(engine.prepare(ask(schema=SCHEMA)))
     stepping = threading.Thread(target=worker.step)
     stepping.start()
-    assert computing.wait(10)
+    assert computing.wait(60)
     worker.interrupt(slot)
     interrupted.set()
-    stepping.join(10)
+    stepping.join(60)
     worker.release(slot)
     again = worker.admit(engine.prepare(ask(schema=SCHEMA)))
     found, _ = drain(worker, again)
