@@ -847,10 +847,11 @@ class Cache(Generic[A]):
 
         `after` is the count after our own commit, when `removals` is that before it.
         """
+        # Reading and writing is using it, too: an answer that was just stored is found in memory.
+        self._in_use.set()
         if removals > self._removals >= 0 and len(self.memory):
             # Another process removed something since. The synchronizer compares both tiers, at once
             # if the memory tier was inactive and else within half a second.
-            self._in_use.set()
             return
         self._removals = max(removals, self._removals) if after is None else after
         self._activate()

@@ -5,8 +5,12 @@ from __future__ import annotations
 from asteady import blocking
 
 
-def keep_awake(session: blocking.Session) -> None:
-    """Unused for half a second, the memory tier of a cache sleeps, and the next call goes to the
-    database. On a busy machine that is soon; in this open session it is never."""
+def awake(session: blocking.Session) -> blocking.Session:
+    """A session, which is not open yet, whose memory tiers never sleep.
+
+    They do when they are unused for half a second, which is soon on a busy machine; the next call
+    then goes to the database.
+    """
     for cache in (session.awaitable.cache.generation, session.awaitable.cache.embedding):
         cache._tick_s = 3600.0
+    return session

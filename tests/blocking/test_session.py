@@ -21,7 +21,7 @@ from asteady._session.observe import Observed
 from asteady.blocking import _portal
 from asteady.blocking._fast_path import HitCounter
 from asteady.testing import FakeEngine
-from tests.blocking.awake import keep_awake
+from tests.blocking.awake import awake
 
 
 @pytest.fixture(autouse=True)
@@ -32,8 +32,7 @@ def _closed_afterwards() -> Iterator[None]:
 
 @pytest.fixture
 def session(engine: FakeEngine) -> Iterator[blocking.Session]:
-    with blocking.Session(engine=engine, workers=2) as session:
-        keep_awake(session)
+    with awake(blocking.Session(engine=engine, workers=2)) as session:
         yield session
         engine.resume()
 
@@ -484,8 +483,7 @@ def test_a_namespace_tags_the_entries_of_calls_from_any_thread() -> None:
 def test_a_warm_hit_under_a_namespace_is_answered_on_the_caller_s_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with blocking.Session(engine=FakeEngine()) as session:
-        keep_awake(session)
+    with awake(blocking.Session(engine=FakeEngine())) as session:
         emails, docs = session.namespace("emails"), session.namespace("docs")
         for _ in range(2):
             emails.generate("hello")

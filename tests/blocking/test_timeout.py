@@ -14,15 +14,14 @@ import pytest
 from asteady import InvalidRequestError, blocking
 from asteady.blocking import _portal
 from asteady.testing import FakeEngine
-from tests.blocking.awake import keep_awake
+from tests.blocking.awake import awake
 
 SHORT_S = 0.05
 
 
 @pytest.fixture
 def session(engine: FakeEngine) -> Iterator[blocking.Session]:
-    with blocking.Session(engine=engine) as session:
-        keep_awake(session)
+    with awake(blocking.Session(engine=engine)) as session:
         yield session
         engine.resume()
 

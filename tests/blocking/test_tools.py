@@ -17,7 +17,7 @@ import asteady
 from asteady import InvalidRequestError, SessionClosedError, blocking, operate
 from asteady._session.generation import context_of
 from asteady.testing import FakeEngine
-from tests.blocking.awake import keep_awake
+from tests.blocking.awake import awake
 
 TOOLS = [
     name
@@ -28,8 +28,7 @@ TOOLS = [
 
 @pytest.fixture
 def session(engine: FakeEngine) -> Iterator[blocking.Session]:
-    with blocking.Session(engine=engine, workers=2) as session:
-        keep_awake(session)
+    with awake(blocking.Session(engine=engine, workers=2)) as session:
         yield session
 
 

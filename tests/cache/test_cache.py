@@ -8,6 +8,7 @@ import asyncio
 import logging
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -20,7 +21,7 @@ from asteady._cache import cache as _cache
 from asteady._cache.cache import Cache
 from asteady._cache.manager import CacheManager
 from asteady._cache.store.transaction import Tables
-from tests.cache.helpers import completion, embedding, key_of, opened
+from tests.cache.helpers import completion, embedding, key_of, opened, settings
 
 pytestmark = pytest.mark.anyio
 
@@ -258,6 +259,38 @@ async def test_the_memory_tier_sleeps_when_nobody_uses_it_and_wakes_at_the_next_
                 await anyio.sleep(0.001)
         assert await cache.get(KEY) is not None
         assert cache.recall(ALIAS) is not None
+
+
+async def test_what_is_stored_and_looked_up_keeps_the_memory_tier_awake(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asleep, ticking = asyncio.Semaphore(0), asyncio.Semaphore(0)
+
+    async def sleep(seconds: float) -> None:
+        if seconds != 7.0:
+            await anyio.sleep_forever()  # the other cache's
+        asleep.release()
+        await ticking.acquire()
+
+    monkeypatch.setattr(_cache, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": sleep}))
+    manager = CacheManager(settings(directory))
+    cache = manager.generation
+    cache._tick_s = 7.0
+    await manager.open()
+    with anyio.fail_after(60):
+        assert await cache.put(KEY, completion(), alias=ALIAS)
+        await asleep.acquire()
+        assert await cache.put(key_of("another"), completion())
+        ticking.release()
+        await asleep.acquire()
+        assert await cache.get(key_of("missing")) is None
+        ticking.release()
+        await asleep.acquire()
+        assert cache.peek_alias(ALIAS) is not None
+        while cache.peek_alias(ALIAS) is not None:
+            ticking.release()
+            await anyio.sleep(0.001)
+    await manager.aclose()
 
 
 async def test_computing_alone_waits_for_nobody(manager: CacheManager) -> None:

@@ -83,7 +83,8 @@ def _listens(port: int | None) -> bool:
         return asking.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_after_the_time_of_grace_clients_are_told() -> None:
+def test_after_the_time_of_grace_clients_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASTEADY_WORKERS", "2")  # however many cores there are
     with serve_process("--port", "0", "--grace", "0.2", fake=True) as process:
         with (
             client_of(ready(process)) as client,
