@@ -167,8 +167,8 @@ class GatedWorker:
         with self._engine.changed:
             self._engine.running += 1
             self._engine.peak = max(self._engine.peak, self._engine.running)
-        self._engine.note(f"admit {job.name}")
         self._engine.workers[job.name] = self._name
+        self._engine.note(f"admit {job.name}")
         return self._next
 
     def step(self) -> list[Event]:

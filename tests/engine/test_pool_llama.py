@@ -85,7 +85,7 @@ class Watch:
             if self.nodes == self.pause_at and self._tokens > 2:
                 self.pause_at = 0
                 self.paused.set()
-                assert self.proceed.wait(30)
+                assert self.proceed.wait(60)
             return bool(flagged(data))
 
         self._callbacks.append(llama_cpp.ggml_abort_callback(begin_node))
@@ -96,7 +96,7 @@ class Watch:
         self.paused.clear()
         self.proceed.clear()
         self.pause_at = node
-        assert await asyncio.to_thread(self.paused.wait, 30)
+        assert await asyncio.to_thread(self.paused.wait, 60)
         task.cancel()
         await asyncio.wait([task])
         assert task.cancelled()
