@@ -141,6 +141,11 @@ def _json(text: str) -> str:
 
 
 def _choices(choices: tuple[object, ...]) -> str:
+    for at, item in enumerate(choices):
+        if not isinstance(item, str):
+            raise refuse(
+                f"choices[{at}]", item, "a str is needed; schema=Literal[...] takes other values"
+            )
     texts = {validation.text("choices", item) for item in choices}
     if not texts or "" in texts:
         raise refuse("choices", choices, "at least one choice, each of at least one character")

@@ -211,14 +211,15 @@ def closed(schema: Any) -> Any:
 
 
 def _choices_form(choices: Any) -> Form[Any]:
-    if isinstance(choices, type) and issubclass(choices, enum.Enum):
-        return _members_form(choices.__members__.items())
-    if get_origin(choices) is Literal:
-        choices = get_args(choices)
-    if isinstance(choices, str | bytes | Mapping) or not isinstance(choices, Iterable):
-        raise refuse(
-            "choices", choices, 'a list of texts, such as ["yes", "no"], an Enum or a Literal'
-        )
+    if not isinstance(choices, list | tuple):  # first, since each cached answer comes by here
+        if isinstance(choices, type) and issubclass(choices, enum.Enum):
+            return _members_form(choices.__members__.items())
+        if get_origin(choices) is Literal:
+            choices = get_args(choices)
+        elif isinstance(choices, str | bytes | Mapping) or not isinstance(choices, Iterable):
+            raise refuse(
+                "choices", choices, 'a list of texts, such as ["yes", "no"], an Enum or a Literal'
+            )
     texts = tuple(choices)
     if texts and isinstance(texts[0], enum.Enum) and all(isinstance(i, enum.Enum) for i in texts):
         return _members_form((member.name, member) for member in texts)

@@ -206,7 +206,7 @@ async def test_members_of_an_enum_as_choices() -> None:
         assert await session.generate("Which?", choices=(Level.HIGH, Level.LOW)) in Level
         assert await session.generate("Which?", choices=Literal[Mood.BAD]) is Mood.BAD
         assert await session.generate("Which?", choices=Level) in Level
-        with pytest.raises(InvalidRequestError, match=r"choices=<Level.LOW: 1> is not allowed"):
+        with pytest.raises(InvalidRequestError, match=r"choices\[1\]=<Level.LOW: 1> is not"):
             await session.generate("Which?", choices=["a", Level.LOW])
 
 
