@@ -411,6 +411,8 @@ async def test_models_are_those_with_a_name(api: httpx.AsyncClient) -> None:
     assert [model["id"] for model in listed] == ["builtin", "other"]
     assert (await api.get("/models/other")).json()["id"] == "other"
     assert (await api.get("/models/none")).status_code == 404
+    unknown = await api.post("/embeddings", json={"input": "a", "model": "none"})
+    assert "there are builtin, other, and a request without a name asks builtin" in unknown.text
     assert (await chat(api, model="other"))["model"] == "other"
 
 

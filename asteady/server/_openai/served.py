@@ -46,9 +46,10 @@ class ServedModels:
         for other in self._own:
             if name == self._own[other]:
                 return self._own[other], self._defaults[other]
+        names = ", ".join(self.names())
         raise ApiError(
-            f"the model {str(name)[:100]!r} is not served here; there are: "
-            + ", ".join(self.names()),
+            f"the model {str(name)[:100]!r} is not served here; there are {names}, and a request"
+            f" without a name asks {self._own[kind]}",
             status=404,
             code="model_not_found",
             param="model",
