@@ -86,6 +86,8 @@ DEFAULT_SEED = 42
 DEFAULT_MAX_NEW_TOKENS = 512
 # To validate or digest so much takes a few milliseconds; more is not done on the event loop.
 LARGE_CHARACTERS = 2**18
+# What an entry of a list or a mapping takes is as much as that of so many characters of a text.
+_ENTRY_CHARACTERS = 64
 
 # Written into every key. Raise it when the meaning of a field changes.
 _KEY_VERSION = 1
@@ -380,36 +382,37 @@ def characters_of(request: GenerateRequest | EmbedRequest) -> int:
     """How much text it has, up to four million characters; for choosing where it is handled."""
     if isinstance(request, EmbedRequest):
         return len(request.text)
-    characters = sum(map(len, request.tools))
+    characters = sum(map(len, request.tools)) + _ENTRY_CHARACTERS * (
+        len(request.logit_bias) + len(request.chat_template_kwargs)
+    )
     if request.prompt is not None:
         return characters + len(request.prompt)
     for message in request.messages:
         # What a template puts around it counts too.
-        characters += 64 + len(message.role) + sum(map(len, message.texts()))
+        characters += _ENTRY_CHARACTERS + len(message.role) + sum(map(len, message.texts()))
         if characters >= 2**22:
             break
     return characters
 
 
-def may_be_large(text: object, messages: object = None) -> bool:
+def may_be_large(text: object, messages: object = None, options: Iterable[object] = ()) -> bool:
     """As `is_large`, of arguments that are not validated yet."""
-    if isinstance(text, str):
-        return len(text) > LARGE_CHARACTERS
-    if not isinstance(messages, list | tuple):
-        return False
-    if len(messages) > LARGE_CHARACTERS // 64:
-        return True
     characters = 0
-    for message in messages:
-        if isinstance(message, Message):
-            characters += sum(map(len, message.texts()))
-        elif isinstance(message, dict):
-            content = message.get("content")
-            parts = content if isinstance(content, list) else [content]
-            texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
-            characters += sum(len(text) for text in texts if isinstance(text, str))
-        else:  # an object of another library
-            content = getattr(message, "content", None)
+    waiting = [text, messages, *options]
+    while waiting and characters <= LARGE_CHARACTERS:
+        value = waiting.pop()
+        if isinstance(value, str):
+            characters += len(value)
+        elif isinstance(value, (list, tuple)):
+            characters += _ENTRY_CHARACTERS * len(value)
+            waiting += value
+        elif isinstance(value, dict):
+            characters += _ENTRY_CHARACTERS * len(value)
+            waiting += value.values()
+        elif isinstance(value, Message):
+            waiting += value.texts()
+        else:  # a message of another library, perhaps
+            content = getattr(value, "content", None)
             characters += len(content) if isinstance(content, str) else 0
     return characters > LARGE_CHARACTERS
 

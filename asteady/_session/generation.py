@@ -309,7 +309,7 @@ async def generation_call(
         return request if context.prefix is None else context.prefix.before(request)
 
     alias: Hashable = None
-    if may_be_large(prompt, options.get("messages")):
+    if may_be_large(prompt, options=options.values()):
         # Digesting it takes longer than an alias saves, and memory would hold all of it.
         request = await run_aside(validate)
     else:

@@ -363,7 +363,9 @@ def test_arguments_are_known_to_be_large_before_they_are_validated() -> None:
     assert not may_be_large(large[:-1])
     assert may_be_large(None, [{"role": "user", "content": large}])
     assert may_be_large(None, [{}] * LARGE_CHARACTERS)
-    for messages in (None, 5, [], [large, 5, {"content": 5}], iter([{"content": large}])):
+    assert may_be_large(None, [{"content": [{"type": "text", "text": "x"}] * 2000}])
+    assert may_be_large("x", options=[5, None, {"a": [(), {"b": [0] * LARGE_CHARACTERS}]}])
+    for messages in (None, 5, [], [large[:-300], 5, {"content": 5}], iter([{"content": large}])):
         assert not may_be_large(None, messages)
 
 

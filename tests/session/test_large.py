@@ -17,6 +17,11 @@ LARGE = "x" * (LARGE_CHARACTERS + 1)
 CALLS: dict[str, dict[str, Any]] = {
     "prompt": {"prompt": LARGE},
     "messages": {"messages": [{"role": "user", "content": LARGE}]},
+    "logit_bias": {"prompt": "x", "logit_bias": dict.fromkeys(range(5000), 1.0)},
+    "chat_template_kwargs": {
+        "prompt": "x",
+        "chat_template_kwargs": {f"v{number}": number for number in range(5000)},
+    },
 }
 
 
