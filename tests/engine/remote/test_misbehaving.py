@@ -35,6 +35,7 @@ from tests.misbehaving_server import (
     stalls,
     status,
 )
+from tests.session.test_idle import until
 
 pytestmark = pytest.mark.anyio
 
@@ -588,8 +589,10 @@ async def test_no_more_requests_at_once_than_workers(
         server.always(CHAT, never_replies)
         tasks = [asyncio.create_task(remote.generate(f"number {n}")) for n in range(9)]
         await server.wait_begun(3)
-        pool = remote.statistics().pools[f"generation:{server.reference()}"]
-        assert (pool.running, pool.pending) == (3, 6)
+        pool = f"generation:{server.reference()}"
+        # The others are on their way to the queue.
+        await until(lambda: remote.statistics().pools[pool].pending == 6)
+        assert remote.statistics().pools[pool].running == 3
         server.release()
         assert await asyncio.gather(*tasks) == [TEXT] * 9
     assert server.peak == 3

@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 import asteady
 import asteady.server
 from asteady.testing import FakeEngine
-from tests.serving import serving
+from tests.serving import reserved_port, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -214,16 +214,17 @@ async def test_a_server_with_another_model_is_not_asked(tmp_path: Path) -> None:
 
 
 async def test_a_model_that_is_replaced_has_other_keys(tmp_path: Path) -> None:
-    async with AsyncExitStack() as stack:
-        address = await stack.enter_async_context(asteady_of(FakeEngine(), tmp_path / "a"))
-        port = int(address.rpartition(":")[2])
-        async with asteady.Session(generation_model=f"openai+{address}") as session:
-            before = await session.complete("p")
-            await stack.aclose()
-            async with asteady_of(FakeEngine(fingerprint="new"), tmp_path / "b", port=port):
-                after = await session.complete("q")
-                assert (before.fingerprint, after.fingerprint) == ("fake-1", "new")
-                assert (await session.complete("p")).fingerprint == "new"
+    with reserved_port() as port:
+        async with AsyncExitStack() as stack:
+            old = asteady_of(FakeEngine(), tmp_path / "a", port=port)
+            address = await stack.enter_async_context(old)
+            async with asteady.Session(generation_model=f"openai+{address}") as session:
+                before = await session.complete("p")
+                await stack.aclose()
+                async with asteady_of(FakeEngine(fingerprint="new"), tmp_path / "b", port=port):
+                    after = await session.complete("q")
+                    assert (before.fingerprint, after.fingerprint) == ("fake-1", "new")
+                    assert (await session.complete("p")).fingerprint == "new"
 
 
 async def test_a_request_of_an_isolated_namespace_is_answered(remote: asteady.Session) -> None:
