@@ -28,11 +28,18 @@ _SIMPLE = {
     list: {"type": "array"},
     dict: {"type": "object"},
 }
-# Google's style of docstrings.
+# Of docstrings: sections in the styles of Google and of NumPy (with a line under the title), their
+# parameters, and the fields of Sphinx's style.
 _SECTION = re.compile(
-    r"^(Args|Arguments|Parameters|Returns?|Raises|Yields?|Examples?|Notes?)[ ]*:[ ]*$", re.MULTILINE
+    r"^(Args|Arguments|Parameters|Returns?|Raises|Yields?|Examples?|Notes?|See Also|References)"
+    r"(?:[ ]*:[ ]*|\n(-{3,})[ ]*)$",
+    re.MULTILINE,
 )
 _ARGUMENT = re.compile(r"^\*{0,2}(\w+)[ ]*(?:\([^)\n]*\))?[ ]*:[ ]*(.*(?:\n[ ]+.*)*)", re.MULTILINE)
+_NUMPY_ARGUMENT = re.compile(r"^\*{0,2}(\w+)[ ]*(?::.*)?((?:\n+[ ]+.*)+)", re.MULTILINE)
+_FIELD = re.compile(
+    r"^:(param|type|returns?|rtype|raises)\b([^:\n]*):[ ]*(.*(?:\n[ ]+.*)*)", re.MULTILINE
+)
 
 
 def is_model(tool: object) -> bool:
@@ -226,9 +233,12 @@ def _model_of(where: str, tool: Any) -> Any:
 def _documentation(tool: Callable[..., Any]) -> tuple[str, dict[str, str]]:
     """What a docstring says before its sections, and about each parameter."""
     head, *sections = _SECTION.split(inspect.getdoc(_function(tool)) or "")
-    described = {}
-    for title, body in zip(sections[::2], sections[1::2], strict=True):
+    found: list[tuple[str, str]] = []
+    for title, line, body in zip(sections[::3], sections[1::3], sections[2::3], strict=True):
         if title in ("Args", "Arguments", "Parameters"):
-            for name, text in _ARGUMENT.findall(textwrap.dedent(body)):
-                described[name] = " ".join(text.split())
-    return head.strip(), described
+            found += (_NUMPY_ARGUMENT if line else _ARGUMENT).findall(textwrap.dedent(body))
+    head, *fields = _FIELD.split(head)
+    for kind, name, text in zip(fields[::4], fields[1::4], fields[2::4], strict=True):
+        if kind == "param" and name.strip():
+            found.append((name.split()[-1], text))  # a type may be before it
+    return head.strip(), {name: " ".join(text.split()) for name, text in found}

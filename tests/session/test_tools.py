@@ -90,6 +90,51 @@ def test_a_function_and_its_definition_are_the_same_request() -> None:
     assert requests[0].key("") != GenerateRequest.of("x").key("")
 
 
+def test_docstrings_may_have_the_style_of_numpy_or_sphinx() -> None:
+    def numpy(city: str, unit: Unit = "celsius") -> str:
+        """The weather of a city.
+
+        Parameters
+        ----------
+        city : str
+            its name, with the
+            country
+        unit : {"celsius", "fahrenheit"}, optional
+            of the temperature
+
+        Returns
+        -------
+        str
+            a sentence
+        """
+        return city + unit
+
+    def sphinx(city: str, unit: Unit = "celsius") -> str:
+        """The weather of a city.
+
+        :param city: its name, with the
+            country
+        :type city: str
+        :param str unit: of the temperature
+        :returns: a sentence
+        :rtype: str
+        """
+        return city + unit
+
+    for function in (numpy, sphinx):
+        function.__name__ = "weather"
+        assert tool_of(function) == DEFINITION
+
+    def plain(a: int) -> None:
+        """Times: 3:00 to 4:00.
+
+        :class:`int` is no field.
+        """
+
+    function = tool_of(plain)["function"]
+    assert function["description"] == "Times: 3:00 to 4:00.\n\n:class:`int` is no field."
+
+
 def test_types_of_parameters() -> None:
     def simple(
         a: list[int],
