@@ -101,6 +101,9 @@ class RedisTier:
         self._later_s = max(timeout_s, _SILENCE_S)
         self._log_level = log_level
         self._client: Client = _client(url, timeout_s)
+        # The server of a cluster that the URL names.
+        manager = getattr(self._client, "nodes_manager", None)
+        self._first_nodes = {} if manager is None else dict(manager.startup_nodes)
         self._breaker = CircuitBreaker(self._probe, self._changed)
         self._notices = Notices(getattr(self._client, "pubsub", None))
         self._tag = self._client.register_script(_TAG)
@@ -431,7 +434,8 @@ class RedisTier:
     def _error(self, what: str, exc: Exception) -> SharedTierError:
         """What a failure of the server is for the caller; logs it, and opens the breaker."""
         text = _text_of(exc).rstrip(".") or type(exc).__name__
-        if isinstance(exc, exceptions.ResponseError):
+        refused = isinstance(exc, exceptions.ResponseError)
+        if refused and not isinstance(exc, exceptions.ClusterDownError):
             # It answers, and other commands may work: if its memory is full, reading does.
             self._answered_s = perf_counter()
             if text not in self._refused.values():
@@ -444,7 +448,19 @@ class RedisTier:
         return SharedTierError(f"the shared cache {self.url} failed to {what}: {text}")
 
     async def _probe(self) -> None:
-        await self._within(self.timeout_s, self._client.ping, nullcontext())
+        await self._within(self.timeout_s, self._ping, nullcontext())
+
+    async def _ping(self) -> None:
+        if isinstance(self._client, redis.asyncio.RedisCluster):
+            # Before version 8, redis-py forgets a server that failed, and in the end knows none.
+            manager = self._client.nodes_manager
+            manager.startup_nodes = {**self._first_nodes, **manager.startup_nodes}
+            # Each master has a part of the entries, so that others answer while one is away; and
+            # where all servers answer, the cluster may be down.
+            await self._client.ping(target_nodes=self._client.PRIMARIES)
+            await self._client.hexists(f"{_PREFIX}probe", "v")
+        else:
+            await self._client.ping()
 
     def _changed(self, error: Exception | None) -> None:
         if error is None:

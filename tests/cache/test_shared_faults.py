@@ -16,15 +16,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import anyio
 import pytest
+from redis.exceptions import ClusterDownError, RedisClusterException, RedisError
 
 from asteady import Session
+from asteady._cache.redis import RedisTier
+from asteady._cache.tier import SharedTierError
 from asteady.testing import FakeEngine
 from tests.cache.machines import (
     BOUND_S,
@@ -322,6 +325,75 @@ async def test_a_server_that_became_a_replica_is_read(
         assert 2 <= len(warnings(caplog)) <= 4
         redis_client.replicaof("NO", "ONE")
         await shares_again(a, redis_client)
+
+
+@contextmanager
+def cluster(directory: Path) -> Iterator[tuple[RedisServer, RedisServer]]:
+    """Two masters, each to have half of the slots."""
+    with ExitStack() as stack:
+        servers = []
+        for name in ("one", "other"):
+            (directory / name).mkdir()
+            # On a busy machine they must not take each other for dead.
+            server = RedisServer(
+                directory / name, cluster_enabled="yes", cluster_node_timeout=60_000
+            )
+            servers.append(stack.enter_context(server))
+        yield servers[0], servers[1]
+
+
+def cluster_state(server: RedisServer) -> str:
+    with server.client() as client:
+        state: str = client.execute_command("CLUSTER INFO")["cluster_state"]
+    return state
+
+
+async def test_a_cluster_without_one_of_its_masters_is_left_alone_until_it_is_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with cluster(tmp_path) as (one, other):
+        with one.client() as first, other.client() as second:
+            first.execute_command("CLUSTER ADDSLOTSRANGE", 0, 8191)
+            second.execute_command("CLUSTER ADDSLOTSRANGE", 8192, 16383)
+            first.execute_command("CLUSTER MEET", "127.0.0.1", other.port)
+        await until(lambda: cluster_state(one) == cluster_state(other) == "ok")
+        url = one.url.replace("redis://", "redis+cluster://").removesuffix("/0")
+        session = Session(
+            engine=FakeEngine(),
+            shared_cache=url,
+            shared_cache_timeout_s=PATIENT_S,
+            cache_dir=tmp_path / "cache",
+        )
+        async with session:
+            await ask(session, "hi")
+            other.kill()
+            for number in itertools.count():
+                await ask(session, f"hi {number}")
+                if warnings(caplog):
+                    break
+            tier = session.cache._tier
+            assert tier is not None
+            # What is left does not pass for the whole.
+            with pytest.raises((RedisError, RedisClusterException)):
+                await tier._ping()
+            assert not tier.available
+            other.start()
+            await until(lambda: tier.available)
+        assert len(warnings(caplog)) == 1
+
+
+async def test_a_cluster_that_is_down_is_not_asked_by_each_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def down(*_: object) -> None:
+        raise ClusterDownError("The cluster is down")
+
+    tier = RedisTier("redis+cluster://127.0.0.1:1", timeout_s=PATIENT_S, lease_s=PATIENT_S)
+    monkeypatch.setattr(tier._client, "hget", down)
+    with pytest.raises(SharedTierError, match="failed to get: The cluster is down"):
+        await tier.get("name", PATIENT_S)
+    assert not tier.available
+    await tier.aclose()
 
 
 # -- the network is slow, or cut off ---------------------------------------------------------------
