@@ -315,6 +315,13 @@ async def test_texts_may_be_given_as_ids_of_tokens(
             "response_format",
             "response_format is not allowed",
         ),
+        (
+            "/chat/completions",
+            {**HELLO, "stop": ["a"] * 9, "logit_bias": {"x": 1}},
+            400,
+            "logit_bias",
+            "'x'",
+        ),
         ("/chat/completions", {**HELLO, "guided_json": "{"}, 400, "guided_json", "guided_json="),
         ("/completions", {"prompt": [1, "a"]}, 400, "prompt", "list of texts"),
         ("/completions", {"prompt": [9]}, 400, "prompt", "the token 9"),

@@ -26,7 +26,7 @@ _log = logging.getLogger("asteady")
 # Of errors of the server, by status.
 _CODES = {502: "bad_gateway", 503: "not_ready", 504: "timeout"}
 _RAW = re.compile(r"pass prompt=\.\.\..*")
-_NAMED = re.compile(r"(\w+)[\w\[\]'\"]*(=| is | has |:)")
+_NAMED = re.compile(r"(\w+)[\w\[\]'\"]*(=| is | has |:)?")
 
 
 class ApiError(Exception):
@@ -86,10 +86,11 @@ def api_error(
         case InvalidRequestError():
             message = _noted(exc)
             named = _NAMED.match(message)
-            if named is None:
-                return ApiError(message)
-            field = field_of(named[1], body)
-            return ApiError(field + message[named.end(1) :], param=field)
+            if named is not None:
+                field = field_of(named[1], body)
+                if named[2] or field in body:
+                    return ApiError(field + message[named.end(1) :], param=field)
+            return ApiError(message)
         case CacheMissError():
             return ApiError(
                 "the answer is not in the cache, and x-asteady-cache-mode: only was sent",
