@@ -25,6 +25,7 @@ from asteady._engine.llama.engine import LlamaEngine
 from asteady._engine.loader import load_engine
 from asteady._engine.models.resolve import resolve_model
 from asteady._engine.output.grammar import Grammars
+from asteady._engine.output.schemas import most_bytes
 from asteady._engine.plan import EngineOptions, Setup
 from tests.faults.campaign import rounds
 from tests.published import needs_smollm2
@@ -95,6 +96,15 @@ LEAVES = st.one_of(
 )
 
 
+NAME_RULES = st.one_of(
+    st.lists(NAMES, min_size=1, unique=True).map(lambda names: {"enum": names, "type": "string"}),
+    NAMES.map(lambda name: {"const": name}),
+    PATTERNS.map(lambda pattern: {"pattern": pattern}),
+    bounded("minLength", "maxLength", LENGTHS),
+    st.sampled_from(["date", "uuid"]).map(lambda kind: {"format": kind}),
+)
+
+
 @st.composite
 def objects(draw: st.DrawFn, inner: st.SearchStrategy[Json]) -> Json:
     properties = draw(st.dictionaries(NAMES, inner, max_size=4))
@@ -125,6 +135,7 @@ def larger(inner: st.SearchStrategy[Json]) -> st.SearchStrategy[Json]:
         bounded("minItems", "maxItems", st.integers(0, 3)).flatmap(
             lambda more: inner.map(lambda items: {"type": "array", "items": items, **more})
         ),
+        of("object", propertyNames=NAME_RULES, additionalProperties=inner),
         few.map(lambda items: {"type": "array", "prefixItems": items, "items": False}),
         few.map(lambda cases: {"anyOf": cases}),
         inner.map(lambda items: {"oneOf": [{"type": "null"}, {"type": "array", "items": items}]}),
@@ -275,6 +286,8 @@ def test_json_is_valid_by_its_schema(
         value = json.loads(text, parse_float=exact)
         with suppress(RecursionError):  # jsonschema goes down in many calls
             Draft202012Validator(schema, format_checker=FORMATS_CHECKED).validate(value)
+        most = most_bytes(schema)
+        assert most is None or len(text.encode()) <= most
 
 
 @several
