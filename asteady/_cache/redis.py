@@ -34,6 +34,7 @@ from asteady._base.redis_url import hidden_password, host_of
 from asteady._base.requests import Key, Kind
 from asteady._base.tasks import unattended
 from asteady._cache.breaker import CircuitBreaker
+from asteady._cache.lookups import Found, Lookups
 from asteady._cache.notices import Notices
 from asteady._cache.tier import Lease, SharedTierError
 
@@ -111,6 +112,7 @@ class RedisTier:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
         self._slots = asyncio.Semaphore(_COMMANDS)
+        self._lookups = Lookups(self._get, self._begin, self._slots)
         # When a command was last answered.
         self._answered_s = -math.inf
         # What is refused, and why.
@@ -131,7 +133,39 @@ class RedisTier:
 
     async def get(self, name: str, limit_s: float) -> bytes | None:
         """The packed answer, or None."""
-        found: bytes | None = await self._run("get", lambda: self._client.hget(name, "v"), limit_s)
+
+        async def look() -> bytes | None:
+            looking = self._lookups.get(name)
+            try:
+                found = await _wait(looking, limit_s)
+            finally:
+                looking.cancel()
+            if isinstance(found, Exception):
+                raise found
+            return found
+
+        return await self._checked("get", look)
+
+    async def _get(self, names: Sequence[str]) -> Sequence[Found]:
+        if len(names) == 1:
+            found = [await self._get_alone(names[0])]
+        else:
+            async with self._client.pipeline(transaction=False) as pipe:
+                for name in names:
+                    pipe.hget(name, "v")
+                found = await pipe.execute(raise_on_error=False)
+            for index, name in enumerate(names):
+                # redis-py looks for the new node of a part of a cluster only for a single command.
+                if isinstance(found[index], Exception):
+                    found[index] = await self._get_alone(name)
+        self._answered_s = perf_counter()
+        return found
+
+    async def _get_alone(self, name: str) -> Found:
+        try:
+            found: Found = await self._client.hget(name, "v")
+        except exceptions.ResponseError as exc:
+            return exc
         return found
 
     async def contains(self, name: str) -> bool:
@@ -370,7 +404,11 @@ class RedisTier:
             log.debug("%r failed", task, exc_info=task.exception())
 
     async def _run(self, what: str, command: Callable[[], Awaitable[T]], limit_s: float) -> T:
-        """The result of a command; `what` it is for, in a word.
+        """As `_checked`, of a command that takes one of the slots, in at most so long."""
+        return await self._checked(what, lambda: self._within(limit_s, command, self._slots))
+
+    async def _checked(self, what: str, call: Callable[[], Awaitable[T]]) -> T:
+        """The result of a call of the server; `what` it is for, in a word.
 
         Raises:
             SharedTierError: the server does not answer in time, or refuses it.
@@ -379,7 +417,7 @@ class RedisTier:
         if not self._breaker.closed:
             raise SharedTierError(f"the shared cache {self.url} cannot be used now")
         try:
-            result = await self._within(limit_s, command, self._slots)
+            result = await call()
         except LockError:
             raise
         except TimeoutError as exc:
@@ -403,8 +441,7 @@ class RedisTier:
         """The result of a command, in one of the slots; raises TimeoutError if it takes longer.
 
         A client of redis-py that is cancelled may lose a connection, so a command is left to end by
-        itself. The time is waited for in parts: while other work blocks the event loop, which is no
-        fault of the server's, one part passes and not all.
+        itself.
         """
         begun = False
 
@@ -418,14 +455,10 @@ class RedisTier:
 
         task = self._begin(run())
         try:
-            for _ in range(_PARTS):
-                done, _ = await asyncio.wait([task], timeout=limit_s / _PARTS)
-                if done:
-                    return task.result()
+            return await _wait(task, limit_s)
         finally:
             if not begun:
                 task.cancel()
-        raise TimeoutError
 
     async def _unsubscribe(self, channel: str) -> None:
         with suppress(SharedTierError):
@@ -473,6 +506,19 @@ class RedisTier:
             self.url,
             reason,
         )
+
+
+async def _wait(future: asyncio.Future[T], limit_s: float) -> T:
+    """The result of a future, which is left to itself; raises TimeoutError if it takes longer.
+
+    The time is waited for in parts: while other work blocks the event loop, which is no fault of
+    the server's, one part passes and not all.
+    """
+    for _ in range(_PARTS):
+        done, _ = await asyncio.wait([future], timeout=limit_s / _PARTS)
+        if done:
+            return future.result()
+    raise TimeoutError
 
 
 def _fields(value: bytes, namespaces: tuple[str, ...]) -> dict[str, bytes]:

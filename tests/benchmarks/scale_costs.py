@@ -193,7 +193,7 @@ class Events:
             assert await self._machine.entry(f"hit {tokens}").get() is not None
 
     async def hits_at_once(self, tokens: int) -> None:
-        """As many at a time as there are requests in a busy app; the tier has 8 connections."""
+        """As many at a time as there are requests in a busy app: they travel together."""
         for _ in range(self._calls // AT_ONCE):
             await asyncio.gather(
                 *(self._machine.entry(f"hit {tokens}").get() for _ in range(AT_ONCE))
