@@ -23,6 +23,6 @@ async def get_session(request: HTTPConnection) -> Session:
     if session is not None:
         return session
     raise RuntimeError(
-        "the app has no session: give it lifespan=asteady.server.lifespan(), and run that in tests"
-        " too, as `with TestClient(app)` does"
+        "the app has no session: give it lifespan=asteady.server.lifespan(), and run that: in tests"
+        " as `with TestClient(app)` does, and by a server that has lifespans, which Daphne has not"
     )
