@@ -432,6 +432,8 @@ class GenerationCalls:
         Raises:
             InvalidRequestError: an argument is not allowed.
             IncompleteAnswerError: `max_new_tokens` cut it before its form was complete.
+            pydantic.ValidationError: it breaks a rule of the type that no schema can say. It is
+                cached all the same.
             PromptTooLongError: the prompt has more tokens than the model's context.
             CacheMissError: ``cache="only"``, and the answer is not in the cache.
             QueueFullError: `max_pending` requests are already waiting for a worker.
