@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import subprocess
 import sys
@@ -498,6 +499,27 @@ async def test_tls(tmp_path: Path) -> None:
         ),
     ):
         await _works(f"rediss://127.0.0.1:{port}?ssl_ca_certs={certificate}", tmp_path)
+
+
+async def test_a_user_with_the_rights_that_are_documented(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    page = (Path(__file__).parents[2] / "docs/shared.md").read_text()
+    (rule,) = re.findall("^ACL SETUSER asteady .*$", page, re.MULTILINE)
+    with redis_server.client() as client:
+        client.execute_command(*rule.split())
+    url = f"redis://asteady:PASSWORD@127.0.0.1:{redis_server.port}/0"
+    await _works(url, redis_server.directory)
+    directory = redis_server.directory / "p"
+    async with Session(
+        engine=FakeEngine(), shared_cache=url, cache_dir=directory, **PATIENT
+    ) as session:
+        await session.namespace("a").generate("hi")
+        await session.cache.push_entries(url)
+        assert (await session.cache.pull_entries(url))["generation"].entries == 1
+        (key,) = await session.cache.generation.keys()
+        assert await session.cache.generation.delete(key)
+    assert "refused" not in caplog.text
 
 
 async def test_a_unix_socket(tmp_path: Path) -> None:
