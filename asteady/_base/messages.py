@@ -18,10 +18,17 @@ from asteady._base import validation
 from asteady._base.errors import InvalidRequestError, PromptTooLongError
 from asteady._base.functions import typed_arguments
 from asteady._base.public import public
-from asteady._base.records import Record
+from asteady._base.records import Record, plain
 from asteady._base.validation import refuse
 
 T = TypeVar("T")
+
+
+def _plain_part(value: object) -> object:
+    if isinstance(value, set | frozenset):
+        raise TypeError("a set has no order, so the next request would not be the same: sort it")
+    return plain(value)
+
 
 logger = logging.getLogger("asteady")
 
@@ -117,7 +124,8 @@ class ToolCall(Record):
     def message(self, result: object) -> dict[str, Any]:
         """The message, of the role "tool", that answers this call in the next turn.
 
-        A `result` that is no str is written as JSON.
+        A `result` that is no str is written as JSON: also data classes, models, dates and the like
+        (those need pydantic).
 
         Raises:
             InvalidRequestError: JSON cannot have it.
@@ -128,8 +136,10 @@ class ToolCall(Record):
             content = dump()
         else:
             try:
-                content = json.dumps(result, ensure_ascii=False, allow_nan=False)
-            except (TypeError, ValueError) as exc:
+                content = json.dumps(
+                    result, ensure_ascii=False, allow_nan=False, default=_plain_part
+                )
+            except (TypeError, ValueError, ImportError) as exc:
                 raise refuse("result", result, f"a str, or what JSON can have ({exc})") from None
         named = {} if self.id is None else {"tool_call_id": self.id}
         return {"role": "tool", "name": self.name, **named, "content": content}

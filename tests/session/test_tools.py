@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import functools
 import json
@@ -223,6 +224,36 @@ def test_a_partial_asks_for_what_it_does_not_bind() -> None:
     assert bound(**arguments) == "base a 3 2024-01-02"
     simple = functools.partial(weather, unit="celsius")
     assert list(tool_of(simple)["function"]["parameters"]["properties"]) == ["city"]
+
+
+@dataclasses.dataclass
+class Report:
+    day: datetime.date
+    orders: list[Order]
+
+
+def test_results_of_any_type_are_written_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    call = ToolCall(name="f", arguments_json="{}")
+    day, order = datetime.date(2024, 1, 2), Order(thing="tea", count=2)
+
+    def content(result: object) -> Any:
+        return json.loads(call.message(result)["content"])
+
+    assert content(Report(day, [order])) == {
+        "day": "2024-01-02",
+        "orders": [{"thing": "tea", "count": 2}],
+    }
+    assert content([order, {"day": day}]) == [{"thing": "tea", "count": 2}, {"day": "2024-01-02"}]
+    for wrong, named in (
+        ({"a"}, "sort it"),
+        ([math.nan], "not JSON compliant"),
+        (object(), "a str"),
+    ):
+        with pytest.raises(InvalidRequestError, match=named):
+            call.message(wrong)
+    monkeypatch.setitem(sys.modules, "pydantic_core", None)
+    with pytest.raises(InvalidRequestError, match="is not allowed: a str, or what JSON can have"):
+        call.message(day)
 
 
 def test_a_default_that_json_does_not_have_is_not_written() -> None:
