@@ -99,7 +99,7 @@ async def test_the_steps_that_matter_most_are_done_in_the_time_that_there_is(
 
 async def test_a_limit_of_time_leaves_out_requests_and_steps_and_says_so() -> None:
     plans: list[VerifyPlan] = []
-    async with Session(engine=FakeEngine()) as session:
+    async with Session(engine=FakeEngine(), workers=2) as session:
         report = await verify(
             session, requests=24, budget_s=1e-9, second_process=False, planned=plans.append
         )
