@@ -322,6 +322,13 @@ async def test_texts_may_be_given_as_ids_of_tokens(
             "logit_bias",
             "'x'",
         ),
+        (
+            "/chat/completions",
+            {**HELLO, "tools": TOOLS, "response_format": {"type": "json_object"}},
+            400,
+            "response_format",
+            'tool_choice "none" or "required"',
+        ),
         ("/chat/completions", {**HELLO, "guided_json": "{"}, 400, "guided_json", "guided_json="),
         ("/completions", {"prompt": [1, "a"]}, 400, "prompt", "list of texts"),
         ("/completions", {"prompt": [9]}, 400, "prompt", "the token 9"),

@@ -181,8 +181,14 @@ def tool_and_form_options(
         ApiError: one is not allowed.
     """
     tools, options = _tool_options(body), form_options(form, name)
-    called = "tools" in tools and tools.get("tool_choice", "auto") not in ("auto", "none")
-    return tools if called else {**tools, **options}
+    choice = tools.get("tool_choice", "auto") if "tools" in tools else "none"
+    if options and choice == "auto":
+        raise refused(
+            name,
+            "an answer that may call tools has no form here: leave one of the two out, or give the"
+            ' tool_choice "none" or "required"',
+        )
+    return tools if choice not in ("auto", "none") else {**tools, **options}
 
 
 def _tool_options(body: Mapping[str, Any]) -> dict[str, Any]:
