@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 import functools
 import json
+import re
 import sys
 import types
 import typing
@@ -84,12 +85,18 @@ def _type_form(kind: Any) -> Form[Any]:
         NameError,  # in an annotation
         TypeError,
     ) as exc:
-        reason = str(exc).splitlines()[0]
         raise InvalidRequestError(
-            f"schema={kind!r} is not allowed: pydantic makes no JSON schema of it: {reason}"
+            f"schema={kind!r} is not allowed: pydantic makes no JSON schema of it: "
+            + pydantic_reason(exc)
         ) from exc
     text = json.dumps(closed(schema), ensure_ascii=False, separators=(",", ":"))
     return Form({"schema": text}, adapter.validate_json)
+
+
+def pydantic_reason(exc: Exception) -> str:
+    """What pydantic cannot make a schema of, without its remedies: with none of them it could."""
+    text = str(exc).splitlines()[0]
+    return re.split(r"\. Set `arbitrary_types_allowed|; you should define", text)[0]
 
 
 def _names_a_type(kind: Any) -> bool:

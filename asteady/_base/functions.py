@@ -16,7 +16,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from asteady._base.errors import InvalidRequestError
-from asteady._base.forms import closed, schema_generator
+from asteady._base.forms import closed, pydantic_reason, schema_generator
 from asteady._base.validation import needs
 
 _SIMPLE = {
@@ -173,9 +173,8 @@ def _schema_of_model(where: str, model: Any) -> dict[str, Any]:
     try:
         schema: dict[str, Any] = model.model_json_schema(schema_generator=schema_generator())
     except (pydantic.PydanticUserError, pydantic.PydanticUndefinedAnnotation) as exc:
-        reason = str(exc).splitlines()[0]
         raise InvalidRequestError(
-            f"{where}: pydantic makes no JSON schema of {model.__name__}: {reason}"
+            f"{where}: pydantic makes no JSON schema of {model.__name__}: {pydantic_reason(exc)}"
         ) from exc
     found: dict[str, Any] = closed(schema)
     return found
@@ -227,7 +226,9 @@ def _model_of(where: str, tool: Any) -> Any:
     try:
         return pydantic.create_model(_name(tool), __config__=config, **fields)
     except (pydantic.PydanticUserError, TypeError) as exc:
-        raise InvalidRequestError(f"{where}={tool!r} is not allowed: {exc}") from None
+        raise InvalidRequestError(
+            f"{where}={tool!r} is not allowed: {pydantic_reason(exc)}"
+        ) from None
 
 
 def _documentation(tool: Callable[..., Any]) -> tuple[str, dict[str, str]]:

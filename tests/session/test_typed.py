@@ -367,7 +367,7 @@ async def test_what_is_cut_is_not_stored(session: Session) -> None:
     [
         ({"schema": 5}, "schema=5 is not allowed: a type, or a JSON schema"),
         ({"schema": {"properties": {"a": {"not": {}}}}}, 'at #/properties/a: .* follow "not"'),
-        ({"schema": asyncio.Task}, "pydantic makes no JSON schema of it"),
+        ({"schema": asyncio.Task}, "JSON schema of it: .* schema for <class '_asyncio.Task'>$"),
         ({"schema": int, "choices": ["a"]}, "give one of schema, choices"),
         ({"schema": int, "regex": "a"}, "give one of schema, regex"),
         ({"choices": 5}, "a list of texts"),
