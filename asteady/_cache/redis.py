@@ -164,6 +164,8 @@ class RedisTier:
     async def _get_alone(self, name: str) -> Found:
         try:
             found: Found = await self._client.hget(name, "v")
+        except exceptions.ClusterDownError:
+            raise  # so would be the others, each tried again for a while
         except exceptions.ResponseError as exc:
             return exc
         return found
