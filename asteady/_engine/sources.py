@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from asteady._base.errors import ModelCapabilityError
 from asteady._base.requests import Kind
 from asteady._base.settings import REMOTE_PREFIX, Settings
 from asteady._engine.api import ClosableTokenizer, Engine, MachineStatistics
@@ -48,11 +47,7 @@ class ModelSource:
         return self._of(reference).load(kind, reference)
 
     def tokenizer(self, kind: Kind, reference: str) -> ClosableTokenizer:
-        if is_remote(reference):
-            raise ModelCapabilityError(
-                f"the tokens of {reference} are known on its server only: they cannot be counted"
-            )
-        return self._llama.tokenizer(kind, reference)
+        return self._of(reference).tokenizer(kind, reference)
 
     def dimensions(self, reference: str) -> int:
         return self._of(reference).dimensions(reference)

@@ -711,7 +711,9 @@ class GenerationCalls:
         several = isinstance(prompt, list | tuple)
         texts: Any = prompt if several else [prompt]
         found = [
-            await _tokens(self._context, "count_tokens", text, model, kind, mode, options, _count)
+            await ask_tokens(
+                self._context, "count_tokens", text, model, kind, mode, options, _count
+            )
             for text in texts
         ]
         return found if several else found[0]
@@ -731,7 +733,9 @@ class GenerationCalls:
         The ids are those of `logit_bias`. Special tokens have the bytes of their text. Raises as
         `count_tokens` does.
         """
-        return await _tokens(self._context, "tokenize", prompt, model, kind, mode, options, _pieces)
+        return await ask_tokens(
+            self._context, "tokenize", prompt, model, kind, mode, options, _pieces
+        )
 
     async def detokenize(
         self,
@@ -772,7 +776,7 @@ def _pieces(tokenizer: Tokenizer, tokens: list[int]) -> list[tuple[int, bytes]]:
     return [(token, tokenizer.piece(token)) for token in tokens]
 
 
-async def _tokens(
+async def ask_tokens(
     context: CallContext,
     name: str,
     prompt: Any,
@@ -782,6 +786,7 @@ async def _tokens(
     options: GenerateOptions,
     make: Callable[[Tokenizer, list[int]], T],
 ) -> T:
+    """What `make` finds in the tokens of a prompt or text, as `count_tokens` has its arguments."""
     one_of("kind", kind, KINDS)
     request: GenerateRequest | EmbedRequest
     if kind == "embedding":

@@ -276,6 +276,23 @@ async def test_vectors_are_asked_for_without_observing(
     assert reply.headers["x-asteady-key"] == str(entry.key)
 
 
+async def test_tokens_are_told_without_computing(
+    api: httpx.AsyncClient, session: asteady.Session, engine: FakeEngine
+) -> None:
+    messages = [{"role": "user", "content": "one two"}]
+    for body, expected in [
+        ({"messages": messages, "stream": True}, await session.tokenize(messages=messages)),
+        ({"prompt": "one two", "model": "other"}, await session.tokenize("one two", raw=True)),
+        (
+            {"input": "one two", "mode": "query"},
+            await session.tokenize("one two", kind="embedding", mode="query"),
+        ),
+    ]:
+        found = (await api.post("/tokenize", json=body)).json()
+        assert found == {"count": len(expected), "tokens": [token for token, _ in expected]}
+    assert not engine.computed
+
+
 async def test_texts_may_be_given_as_ids_of_tokens(
     api: httpx.AsyncClient, session: asteady.Session
 ) -> None:
@@ -333,6 +350,12 @@ async def test_texts_may_be_given_as_ids_of_tokens(
         ("/completions", {"prompt": [1, "a"]}, 400, "prompt", "list of texts"),
         ("/completions", {"prompt": [9]}, 400, "prompt", "the token 9"),
         ("/completions", {"prompt": "a", "suffix": "b"}, 400, "suffix", "gaps"),
+        ("/tokenize", {}, 400, "messages", "one of messages, prompt and input"),
+        ("/tokenize", {"prompt": "a", "input": "a"}, 400, "messages", "one of messages, prompt"),
+        ("/tokenize", {"prompt": ["a"]}, 400, "prompt", "a text"),
+        ("/tokenize", {"input": "a", "mode": "x"}, 400, "mode", "'x'"),
+        ("/tokenize", {"messages": []}, 400, "messages", "at least one"),
+        ("/tokenize", {"input": "a", "model": "none"}, 404, "model", "not served"),
         ("/embeddings", {"input": []}, 400, "input", "list of texts"),
         ("/embeddings", {"input": ["a", 1]}, 400, "input", "list of texts"),
         ("/embeddings", {"input": "a", "encoding_format": "x"}, 400, "encoding_format", "'x'"),
@@ -360,7 +383,7 @@ async def test_a_refusal_names_what_is_refused(
     error = reply.json()["error"]
     assert (reply.status_code, error["param"]) == (status, param), error
     assert told in error["message"]
-    if body.get("stream") is None and path != "/embeddings":
+    if body.get("stream") is None and path not in ("/embeddings", "/tokenize"):
         streamed = await api.post(path, content=json.dumps({**body, "stream": True}))
         assert streamed.status_code == status
 

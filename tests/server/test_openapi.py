@@ -20,6 +20,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "/completions": {"prompt": ["a", "b"], "logprobs": 1},
     "/embeddings": {"input": "a", "encoding_format": "base64"},
     "/responses": {"input": "a"},
+    "/tokenize": {"messages": MESSAGES},
 }
 
 

@@ -21,6 +21,7 @@ from asteady._engine.remote.reference import Address, RemoteReference
 if TYPE_CHECKING:
     from asteady._engine.remote.engine import RemoteEngine
     from asteady._engine.remote.identity import Identity
+    from asteady._engine.remote.tokenizer import RemoteTokenizer
 
 _log = logging.getLogger("asteady")
 
@@ -97,6 +98,18 @@ class RemoteSource:
             from asteady._engine.remote.engine import RemoteEngine
 
         return RemoteEngine(parsed, kind, identity, self._requests, by)
+
+    def tokenizer(self, kind: Kind, reference: str) -> RemoteTokenizer:
+        """Raises as `fingerprint` does, and ModelCapabilityError if no server tells tokens."""
+        parsed = RemoteReference.parse(reference)
+        with self._lock:
+            known = self._known.get((kind, reference))
+        if known is None:
+            known, _ = self._identify(kind, parsed)
+        with fork_gate:
+            from asteady._engine.remote.tokenizer import RemoteTokenizer
+
+        return RemoteTokenizer(parsed, known)
 
     def _identify(self, kind: Kind, reference: RemoteReference) -> tuple[Identity, Address | None]:
         """The model, and the server that said so; None if none could be asked."""

@@ -22,6 +22,7 @@ from asteady.server._openai.errors import ApiError, not_there
 from asteady.server._openai.openapi import description
 from asteady.server._openai.responses import Responses
 from asteady.server._openai.served import ServedModels, identified
+from asteady.server._openai.tokenize import Tokenize
 from asteady.server._web.trailing_slash import WithoutTrailingSlash
 
 DEFAULT_BODY_BYTES = 8 * 2**20
@@ -83,6 +84,7 @@ def openai(
             Route("/completions", Completions(*given), methods=["POST"]),
             Route("/embeddings", Embeddings(*given), methods=["POST"]),
             Route("/responses", Responses(*given), methods=["POST"]),
+            Route("/tokenize", Tokenize(*given), methods=["POST"]),
         ],
         middleware=[Middleware(WithoutTrailingSlash)],
         exception_handlers={ApiError: _refused, HTTPException: _not_there},

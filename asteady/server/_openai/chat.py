@@ -27,7 +27,7 @@ from asteady.server._openai.options import (
     with_seed_of,
 )
 
-_KNOWN = frozenset(
+CHAT_FIELDS = frozenset(
     {
         *("model", "messages", "n", "stream", "stream_options", "logprobs", "top_logprobs"),
         *("response_format", "tools", "tool_choice", "parallel_tool_calls", "reasoning_effort"),
@@ -62,12 +62,12 @@ class ChatCompletions(Endpoint):
 
     async def reply(self, asked: Asked) -> Reply:
         body = asked.body
-        check_fields(body, _KNOWN)
+        check_fields(body, CHAT_FIELDS)
         name, reference = self.served.find("generation", body.get("model"))
         streamed = flag(body, "stream")
         several_calls = flag(body, "parallel_tool_calls", True)
         with_usage = wants_usage(body) and streamed
-        arguments = {"model": reference, **self._arguments(body)}
+        arguments = {"model": reference, **chat_options(body, self.most_tokens)}
         number = choices_of(body)
         choices = await Choices.open(
             asked, self.session, [with_seed_of(arguments, index) for index in range(number)]
@@ -83,20 +83,26 @@ class ChatCompletions(Endpoint):
         )
         return Reply({**content, "usage": usage_of(answers, number)}, choices.headers)
 
-    def _arguments(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        messages = body.get("messages")
-        if not isinstance(messages, list) or not messages:
-            raise refused("messages", "a list of at least one message is needed")
-        arguments = {
-            "messages": [_message(message) for message in messages],
-            **sampling_options(body, self.most_tokens),
-            **tool_and_form_options(body, body.get("response_format")),
-        }
-        if (effort := body.get("reasoning_effort")) is not None:
-            arguments.update(with_effort(arguments, effort, "reasoning_effort"))
-        if (logprobs := logprobs_of(body)) is not None:
-            arguments["logprobs"] = logprobs
-        return arguments
+
+def chat_options(body: Mapping[str, Any], most_tokens: int | None) -> dict[str, Any]:
+    """The library's options of a conversation.
+
+    Raises:
+        ApiError: a field is not allowed.
+    """
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise refused("messages", "a list of at least one message is needed")
+    options = {
+        "messages": [_message(message) for message in messages],
+        **sampling_options(body, most_tokens),
+        **tool_and_form_options(body, body.get("response_format")),
+    }
+    if (effort := body.get("reasoning_effort")) is not None:
+        options.update(with_effort(options, effort, "reasoning_effort"))
+    if (logprobs := logprobs_of(body)) is not None:
+        options["logprobs"] = logprobs
+    return options
 
 
 def _message(message: Any) -> Any:

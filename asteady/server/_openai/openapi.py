@@ -125,6 +125,14 @@ _USAGE = _object(
     total_tokens=_COUNT,
 )
 _FINISH: Schema = {"enum": ["stop", "length", "tool_calls"]}
+# What a template, or the library, may write into the prompt.
+_PROMPT: dict[str, Schema] = {
+    "response_format": _FORM,
+    "tools": _list(_object(["function"], type={"const": "function"}, function=_FUNCTION)),
+    "tool_choice": {"anyOf": [{"enum": ["none", "auto", "required"]}, _ANY]},
+    "reasoning_effort": _TEXT,
+    "chat_template_kwargs": _ANY,
+}
 
 
 def _request(fields: dict[str, Schema], required: Sequence[str]) -> Schema:
@@ -180,13 +188,8 @@ def _schemas(models: Sequence[str]) -> dict[str, Schema]:
                 "n": _whole(1, 16),
                 "logprobs": _FLAG,
                 "top_logprobs": _whole(0, 20),
-                "response_format": _FORM,
-                "tools": _list(
-                    _object(["function"], type={"const": "function"}, function=_FUNCTION)
-                ),
-                "tool_choice": {"anyOf": [{"enum": ["none", "auto", "required"]}, _ANY]},
                 "parallel_tool_calls": _FLAG,
-                "reasoning_effort": _TEXT,
+                **_PROMPT,
                 "stream_options": _STREAM_OPTIONS,
                 **_SAMPLING,
             },
@@ -257,6 +260,17 @@ def _schemas(models: Sequence[str]) -> dict[str, Schema]:
                 )
             ),
         ),
+        "TokenizeRequest": {
+            "oneOf": [
+                _request({"messages": _list(_MESSAGE, 1), "model": model, **_PROMPT}, ["messages"]),
+                _request({"prompt": _SOME, "model": model}, ["prompt"]),
+                _request(
+                    {"input": _TEXT, "model": model, "mode": {"enum": ["query", "document"]}},
+                    ["input"],
+                ),
+            ]
+        },
+        "TokenizeAnswer": _object(["count", "tokens"], count=_COUNT, tokens=_list(_COUNT)),
         "ResponseRequest": _request(
             {
                 "input": {"anyOf": [_TEXT, _list(_ITEM, 1)]},
@@ -378,6 +392,7 @@ def description(server: str, models: Sequence[str]) -> Schema:
             "/chat/completions": _post("The next message of a conversation", "Chat"),
             "/completions": _post("The continuation of a text", "Completion"),
             "/embeddings": _post("Vectors of texts", "Embedding", streams=False),
+            "/tokenize": _post("The tokens of a prompt or a text", "Tokenize", streams=False),
             "/responses": _post("As /chat/completions, in OpenAI's newer form", "Response"),
         },
         "components": {"schemas": _schemas(models)},

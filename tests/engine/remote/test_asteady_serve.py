@@ -116,6 +116,17 @@ async def test_a_vector_is_the_one_of_the_servers_machine(
     assert cut.vector.tobytes() == (await local.embed(long, truncate=True)).tobytes()
 
 
+async def test_tokens_are_counted_as_on_the_servers_machine(
+    local: asteady.Session, remote: asteady.Session
+) -> None:
+    for options in REQUESTS.values():
+        assert await remote.count_tokens(**options) == await local.count_tokens(**options)
+    texts = ["one", "one two three", "<|im_end|>"]
+    assert await remote.count_tokens(texts) == await local.count_tokens(texts)
+    found = await remote.count_tokens(texts, kind="embedding")
+    assert found == await local.count_tokens(texts, kind="embedding")
+
+
 async def test_vectors_of_many_texts_are_those_of_the_servers_machine(
     local: asteady.Session, remote: asteady.Session
 ) -> None:

@@ -129,6 +129,25 @@ def _predicted(metrics: httpx.Response) -> float:
     return float(found[1])
 
 
+async def test_it_counts_tokens(remote: asteady.Session, embedding: str, tmp_path: Path) -> None:
+    given: list[dict[str, Any]] = [
+        {"prompt": "Hello <|im_end|>"},
+        {"prompt": "Hello", "raw": True},
+        {
+            "messages": [
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": "?"},
+            ]
+        },
+    ]
+    for options in given:
+        counted = await remote.count_tokens(**options)
+        assert counted == (await remote.complete(**options, max_new_tokens=1)).prompt_tokens
+    async with asteady.Session(embedding_model=embedding, cache_dir=tmp_path / "e") as session:
+        counted = await session.count_tokens("async cache", kind="embedding")
+        assert counted == (await session.embedding("async cache")).tokens
+
+
 async def test_it_embeds(embedding: str, local: asteady.Session, tmp_path: Path) -> None:
     async with asteady.Session(embedding_model=embedding, cache_dir=tmp_path) as remote:
         expected, found = await local.embed("async cache"), await remote.embed("async cache")

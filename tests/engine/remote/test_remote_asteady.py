@@ -231,3 +231,23 @@ async def test_a_request_of_an_isolated_namespace_is_answered(remote: asteady.Se
     isolated = remote.namespace("tenant", isolated=True)
     assert await isolated.generate("p") == "You said: p"
     assert not await remote.is_cached("p")
+
+
+async def test_tokens_are_counted_through_a_chain_of_servers(
+    remote: asteady.Session, tmp_path: Path
+) -> None:
+    app = Starlette()
+    app.mount(
+        "/v1", asteady.server.openai(remote, models={"far": remote.settings.generation_model})
+    )
+    async with (
+        serving(app) as address,
+        asteady.Session(
+            generation_model=f"openai+{address}#far", cache_dir=tmp_path / "far"
+        ) as session,
+        asteady.Session(engine=FakeEngine()) as here,
+    ):
+        texts = ["one", "one two three"]
+        assert await session.count_tokens(texts) == await here.count_tokens(texts)
+        with pytest.raises(asteady.ModelCapabilityError, match="count_tokens"):
+            await session.tokenize("one")

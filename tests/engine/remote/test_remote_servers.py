@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import request_response
+from starlette.routing import Route, request_response
 
 import asteady
 from asteady._engine.remote import endpoints
@@ -330,3 +331,67 @@ async def test_what_is_no_answer_is_an_error_and_not_stored(reply: Response) -> 
         assert not await session.is_cached("p")
         server.answer = lambda body: text_events("fine")
         assert await session.generate("p") == "fine"
+
+
+def telling_tokens(server: Scripted, reply: Response) -> list[dict[str, Any]]:
+    """Give a server POST /tokenize beside /v1; the bodies that it is sent."""
+    asked: list[dict[str, Any]] = []
+
+    async def tokenize(request: Request) -> Response:
+        asked.append(await request.json())
+        return reply
+
+    server.app.routes.append(Route("/tokenize", tokenize, methods=["POST"]))
+    return asked
+
+
+async def test_tokens_are_counted_as_vllm_does_it() -> None:
+    server = Scripted(owned_by="vllm")
+    asked = telling_tokens(server, JSONResponse({"count": 3, "tokens": [7, 8, 9]}))
+    async with asking(server) as session:
+        assert await session.count_tokens("p") == 3
+        assert await session.count_tokens("p", raw=True) == 3
+        assert await session.count_tokens(["p", "q"], kind="embedding") == [3, 3]
+    chat, raw, *texts = asked
+    assert (chat["model"], chat["messages"]) == ("m", [{"role": "user", "content": "p"}])
+    assert (raw["model"], raw["prompt"]) == ("m", "p")
+    assert texts == [{"model": "m", "prompt": "p"}, {"model": "m", "prompt": "q"}]
+    # Nothing was computed.
+    assert not server.asked
+
+
+@pytest.mark.parametrize(
+    ("owned_by", "reply", "told"),
+    [
+        ("somebody", None, "the prompt_tokens of an answer"),
+        ("openai", None, "the prompt_tokens of an answer"),
+        ("vllm", None, "does not tell the tokens"),
+        ("llamacpp", None, "does not tell the tokens"),
+        ("vllm", JSONResponse({"count": 3}), "no list of ids"),
+        ("vllm", JSONResponse({"tokens": ["a"]}), "no list of ids"),
+        ("vllm", JSONResponse(REFUSED, 500), "status 500"),
+    ],
+)
+async def test_a_server_that_tells_no_tokens_is_a_clear_error(
+    owned_by: str, reply: Response | None, told: str
+) -> None:
+    server = Scripted(owned_by=owned_by)
+    if reply is not None:
+        telling_tokens(server, reply)
+    async with asking(server) as session:
+        with pytest.raises(asteady.AsteadyError, match=told) as caught:
+            await session.count_tokens("p", raw=True)
+        kind = asteady.RemoteError if reply else asteady.ModelCapabilityError
+        assert type(caught.value) is kind
+        assert await session.generate("p") == "an answer"
+
+
+async def test_counting_tokens_of_a_server_that_is_away_is_a_clear_error() -> None:
+    async with serving(Scripted(owned_by="vllm").app) as address:
+        reference = f"openai+{address}?retries=0#m"
+        async with asteady.Session(generation_model=reference) as session:
+            await session.generate("p")
+    with refusing(int(address.rpartition(":")[2])):
+        async with asteady.Session(generation_model=reference) as session:
+            with pytest.raises(asteady.RemoteUnavailableError, match="cannot be reached"):
+                await session.count_tokens("p")

@@ -39,4 +39,4 @@ async def test_requests_by_the_description_find_no_fault(tmp_path: Path) -> None
     assert run.returncode == 0, output.decode()
     tested = re.search(r"Tested: (\d+)", output.decode())
     assert tested is not None
-    assert int(tested[1]) == 6
+    assert int(tested[1]) == 7
