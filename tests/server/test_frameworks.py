@@ -146,7 +146,10 @@ async def test_litestar_mounts_the_api_and_the_dashboard(engine: FakeEngine) -> 
         ],
         lifespan=[asteady.server.lifespan(session)],
     )
-    async with serving(app) as address, httpx.AsyncClient(base_url=address) as client:
+    async with (
+        served(app) as address,
+        httpx.AsyncClient(base_url=address, timeout=60) as client,
+    ):
         models = (await client.get("/v1/models")).json()["data"]
         assert [model["id"] for model in models] == ["builtin"]
         assert (await client.get("/v1/models/builtin")).status_code == 200
