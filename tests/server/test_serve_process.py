@@ -110,6 +110,15 @@ def test_after_the_time_of_grace_clients_are_told(monkeypatch: pytest.MonkeyPatc
         assert "Traceback" not in printed
 
 
+def test_a_connection_without_a_request_is_told_nothing() -> None:
+    with serve_process("--port", "0", "--grace", "0", fake=True) as process:
+        with client_of(ready(process)) as client:
+            assert client.get("/health").status_code == 200  # and is kept
+            process.send_signal(signal.SIGTERM)
+            assert process.wait() == 0, process.rest()
+        assert "still wait" not in process.rest()
+
+
 def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     unix = str(tmp_path / "serve.sock")
     with serve_process("--unix-socket", unix, "--grace", "60", fake=True) as process:

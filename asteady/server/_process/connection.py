@@ -102,6 +102,10 @@ class Connection(asyncio.Protocol):
         """
         self._requests -= 1
 
+    @property
+    def waits_for_answer(self) -> bool:
+        return self._requests > 0
+
     def cut_if_late(self, now: float) -> None:
         if self._deadline is None or now < self._deadline:
             return

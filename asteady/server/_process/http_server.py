@@ -87,11 +87,12 @@ class HttpServer:
         """
         self._uvicorn.should_exit = True
         if not await self._ended(grace_s):
-            if self._connections:
+            waiting = sum(connection.waits_for_answer for connection in self._connections)
+            if waiting:
                 _log.warning(
                     "%d connections still wait for answers after %g s, and are told that there will"
                     " be none",
-                    len(self._connections),
+                    waiting,
                     grace_s,
                 )
             await end()
