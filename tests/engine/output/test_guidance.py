@@ -48,11 +48,12 @@ def test_other_threads_run_while_a_vocabulary_is_built(monkeypatch: pytest.Monke
     thread = threading.Thread(target=other)
     thread.start()
     pieces = [b"", *(f"piece {number}".encode() for number in range(100_000))]
-    Tokens(pieces, [b"<end>"] + [b""] * 100_000, [0], 50_000)
+    # It takes a tenth of a second, in which a busy machine may have no time for the other thread.
+    while len(seen) < 20 and not any(seen):
+        Tokens(pieces, [b"<end>"] + [b""] * 100_000, [0], 50_000)
     stop.set()
     thread.join()
-    # It takes a tenth of a second.
-    assert seen[0] > 0
+    assert seen[-1] > 0
 
 
 def test_an_error_is_told_and_stays() -> None:
