@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import anyio
 import pytest
@@ -27,76 +24,26 @@ def _no_blocking() -> Iterator[BlockBuster]:
         yield blockbuster
 
 
-# A loop that does nothing, in a process of its own, beside two threads that compute without the
-# interpreter's lock: what a machine as busy as this costs a loop.
-IDLE_LOOP = """
-import asyncio, hashlib, sys, threading
-from tests.session.test_loop import p99, tick
+async def test_the_loops_thread_hardly_computes_while_every_worker_does() -> None:
+    computed_s: list[float] = []
 
-def compute():
-    data = bytes(2**20)
-    while True:
-        hashlib.sha256(data).digest()
+    async def tick() -> None:
+        while True:
+            before_s = time.thread_time()
+            await asyncio.sleep(0.001)
+            computed_s.append(time.thread_time() - before_s)
 
-async def main():
-    stalls, busy = [], []
-    for _ in range(2):
-        threading.Thread(target=compute, daemon=True).start()
-    ticker = asyncio.create_task(tick(stalls, busy))
-    print("ready", flush=True)
-    await asyncio.to_thread(sys.stdin.read)
-    ticker.cancel()
-    print(p99(stalls))
-
-asyncio.run(main())
-"""
-
-
-async def tick(stalls: list[float], busy: list[float]) -> None:
-    """Note how late the loop is at each tick, and how long its thread computed since the last."""
-    while True:
-        before, computed = time.perf_counter(), time.thread_time()
-        await asyncio.sleep(0.001)
-        stalls.append(time.perf_counter() - before - 0.001)
-        busy.append(time.thread_time() - computed)
-
-
-def p99(times: list[float]) -> float:
-    return sorted(times)[int(len(times) * 0.99)]
-
-
-async def test_the_ticker_hardly_stalls_while_every_worker_computes(
-    record_property: Callable[[str, object], None],
-) -> None:
-    stalls: list[float] = []
-    busy: list[float] = []
     async with Session(workers=2) as session:
         await session.load()
-        with subprocess.Popen(
-            [sys.executable, "-c", IDLE_LOOP],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=Path(__file__).parents[2],
-        ) as idle_loop:
-            assert idle_loop.stdout is not None
-            assert idle_loop.stdout.readline() == "ready\n"
-            ticker = asyncio.create_task(tick(stalls, busy))
-            await asyncio.gather(
-                *(session.generate(f"{n} {LONG}", max_new_tokens=64) for n in range(6)),
-                *(session.generate(f"prompt {n}", max_new_tokens=64) for n in range(20)),
-                session.embed([f"text {n}" for n in range(100)]),
-            )
-            ticker.cancel()
-            idle_s = float(idle_loop.communicate()[0])
-    report = (
-        f"{len(stalls)} ticks, 99 % stalled under {p99(stalls) * 1e3:.1f} ms (a loop that does"
-        f" nothing: {idle_s * 1e3:.1f} ms), worst {max(stalls):.3f} s; 99 % computed under"
-        f" {p99(busy) * 1e3:.1f} ms"
-    )
-    record_property("stalls", report)
-    assert p99(busy) < 0.050, report
-    assert p99(stalls) < 0.050 + 3 * idle_s, report
+        ticker = asyncio.create_task(tick())
+        await asyncio.gather(
+            *(session.generate(f"{n} {LONG}", max_new_tokens=64) for n in range(6)),
+            *(session.generate(f"prompt {n}", max_new_tokens=64) for n in range(20)),
+            session.embed([f"text {n}" for n in range(100)]),
+        )
+        ticker.cancel()
+    # Of this thread alone, so that it does not depend on what else the machine does.
+    assert sorted(computed_s)[int(len(computed_s) * 0.99)] < 0.050
 
 
 @pytest.mark.usefixtures("_no_blocking")
