@@ -229,6 +229,11 @@ def test_the_page_survives_a_restart_of_the_server(browser: Any, server: Server)
     assert shown(browser, "state") == "open"
 
 
+def test_a_password_may_be_in_the_address(browser: Any, server: Server) -> None:
+    browser.get(server.address.replace("http://", "http://any:key@"))
+    wait(browser, lambda: shown(browser, "state") == "open")
+
+
 @pytest.mark.parametrize("show_prompts", [False, True])
 def test_a_prompt_is_never_markup(browser: Any, show_prompts: bool) -> None:
     server = Server(show_prompts=show_prompts)

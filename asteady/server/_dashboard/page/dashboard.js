@@ -380,10 +380,13 @@ function lose(reason) {
   show("state", "no connection");
 }
 
+// Browsers do not fetch by an address with the name and the password that the page's may have.
+const here = location.origin + location.pathname;
+
 async function ask() {
   const since_s = history.at_s?.at(-1) ?? 0;
   try {
-    const response = await fetch(`data?since=${since_s}`, { signal: AbortSignal.timeout(TIMEOUT_MS), cache: "no-store" });
+    const response = await fetch(new URL(`data?since=${since_s}`, here), { signal: AbortSignal.timeout(TIMEOUT_MS), cache: "no-store" });
     if (!response.ok) {
       const said = await response.json().then((body) => body.error?.message ?? body.error).catch(() => null);
       return lose(`The server answered with ${response.status}${said ? `: ${said}` : ""}.`);
