@@ -284,6 +284,23 @@ class LimitsWorkers(Protocol):
 
 
 @runtime_checkable
+class HasCache(Protocol):
+    """An engine whose server may have a cache, and see to it that each answer is computed once.
+
+    Its directory may be the one of this process, and its shared tier that of this session. So who
+    asks it must not hold a lock that it takes too.
+    """
+
+    @property
+    def takes_locks(self) -> bool:
+        """Whether it takes locks in its directory, where two keys may have one lock."""
+
+    def takes_lease(self, request: Request) -> bool:
+        """Whether it computes this request under the key that it has here, for which it has the
+        lease then; from any thread, at once."""
+
+
+@runtime_checkable
 class WaitsForEvents(Protocol):
     """A worker whose `step` waits for what computes elsewhere."""
 

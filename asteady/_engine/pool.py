@@ -54,6 +54,7 @@ from asteady._engine.api import (
     Engine,
     ErrorEvent,
     Event,
+    HasCache,
     HasWeights,
     Job,
     KeepsPrompts,
@@ -244,6 +245,15 @@ class Pool:
     def fingerprint(self) -> str:
         """That of the engine, and so of all answers."""
         return self._engine.fingerprint
+
+    @property
+    def takes_locks(self) -> bool:
+        """Whether the engine's server does; see `HasCache`."""
+        return isinstance(self._engine, HasCache) and self._engine.takes_locks
+
+    def takes_lease(self, request: Request) -> bool:
+        """Whether the engine's server does; see `HasCache`."""
+        return isinstance(self._engine, HasCache) and self._engine.takes_lease(request)
 
     def statistics(self) -> PoolStatistics:
         # In a forked child the lock may be held for ever, by a thread that is not there.

@@ -417,12 +417,16 @@ class Pipeline(Generic[A]):
         pool = await self._models.pool(self._kind, call.model)
         key_now = key_by(pool.fingerprint)
         async with AsyncExitStack() as stack:
-            with self._models.activities.during("waiting", call.model):
-                await stack.enter_async_context(cache.computing(key_now))
+            # What the model's server takes must not be held here: it would wait for this process,
+            # and this process for it.
+            if not pool.takes_locks:
+                with self._models.activities.during("waiting", call.model):
+                    await stack.enter_async_context(cache.computing(key_now))
             # Another process may have stored it since the lookup.
             if call.mode == "use" and (found := await cache.peek(key_now, fits=fits)) is not None:
                 return _replay(flight, found, "disk")
-            if shared is not None and call.mode == "use":
+            leases = call.mode == "use" and not pool.takes_lease(call.request)
+            if shared is not None and leases:
                 with self._models.activities.during("waiting", call.model):
                     found = await stack.enter_async_context(shared.computing())
                 if found is not None:

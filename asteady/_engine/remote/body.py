@@ -97,6 +97,13 @@ def _as_sent(request: GenerateRequest) -> GenerateRequest:
     return attrs.evolve(request, prompt=None, messages=request.conversation())
 
 
+def is_sent_as_it_is(request: Request) -> bool:
+    """Whether the request that the server makes of the body is equal to this one."""
+    if request.isolation is not None:
+        return False
+    return isinstance(request, EmbedRequest) or request.raw or request.prompt is None
+
+
 def _generate_fields(request: GenerateRequest, server: Server) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "stream": True,

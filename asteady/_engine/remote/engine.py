@@ -6,7 +6,7 @@ from asteady._base.errors import ModelCapabilityError
 from asteady._base.requests import EmbedRequest, Kind
 from asteady._engine.api import Request
 from asteady._engine.remote.batches import MOST_TEXTS
-from asteady._engine.remote.body import RemoteJob, job_of
+from asteady._engine.remote.body import RemoteJob, is_sent_as_it_is, job_of
 from asteady._engine.remote.identity import Identity
 from asteady._engine.remote.reference import Address, RemoteReference
 from asteady._engine.remote.worker import RemoteWorker
@@ -45,6 +45,13 @@ class RemoteEngine:
         if isinstance(request, EmbedRequest) != (self._kind == "embedding"):
             raise ModelCapabilityError(f"{self.model} is asked for as a model for {self._kind}")
         return job_of(request, self._identity)
+
+    @property
+    def takes_locks(self) -> bool:
+        return self._identity.server == "asteady"
+
+    def takes_lease(self, request: Request) -> bool:
+        return self._identity.shares_keys and is_sent_as_it_is(request)
 
     def open_worker(self) -> RemoteWorker:
         return RemoteWorker(

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import attrs
 import pytest
 from starlette.applications import Starlette
@@ -15,6 +16,7 @@ from starlette.applications import Starlette
 import asteady
 import asteady.server
 from asteady.testing import FakeEngine
+from tests.redis_server import RedisServer
 from tests.serving import reserved_port, serving
 
 pytestmark = pytest.mark.anyio
@@ -166,6 +168,28 @@ async def asteady_of(
         async with serving(app if wrap is None else wrap(app), port=port) as address:
             yield address
             engine.resume()
+
+
+@pytest.mark.parametrize("model", ["builtin", "builtin@1"])
+async def test_a_server_with_the_same_cache_does_not_wait_for_who_asks_it(
+    tmp_path: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    # Any two keys have the same lock, as one in a thousand has.
+    monkeypatch.setattr("asteady._cache.store.locks.SHARDS", 1)
+    monkeypatch.setenv("ASTEADY_SHARED_CACHE", redis_server.url)
+    monkeypatch.setenv("ASTEADY_SHARED_CACHE_TIMEOUT_S", "60")
+    engine = FakeEngine()
+    async with asteady_of(engine, tmp_path) as address:
+        reference = f"openai+{address}#{model}"
+        async with asteady.Session(
+            generation_model=reference, embedding_model=reference, cache_dir=tmp_path
+        ) as remote:
+            with anyio.fail_after(100):
+                await remote.generate("a prompt")
+                await remote.generate("of a text", raw=True)
+                await remote.generate(messages=[{"role": "user", "content": "of a message"}])
+                await remote.embed([f"text {number}" for number in range(20)])
+    assert len(engine.computed) == 23
 
 
 async def test_a_server_that_understands_another_request_is_refused(tmp_path: Path) -> None:
