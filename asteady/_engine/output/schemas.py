@@ -188,7 +188,10 @@ def _close_narrow_range(part: dict[str, Any]) -> None:
 
 def most_bytes(schema: dict[str, Any]) -> int | None:
     """How long the JSON of an answer is at most; None if that is not bounded, or not known."""
-    found = _most_bytes(schema, schema, {})
+    try:
+        found = _most_bytes(schema, schema, {})
+    except RecursionError:  # a reference that leads to a reference, and so on
+        return None
     return None if found == math.inf else int(found)
 
 

@@ -480,12 +480,13 @@ def test_the_most_tokens_of_schemas_that_refer_to_themselves_or_to_much() -> Non
             "properties": {key: {"$ref": f"#/$defs/{n + 1}"} for key in "ab"},
             "additionalProperties": False,
         }
-        for n in range(40)
+        for n in range(1_000)
     }
-    definitions["40"] = {"type": "null"}
-    found = most_bytes({"$ref": "#/$defs/0", "$defs": definitions})
+    definitions["1000"] = {"type": "null"}
+    found = most_bytes({"$ref": "#/$defs/960", "$defs": definitions})
     assert found is not None
     assert found > 2**40
+    assert most_bytes({"$ref": "#/$defs/0", "$defs": definitions}) is None
 
 
 def test_a_form_that_fails_in_the_middle_is_an_error_and_no_answer(
