@@ -76,6 +76,9 @@ _MOST_PROPERTIES = 2**12
 
 _CLOSE = 1e-9
 
+# An answer has fewer tokens.
+_MOST_BYTES = 2**31
+
 # Looking for a fault reads about so many characters at most.
 _MOST_READ = 10_000_000
 
@@ -190,9 +193,9 @@ def most_bytes(schema: dict[str, Any]) -> int | None:
     """How long the JSON of an answer is at most; None if that is not bounded, or not known."""
     try:
         found = _most_bytes(schema, schema, {})
-    except RecursionError:  # a reference that leads to a reference, and so on
+    except (RecursionError, OverflowError):  # references that lead to references; huge bounds
         return None
-    return None if found == math.inf else int(found)
+    return int(found) if found < _MOST_BYTES else None
 
 
 def _most_bytes(schema: dict[str, Any], part: Any, known: dict[Path, float]) -> float:

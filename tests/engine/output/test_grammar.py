@@ -473,7 +473,7 @@ def test_the_most_tokens_of_schemas_that_refer_to_themselves_or_to_much() -> Non
         "additionalProperties": False,
     }
     assert most_bytes(tree) is None
-    # Each definition has the next one twice: 2**40 in all.
+    # Each definition has the next one twice.
     definitions: dict[str, Any] = {
         str(n): {
             "type": "object",
@@ -483,10 +483,13 @@ def test_the_most_tokens_of_schemas_that_refer_to_themselves_or_to_much() -> Non
         for n in range(1_000)
     }
     definitions["1000"] = {"type": "null"}
-    found = most_bytes({"$ref": "#/$defs/960", "$defs": definitions})
+    found = most_bytes({"$ref": "#/$defs/980", "$defs": definitions})
     assert found is not None
-    assert found > 2**40
+    assert found > 2**20
+    assert most_bytes({"$ref": "#/$defs/940", "$defs": definitions}) is None  # 2**60
     assert most_bytes({"$ref": "#/$defs/0", "$defs": definitions}) is None
+    for items in ({"type": "string"}, {"type": "null"}):
+        assert most_bytes({"type": "array", "items": items, "maxItems": 10**400}) is None
 
 
 def test_a_form_that_fails_in_the_middle_is_an_error_and_no_answer(
