@@ -157,7 +157,7 @@ def _name_properties(schema: Any, part: dict[str, Any]) -> None:
             named = {"patternProperties": {pattern: values}}
         case {"format": str(kind), **rest} if kind in _NAME_PATTERNS:
             named = {"patternProperties": {_NAME_PATTERNS[kind]: values}}
-        case {"maxLength": int(most), **rest}:
+        case {"maxLength": int(most), **rest} if isinstance(rest.get("minLength", 0), int):
             least = rest.pop("minLength", 0)
             named = {"patternProperties": {f"^(?s:.{{{least},{most}}})$": values}}
         case _:

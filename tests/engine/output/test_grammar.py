@@ -416,7 +416,14 @@ def test_names_of_properties_follow_their_schema(
 
 
 @pytest.mark.parametrize(
-    "names", [{"enum": ["a", 1]}, {"pattern": "a", "maxLength": 2}, {"$ref": "#"}, False]
+    "names",
+    [
+        {"enum": ["a", 1]},
+        {"pattern": "a", "maxLength": 2},
+        {"maxLength": 2, "minLength": "0}|a{0"},
+        {"$ref": "#"},
+        False,
+    ],
 )
 def test_names_of_properties_that_cannot_be_followed_are_refused(
     engine: LlamaEngine, names: Any
