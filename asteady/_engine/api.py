@@ -349,6 +349,14 @@ class KnowsDimensions(Protocol):
 
 
 @runtime_checkable
+class HasDimensions(Protocol):
+    """An engine that knows the dimensions of its whole vectors."""
+
+    @property
+    def dimensions(self) -> int: ...
+
+
+@runtime_checkable
 class ReadsFiles(Protocol):
     """A source that may read a whole file to identify a model, and can load it meanwhile."""
 

@@ -22,6 +22,7 @@ from asteady._engine.api import (
     DescribesFingerprints,
     EngineSource,
     Fetching,
+    HasDimensions,
     KnowsDimensions,
     KnowsMachine,
     LoadsTokenizers,
@@ -428,7 +429,11 @@ class Models:
             from asteady._engine.pool import Pool
 
         engine = self._source.load(kind, reference)
-        self._measure(kind, reference, engine.fingerprint)
+        if isinstance(engine, HasDimensions):
+            # Its source might read the whole file again.
+            self._dimensions[engine.fingerprint] = engine.dimensions
+        else:
+            self._measure(kind, reference, engine.fingerprint)
         settings = self._settings
         pool = Pool(engine, workers=settings.workers, max_pending=settings.max_pending)
         with self._lock:
