@@ -351,11 +351,10 @@ class RedisTier:
         Raises:
             SharedTierError: it does not answer.
         """
-        info = await self._run("answer", self._client.info, self.timeout_s)
-        nodes = [info] if "redis_version" in info else list(info.values())
+        nodes, keys = await self._run("answer", self._counted, self.timeout_s)
         return {
             "version": nodes[0].get("valkey_version", nodes[0]["redis_version"]),
-            "keys": await self._run("answer", self._client.dbsize, self.timeout_s),
+            "keys": keys,
             "used_memory_bytes": sum(node["used_memory"] for node in nodes),
             "max_memory_bytes": sum(node["maxmemory"] for node in nodes),
             "policy": nodes[0]["maxmemory_policy"],
@@ -492,10 +491,24 @@ class RedisTier:
             manager.startup_nodes = {**self._first_nodes, **manager.startup_nodes}
             # Each master has a part of the entries, so that others answer while one is away; and
             # where all servers answer, the cluster may be down.
-            await self._client.ping(target_nodes=self._client.PRIMARIES)
+            for node in await self._masters():
+                await self._client.ping(target_nodes=[node])
             await self._client.hexists(f"{_PREFIX}probe", "v")
         else:
             await self._client.ping()
+
+    async def _counted(self) -> tuple[list[dict[str, Any]], int]:
+        """What the server, or each master of a cluster, says of itself; and the number of keys."""
+        if not isinstance(self._client, redis.asyncio.RedisCluster):
+            return [await self._client.info()], await self._client.dbsize()
+        nodes = [await self._client.info(target_nodes=[node]) for node in await self._masters()]
+        return nodes, sum(node.get("db0", {}).get("keys", 0) for node in nodes)
+
+    async def _masters(self) -> list[Any]:
+        """The nodes of the cluster that have entries. By name, as all versions of redis-py take
+        `target_nodes`, but not all the flags for groups of them."""
+        await self._client.initialize()
+        return list(self._client.get_primaries())
 
     def _changed(self, error: Exception | None) -> None:
         if error is None:
