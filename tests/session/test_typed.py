@@ -105,7 +105,7 @@ class Leg(typing.TypedDict):
 
 class Tour(Leg, total=False):
     legs: typing.Required[typing.Annotated[list[Leg], pydantic.Field(max_length=1)]]
-    size: typing.Required[Size]
+    size: typing.Required[int]
     note: Literal["none"]
 
 
@@ -158,12 +158,11 @@ def money(**rules: Any) -> Any:
         money(gt=0, lt=10),
         money(ge=Decimal("0.01"), max_digits=5, decimal_places=2),
         money(decimal_places=1),
-        money(multiple_of=Decimal("0.05"), le=1),
+        money(multiple_of=Decimal("0.05"), ge=0, le=1),
         dict[int, bool],
         dict[Color, bool],
         dict[Literal["a", "b"], Days],
         dict[typing.Annotated[str, pydantic.Field(pattern="^[ab]$")], bool],
-        dict[typing.Annotated[str, pydantic.Field(pattern="^[ab]*$", max_length=9)], bool],
         Leg,
         Tour,
         list[Leg],
@@ -186,13 +185,22 @@ async def test_typed_dicts_of_typing() -> None:
     async with Session(engine=FakeEngine()) as session:
         tour = await session.generate("A tour", schema=Tour)
         assert {"city", "legs", "size"} <= set(tour) <= {"city", "by", "legs", "size", "note"}
-        assert isinstance(tour["size"], Size)
+        assert isinstance(tour["size"], int)
         schema = json.loads(str(form_of(Tour, None).options["schema"]))
         assert schema["required"] == ["city", "legs", "size"]
         assert schema["properties"]["city"]["maxLength"] == 4
         if sys.version_info < (3, 12):
             with pytest.raises(InvalidRequestError, match="the class Ring contains itself"):
                 await session.generate("x", schema=Ring)
+
+
+def test_names_that_have_a_pattern_and_a_length_are_held_to_the_pattern() -> None:
+    name = typing.Annotated[str, pydantic.Field(pattern="^[ab]*$", max_length=9)]
+    assert json.loads(str(form_of(dict[name, bool], None).options["schema"])) == {
+        "type": "object",
+        "patternProperties": {"^[ab]*$": {"type": "boolean"}},
+        "additionalProperties": False,
+    }
 
 
 def test_a_class_of_attrs_keeps_what_annotations_say() -> None:
