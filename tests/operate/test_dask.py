@@ -98,7 +98,7 @@ def computed_in_all(client: Client, settings: SettingsOptions) -> int:
 def test_a_worker_ends_in_the_middle_and_nothing_is_missing(
     client: Client, own_settings: SettingsOptions, end: str, count: int
 ) -> None:
-    every = with_repeats(count, new_each=rounds(5, 1))
+    every = with_repeats(count, new_each=rounds(10, 1))
     answers = embed(client, every, settings=own_settings, batch_size=count // 50)
     found = [next(answers) for _ in range(count // 3)]
     pids: dict[str, int] = client.run(os.getpid)
