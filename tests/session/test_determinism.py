@@ -67,8 +67,11 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="module")
-async def alone(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    """Each request answered alone, one after the other, by one worker."""
+async def alone(anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """Each request answered alone, one after the other, by one worker.
+
+    It names `anyio_backend` as a test that is not asynchronous may be the first to ask for it.
+    """
     directory = tmp_path_factory.mktemp("alone")
     async with Session(workers=1, batch_width=1, cache_dir=directory) as session:
         return [await ask(session, request) for request in REQUESTS]
