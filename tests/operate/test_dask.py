@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,8 @@ from tests.operate.dask_workers import computed, keep_apart, set_variable
 from tests.redis_server import RedisServer
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalCluster]:
+@contextmanager
+def three_workers() -> Iterator[LocalCluster]:
     patience = {f"distributed.comm.timeouts.{name}": "300s" for name in ("connect", "tcp")}
     with pytest.MonkeyPatch.context() as patch, dask.config.set(patience):
         for name in [name for name in os.environ if name.startswith(PREFIXES)]:
@@ -46,6 +47,13 @@ def cluster() -> Iterator[LocalCluster]:
             n_workers=3, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
         ) as cluster:
             yield cluster
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    """One for all tests that leave its workers alone."""
+    with three_workers() as cluster:
+        yield cluster
 
 
 @pytest.fixture
@@ -96,22 +104,23 @@ def computed_in_all(client: Client, settings: SettingsOptions) -> int:
 
 @pytest.mark.parametrize(("end", "count"), [("killed", 10_000), ("restarted", 300)])
 def test_a_worker_ends_in_the_middle_and_nothing_is_missing(
-    client: Client, own_settings: SettingsOptions, end: str, count: int
+    own_settings: SettingsOptions, end: str, count: int
 ) -> None:
     every = with_repeats(count, new_each=rounds(10, 1))
-    answers = embed(client, every, settings=own_settings, batch_size=count // 50)
-    found = [next(answers) for _ in range(count // 3)]
-    pids: dict[str, int] = client.run(os.getpid)
-    busy = max(pids, key=lambda worker: len(client.processing()[worker]))
-    if end == "killed":
-        os.kill(pids[busy], signal.SIGKILL)
-    else:
-        client.restart_workers([busy])
-    found += answers
+    # Its own, as distributed may lose a worker for good that it starts again on a busy machine.
+    with three_workers() as cluster, Client(cluster) as client:
+        answers = embed(client, every, settings=own_settings, batch_size=count // 50)
+        found = [next(answers) for _ in range(count // 3)]
+        pids: dict[str, int] = client.run(os.getpid)
+        busy = max(pids, key=lambda worker: len(client.processing()[worker]))
+        if end == "killed":
+            os.kill(pids[busy], signal.SIGKILL)
+        else:
+            client.restart_workers([busy], raise_for_error=False)
+        found += answers
+        assert pids[busy] not in client.run(os.getpid).values()
     assert len(found) == len(every)
     assert same(found, asyncio.run(embedded(every)))
-    client.wait_for_workers(3)
-    assert pids[busy] not in client.run(os.getpid).values()
 
 
 def test_equal_texts_are_computed_once_in_all_processes(
