@@ -424,6 +424,7 @@ def _silent_bar(reference: HubReference, running: Running, stopped: Callable[[],
     before = running.done
 
     class SilentBar(bar):  # type: ignore[misc]  # its base is not typed
+        monitor_interval = 0  # or each download would leave a thread of tqdm behind
         _bytes = 0
 
         def __init__(self, *arguments: Any, **more: Any) -> None:

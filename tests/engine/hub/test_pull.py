@@ -29,6 +29,7 @@ def test_a_model_is_pulled_once_and_then_found_without_the_hub(
     hub: HubServer, gguf: bytes, caches: Path, tmp_path: Path
 ) -> None:
     commit = hub.publish(REPO, {"small-q8_0.gguf": gguf, "README.md": b"hi"})
+    before = set(threading.enumerate())
     file = resolve_model(f"hf:{REPO}:Q8_0", kind="generation", cache_dir=caches)
     assert file.path.read_bytes() == gguf
     assert file.reference == f"hf:{REPO}:Q8_0"
@@ -37,6 +38,9 @@ def test_a_model_is_pulled_once_and_then_found_without_the_hub(
     entry = recorded(parse_reference(f"hf:{REPO}:Q8_0"), caches)
     assert entry is not None
     assert (entry.commit, entry.sha256) == (commit, (file.sha256,))
+    # Progress bars of tqdm would start a thread that never ends.
+    begun = set(threading.enumerate()) - before
+    assert [thread for thread in begun if "tqdm" in thread.name] == []
     asked = len(hub.requests)
     assert resolve_model(f"hf:{REPO}:Q8_0", kind="generation", cache_dir=caches) == file
     # Also with another cache directory, and for another way to name it.
