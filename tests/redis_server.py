@@ -187,7 +187,6 @@ class Proxy:
         self._target = target
         self._heal: asyncio.Event
         self._fillers: list[socket.socket] = []
-        self._accepting: asyncio.Task[None] | None = None
         self._connections: dict[asyncio.Task[None], list[socket.socket]] = {}
         # Without its protocol a socket gets no TCP_NODELAY, and each answer takes 40 ms more.
         self._listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -230,10 +229,10 @@ class Proxy:
     async def _open(self) -> None:
         self._heal = asyncio.Event()
         self._heal.set()
-        self._accepting = self._loop.create_task(self._accept())
+        self._loop.add_reader(self._listening, self._accept)
 
     async def _close(self) -> None:
-        await self._stop_accepting()
+        self._loop.remove_reader(self._listening)
         for filler in self._fillers:
             filler.close()
         await self._cut()
@@ -242,7 +241,7 @@ class Proxy:
         if not self._heal.is_set():
             return
         self._heal.clear()
-        await self._stop_accepting()
+        self._loop.remove_reader(self._listening)
         # A queue of no length has room for one connection. With that taken, the system ignores who
         # wants to connect, as a network does that is not there.
         self._listening.listen(0)
@@ -261,40 +260,37 @@ class Proxy:
         for filler in self._fillers:
             filler.close()
         self._fillers.clear()
-        self._accepting = self._loop.create_task(self._accept())
+        self._loop.add_reader(self._listening, self._accept)
 
     async def _cut(self) -> None:
         connections = dict(self._connections)
         for task, sockets in connections.items():
             for each in sockets:
-                if each.fileno() < 0:
-                    continue  # closed, by a task whose end nobody has been told yet
                 # Closing now sends a reset, and nothing that is still buffered.
-                with suppress(OSError):  # it has just been closed
-                    each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             task.cancel()
         await asyncio.gather(*connections, return_exceptions=True)
 
-    async def _stop_accepting(self) -> None:
-        assert self._accepting is not None
-        self._accepting.cancel()
-        await asyncio.gather(self._accepting, return_exceptions=True)
-
-    async def _accept(self) -> None:
-        while True:
-            client, _ = await self._loop.sock_accept(self._listening)
-            self.connected += 1
-            sockets = [client]
-            task = self._loop.create_task(self._serve(sockets))
-            self._connections[task] = sockets
-            task.add_done_callback(self._connections.pop)
-
-    async def _serve(self, sockets: list[socket.socket]) -> None:
-        (client,) = sockets
-        server = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        sockets.append(server)
+    def _accept(self) -> None:
         try:
-            for each in sockets:
+            client, _ = self._listening.accept()
+        except OSError:  # who wanted to connect is gone
+            return
+        self.connected += 1
+        server = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        sockets = [client, server]
+        task = self._loop.create_task(self._serve(client, server))
+        self._connections[task] = sockets
+        # Also of a task that is cancelled before it runs.
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        for each in self._connections.pop(task):
+            each.close()
+
+    async def _serve(self, client: socket.socket, server: socket.socket) -> None:
+        try:
+            for each in (client, server):
                 each.setblocking(False)
                 each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await self._loop.sock_connect(server, ("127.0.0.1", self._target))
@@ -304,9 +300,6 @@ class Proxy:
         except* OSError:
             # Where the server is gone, its clients lose their connections too.
             pass
-        finally:
-            for each in sockets:
-                each.close()
 
     async def _pump(self, source: socket.socket, target: socket.socket, *, delayed: bool) -> None:
         """Pass on what `source` sends, until it ends or is reset; then end the other way too."""

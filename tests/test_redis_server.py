@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -106,6 +107,17 @@ def test_a_cut_resets_connections_and_new_ones_work(
             connection.recv(100)
     with redis.Redis(port=redis_proxy.port) as client:
         assert client.ping()
+
+
+def test_connections_that_are_cut_as_soon_as_they_are_made_are_closed() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as target:
+        for end in (Proxy.cut, Proxy.partition) * 15:
+            with Proxy(target.getsockname()[1]) as proxy:
+                clients = [socket.create_connection(("127.0.0.1", proxy.port)) for _ in range(3)]
+                end(proxy)
+                for client in clients:
+                    client.close()
+    gc.collect()  # it would find the others, which fails the test
 
 
 def test_connections_end_with_a_server_that_ends(
