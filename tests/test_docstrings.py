@@ -58,7 +58,7 @@ GIVEN: dict[str, str | None] = {
     "_session/generation.py:Prefix": "system_prompt = 'Be kind.'",
     "_session/generation.py:events": "stream = session.stream('hi'); await stream.__aenter__()",
     "blocking/__init__.py:module": None,
-    "blocking/_session.py:Stream": "session = blocking.Session(engine=FakeEngine()).open()",
+    "blocking/_stream.py:Stream": "session = blocking.Session(engine=FakeEngine()).open()",
     "blocking/_session.py:awaitable": "run = blocking.run;"
     " session = blocking.Session(engine=FakeEngine()).open()",
     "blocking/_tools.py:operation": None,

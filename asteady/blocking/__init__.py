@@ -27,8 +27,6 @@ if TYPE_CHECKING:
         Namespace as Namespace,
         Prefix as Prefix,
         Session as Session,
-        Stream as Stream,
-        TypedStream as TypedStream,
         close as close,
         complete as complete,
         count_tokens as count_tokens,
@@ -44,6 +42,7 @@ if TYPE_CHECKING:
         stream as stream,
         warm as warm,
     )
+    from asteady.blocking._stream import Stream as Stream, TypedStream as TypedStream
     from asteady.blocking._tools import (
         CacheAwareGenerator as CacheAwareGenerator,
         CacheBenchmark as CacheBenchmark,
@@ -68,11 +67,12 @@ else:
         __name__,
         {
             "asteady.blocking._session": (
-                "Cache CacheManager Namespace Prefix Session Stream TypedStream close complete"
+                "Cache CacheManager Namespace Prefix Session close complete"
                 " count_tokens embed embed_batches generate generate_iter get_cache_manager"
                 " is_cached namespace prefix run stream warm"
             ),
             "asteady.operate._monitor": "Operation",
+            "asteady.blocking._stream": "Stream TypedStream",
             "asteady.blocking._tools": (
                 "CacheAwareGenerator CacheBenchmark CacheInspector CacheMonitor CacheOptimizer"
                 " CachePersistenceManager HierarchicalCache ProductionCacheMonitor"
