@@ -38,9 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _as_program() -> int:
     """Run the command of this process.
 
-    While it imports, and when it is done and Python ends, Ctrl-C ends the process at once. A
-    `KeyboardInterrupt` would not do: in a callback of the import system, or while threads are
-    joined at exit, Python prints it, with a traceback, and goes on.
+    Until the command begins, and when it is done and Python ends, Ctrl-C ends the process at once.
+    A `KeyboardInterrupt` would not do: in a callback of the import system, or while threads are
+    joined at exit, Python prints it, with a traceback, and goes on; and it may leave the lock of an
+    import held, for which the exit would wait.
     """
     import os
     import signal
@@ -64,11 +65,13 @@ def _as_program() -> int:
             end()
         sys.__unraisablehook__(args)
 
-    try:
+    def begin() -> None:
         if ours:
             sys.unraisablehook = unraisable
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        return _main.main()
+
+    try:
+        return _main.main(begin=begin)
     finally:
         if ours:
             signal.signal(signal.SIGINT, end)

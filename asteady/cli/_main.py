@@ -12,7 +12,7 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from asteady._base.errors import AsteadyError
@@ -46,13 +46,13 @@ exit codes:
 Settings come from ASTEADY_* variables: docs/configuration.md. Commands: docs/cli.md."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command, and return its exit code."""
+def main(arguments: Sequence[str] | None = None, begin: Callable[[], None] = lambda: None) -> int:
+    """Run one command, and return its exit code; `begin` is called when it begins."""
     prepare_streams()
     options = argparse.Namespace(failure=_FAILURE)
     try:
         try:
-            code = _run(arguments, options)
+            code = _run(arguments, options, begin)
         except SystemExit as exc:  # of argparse, which has printed why
             code = exc.code if isinstance(exc.code, int) else 1
         if sys.stdout is not None:
@@ -77,7 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _run(arguments: Sequence[str] | None, options: argparse.Namespace) -> int:
+def _run(
+    arguments: Sequence[str] | None, options: argparse.Namespace, begin: Callable[[], None]
+) -> int:
     """Parse the arguments into `options`, and run their command."""
     parser = build_parser()
     if "_ARGCOMPLETE" in os.environ:
@@ -85,6 +87,7 @@ def _run(arguments: Sequence[str] | None, options: argparse.Namespace) -> int:
     parser.parse_args(arguments, options)
     if sys.stdout is None:
         return _failed("standard output is closed", options)
+    begin()
     result: int = options.run(options)
     return result
 
