@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -73,6 +74,16 @@ def test_another_build_or_cpu_changes_the_fingerprint(
     for place, change in enumerate([("1.0", "AVX512 = 1"), ("0.5.0", "AVX2 = 1")]):
         monkeypatch.setattr(_llama_lib, "version_and_system", lambda change=change: change)
         assert fingerprint_of(file, options, tmp_path / str(place)) != expected
+
+
+def test_the_build_is_the_same_for_threads_that_read_it_at_the_same_moment() -> None:
+    """llama.cpp describes the system in one string for all threads."""
+
+    def read(_: int) -> set[tuple[str, str]]:
+        return {_llama_lib.version_and_system() for _ in range(10_000)}
+
+    with ThreadPoolExecutor(4) as threads:
+        assert len(set().union(*threads.map(read, range(4)))) == 1
 
 
 PARTS = FingerprintParts(

@@ -136,7 +136,9 @@ def version_and_system() -> tuple[str, str]:
     """llama.cpp's version, and the CPU features that this build uses on this machine."""
     start_backend()
     version = f"{llama_cpp.__version__} {llama_cpp.llama_version().decode()}"
-    return version, llama_cpp.llama_print_system_info().decode()
+    # One at a time: it writes into a string of its own, which all threads share.
+    with _load_lock:
+        return version, llama_cpp.llama_print_system_info().decode()
 
 
 def holding_gil(function: Any) -> Any:
