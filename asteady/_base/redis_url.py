@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit
+from typing import NamedTuple
 
 _SCHEMES = (
     *("redis://", "rediss://", "valkey://", "valkeys://", "unix://"),
@@ -17,7 +17,28 @@ _ENCODE = (
     "a / ? # @ [ or % in a user or password must be percent-encoded, as %23 for #"
     " (urllib.parse.quote with safe='')"
 )
+_URL = re.compile(r"(.*?)://(?:([^/?#]*)@)?([^/?#]*)([^?#]*)\??([^#]*)#?(.*)", re.DOTALL)
 _HOST = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]*))(?::([0-9]+))?")
+
+
+class RedisUrl(NamedTuple):
+    """The parts of a URL, as they are written there; `hosts` are several for sentinels.
+
+    Python's own functions refuse several hosts, from 3.14 on where one is an IPv6 address.
+    """
+
+    scheme: str
+    credentials: str | None
+    hosts: str
+    path: str
+    query: str
+    fragment: str
+
+    @classmethod
+    def of(cls, url: str) -> RedisUrl:
+        match = _URL.fullmatch(url)
+        assert match is not None  # all else is refused, as it has no scheme
+        return cls(*match.groups())
 
 
 def hidden_password(url: object) -> str:
@@ -50,22 +71,17 @@ def check_redis_url(url: object) -> None:
     """
     if not isinstance(url, str) or not url.startswith(_SCHEMES):
         raise ValueError(_ALLOWED)
-    scheme, _, rest = url.partition("://")
-    try:
-        parts = urlsplit(f"//{rest}")
-    except ValueError:
-        raise ValueError(_ENCODE) from None
-    hosts = parts.netloc.rpartition("@")[2]
+    scheme, credentials, hosts, path, *rest = RedisUrl.of(url)
     if scheme == "unix":
-        if hosts or not parts.path.strip("/"):
+        if hosts or not path.strip("/"):
             raise ValueError("the path of a socket is needed, as unix:///run/redis.sock")
         return
-    if "@" in rest.removeprefix(parts.netloc):
+    if re.search(r"[\[\]]", credentials or "") or "@" in "".join([path, *rest]):
         raise ValueError(_ENCODE)
     several = scheme.endswith("+sentinel")
     for host in hosts.split(",") if several else [hosts]:
         host_of(host, 0)
-    database = parts.path.strip("/")
+    database = path.strip("/")
     if several:
         service, _, database = database.partition("/")
         if not service:

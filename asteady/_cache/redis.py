@@ -19,7 +19,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from functools import partial
 from time import perf_counter
 from typing import Any, TypeAlias, TypeVar
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote
 
 import redis.asyncio
 from redis import exceptions
@@ -30,7 +30,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import LockError, RedisError
 
 from asteady._base.errors import SettingsError
-from asteady._base.redis_url import hidden_password, host_of
+from asteady._base.redis_url import RedisUrl, hidden_password, host_of
 from asteady._base.requests import Key, Kind
 from asteady._base.tasks import unattended
 from asteady._cache.breaker import CircuitBreaker
@@ -561,7 +561,7 @@ def _client(url: str, timeout_s: float) -> Client:
     scheme, _, rest = url.partition("://")
     scheme = scheme.replace("valkey", "redis", 1)
     try:
-        _check_options(rest)
+        _check_options(url)
         if scheme.endswith("+cluster"):
             plain = f"{scheme.removesuffix('+cluster')}://{rest}"
             return redis.asyncio.RedisCluster.from_url(
@@ -584,7 +584,7 @@ def _client(url: str, timeout_s: float) -> Client:
 
 
 def _check_options(url: str) -> None:
-    for name, values in parse_qs(urlsplit(url).query, keep_blank_values=True).items():
+    for name, values in parse_qs(RedisUrl.of(url).query, keep_blank_values=True).items():
         if name in ("decode_responses", "protocol"):
             raise ValueError(f"{name} cannot be chosen: leave it out")
         if name.removeprefix(_SENTINEL) in _FILES and not os.path.exists(values[-1]):
@@ -603,17 +603,16 @@ def _sentinel_client(url: str, options: dict[str, Any]) -> Client:
     Options in the query are for the server, and those that begin with ``sentinel_`` for the
     sentinels in their place.
     """
-    parts = urlsplit(url)
-    credentials, _, hosts = parts.netloc.rpartition("@")
+    parts = RedisUrl.of(url)
     service, _, database = parts.path.strip("/").partition("/")
-    user, _, password = map(unquote, credentials.partition(":"))
-    login = {"username": user or None, "password": password or None} if credentials else {}
+    user, _, password = map(unquote, (parts.credentials or "").partition(":"))
+    login = {"username": user or None, "password": password or None} if parts.credentials else {}
     given = {**parse_url(f"redis://?{parts.query}")}
     own = {name: given.pop(name) for name in list(given) if name.startswith(_SENTINEL)}
     both = {**options, "ssl": parts.scheme.startswith("rediss")}
     tls = {name: value for name, value in given.items() if name.startswith("ssl_")}
     of_sentinels = {name.removeprefix(_SENTINEL): value for name, value in own.items()}
-    addresses = [host_of(host, 26379) for host in hosts.split(",")]
+    addresses = [host_of(host, 26379) for host in parts.hosts.split(",")]
     sentinel: Any = redis.asyncio.Sentinel
     client = sentinel(
         addresses,

@@ -121,6 +121,7 @@ def test_other_names_and_other_sites_are_refused(client: httpx.Client) -> None:
         {"host": "evil.example:8080"},
         {"origin": "http://evil.example"},
         {"origin": "null"},
+        {"origin": "http://["},
     ):
         reply = client.post(CHAT, json=question("Hello"), headers=headers)
         assert (reply.status_code, reply.json()["error"]["code"]) == (403, "forbidden"), headers
