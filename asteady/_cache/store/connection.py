@@ -16,7 +16,7 @@ import weakref
 from pathlib import Path
 
 from asteady._base.errors import StoreError
-from asteady._base.forks import fork_gate
+from asteady._base.forks import ProcessLock, fork_gate
 
 
 class StoreConnection(sqlite3.Connection):
@@ -27,11 +27,13 @@ class StoreConnection(sqlite3.Connection):
 
     def close(self) -> None:
         super().close()
-        _open.discard(self)
+        with _using:
+            _open.discard(self)
 
 
-# Changed within the gate only.
+# Used within the gate only, by one thread at a time.
 _open: weakref.WeakSet[StoreConnection] = weakref.WeakSet()
+_using = ProcessLock()
 # What a forked child inherited, as a call took too long to wait for. Closing one, even by garbage
 # collection, would release the locks of the parent.
 _inherited: list[StoreConnection] = []
@@ -57,17 +59,26 @@ def connect_file(path: Path, busy_timeout_s: float) -> StoreConnection:
         factory=StoreConnection,
     )
     connection.file = _file_at(path)
-    _open.add(connection)
+    with _using:
+        _open.add(connection)
     return connection
 
 
-def is_open(path: Path) -> bool:
-    """Whether this process has a connection to the file; within the gate.
+def head_of(path: Path, size_bytes: int) -> bytes | None:
+    """The first bytes of the file, which is made if there is none; within the gate.
 
-    To open and close the file by itself would release the locks of that connection.
+    None if this process has a connection to it, whose locks would be released by closing the file.
     """
-    file = _file_at(path)
-    return file is not None and any(connection.file == file for connection in _open)
+    with _using:
+        file = _file_at(path)
+        if file is not None and any(connection.file == file for connection in _open):
+            return None
+        # SQLite gives its -wal and -shm files the permissions of the database.
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            return os.read(descriptor, size_bytes)
+        finally:
+            os.close(descriptor)
 
 
 def _file_at(path: Path) -> tuple[int, int] | None:

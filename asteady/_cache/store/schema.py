@@ -24,7 +24,7 @@ from asteady._base.errors import StoreError, StoreVersionError
 from asteady._base.forks import fork_gate
 from asteady._cache.store.api import BUSY_TIMEOUT_S
 from asteady._cache.store.codec import Columns
-from asteady._cache.store.connection import connect_file, is_open
+from asteady._cache.store.connection import connect_file, head_of
 from asteady._cache.store.locks import network_filesystem
 from asteady._cache.store.room import limit_log, usual_log_bytes
 
@@ -388,17 +388,9 @@ def _check_files(path: Path) -> None:
         # Not by opening it: that would wait for the other end of a FIFO.
         if os.path.lexists(beside) and not os.path.isfile(beside) and _is_other(beside):
             raise ForeignError(f"{os.path.basename(beside)} is not a regular file")
-    if is_open(path):
-        # Closing it below would release the locks of the other connection.
-        return
-    # SQLite gives its -wal and -shm files the permissions of the database.
-    file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        head = os.read(file, 20)
-    finally:
-        os.close(file)
+    head = head_of(path, 20)
     # SQLite opens later formats for reading only, which would look like a lack of permission.
-    if len(head) == 20 and not set(head[18:]) <= {1, 2}:
+    if head is not None and len(head) == 20 and not set(head[18:]) <= {1, 2}:
         raise ForeignError("its header is damaged")
 
 
