@@ -81,6 +81,8 @@ class LlamaSource:
         self._lock = threading.Lock()
 
     # What the machine has is read from files, so not on the event loop, where sessions are made.
+    # Under the lock, as two models may be loaded at once: from Python 3.12 on each load would make
+    # budgets of its own.
 
     @functools.cached_property
     def _cores(self) -> Cores:
@@ -122,14 +124,16 @@ class LlamaSource:
         def attempt() -> Engine:
             resolved = self._resolve(kind, reference)
             found = find_model(reference, kind=kind, cache_dir=self._cache_dir)
+            with self._lock:
+                cores, memory = self._cores, self._memory
             try:
                 return load_engine(
                     found or resolved.result(),
                     self._options,
                     self._cache_dir,
                     resolved=resolved.result,
-                    cores=self._cores,
-                    memory=self._memory,
+                    cores=cores,
+                    memory=memory,
                     activities=self.activities,
                 )
             except ModelChangedError:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from asteady._engine import cores as module
+from asteady._base.settings import Settings
+from asteady._engine import cores as module, loader
 from asteady._engine.cores import Cores, ThreadChooser
 
 StepTime = Callable[[int], float]
@@ -24,6 +29,29 @@ def test_busy_workers_share_the_cores() -> None:
     for _ in range(8):
         cores.leave()
     assert cores.share() == 8
+
+
+def test_models_that_are_loaded_at_the_same_moment_share_one_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers, second = itertools.count(), threading.Event()
+
+    def make(*arguments: Any) -> Cores:
+        if next(numbers) == 0:
+            second.wait(0.3)  # a second one is made meanwhile, or never
+        else:
+            second.set()
+        return Cores(*arguments)
+
+    def load_engine(*arguments: Any, cores: Cores, **options: Any) -> Any:
+        return cores
+
+    monkeypatch.setattr(loader, "Cores", make)
+    monkeypatch.setattr(loader, "load_engine", load_engine)
+    source = loader.LlamaSource(Settings(cache_dir=tmp_path))
+    with ThreadPoolExecutor(2) as threads:
+        one, other = threads.map(source.load, ["generation", "embedding"], ["builtin", "builtin"])
+    assert one is other
 
 
 def test_the_budget_is_what_the_machine_gives(monkeypatch: pytest.MonkeyPatch) -> None:
