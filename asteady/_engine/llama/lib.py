@@ -9,6 +9,7 @@ import atexit
 import ctypes
 import logging
 import os
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,16 +27,24 @@ _LEVEL_ERROR = 4
 libc = ctypes.CDLL(None)
 
 _load_lock = ProcessLock()
-_error_lines: list[str] | None = None
 _backend_started = False
+
+
+class _Loading(threading.local):
+    """The errors of the model that this thread loads: others may log theirs meanwhile."""
+
+    errors: list[str] | None = None
+
+
+_loading = _Loading()
 
 
 def _log_line(level: int, text: bytes | None, _data: object) -> None:
     if not text:
         return
     line = text.decode("utf-8", "replace").rstrip()
-    if level == _LEVEL_ERROR and _error_lines is not None and line:
-        _error_lines.append(line)
+    if level == _LEVEL_ERROR and _loading.errors is not None and line:
+        _loading.errors.append(line)
     if line.strip("."):
         _log.debug("llama.cpp: %s", line)
 
@@ -53,7 +62,8 @@ def _silence() -> None:
 def start_backend() -> None:
     """Redirect llama.cpp's log to the logger "asteady" at debug level, and start it once."""
     global _backend_started
-    with fork_gate, _load_lock:
+    # In this order: while a model is loaded, a fork must not wait for whoever waits for that.
+    with _load_lock, fork_gate:
         # Each time: another user of llama_cpp in this process may have set its own callback.
         llama_cpp.llama_log_set(_log_callback, None)
         if not _backend_started:
@@ -79,7 +89,6 @@ def load_model(
         ModelChangedError: a file was replaced or written to meanwhile.
         ModelFormatError: llama.cpp cannot load the file; the message has its reason.
     """
-    global _error_lines
     start_backend()
     if gpu_layers and not llama_cpp.llama_supports_gpu_offload():
         raise EngineError(
@@ -99,7 +108,7 @@ def load_model(
         parameters.progress_callback = advance
     paths = [os.fsencode(path) for path in files.paths()]
     with _load_lock:
-        error_lines = _error_lines = []
+        error_lines = _loading.errors = []
         try:
             if len(paths) == 1:
                 model = llama_cpp.llama_model_load_from_file(paths[0], parameters)
@@ -107,7 +116,7 @@ def load_model(
                 array = (ctypes.c_char_p * len(paths))(*paths)
                 model = llama_cpp.llama_model_load_from_splits(array, len(paths), parameters)
         finally:
-            _error_lines = None
+            _loading.errors = None
     try:
         files.check_loaded()
     except ModelChangedError:
