@@ -130,7 +130,7 @@ class _Outbox:
         self._events.extend(events)
         # The order matters: append, then read the flag; `_drain` lowers the flag, then takes. So
         # an event is either taken by a drain that is due, or makes another one due.
-        if self._woken:
+        if self._woken and not self.loop.is_closed():
             return True
         self._woken = True
         try:
@@ -297,7 +297,8 @@ class Pool:
         """Find out now how far the engine's width may grow, which else begins when jobs wait."""
         if isinstance(self._engine, Widens):
             with self._lock:
-                self._engine.widen(self._widened)
+                if not self._closing:  # else the model is being freed
+                    self._engine.widen(self._widened)
             await run_in_daemon("asteady-widen", self._engine.join_widening)
 
     async def run(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import threading
+from collections.abc import Callable
+from contextvars import Context
+from typing import Any, TypeVarTuple
 
 import anyio
 import anyio.lowlevel
@@ -12,8 +15,10 @@ import pytest
 from asteady._base.errors import SessionClosedError
 from asteady._base.requests import Completion
 from asteady._engine.pool import Pool
-from tests.engine.gated import GatedEngine, ask
-from tests.engine.pooled import MakePool, settle, start
+from tests.engine.gated import GatedEngine, WideningEngine, ask
+from tests.engine.pooled import MakePool, OpenPool, settle, start
+
+Ts = TypeVarTuple("Ts")
 
 pytestmark = pytest.mark.anyio
 
@@ -42,6 +47,16 @@ async def test_closing_an_unused_pool_closes_the_engine(
     engine: GatedEngine, make_pool: MakePool
 ) -> None:
     await make_pool().aclose()
+    assert engine.log == ["engine closed"]
+
+
+async def test_an_engine_that_is_being_closed_is_not_asked_for_a_larger_width(
+    open_pool: OpenPool,
+) -> None:
+    engine = WideningEngine()
+    pool = open_pool(engine, 1, 10)
+    await pool.aclose()
+    await pool.widen()
     assert engine.log == ["engine closed"]
 
 
@@ -118,6 +133,42 @@ def test_a_loop_that_was_closed_does_not_harm_the_pool(engine: GatedEngine) -> N
         await settle(pool, lambda now: now.running == 0)
         now = pool.statistics()
         assert (now.finished, now.cancelled, now.restarted) == (1, 2, 0)
+        await pool.aclose()
+
+    asyncio.run(afterwards())
+
+
+def test_a_loop_that_was_closed_with_chunks_on_their_way_does_not_keep_a_worker(
+    engine: GatedEngine,
+) -> None:
+    pool = Pool(engine, 1, 10)
+    posted = threading.Event()
+
+    class Loop(asyncio.SelectorEventLoop):
+        def call_soon_threadsafe(
+            self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+        ) -> asyncio.Handle:
+            handle = super().call_soon_threadsafe(callback, *args, context=context)
+            posted.set()
+            return handle
+
+    async def begin() -> asyncio.Task[Any]:
+        task = asyncio.ensure_future(pool.run(ask("a", 3), lambda _: None))
+        await engine.happens("admit a")
+        return task
+
+    loop = Loop()
+    task = loop.run_until_complete(begin())
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # meant to be left
+    loop.run_until_complete(loop.shutdown_default_executor())
+    posted.clear()
+    engine.let(1)
+    assert posted.wait(60)
+    loop.close()
+
+    async def afterwards() -> None:
+        engine.let(1)
+        await engine.happens("release a")
         await pool.aclose()
 
     asyncio.run(afterwards())
