@@ -13,6 +13,7 @@ import contextvars
 import enum
 import logging
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
@@ -67,7 +68,7 @@ class OwnedTasks:
         self._stop = asyncio.Event()
         self._owner: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._when_open: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        self._when_open: deque[Callable[[], Coroutine[Any, Any, None]]] = deque()
         self._context: contextvars.Context | None = None
         self._abandon: Callable[[], None] = _nothing
         self._abandoning = threading.Lock()
@@ -129,18 +130,20 @@ class OwnedTasks:
         """From now on it is open; False if it was stopped meanwhile."""
         if self.state is State.OPENING and not self._stop.is_set():
             self.state = State.OPEN
-            waiting, self._when_open = self._when_open, []
-            for fn in waiting:
-                self.spawn(fn)
+            self._spawn_waiting()
         return self.state is State.OPEN
 
     def spawn_when_open(self, fn: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """`spawn`, as soon as it is open; from any thread. Nothing if it is closed."""
-        if self.state in (State.UNOPENED, State.OPENING):
-            self._when_open.append(fn)
-        elif self.state is State.OPEN and self.loop is not None:
+        # Put there first: it may be opened between two steps here.
+        self._when_open.append(fn)
+        if self.state is State.OPEN and self.loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed
-                self.loop.call_soon_threadsafe(self.spawn, fn)
+                self.loop.call_soon_threadsafe(self._spawn_waiting)
+
+    def _spawn_waiting(self) -> None:
+        while self._when_open:
+            self.spawn(self._when_open.popleft())
 
     def spawn(
         self,

@@ -15,7 +15,7 @@ from anyio.lowlevel import checkpoint
 from asteady._base.errors import PromptTooLongError, SessionClosedError
 from asteady._base.requests import Chunk
 from asteady._session.flight import Flight, Flights
-from asteady._session.lifetime import OwnedTasks
+from asteady._session.lifetime import OwnedTasks, State
 
 Ask: TypeAlias = Callable[[], Coroutine[Any, Any, str]]
 Cancel: TypeAlias = Callable[[Ask], Coroutine[Any, Any, None]]
@@ -317,6 +317,42 @@ def test_owned_tasks_close_when_asyncio_run_ends() -> None:
     owned = asyncio.run(main())
     assert events == ["torn down"]
     assert not owned.left_open
+
+
+@pytest.mark.anyio
+async def test_what_another_thread_adds_while_it_opens_is_begun() -> None:
+    begun = anyio.Event()
+
+    class OpenedMeanwhile(OwnedTasks):
+        """Opened, as if by its loop, when another thread has just read that it is not."""
+
+        adding = False
+
+        @property
+        def state(self) -> State:
+            before = self._state
+            if self.adding:
+                self.adding = False
+                assert self.opened()
+            return before
+
+        @state.setter
+        def state(self, state: State) -> None:
+            self._state = state
+
+    async def begin() -> None:
+        begun.set()
+
+    async def teardown() -> None:
+        pass
+
+    owned = OpenedMeanwhile()
+    owned.start(teardown)
+    owned.adding = True
+    owned.spawn_when_open(begin)
+    with anyio.fail_after(60):
+        await begun.wait()
+    await owned.stop()
 
 
 @pytest.mark.anyio
