@@ -27,6 +27,9 @@ REBUILD = (
 )
 
 
+REPLACED = "llama-cpp-python was replaced after this process had loaded it: start it again"
+
+
 @attrs.frozen
 class Library:
     path: Path
@@ -61,6 +64,20 @@ def libraries() -> list[Library]:
         ):
             found.append(Library(path, Identity.of(path.stat())))
     return found
+
+
+def has_replaced(found: Sequence[Library]) -> bool:
+    """Whether this process has loaded other files than these, which were at their paths before.
+
+    False where the system does not tell: elsewhere than on Linux.
+    """
+    try:
+        mapped = Path("/proc/self/maps").read_bytes()
+    except OSError:  # pragma: no cover  # other systems than Linux
+        return False
+    # 7f3a4c000000-7f3a4c021000 r-xp 00021000 fe:00 2277479    /path/libllama.so (deleted)
+    names = {line.split(maxsplit=5)[-1] for line in mapped.splitlines()}
+    return any(os.fsencode(os.path.realpath(each.path)) + b" (deleted)" in names for each in found)
 
 
 def digest_of(found: Sequence[Library]) -> str:

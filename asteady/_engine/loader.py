@@ -30,7 +30,7 @@ from asteady._base.requests import Kind
 from asteady._base.settings import Settings
 from asteady._base.threads import start_daemon
 from asteady._engine.api import Engine, MachineStatistics
-from asteady._engine.build import digest_of, libraries, processor
+from asteady._engine.build import REPLACED, digest_of, libraries, processor
 from asteady._engine.cores import Cores
 from asteady._engine.fingerprint import FingerprintParts
 from asteady._engine.memory import ContextMemory
@@ -420,9 +420,7 @@ def build_of(cache_dir: Path) -> dict[str, str]:
     if loaded is not None and found != loaded:
         if _loaded_build is not None:
             return _loaded_build
-        raise EngineError(
-            "llama-cpp-python was replaced after this process had loaded it: start it again"
-        )
+        raise EngineError(REPLACED)
     parts = [f"{library.path} {' '.join(map(str, library.identity))}" for library in found]
     key = hashlib.sha256("\n".join([*parts, processor()]).encode()).hexdigest()
     build = recall(cache_dir / _BUILDS_FILE, key)

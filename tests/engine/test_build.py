@@ -44,6 +44,24 @@ except EngineError as exc:
     print(exc)
 """
 
+LOADED_BEFORE = """
+import os, shutil, sys
+from pathlib import Path
+import llama_cpp
+from asteady._base.errors import EngineError
+from asteady._engine.loader import build_of
+
+caches, library = map(Path, sys.argv[1:])
+shutil.copy(library, library.with_suffix(".new"))
+os.replace(library.with_suffix(".new"), library)
+for _ in range(2):
+    try:
+        build_of(caches)
+    except EngineError as exc:
+        print(exc)
+assert not list(caches.glob("*.json"))
+"""
+
 
 @pytest.fixture
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -84,3 +102,11 @@ def test_a_process_stays_with_the_libraries_that_it_has_loaded(
     assert "replaced after this process had loaded it: start it again" in run(
         STAYS, tmp_path, library
     )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which files are loaded")
+def test_what_another_user_of_llama_cpp_loaded_is_not_taken_for_the_libraries_of_now(
+    library: Path, tmp_path: Path
+) -> None:
+    told = "llama-cpp-python was replaced after this process had loaded it: start it again"
+    assert run(LOADED_BEFORE, tmp_path, library).splitlines() == [told, told]

@@ -4,7 +4,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from asteady._engine.build import import_failed, libraries
+from asteady._base.errors import EngineError
+from asteady._engine.build import REPLACED, has_replaced, import_failed, libraries
 
 # Threads of one call wait for each other at every node of the graph. By default they spin for so
 # long that two processes which share the cores take ten times as long; a thread that sleeps earlier
@@ -33,3 +34,7 @@ with _short_spinning():
         import llama_cpp  # noqa: F401
     except Exception as exc:  # it raises what ctypes does, RuntimeError and others
         raise import_failed(exc) from exc
+
+# Another user of llama_cpp in this process may have loaded it long ago.
+if has_replaced(LIBRARIES):
+    raise EngineError(REPLACED)
