@@ -1,5 +1,6 @@
 """The only importer of llama_cpp. Importing a module of this package loads llama.cpp."""
 
+import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from asteady._engine.build import REPLACED, has_replaced, import_failed, librari
 # Threads of one call wait for each other at every node of the graph. By default they spin for so
 # long that two processes which share the cores take ten times as long; a thread that sleeps earlier
 # costs an idle machine nothing that could be measured (docs/performance.md).
-_SPIN_COUNT = "1000"
+_SPIN_COUNT = b"1000"
 
 
 @contextmanager
@@ -19,11 +20,13 @@ def _short_spinning() -> Iterator[None]:
     if any(name in os.environ for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")):
         yield
         return
-    os.environ["GOMP_SPINCOUNT"] = _SPIN_COUNT
+    # Not in `os.environ`: another thread that copies it would fail when the variable is gone.
+    libc = ctypes.PyDLL(None)
+    libc.setenv(b"GOMP_SPINCOUNT", _SPIN_COUNT, True)
     try:
         yield
     finally:
-        del os.environ["GOMP_SPINCOUNT"]
+        libc.unsetenv(b"GOMP_SPINCOUNT")
 
 
 LIBRARIES = libraries()

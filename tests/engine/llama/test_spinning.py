@@ -11,6 +11,21 @@ import pytest
 
 _LOAD = "import os, asteady._engine.llama.lib; print(os.environ.get('GOMP_SPINCOUNT'))"
 
+_WHILE_IT_LOADS = """
+import ctypes, os, sys
+
+libc = ctypes.CDLL(None)
+libc.getenv.restype = ctypes.c_char_p
+
+class Look:
+    def find_spec(self, name, path=None, target=None):
+        if name == "llama_cpp":
+            print(libc.getenv(b"GOMP_SPINCOUNT"), os.environ.get("GOMP_SPINCOUNT"))
+
+sys.meta_path.insert(0, Look())
+import asteady._engine.llama.lib
+"""
+
 
 def _loaded(**environment: str) -> tuple[str, str]:
     """The spin count that was read, and the variable afterwards."""
@@ -40,3 +55,17 @@ def test_the_users_own_spin_count_is_kept() -> None:
 def test_the_users_own_wait_policy_is_kept() -> None:
     count, variable = _loaded(OMP_WAIT_POLICY="passive")
     assert (count, variable) == ("0", "None")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="without POSIX's environment")
+def test_the_environment_of_other_threads_is_the_same_meanwhile() -> None:
+    """One that copies ``os.environ`` reads each variable that it has listed."""
+    unset = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}
+    done = subprocess.run(
+        [sys.executable, "-c", _WHILE_IT_LOADS],
+        env={name: value for name, value in os.environ.items() if name not in unset},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "b'1000' None"
