@@ -56,6 +56,8 @@ def _own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
     monkeypatch.setenv("ASTEADY_CACHE_DIR", str(tmp_path / "caches"))
     monkeypatch.setenv("ASTEADY_STORE_TIMEOUT_S", "60")
+    # From Python 3.12 on, where a program forks beside threads.
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore:This process:DeprecationWarning")
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib.metadata
+import inspect
 import sqlite3
 import sys
 import threading
@@ -33,7 +34,7 @@ async def test_the_private_parts_of_aiosqlite_are_still_there() -> None:
     from aiosqlite import core
 
     connection = aiosqlite.Connection(memory, iter_chunk_size=64)
-    assert asyncio.iscoroutinefunction(connection._execute)
+    assert inspect.iscoroutinefunction(connection._execute)
     assert isinstance(connection._thread, threading.Thread)
     assert connection._running
     assert connection._connection is None

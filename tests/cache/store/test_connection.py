@@ -52,6 +52,7 @@ def test_a_connection_that_is_opened_while_another_thread_looks_at_the_file(
         other = connect_file(tmp_path / "other.db", 1.0)
         other.file = ComparedWhileConnecting()
         assert head_of(path, 20) == b""
+        other.file = None
     connecting.join(60)
     (connection,) = opened
     assert locked(path)
