@@ -14,6 +14,9 @@ import pytest
 
 pty = pytest.importorskip("pty", reason="this system has no pseudo-terminals")
 
+# The line is there when something takes long.
+LATER = "import sys; from asteady.cli import main; sys.exit(main(sys.argv[1:]))"
+
 # Set PLAIN to do without rich. The line is there from the start: no time need pass until there is
 # something to show.
 _START = """
@@ -90,6 +93,8 @@ class Terminal:
         return _COLOURS.sub("", self.said)
 
     def press_ctrl_c(self) -> None:
+        """The terminal writes ^C for it, before the command's last line or after it: it sends the
+        signal first."""
         os.write(self._screen, b"\x03")
 
     def read_until(self, text: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import pty
 import re
 import signal
 import subprocess
@@ -18,6 +17,7 @@ import pytest
 import asteady
 from asteady._base.settings import CachePolicy
 from asteady.testing import FakeEngine
+from tests.cli.terminal import LATER, Terminal
 from tests.gguf_files import CHAT_TEMPLATE, write_bigram
 from tests.redis_server import RedisServer
 
@@ -374,26 +374,14 @@ def test_reasoning_is_dimmed_on_a_terminal(tmp_path: Path) -> None:
         ["\n", "<think>", "I", " see", "</think>", "Hello"],
         template="{# <think></think> #}" + CHAT_TEMPLATE,
     )
-    command = [sys.executable, "-m", "asteady", "generate", "hi", "--model", str(model)]
 
-    def shown(*more: str) -> bytes:
-        terminal, end = pty.openpty()
-        try:
-            done = subprocess.run(
-                [*command, *more], stdout=subprocess.PIPE, stderr=end, timeout=120, check=True
-            )
-            assert done.stdout == b"Hello\n"
-            os.write(end, b"END")
-            seen = b""
-            while not seen.endswith(b"END"):
-                seen += os.read(terminal, 4096)
-            return seen
-        finally:
-            os.close(terminal)
-            os.close(end)
+    def shown(*more: str) -> str:
+        terminal = Terminal(LATER, "generate", "hi", "--model", str(model), *more)
+        assert terminal.finish() == (0, "Hello\n")
+        return terminal.said
 
-    assert b"\x1b[2mI see\x1b[0m\r\n\r\n" in shown()
-    assert b"see" not in shown("--no-reasoning")
+    assert "\x1b[2mI see\x1b[0m\r\n\r\n" in shown()
+    assert "see" not in shown("--no-reasoning")
 
 
 def test_a_closed_standard_output_is_one_line() -> None:

@@ -126,9 +126,7 @@ def test_ctrl_c_leaves_a_clean_line() -> None:
     terminal.press_ctrl_c()
     code, stdout = terminal.finish()
     assert (code, stdout) == (130, "")
-    assert "^C" in terminal.said  # the terminal's own
-    # It may be written after the program's last line: a terminal sends the signal before its echo.
-    assert shown(terminal.said)[-1].removesuffix("^C").rstrip() == "asteady: interrupted"
+    assert shown(terminal.said.replace("^C", ""))[-1] == "asteady: interrupted"
 
 
 _LOADING = Activity(

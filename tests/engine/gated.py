@@ -39,7 +39,8 @@ class GatedJob:
 class GatedEngine:
     """Closed at first: a step does nothing until `open` or `let` has allowed it.
 
-    `log` tells in order what the workers were told: "admit a", "release a", "close", ...
+    `log` tells in order what the workers were told: "admit a", "release a", "close", ..., and when
+    a step of a deaf one waits: "deaf".
     """
 
     model = "gated"
@@ -87,6 +88,7 @@ class GatedEngine:
         pool can admit more jobs; a deaf one waits for its permission whatever happens."""
         with self.changed:
             if self.deaf:
+                self.note("deaf")
                 self.changed.wait_for(lambda: self._permits >= 1)
             else:
                 self.changed.wait_for(lambda: self._permits >= 1 or given_up(), 0.002)

@@ -28,5 +28,12 @@ async def settle(pool: Pool, condition: Callable[[PoolStatistics], bool]) -> Non
             await anyio.lowlevel.checkpoint()
 
 
+async def queued(pool: Pool, count: int) -> None:
+    """Wait until so many requests are in the queue: prepared, and without a slot."""
+    with anyio.fail_after(60):
+        while len(pool._queue) != count:
+            await anyio.lowlevel.checkpoint()
+
+
 def admissions(engine: GatedEngine) -> list[str]:
     return [line.removeprefix("admit ") for line in engine.log if line.startswith("admit")]

@@ -111,7 +111,8 @@ async def test_cancelled_between_assignment_and_admission(
     pool = make_pool(width=2)
     engine.deaf = True
     first = start(pool, "a")
-    await engine.happens("admit a")
+    # Before that it would still take what comes.
+    await engine.happens("admit a", "deaf")
     second = start(pool, "b")
     await settle(pool, lambda now: now.running == 2)
     second.cancel()

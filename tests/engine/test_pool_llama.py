@@ -17,7 +17,7 @@ import anyio.lowlevel
 import llama_cpp
 import pytest
 
-from asteady._base.requests import Chunk, Completion, EmbedRequest, GenerateRequest
+from asteady._base.requests import Completion, EmbedRequest, GenerateRequest
 from asteady._engine.llama.engine import LlamaEngine
 from asteady._engine.plan import Setup
 from asteady._engine.pool import Pool
@@ -153,19 +153,19 @@ async def test_a_neighbour_of_a_cancelled_prompt_is_answered_as_ever(
     request = GenerateRequest.of("Hi there", max_new_tokens=60, logprobs=2)
     expected = digest(await pool.run(request))
     watch.codes.clear()
-    chunks: asyncio.Queue[Chunk] = asyncio.Queue()
-    neighbour = asyncio.ensure_future(pool.run(request, chunks.put_nowait))
-    await chunks.get()
-    prompted = threading.Event()
+    decoding, prompted = threading.Event(), threading.Event()
 
     def entered(tokens: int) -> None:
         # Alone, the neighbour waits for the next prompt, however long this thread takes for it.
         if tokens > 2:
             prompted.clear()
         else:
+            decoding.set()
             assert prompted.wait(60)
 
     watch.entered = entered
+    neighbour = asyncio.ensure_future(pool.run(request))
+    assert await asyncio.to_thread(decoding.wait, 60)
     for node in (1, 20, 60):
         task = asyncio.ensure_future(pool.run(GenerateRequest.of(LONG)))
         await settle(pool, lambda now: now.running == 2)
@@ -285,9 +285,11 @@ atexit.register(count_workers)  # Before the pool's own, so it runs after that.
 from pathlib import Path
 from asteady._base.errors import EngineError
 from asteady._base.requests import GenerateRequest
+from asteady._engine import pool as module
 from asteady._engine.pool import Pool
 from tests.engine.conftest import load
 
+module._EXIT_JOIN_S = 60.0  # a busy machine may need more than a second
 pool = Pool(load(Path(sys.argv[1]), "gpt2.gguf"), 2, 10)
 request = GenerateRequest.of("Hi", max_new_tokens=5)
 """

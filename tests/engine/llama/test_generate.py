@@ -8,6 +8,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from time import perf_counter
 
 import attrs
 import llama_cpp
@@ -27,7 +28,9 @@ from tests.published import smollm2_file
 
 
 def test_an_answer_is_complete(gpt2: LlamaEngine) -> None:
+    began = perf_counter()
     answer = generate(gpt2, "Hi", max_new_tokens=30, seed=5)
+    assert 0 < answer.cost_s <= perf_counter() - began
     assert answer.text == "".join(answer.chunks)
     assert answer.finish_reason == "length"
     assert answer.prompt_tokens == len(gpt2.prepare(GenerateRequest.of("Hi")).tokens)  # type: ignore[attr-defined]
@@ -35,7 +38,6 @@ def test_an_answer_is_complete(gpt2: LlamaEngine) -> None:
     assert answer.logprobs is None
     assert (answer.seed, answer.model) == (5, gpt2.model)
     assert answer.fingerprint == gpt2.fingerprint
-    assert 0 < answer.cost_s < 10
     assert not answer.cached
 
 
