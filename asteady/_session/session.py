@@ -203,8 +203,10 @@ class Session(Calls):
         tasks: OwnedTasks | None = getattr(self, "_tasks", None)
         if tasks is not None and tasks.left_open and self._warns:
             tasks.stop_soon()
+            # Without its repr, which needs locks of the pools: a thread that has one may be the one
+            # that collects garbage.
             warnings.warn(
-                f"{self!r} was never closed; use `async with`, or await aclose()",
+                "a session was never closed; use `async with`, or await aclose()",
                 ResourceWarning,
                 stacklevel=2,
                 source=self,

@@ -711,8 +711,9 @@ class Session(SessionCalls):
             return
         if own.opened_by is started():  # not in a forked child
             own.behind.abandon()
+            # Without its repr: see `asteady.Session`.
             warnings.warn(
-                f"{own.behind!r} was never closed; use `with`, or close()",
+                "a session was never closed; use `with`, or close()",
                 ResourceWarning,
                 stacklevel=2,
                 source=self,

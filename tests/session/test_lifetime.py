@@ -159,6 +159,40 @@ async def test_a_session_that_is_dropped_open_warns_and_is_closed_after_all() ->
     assert engine.closed
 
 
+async def test_a_session_that_is_dropped_open_waits_for_no_lock_of_its_pools() -> None:
+    """Garbage is collected in any thread, also in one that has that lock."""
+
+    class Asked(FakeEngine):
+        def __init__(self) -> None:
+            self.asked = 0
+            super().__init__()
+
+        @property
+        def width(self) -> int:
+            self.asked += 1  # under the lock
+            return 1
+
+        @width.setter
+        def width(self, width: int) -> None: ...
+
+    engine = Asked()
+    sessions = [await Session(engine=engine).open()]
+    await sessions[0].generate("hi")
+    tasks = context_of(sessions[0]).tasks
+    before = engine.asked
+    assert "generation:builtin" in repr(sessions[0])
+    assert engine.asked == before + 1
+
+    def drop() -> None:
+        sessions.clear()
+        gc.collect()
+
+    with pytest.warns(ResourceWarning, match="never closed"):
+        drop()
+    assert engine.asked == before + 1
+    await tasks.stop()
+
+
 async def test_closing_does_not_wait_for_a_load_and_the_model_is_freed_afterwards() -> None:
     """As with a model of many gigabytes on a slow disk."""
     began, may_end, ended = threading.Event(), threading.Event(), threading.Event()
