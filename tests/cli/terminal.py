@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import select
@@ -86,6 +87,8 @@ class Terminal:
         )
         os.close(stderr)
         self.said = ""
+        # A piece may end within a character.
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
 
     @property
     def text(self) -> str:
@@ -118,7 +121,7 @@ class Terminal:
             piece = os.read(self._screen, 4096)
         except OSError:  # on Linux, at the end
             return False
-        self.said += piece.decode(errors="replace")
+        self.said += self._decode(piece)
         return bool(piece)
 
 
