@@ -43,11 +43,13 @@ class Lookups:
     def get(self, name: str) -> asyncio.Future[Found]:
         """What is found of a name. Cancelling it concerns no other."""
         batch = self._batch
-        if batch is None or len(batch) >= min(_BATCH, max(1, _BATCH_BYTES // self._value_bytes)):
-            batch = self._batch = []
-            self._begin(self._send(batch)).add_done_callback(partial(self._ended, batch))
         found: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
-        batch.append((name, found))
+        if batch is None or len(batch) >= min(_BATCH, max(1, _BATCH_BYTES // self._value_bytes)):
+            # With its first look-up: where tasks are eager, it is sent before `_begin` returns.
+            batch = self._batch = [(name, found)]
+            self._begin(self._send(batch)).add_done_callback(partial(self._ended, batch))
+        else:
+            batch.append((name, found))
         return found
 
     async def _send(self, batch: _Batch) -> None:

@@ -47,6 +47,15 @@ class Server:
         return [self.found.get(name, name.encode()) for name in names]
 
 
+class EagerServer(Server):
+    """On a loop whose tasks are eager, from Python 3.12 on, they take their first step at once."""
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        with pytest.raises(StopIteration):
+            work.send(None)
+        return asyncio.create_task(asyncio.sleep(0))
+
+
 def names(count: int) -> list[str]:
     return [f"name {number}" for number in range(count)]
 
@@ -164,3 +173,10 @@ async def test_the_end_of_a_batch_is_the_end_of_its_look_ups(turns: int) -> None
         server.slots.release()
     server.answers.set()
     assert await server.ask(["another"]) == [b"another"]
+
+
+async def test_a_look_up_that_is_sent_before_its_task_is_there_is_answered() -> None:
+    server = EagerServer()
+    (found,) = await asyncio.gather(server.lookups.get("a"), return_exceptions=True)
+    assert found == b"a"
+    assert server.batches == [["a"]]
