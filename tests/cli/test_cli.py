@@ -260,7 +260,8 @@ def test_an_interrupt_stops_at_once_with_exit_code_130() -> None:
             _, stderr = process.communicate(timeout=60)
         finally:
             process.kill()
-        assert process.returncode in (130, 0), stderr
+        # Or it has printed the answer already, or Python is ending.
+        assert process.returncode in (130, 0, -signal.SIGINT), stderr
     assert b"Traceback" not in stderr
 
 

@@ -153,7 +153,11 @@ class TestCtrlC:
         terminal.read_until("\rasteady: computing the answer")
         terminal.process.send_signal(signal.SIGINT)
         terminal.process.send_signal(signal.SIGINT)
-        assert terminal.finish() == (130, "")
+        code, stdout = terminal.finish()
+        # The second one may come when Python has nearly ended, and handles no signals any more: a
+        # shell says 130 of that too.
+        assert code in (130, -signal.SIGINT)
+        assert stdout == ""
         assert "Traceback" not in terminal.said
 
     @pytest.mark.parametrize("command", ["generate", "embed", "tokens", "warm -"])
