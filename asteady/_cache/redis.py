@@ -556,6 +556,8 @@ def _client(url: str, timeout_s: float) -> Client:
         "socket_connect_timeout": max(timeout_s, _SILENCE_S),
         # One more attempt, at once: a server that was started again has closed its connections.
         "retry": Retry(NoBackoff(), 1),
+        # Before version 6, redis-py knows no errors after which it tries.
+        "retry_on_error": [exceptions.ConnectionError],
         "protocol": 2,
     }
     scheme, _, rest = url.partition("://")

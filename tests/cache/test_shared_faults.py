@@ -99,6 +99,25 @@ async def test_kill_9_in_mid_load_and_the_return_of_the_server(
     assert all("left alone" in message for message in warnings(caplog))
 
 
+async def test_connections_that_the_server_has_closed_are_no_failure(
+    machine: Machine,
+    redis_server: RedisServer,
+    redis_proxy: Proxy,
+    redis_client: redis.Redis,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with machine("a", FakeEngine()) as a:
+        for prompt in ("one", "two"):
+            await ask_shared(a, prompt, redis_client)
+    engine, url = FakeEngine(), redis_server.url_at(redis_proxy.port)
+    async with machine("b", engine, shared_cache=url) as b:
+        for prompt in ("one", "two"):
+            await ask(b, prompt)
+            redis_proxy.cut()
+    assert engine.computed == []
+    assert warnings(caplog) == []
+
+
 async def test_a_server_that_ends_while_a_machine_waits_for_another(
     machine: Machine, redis_server: RedisServer
 ) -> None:
