@@ -16,7 +16,7 @@ import pytest
 pty = pytest.importorskip("pty", reason="this system has no pseudo-terminals")
 
 # The line is there when something takes long.
-LATER = "import sys; from asteady.cli import main; sys.exit(main(sys.argv[1:]))"
+LATER = "import sys; from asteady.cli import main; sys.exit(main())"
 
 # Set PLAIN to do without rich. The line is there from the start: no time need pass until there is
 # something to show.
@@ -27,7 +27,7 @@ if os.environ.get("PLAIN"):
 from asteady.cli import _progress, main
 _progress.NOTICEABLE_S = 0.0
 """
-AT_ONCE = _START + "sys.exit(main(sys.argv[1:]))"
+AT_ONCE = _START + "sys.exit(main())"
 
 # The model is never loaded.
 STUCK = (
@@ -35,7 +35,7 @@ STUCK = (
     + """
 from asteady._engine.loader import LlamaSource
 LlamaSource.load = lambda *_: threading.Event().wait()
-sys.exit(main(sys.argv[1:]))
+sys.exit(main())
 """
 )
 
@@ -48,7 +48,7 @@ def at_once(self, *given):
     count(self, *given)
     self._paint(self._status())
 _progress.Progress.count = at_once
-sys.exit(main(sys.argv[1:]))
+sys.exit(main())
 """
 )
 
