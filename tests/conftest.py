@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import signal
+import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -58,6 +60,22 @@ def _own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ASTEADY_STORE_TIMEOUT_S", "60")
     # From Python 3.12 on, where a program forks beside threads.
     monkeypatch.setenv("PYTHONWARNINGS", "ignore:This process:DeprecationWarning")
+
+
+@pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No coverage is measured, neither here nor in processes that the test starts.
+
+    It takes a quarter of a program's time, and most of a long loop's. For tests of whole programs,
+    and of what goes on for long, of whose lines others cover each.
+    """
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+    here, in_threads = sys.gettrace(), threading.gettrace()
+    sys.settrace(None)
+    threading.settrace(None)
+    yield
+    threading.settrace(in_threads)
+    sys.settrace(here)
 
 
 @pytest.fixture

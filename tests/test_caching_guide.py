@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 PREAMBLE = """
 import asteady.steadytext as steadytext
 from asteady.steadytext import get_cache_manager

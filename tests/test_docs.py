@@ -32,6 +32,8 @@ from tests.benchmarks import plots
 from tests.published import smollm2_file
 from tests.serving import reserved_port
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]

@@ -12,6 +12,8 @@ import pytest
 
 from tests.published import smollm2_file
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 

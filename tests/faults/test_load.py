@@ -20,10 +20,11 @@ import pytest
 from tests.faults.campaign import rounds
 from tests.faults.conftest import Tally
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("unmeasured")]
 
 CLIENTS = 500
-SECONDS = rounds(60, 3600)
+# Of all clients together: as many on a slow machine, and with them as much to grow by.
+REQUESTS = rounds(4_000, 2_000_000)
 PROMPTS = 2000
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -35,6 +36,9 @@ async def served() -> AsyncIterator[tuple[int, str]]:
         port = listening.getsockname()[1]
         listening.set_inheritable(True)
         program = [sys.executable, "-m", "uvicorn", "--fd", str(listening.fileno())]
+        # A client of a busy machine may take its time for the next request: it must not meet the
+        # end of its connection.
+        program += ["--timeout-keep-alive", "600"]
         process = subprocess.Popen(
             [*program, "--log-level", "warning", "examples.asgi_app:app"],
             cwd=Path(__file__).parents[2],
@@ -57,37 +61,39 @@ async def test_many_clients_ask_for_popular_and_rare_things(tally: Tally) -> Non
     # Zipf: the prompt of rank k is asked 1/k times as often as the first.
     weights = [1 / rank for rank in range(1, PROMPTS + 1)]
     waits_s: list[float] = []
+    refused: list[int] = []
     memory_mb: list[float] = []
 
-    async def ask(client: httpx.AsyncClient, end_s: float) -> None:
-        while time.monotonic() < end_s:
+    async def ask(client: httpx.AsyncClient, pid: int) -> None:
+        for _ in range(REQUESTS // CLIENTS):
             (number,) = draw.choices(range(PROMPTS), weights)
             path = "/stream" if number % 5 == 0 else "/generate"
+            params = {"prompt": f"What is {number}?"}
             began_s = time.monotonic()
-            reply = await client.get(path, params={"prompt": f"What is {number}?"})
+            # More clients than the app's queue has places: some may have to come again.
+            while (reply := await client.get(path, params=params)).status_code == 503:
+                refused.append(number)
+                await asyncio.sleep(float(reply.headers["retry-after"]))
             assert reply.status_code == 200, reply.text
             assert reply.text
             waits_s.append(time.monotonic() - began_s)
-
-    async def watch(pid: int, end_s: float) -> None:
-        while time.monotonic() < end_s:
-            memory_mb.append(resident_mb(pid))
-            await asyncio.sleep(SECONDS / 100)
+            if len(waits_s) % (REQUESTS // 100) == 0:
+                memory_mb.append(resident_mb(pid))
 
     async with served() as (pid, url):
         limits = httpx.Limits(max_connections=CLIENTS, max_keepalive_connections=CLIENTS)
         async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
             await client.get("/health")
-            end_s = time.monotonic() + SECONDS
             async with asyncio.TaskGroup() as group:
-                group.create_task(watch(pid, end_s))
                 for _ in range(CLIENTS):
-                    group.create_task(ask(client, end_s))
+                    group.create_task(ask(client, pid))
     half = len(memory_mb) // 2
-    # What is cached grows in the first half; then memory stays as it is.
-    assert max(memory_mb[half:]) < 1.2 * max(memory_mb[:half]) + 20
+    # What is cached grows in the first half; then memory stays as it is. To lose 10 kB at each
+    # request would be too much.
+    assert max(memory_mb[half:]) < 1.1 * statistics.median(memory_mb[:half]) + 10
     cuts = statistics.quantiles(waits_s, n=1000)
     tally("requests, none failed", len(waits_s))
+    tally("refused and asked again", len(refused))
     tally("ms at the median", round(1000 * cuts[499]))
     tally("ms at the 99th percentile", round(1000 * cuts[989]))
     tally("MB at the most", round(max(memory_mb)))
