@@ -34,6 +34,9 @@ def anyio_backend():
 @pytest.fixture(autouse=True)
 def _found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    # Those of all packages that are installed take longer to import than the tests to run.
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("PYTEST_PLUGINS", "anyio.pytest_plugin")
 
 
 def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
@@ -164,8 +167,7 @@ def test_it(asteady_session):
 def test_a_run_that_does_not_use_it_imports_only_the_front(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Whatever other plugins are installed.
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.delenv("PYTEST_PLUGINS")
     pytester.makepyfile(
         """
         import sys
@@ -188,7 +190,7 @@ def test_coverage_of_asteady_counts_what_runs_when_it_is_imported(
     """Plugins are imported before coverage is measured; this one imports only the front."""
     pytester.makepyfile("from asteady import AsteadyError\n\ndef test_nothing(): pass")
     pytester.makefile(".cfg", cov="[run]\nsource_pkgs = asteady._base\n")
-    done = run(pytester, "--cov", "--cov-config=cov.cfg")
+    done = run(pytester, "-p", "pytest_cov", "--cov", "--cov-config=cov.cfg")
     done.assert_outcomes(passed=1)
     (line,) = [
         line for line in done.outlines if line.split()[:1] == [f"{ROOT}/asteady/_base/errors.py"]
