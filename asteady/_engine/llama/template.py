@@ -457,13 +457,16 @@ class ChatTemplate:
     @functools.cached_property
     def _takes_parts(self) -> bool:
         """Whether it writes a text only if it is given as a list with one part."""
-        return not self._writes_probe(False) and self._writes_probe(True)
+        try:
+            return not self._writes_probe(False) and self._writes_probe(True)
+        except EngineError:  # stopped, as it will be again
+            return False
 
     def _writes_probe(self, as_parts: bool) -> bool:
         messages = [{"role": "user", "content": _PROBE}]
         try:
             text = self._render(messages, as_parts, None, _DEFAULT_DATE, {}, False).text
-        except (EngineError, InvalidRequestError, ModelCapabilityError):
+        except (InvalidRequestError, ModelCapabilityError):
             return False
         return "zqxj" in text.lower() and "'type'" not in text
 

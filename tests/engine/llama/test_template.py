@@ -319,13 +319,6 @@ def test_a_template_may_write_characters_as_surrogates() -> None:
 
 BIG = "{% set big = 'x' * 999999 %}"
 ENDLESS = {
-    "loops in loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}"
-    "{% endfor %}",
-    "a loop over a generator": "{% for a in range(99999) | map('string') %}"
-    "{% for b in range(99999) | map('string') %}{% endfor %}{% endfor %}",
-    "calls that call twice": "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}"
-    "{% endmacro %}{{ m(60) }}",
-    "filters in a loop": "{% for a in range(99999) %}{{ range(99999) | sum }}{% endfor %}",
     "a text that doubles": "{% set n = namespace(x='ab') %}"
     "{% for i in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
     "a sum that doubles": "{% set n = namespace(x='ab') %}"
@@ -397,11 +390,8 @@ ENDLESS = {
     + "{% for i in range(99999) %}{% if 'y' is in big %}{% endif %}{% endfor %}",
     "many large counts": "{% set x = range(9999) | list %}"
     "{% for i in range(99999) %}{% set y = x.count(5) %}{% endfor %}",
-    "many large outputs": "{% set x = range(9999) | list %}{% set y %}"
-    "{% for i in range(99999) %}{{ x }}{% endfor %}{% endset %}",
     "many sorted lists": "{% for i in range(99) %}{% set x = range(99999) | sort %}{% endfor %}",
     "a sum of lists": "{{ range(99999) | batch(1) | sum(start=[]) | length }}",
-    "a loop in itself": "{% for x in [1] recursive %}{{ loop(range(99999) | select) }}{% endfor %}",
     "numbers with one hash": "{% set n = namespace(x=1) %}"
     "{% for i in range(99) %}{% set n.x = n.x + 2305843009213693951 %}{% endfor %}",
     "much text": "{% for a in range(9999) %}{{ 'x' * 9999 }}{% endfor %}",
@@ -411,6 +401,27 @@ ENDLESS = {
 @pytest.mark.parametrize("source", ENDLESS.values(), ids=ENDLESS.keys())
 def test_a_template_that_does_not_end_or_builds_gigabytes_is_stopped(source: str) -> None:
     with pytest.raises(EngineError, match="chat template was stopped"):
+        template(source).render(HELLO)
+
+
+STEP_BY_STEP = {
+    "loops in loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}"
+    "{% endfor %}",
+    "a loop over a generator": "{% for a in range(99999) | map('string') %}"
+    "{% for b in range(99999) | map('string') %}{% endfor %}{% endfor %}",
+    "calls that call twice": "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}"
+    "{% endmacro %}{{ m(60) }}",
+    "filters in a loop": "{% for a in range(99999) %}{{ range(99999) | sum }}{% endfor %}",
+    "many large outputs": "{% set x = range(9999) | list %}{% set y %}"
+    "{% for i in range(99999) %}{{ x }}{% endfor %}{% endset %}",
+    "a loop in itself": "{% for x in [1] recursive %}{{ loop(range(99999) | select) }}{% endfor %}",
+}
+
+
+@pytest.mark.usefixtures("unmeasured")
+@pytest.mark.parametrize("source", STEP_BY_STEP.values(), ids=STEP_BY_STEP.keys())
+def test_a_template_that_takes_many_small_steps_is_stopped(source: str) -> None:
+    with pytest.raises(EngineError, match="takes too many steps"):
         template(source).render(HELLO)
 
 
@@ -485,7 +496,7 @@ def test_a_template_has_steps_for_each_message() -> None:
 
 
 def test_a_thread_renders_another_template_after_one_that_was_stopped() -> None:
-    endless = template(ENDLESS["loops in loops"])
+    endless = template(ENDLESS["many sorted lists"])
     for _ in range(2):
         with pytest.raises(EngineError):
             endless.render(HELLO)
