@@ -6,12 +6,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-import anyio
-import anyio.lowlevel
-
 from asteady._engine.api import Engine
 from asteady._engine.pool import Pool, PoolStatistics
 from tests.engine.gated import GatedEngine, ask
+from tests.waiting import until
 
 MakePool = Callable[..., Pool]
 OpenPool = Callable[[Engine, int, int], Pool]
@@ -23,9 +21,7 @@ def start(pool: Pool, name: str, chunks: int = 0) -> asyncio.Task[Any]:
 
 async def settle(pool: Pool, condition: Callable[[PoolStatistics], bool]) -> None:
     """Wait until the pool's numbers are so; they change in other threads."""
-    with anyio.fail_after(60):
-        while not condition(pool.statistics()):
-            await anyio.lowlevel.checkpoint()
+    await until(lambda: condition(pool.statistics()))
 
 
 async def queued(pool: Pool, count: int) -> None:

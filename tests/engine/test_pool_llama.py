@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import anyio
-import anyio.lowlevel
 import llama_cpp
 import pytest
 
@@ -25,6 +23,7 @@ from tests.engine.conftest import load
 from tests.engine.driving import digest, generate
 from tests.engine.pooled import OpenPool, settle
 from tests.gguf_files import write_llama
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -104,9 +103,7 @@ class Watch:
 
 
 async def idle(pool: Pool) -> None:
-    with anyio.fail_after(60):
-        while pool.statistics().running:
-            await anyio.lowlevel.checkpoint()
+    await until(lambda: not pool.statistics().running)
 
 
 class Lent:
@@ -265,9 +262,9 @@ async def test_a_closed_pool_is_forgotten_with_its_threads(models: Path) -> None
     )
     assert all(isinstance(answer, Completion) for answer in answers)
     await pool.aclose()
-    with anyio.fail_after(60):
-        while any(t.name.startswith("asteady-") for t in {*threading.enumerate()} - before):
-            await anyio.lowlevel.checkpoint()
+    await until(
+        lambda: not any(t.name.startswith("asteady-") for t in {*threading.enumerate()} - before)
+    )
     ghost = weakref.ref(engine)
     del pool, engine
     gc.collect()

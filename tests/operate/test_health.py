@@ -24,6 +24,7 @@ from asteady._session import default as _default
 from asteady.operate import CacheHealth, ProductionCacheMonitor
 from asteady.testing import FakeEngine
 from tests.serving import reserved_port
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -151,8 +152,7 @@ async def test_a_nearly_full_queue_warns(engine: FakeEngine) -> None:
         await engine.wait_computed(1)
         tasks += [asyncio.create_task(session.generate(f"p{n}")) for n in (1, 2)]
         await anyio.wait_all_tasks_blocked()
-        while session.statistics().pools["generation:builtin"].pending < 2:
-            await anyio.lowlevel.checkpoint()
+        await until(lambda: session.statistics().pools["generation:builtin"].pending == 2)
         health = await monitor.check_cache_health()
         assert kinds(health) == ["queue_saturated"]
         assert "2 of 2 requests are waiting" in str(health.warnings[0])

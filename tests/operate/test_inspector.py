@@ -15,6 +15,7 @@ from asteady._base.requests import Completion
 from asteady.operate import CacheInspector, Observed
 from asteady.operate._inspector import duration_text
 from asteady.testing import FakeEngine
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -52,8 +53,7 @@ async def test_traces_of_concurrent_calls_are_exact(session: Session, engine: Fa
     await engine.wait_computed(2)
     wait = asyncio.create_task(inspector.trace_generation("new"))
     await anyio.wait_all_tasks_blocked()
-    while session.cache.generation.counters.coalesced == 0:
-        await anyio.lowlevel.checkpoint()
+    await until(lambda: session.cache.generation.counters.coalesced)
     # Unused for half a second, on a busy machine, the memory tier would sleep.
     await session.generate("known")
     hit = await inspector.trace_generation("known")

@@ -7,6 +7,7 @@ import contextlib
 import random
 import threading
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import anyio
@@ -15,6 +16,7 @@ import pytest
 
 from asteady import Session
 from asteady._engine.pool import PoolStatistics
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -90,6 +92,9 @@ class HeldDecode:
         self._decode = llama_cpp.llama_decode
         monkeypatch.setattr(llama_cpp, "llama_decode", self)
 
+    def has_begun(self, calls: int) -> bool:
+        return self.calls >= calls
+
     def __call__(self, context: Any, batch: Any) -> int:
         self.calls += 1
         if self.calls > 2:
@@ -115,8 +120,7 @@ async def test_all_leave_and_a_new_caller_gets_the_right_answer(
     held.go_on.set()
     assert await ask(session) == await expected()
     assert pool(session).finished == 1
-    while pool(session).running:
-        await anyio.lowlevel.checkpoint()
+    await until(lambda: not pool(session).running)
 
 
 async def test_prompts_cancelled_while_they_are_read_leave_nothing_behind(
@@ -127,12 +131,10 @@ async def test_prompts_cancelled_while_they_are_read_leave_nothing_behind(
         with monkeypatch.context() as patch:
             held = HeldDecode(patch)
             task = asyncio.create_task(session.generate(long, raw=True, max_new_tokens=1))
-            while held.calls < 3:
-                await anyio.lowlevel.checkpoint()
+            await until(partial(held.has_begun, 3))
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             held.go_on.set()
-        while pool(session).running:
-            await anyio.lowlevel.checkpoint()
+        await until(lambda: not pool(session).running)
         assert pool(session).cancelled == number + 1
     assert await ask(session) == await expected()

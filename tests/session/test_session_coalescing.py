@@ -13,6 +13,7 @@ from asteady import PromptTooLongError, QueueFullError, Session
 from asteady._base.requests import Kind
 from asteady._engine.loader import LlamaSource
 from asteady.testing import FakeEngine
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -136,8 +137,7 @@ async def test_the_queue_is_bounded() -> None:
         running = asyncio.create_task(session.generate("running"))
         await engine.wait_computed(1)
         waiting = [asyncio.create_task(session.generate(f"waiting {n}")) for n in range(3)]
-        while session.statistics().pools["generation:builtin"].pending < 3:
-            await anyio.lowlevel.checkpoint()
+        await until(lambda: session.statistics().pools["generation:builtin"].pending == 3)
         with pytest.raises(QueueFullError, match="3"):
             await session.generate("one too many")
         engine.resume()
