@@ -26,9 +26,7 @@ async def settle(pool: Pool, condition: Callable[[PoolStatistics], bool]) -> Non
 
 async def queued(pool: Pool, count: int) -> None:
     """Wait until so many requests are in the queue: prepared, and without a slot."""
-    with anyio.fail_after(60):
-        while len(pool._queue) != count:
-            await anyio.lowlevel.checkpoint()
+    await until(lambda: len(pool._queue) == count)
 
 
 def admissions(engine: GatedEngine) -> list[str]:
