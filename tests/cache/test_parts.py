@@ -87,6 +87,31 @@ def test_a_thread_left_open_when_its_loop_ends_hangs_and_complains_of_nothing() 
         gc.collect()
 
 
+def test_a_connection_is_closed_by_its_thread_though_its_loop_is_closed_in_a_call() -> None:
+    connection = memory()
+    calling, closed = threading.Event(), threading.Event()
+
+    def call(_: sqlite3.Connection) -> None:
+        calling.set()
+        closed.wait(60)
+
+    async def leave() -> SqliteThread:
+        thread = await SqliteThread.open(lambda: connection)
+        asking = asyncio.create_task(thread.run(call))
+        await asyncio.to_thread(calling.wait, 60)
+        asking.cancel()
+        return thread
+
+    before = set(threading.enumerate())
+    thread = asyncio.run(leave())
+    thread.abandon()
+    closed.set()
+    for ending in set(threading.enumerate()) - before:
+        ending.join(60)
+    with pytest.raises(sqlite3.ProgrammingError, match="closed database"):
+        connection.total_changes  # noqa: B018
+
+
 async def test_the_interpreter_exits_with_a_thread_open() -> None:
     program = """
 import asyncio, sqlite3

@@ -37,9 +37,16 @@ class SqliteThread:
     process forks, the connection is closed, and opened again at the next call.
     """
 
-    def __init__(self, connection: aiosqlite.Connection, again: Callable[[], Connection]) -> None:
+    def __init__(
+        self,
+        connection: aiosqlite.Connection,
+        held: list[Connection],
+        again: Callable[[], Connection],
+    ) -> None:
         self._connection = connection
-        self._raw: Connection | None = connection._connection
+        # SQLite's own, until it is closed. The thread has this list only, so that one which is
+        # dropped while it is open can be collected.
+        self._held = held
         self._again = again
         self._closed = False
         self._forked = False
@@ -58,14 +65,16 @@ class SqliteThread:
             import aiosqlite
 
         failure: list[BaseException] = []
+        held: list[Connection] = []
 
         def connect_or_note() -> Connection:
             # If it raised, aiosqlite would end the thread without waiting for its end.
             try:
-                return connect()
+                held.append(connect())
             except BaseException as exc:
                 failure.append(exc)
-                return sqlite3.connect(":memory:", check_same_thread=False)
+                held.append(sqlite3.connect(":memory:", check_same_thread=False))
+            return held[0]
 
         connection = aiosqlite.Connection(connect_or_note, iter_chunk_size=64)
         connection._thread.daemon = True
@@ -73,18 +82,20 @@ class SqliteThread:
 
         def run_quietly() -> None:
             # A loop that was closed during a call takes no result, and aiosqlite 0.22.0 cannot
-            # close without a future, which fails after `close`. No traceback is printed then.
+            # close without a future, which fails after `close`. No traceback is printed then; but
+            # the thread ends, and what would close the connection may be in its queue.
             with contextlib.suppress(RuntimeError, AttributeError):
                 run()
+            _close(held)
 
         connection._thread.run = run_quietly  # type: ignore[method-assign]  # of aiosqlite
         opening = asyncio.ensure_future(connection)
         try:
             await asyncio.shield(opening)
         except asyncio.CancelledError:
-            opening.add_done_callback(lambda _: cls(connection, again or connect).abandon())
+            opening.add_done_callback(lambda _: cls(connection, held, again or connect).abandon())
             raise
-        thread = cls(connection, again or connect)
+        thread = cls(connection, held, again or connect)
         if failure:
             await thread.aclose()
             raise failure.pop()
@@ -129,15 +140,11 @@ class SqliteThread:
         self._closed = True
         from aiosqlite.core import _STOP_RUNNING_SENTINEL
 
-        connection = self._connection
+        connection, held = self._connection, self._held
         connection._connection, connection._running = None, False
 
         def close() -> object:
-            # An error while closing loses nothing that was committed.
-            with fork_gate, contextlib.suppress(sqlite3.Error):
-                raw, self._raw = self._raw, None
-                if raw is not None:
-                    raw.close()
+            _close(held)
             return _STOP_RUNNING_SENTINEL
 
         # Connection.stop would make a future on a loop that may be closed by then.
@@ -156,9 +163,15 @@ class SqliteThread:
         # In the thread.
         while True:
             with fork_gate:
-                raw = self._raw
-                assert raw is not None, "the call that closes it is the last one"
+                (raw,) = self._held  # the call that closes it is the last one
                 if not (isinstance(raw, StoreConnection) and raw.parked):
                     return fn(raw, *args, **kwargs)
             # Not within the gate: this may wait for a lock that another process has.
-            self._raw = self._again()
+            self._held[:] = [self._again()]
+
+
+def _close(held: list[Connection]) -> None:
+    # In the thread. An error while closing loses nothing that was committed.
+    with fork_gate, contextlib.suppress(sqlite3.Error):
+        while held:
+            held.pop().close()
