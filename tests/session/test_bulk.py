@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from typing import Any
 
-import anyio.lowlevel
 import numpy as np
 import pytest
 
 from asteady import InvalidRequestError, PromptTooLongError, Session
 from asteady._base.tasks import map_concurrently
 from asteady.testing import FakeEngine
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -130,8 +130,7 @@ async def test_a_cancelled_batch_stops_computing(session: Session, engine: FakeE
     with pytest.raises(asyncio.CancelledError):
         await task
     # Not `engine.wait_idle`: a worker may be about to begin with the next one.
-    while session.statistics().pools["embedding:builtin"].running:
-        await anyio.lowlevel.checkpoint()
+    await until(lambda: not session.statistics().pools["embedding:builtin"].running)
     # Whatever was begun was given up, none of it finished.
     assert len(engine.released) == len(engine.computed) >= 2
     assert session.statistics().flights == 0
