@@ -214,10 +214,10 @@ async def test_the_file_is_let_go_of_and_read_to_its_end(
 ) -> None:
     # Whoever has stopped waiting for the check does not cut the merge short.
     monkeypatch.setattr(_transfer, "STOP_STEPS", 1)
-    with monkeypatch.context() as patched:
-        patched.setattr(_transfer.ExportFile, "close", closed := Mock())
-        assert (await manager.import_entries(export))["generation"].added == 3
-    assert closed.call_count == 1
+    close = Mock(side_effect=_transfer.ExportFile.close)
+    monkeypatch.setattr(_transfer.ExportFile, "close", lambda file: close(file))
+    assert (await manager.import_entries(export))["generation"].added == 3
+    assert close.call_count == 1
 
 
 async def test_too_many_entries_are_refused(
