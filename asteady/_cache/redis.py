@@ -556,8 +556,9 @@ def _client(url: str, timeout_s: float) -> Client:
         "socket_connect_timeout": max(timeout_s, _SILENCE_S),
         # One more attempt, at once: a server that was started again has closed its connections.
         "retry": Retry(NoBackoff(), 1),
-        # Before version 6, redis-py knows no errors after which it tries.
-        "retry_on_error": [exceptions.ConnectionError],
+        # Before version 6, redis-py knows no errors after which it tries. From Python 3.12 on, what
+        # is written to a transport that is closed is a TypeError.
+        "retry_on_error": [exceptions.ConnectionError, TypeError],
         "protocol": 2,
     }
     scheme, _, rest = url.partition("://")
