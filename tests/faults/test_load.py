@@ -88,9 +88,9 @@ async def test_many_clients_ask_for_popular_and_rare_things(tally: Tally) -> Non
                 for _ in range(CLIENTS):
                     group.create_task(ask(client, pid))
     half = len(memory_mb) // 2
-    # What is cached grows in the first half; then memory stays as it is. To lose 10 kB at each
-    # request would be too much.
-    assert max(memory_mb[half:]) < 1.1 * statistics.median(memory_mb[:half]) + 10
+    # In the first half all begin at once, and what is cached grows; then memory stays as it is. To
+    # lose 20 kB at each request would be too much.
+    assert max(memory_mb[half:]) < 1.1 * max(memory_mb[:half]) + 10
     cuts = statistics.quantiles(waits_s, n=1000)
     tally("requests, none failed", len(waits_s))
     tally("refused and asked again", len(refused))
