@@ -15,7 +15,7 @@ from asteady import ModelChangedError, Session
 from tests.faults.campaign import rounds
 from tests.faults.conftest import Tally
 from tests.gguf_files import write_llama
-from tests.session.test_idle import until
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 

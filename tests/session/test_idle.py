@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,16 +14,11 @@ from asteady._engine.api import Engine
 from asteady._session.generation import context_of
 from asteady._session.models import engine_source_override
 from asteady.testing import FakeEngine
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
 IDLE_S = 0.05
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110  # a timer fires it, and tells nobody
-            await asyncio.sleep(0.005)
 
 
 def loaded(session: Session) -> set[str]:

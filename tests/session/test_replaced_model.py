@@ -18,7 +18,8 @@ from asteady._session.generation import context_of
 from asteady._session.models import engine_source_override
 from asteady.testing import FakeEngine
 from tests.gguf_files import write_bert, write_llama
-from tests.session.test_idle import IDLE_S, loaded, until
+from tests.session.test_idle import IDLE_S, loaded
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 

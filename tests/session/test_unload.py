@@ -11,7 +11,7 @@ import asteady.blocking
 from asteady import InvalidRequestError, ModelNotFoundError, Session, SessionClosedError
 from asteady.testing import FakeEngine
 from tests.gguf_files import write_llama
-from tests.session.test_idle import until
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 

@@ -35,7 +35,7 @@ from tests.misbehaving_server import (
     stalls,
     status,
 )
-from tests.session.test_idle import until
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
